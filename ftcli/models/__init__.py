@@ -1,0 +1,1 @@
+"""What is trained: networks, their anatomy, heads, weights and what is frozen."""

@@ -1,0 +1,1 @@
+"""What the user asked for. Imports no torch."""

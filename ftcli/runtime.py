@@ -1,0 +1,54 @@
+"""Where and how numbers are computed: device, precision, random numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from ftcli.errors import RecipeError
+
+
+def derive_seed(*keys: int | str) -> int:
+    """A seed from 0 to 2^63 - 1 that depends on the keys alone: on no state, order of calls, process or machine."""
+    text = "\0".join(f"{type(key).__name__}:{key}" for key in keys)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()) >> 1
+
+
+def derive_share(*keys: int | str) -> float:
+    """A number from 0 up to 1 that depends on the keys alone, uniform over keys."""
+    return derive_seed(*keys) / 2**63
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device called auto, cpu, cuda, cuda:N or mps.
+
+    auto is the first of cuda, mps and cpu that is there. Raises RecipeError for a device that is not.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    kind, _, index = wanted.partition(":")
+    known = ", ".join(name for name, there in available.items() if there)
+    if kind not in available or (index and not index.isdigit()):
+        raise RecipeError(f"--device: {wanted!r} is no device; give auto, cpu, cuda, cuda:1 or mps")
+    if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        raise RecipeError(f"--device: {wanted!r} is not on this machine; here are: {known}")
+    return torch.device(wanted)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context of a forward pass: bfloat16 where the recipe asks for it, or where auto finds a GPU that has it."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if fast else "float32"
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def count_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

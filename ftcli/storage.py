@@ -1,0 +1,99 @@
+"""Files that are there whole or not at all: atomic writes, digests and locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ftcli.errors import RecipeError, RunError
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader, a kill or a power cut sees the old content or the new one, never a mix.
+
+    The content goes to a file beside it, is flushed to the disk and renamed; the folder is flushed too.
+    Raises RunError if the disk is full or the folder cannot be written; the old file then stays.
+    """
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(_explain(path, len(data), error)) from error
+
+
+def make_folder(folder: Path, where: str) -> None:
+    """Make a folder and those above it. Raises RecipeError that begins with `where` if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecipeError(
+            f"{where}: {folder} cannot be written ({error.strerror}); give a folder that you may write to"
+        ) from error
+
+
+def publish_folder(made: Path, final: Path) -> None:
+    """Give a folder that was made whole under another name beside it its final name, in one step."""
+    made.rename(final)
+    _flush_folder(final.parent)
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Be the only writer of a folder for as long as the context lasts; the lock ends with the process.
+
+    Raises RecipeError if another process holds it.
+    """
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise RecipeError(
+                f"{folder}: is in use by another ftcli (process {owner}); wait until it ends, or give another --out"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(path: Path, size: int, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free
+        return (
+            f"{path}: the disk is full: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
+            "make room and go on from the last checkpoint"
+        )
+    return f"{path}: cannot be written ({error.strerror}); check the folder and its permissions"
