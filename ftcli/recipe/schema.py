@@ -375,7 +375,7 @@ class EarlyStopping(Part):
 def _kind_of_freeze(value: Any) -> str:
     if isinstance(value, str):
         return "word"
-    return "through" if isinstance(value, (dict, Through)) else "list"
+    return "mapping" if isinstance(value, (dict, Through)) else "list"
 
 
 class Stage(Part):
@@ -386,7 +386,7 @@ class Stage(Part):
     freeze: Annotated[
         Annotated[Literal["backbone", "none"], Tag("word")]
         | Annotated[Texts, Tag("list")]
-        | Annotated[Through, Tag("through")],
+        | Annotated[Through, Tag("mapping")],
         Discriminator(_kind_of_freeze),
     ]
     """What must not move: backbone, none, a list of patterns (module names or globs; each takes in all below it), or

@@ -1,0 +1,117 @@
+"""What the schema refuses, said in sentences."""
+
+from __future__ import annotations
+
+import json
+import typing
+from typing import Any
+
+import pydantic
+from pydantic_core import ErrorDetails
+
+from ftcli.errors import suggest
+from ftcli.recipe import schema
+from ftcli.recipe.parsing import Place
+
+
+def explain(error: ErrorDetails) -> str:
+    """One sentence for one of pydantic's errors: the value, what is wrong with it and what to give instead."""
+    value, context = error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {suggest(str(error['loc'][-1]), known_keys(error['loc'][:-1]))}"
+        case "missing":
+            return "is missing; give it a value"
+        case "union_tag_not_found":
+            return f"has no name; give one of {_options(context_of(error['loc']))}"
+        case "literal_error" | "enum":
+            options = [part.strip("'") for part in context["expected"].replace(" or ", ", ").split(", ")]
+            return _choose(value, options)
+        case "union_tag_invalid":
+            options = [part.strip().strip("'") for part in context["expected_tags"].split(",")]
+            return _choose(context["tag"], options)
+        case "int_type" | "int_from_float":
+            return f"{show(value)} is not a whole number; give one such as 5"
+        case "float_type":
+            return f"{show(value)} is not a number; give one such as 0.001"
+        case "finite_number":
+            return f"{show(value)} is not a finite number; give one such as 0.001"
+        case "bool_type":
+            return f"{show(value)} is neither true nor false; give one of them"
+        case "string_type":
+            return f"{show(value)} is not text; put it in quotes if it is meant as a name"
+        case "string_too_short":
+            return "is empty; give it a value"
+        case "string_pattern_mismatch":
+            return f"{show(value)} is no name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return f"{show(value)} is out of range; give a number {_bound(context)}"
+        case "tuple_type":
+            return f"{show(value)} is not a list; write it as [a, b]"
+        case "too_short" | "too_long":
+            return f"has {context['actual_length']} items; give {_length(context)}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{show(value)} is not a mapping; give keys with values below it"
+        case "value_error":
+            return f"{show(value)}: {context['error']}" if not isinstance(value, dict) else str(context["error"])
+        case _:
+            return f"{show(value)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def known_keys(place: Place) -> set[str]:
+    """The keys that the schema knows at a place (list indices and the tags of unions are passed over)."""
+    return {name for model in context_of(place) for name in model.model_fields}
+
+
+def context_of(place: Place) -> list[type[pydantic.BaseModel]]:
+    """The parts of the schema that may stand at a place: several where a name chooses between them."""
+    models: list[type[pydantic.BaseModel]] = [schema.Recipe]
+    for part in place:
+        fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
+        if fields:
+            models = [found for field in fields for found in _models_in(field.annotation)]
+        elif isinstance(part, str):
+            models = [model for model in models if part in _tags(model)] or models
+    return models
+
+
+def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    return [found for inner in typing.get_args(annotation) for found in _models_in(inner)]
+
+
+def _tags(model: type[pydantic.BaseModel]) -> tuple[str, ...]:
+    field = model.model_fields.get("name")
+    return typing.get_args(field.annotation) if field else ()
+
+
+def _options(models: list[type[pydantic.BaseModel]]) -> str:
+    return ", ".join(tag for model in models for tag in _tags(model))
+
+
+def _choose(value: Any, options: list[str]) -> str:
+    near = suggest(str(value), options) if isinstance(value, str) else ""
+    ending = f"; {near}" if near.startswith("did you mean") else ""
+    return f"{show(value)} is not one of {', '.join(options)}{ending}"
+
+
+def _bound(context: dict[str, Any]) -> str:
+    words = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
+    return next(f"{word} {context[key]:g}" for key, word in words.items() if key in context)
+
+
+def _length(context: dict[str, Any]) -> str:
+    if "min_length" in context and context["actual_length"] < context["min_length"]:
+        return f"at least {context['min_length']}"
+    return f"at most {context['max_length']}"
+
+
+def show(value: Any, most: int = 60) -> str:
+    """A value as it may stand in a sentence, on one line and not too long."""
+    if isinstance(value, str):
+        text = repr(value)
+    else:
+        plain = value if isinstance(value, (dict, list, tuple, int, float, bool, type(None))) else str(value)
+        text = json.dumps(plain, ensure_ascii=False, default=str).replace("NaN", "nan").replace("Infinity", "inf")
+    return text if len(text) <= most else text[: most - 1] + "…"
