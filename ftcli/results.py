@@ -173,13 +173,15 @@ class TestResult(Result):
 
 @dataclass(frozen=True)
 class TrainResult(Result):
-    """What `ftcli train` returns; `skipped` are the broken images that were left out."""
+    """What `ftcli train` returns; `skipped` are the broken images that were left out, `next_command` is what to type
+    next."""
 
     run: Path
     best_loss: Path
     stages: tuple[StageResult, ...]
     test: TestResult | None
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...]
+    next_command: str
 
 
 @dataclass(frozen=True)
@@ -273,3 +275,13 @@ class Silent:
 
     def epoch(self, row: EpochRow, epochs: int, best: bool) -> None:
         pass
+
+
+def tell_duration(seconds: float) -> str:
+    """A duration as people say it: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(1, whole)} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

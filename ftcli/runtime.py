@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -52,3 +54,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 def count_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, and use it again, instead of giving it back to the system.
+
+    glibc maps and unmaps every large tensor anew, and the system clears each page of it again: a training step on
+    the CPU takes 1.3 to 1.8 times as long. Elsewhere than on Linux with glibc nothing is done.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # from malloc.h
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 64 * 2**20)

@@ -36,15 +36,15 @@ def replace_file(path: Path, content: bytes | str) -> None:
         raise RunError(_explain(path, len(data), error)) from error
 
 
-def make_folder(folder: Path, where: str) -> None:
-    """Make a folder and those above it. Raises RecipeError that begins with `where` if that cannot be."""
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises RecipeError if it cannot be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise RecipeError(
-            f"{where}: {folder} cannot be written ({error.strerror}); give a folder that you may write to"
+            f"{folder}: cannot be written ({error.strerror}); give a folder that you may write to, with --out"
         ) from error
 
 
@@ -68,7 +68,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     with (folder / ".lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A POSIX lock: processes that this one starts do not inherit it, so they cannot hold it after a kill.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             owner = file.read().strip() or "unknown"

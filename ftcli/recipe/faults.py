@@ -53,7 +53,8 @@ def explain(error: ErrorDetails) -> str:
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{show(value)} is not a mapping; give keys with values below it"
         case "value_error":
-            return f"{show(value)}: {context['error']}" if not isinstance(value, dict) else str(context["error"])
+            nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
+            return str(context["error"]) if nested else f"{show(value)}: {context['error']}"
         case _:
             return f"{show(value)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 

@@ -74,17 +74,21 @@ def _check(data: Any, origin: _Origin, overrides: Sequence[str]) -> Document:
     try:
         recipe = Recipe.model_validate(data)
     except pydantic.ValidationError as error:
-        faults += [_sentence(detail, data, origin) for detail in error.errors()]
+        faults += [sentence for _, sentence in sorted(_sentence(detail, data, origin) for detail in error.errors())]
     if faults:
         raise RecipeError(*faults)
     return Document(recipe, origin.source, origin.keys, origin.values, origin.overrides)
 
 
-def _sentence(error: Any, data: Any, origin: _Origin) -> str:
+def _sentence(error: Any, data: Any, origin: _Origin) -> tuple[tuple[int, int], str]:
+    """An error as a sentence, after the line and column by which sentences are put in order."""
     place = _place_in(data, error["loc"])
     if error["type"] in ("missing", "extra_forbidden") and (not place or place[-1] != error["loc"][-1]):
         place = (*place, error["loc"][-1])
-    return f"{_locate(origin, place, data, value=error['type'] != 'extra_forbidden')}: {explain(error)}"
+    value = error["type"] != "extra_forbidden"
+    mark = _mark(origin, place, value=value)
+    order = (mark.line, mark.column) if mark else (0, 0)
+    return order, f"{_locate(origin, place, data, value=value)}: {explain(error)}"
 
 
 def _place_in(data: Any, loc: Sequence[str | int]) -> Place:
@@ -107,10 +111,15 @@ def _locate(origin: _Origin | Document, place: Place, data: Any, *, value: bool)
     for length in range(len(place), -1, -1):
         if place[:length] in origin.overrides:
             return f"--set {origin.overrides[place[:length]]}: {join(_by_name(data, place))}"
-    marks = origin.values if value else origin.keys
-    mark = next((marks[place[:n]] for n in range(len(place), -1, -1) if place[:n] in marks), None)
+    mark = _mark(origin, place, value=value)
     at = f"{origin.source}:{mark}" if mark else origin.source
     return f"{at}: {join(_by_name(data, place))}"
+
+
+def _mark(origin: _Origin | Document, place: Place, *, value: bool) -> Mark | None:
+    """Where the value or key at a place stands, or else the nearest mapping that would hold it."""
+    marks = origin.values if value else origin.keys
+    return next((marks[place[:n]] for n in range(len(place), -1, -1) if place[:n] in marks), None)
 
 
 def _by_name(data: Any, place: Place) -> Place:

@@ -1,0 +1,36 @@
+# Targets set up their own environment in .venv; they need Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+RUN := runs/solar-cells
+
+.PHONY: setup demo test check bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ftcli needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	touch $@
+
+# Trains the solar cells in two stages and evaluates the result; interrupted, it goes on where it stopped.
+demo: setup
+	if [ -e $(RUN)/last.pt ]; then $(BIN)/ftcli train --resume $(RUN)/last.pt; \
+	else $(BIN)/ftcli train configs/solar-cells.yaml; fi
+	$(BIN)/ftcli evaluate $(RUN)/best_loss.pt
+
+test: setup check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: setup
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,5 @@
+"""`python -m ftcli`."""
+
+from ftcli.cli import main
+
+main()

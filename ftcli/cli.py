@@ -1,0 +1,56 @@
+"""The command line: the app, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ftcli import __version__
+from ftcli.commands.data import data
+from ftcli.commands.evaluate import evaluate
+from ftcli.commands.inspect import inspect
+from ftcli.commands.train import train
+from ftcli.console import print_faults
+from ftcli.errors import FtcliError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+for command in (inspect, train, evaluate):
+    app.command(no_args_is_help=False)(command)
+app.add_typer(data, name="data")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ftcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def describe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Fine-tune image classifiers from YAML recipes."""
+
+
+def main() -> None:
+    """Run the command line. Exits with 0, the error's own code, or 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold bytes that are no UTF-8; they are shown escaped instead of ending the program.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are TextIOWrapper
+    try:
+        app(standalone_mode=True)
+    except FtcliError as error:
+        print_faults(error.faults)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print_faults(["stopped at once; what was saved last is whole"])
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,42 @@
+"""`ftcli train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ftcli.commands.options import DEVICE, JSON
+from ftcli.console import Terminal, print_result
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe. Not needed with --resume.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Train this stage alone.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Carry on from a checkpoint: from last.pt exactly where it stopped, from another with the next stage."
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as stages.all.epochs=3. Repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, instead of runs/<name>.")] = None,
+    device: DEVICE = "auto",
+    as_json: JSON = False,
+) -> None:
+    """Train the stages of a recipe, or carry on from a checkpoint."""
+    from ftcli.runtime import keep_freed_memory
+    from ftcli.training.beginning import Order
+    from ftcli.training.run import train as run
+
+    keep_freed_memory()
+    with Terminal() as terminal:
+        order = Order(
+            recipe=recipe, stage=stage, resume=resume, overrides=tuple(overrides or ()), out=out, device=device
+        )
+        result = run(order, terminal)
+    print_result(result, as_json=as_json)

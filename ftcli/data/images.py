@@ -1,0 +1,151 @@
+"""Image files: which there are, and how any of them becomes 8-bit RGB with its right side up."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ftcli.errors import DataError, RunError
+
+# Pillow's formats that are tried, with their endings. What it knows beyond them is seldom a photograph, and for
+# PostScript it would start a program.
+_FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2",),
+    "AVIF": (".avif",),
+}
+
+EXTENSIONS = frozenset(ending for endings in _FORMATS.values() for ending in endings) | {".heic", ".heif"}
+"""The lower-case endings that make a file an image. HEIC is among them though it cannot be read: photographs that are
+left out must be told, not passed over."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_REMEDY = "replace it, remove it, or set data.on_bad_image: skip"
+_SAVE_ANEW = "save it with 8 or 16 bits, remove it, or set data.on_bad_image: skip"
+
+# What Pillow's readers raise over bytes that make no sense. MemoryError is the machine's fault, not the image's.
+_MALFORMED = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class BrokenImage(DataError):
+    """An image file that cannot be read, or whose pixels have no agreed meaning."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is one of an image: a known ending in any case, and no hidden file."""
+    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Read an image file as 8-bit RGB.
+
+    The orientation that a camera noted is applied (metadata that cannot be parsed notes none); whatever is transparent
+    is put on white; 16-bit grey v becomes round(v / 257); of an animation the first frame is taken; colour profiles
+    are not applied. Raises BrokenImage for what is missing, empty, cut short, damaged, no image, larger than Pillow
+    holds for safe, or of 32-bit or floating-point values beyond 0 to 65,535, whose range nobody agreed on.
+    No warning of Pillow leaves this function.
+    """
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=list(_FORMATS)) as image:
+                image.load()
+                return _turn_upright(_flatten(path, image), _read_orientation(image))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BrokenImage(
+            f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely; "
+            "make it smaller, remove it, or set data.on_bad_image: skip"
+        ) from error
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.workers") from error
+        raise BrokenImage(f"{path}: {_explain(path, error)}; {_REMEDY}") from error
+    except _MALFORMED as error:
+        raise BrokenImage(f"{path}: is damaged ({_quote(error)}); {_REMEDY}") from error
+
+
+def _explain(path: Path, error: OSError) -> str:
+    if error.errno is not None:
+        return f"cannot be opened ({error.strerror})"
+    if isinstance(error, UnidentifiedImageError):
+        return "is empty (0 bytes)" if path.stat().st_size == 0 else "is no image that can be read"
+    # Pillow has no type of its own for a file that ends too early.
+    kind = "cut short" if "truncated" in str(error).lower() else "damaged"
+    return f"is {kind} ({_quote(error)})"
+
+
+def _quote(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _flatten(path: Path, image: Image.Image) -> Image.Image:
+    """The image as RGB, without transparency."""
+    if image.mode == "F":
+        raise BrokenImage(f"{path}: has floating-point pixels, which have no agreed range; {_SAVE_ANEW}")
+    if image.mode.startswith("I"):
+        return _narrow(path, image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(layer, mask=layer.getchannel("A"))
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _narrow(path: Path, image: Image.Image) -> Image.Image:
+    """16-bit grey, whatever mode Pillow keeps it in, as RGB: scaled, where convert() would clip."""
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise BrokenImage(f"{path}: has 32-bit pixels from {low} to {high}, which have no agreed range; {_SAVE_ANEW}")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _read_orientation(image: Image.Image) -> int:
+    try:
+        noted = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, *_MALFORMED):
+        return 1
+    return noted if isinstance(noted, int) else 1
+
+
+def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)

@@ -1,0 +1,117 @@
+"""Pretrained weights that torchvision and timm publish: their names, figures and the preprocessing they expect."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torchvision
+
+from ftcli.errors import RecipeError, suggest
+from ftcli.results import Preprocessing
+
+TIMM = "timm/"
+"""What the name of a timm model begins with."""
+
+_FILES = (".pt", ".pth", ".safetensors", ".bin")
+_TIMM_RESIZE = {"center": "shorter", "squash": "squash", "border": "pad"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights as their library describes them; `handle` is the library's own object. `url` is None where the library
+    knows the preprocessing but publishes no weights."""
+
+    name: str
+    accuracy: float | None
+    parameters: int | None
+    url: str | None
+    default: bool
+    preprocessing: Preprocessing
+    handle: Any
+
+
+def list_published(model: str) -> tuple[Published, ...]:
+    """Everything that is published for a model that exists, the default included. Uses no network."""
+    return _list_timm(model) if model.startswith(TIMM) else _list_torchvision(model)
+
+
+def find_published(model: str, weights: str, where: str) -> Published:
+    """The weights of that name; `default` is the one that the library recommends.
+
+    Raises RecipeError that begins with `where` for an unknown name, or where the model has no pretrained weights.
+    """
+    usable = [entry for entry in list_published(model) if entry.url is not None]
+    for entry in usable:
+        if entry.name == weights or (entry.default and weights == "default"):
+            return entry
+    if not usable:
+        raise RecipeError(f"{where}: {model} has no pretrained weights; give weights: none or a file")
+    hint = suggest(weights, ["default", "none", *(entry.name for entry in usable)])
+    raise RecipeError(f"{where}: {model} has no weights {weights!r}; {hint}")
+
+
+def name_weights(weights: str) -> bool:
+    """Whether a recipe's `weights` is a published name (or `default`), not `none`, a file or an address."""
+    return weights != "none" and not any(sign in weights for sign in "/\\:") and not weights.endswith(_FILES)
+
+
+def _list_torchvision(model: str) -> tuple[Published, ...]:
+    enum = torchvision.models.get_model_weights(model)
+    return tuple(
+        Published(
+            name=entry.name,
+            accuracy=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+            parameters=entry.meta["num_params"],
+            url=entry.url,
+            default=entry is enum.DEFAULT,
+            preprocessing=_read_transforms(entry.transforms()),
+            handle=entry,
+        )
+        for entry in enum
+    )
+
+
+def _read_transforms(transforms: Any) -> Preprocessing:
+    return Preprocessing(
+        image_size=transforms.crop_size[0],
+        resize_size=transforms.resize_size[0],
+        resize="shorter",
+        interpolation=transforms.interpolation.value,
+        mean=_triple(transforms.mean),
+        std=_triple(transforms.std),
+    )
+
+
+def _list_timm(model: str) -> tuple[Published, ...]:
+    from timm.models import get_arch_pretrained_cfgs
+
+    configurations = get_arch_pretrained_cfgs(model.removeprefix(TIMM)).values()  # the default first
+    return tuple(_read_configuration(cfg, position == 0) for position, cfg in enumerate(configurations))
+
+
+def _read_configuration(cfg: Any, default: bool) -> Published:
+    size = cfg.input_size[-1]
+    address = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
+    return Published(
+        name=cfg.tag or "pretrained",
+        accuracy=None,
+        parameters=None,
+        url=f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else address or None,
+        default=default,
+        preprocessing=Preprocessing(
+            image_size=size,
+            resize_size=size if cfg.crop_mode == "border" else math.floor(size / cfg.crop_pct),
+            resize=_TIMM_RESIZE[cfg.crop_mode],
+            interpolation=cfg.interpolation,
+            mean=_triple(cfg.mean),
+            std=_triple(cfg.std),
+        ),
+        handle=cfg,
+    )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

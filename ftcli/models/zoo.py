@@ -1,0 +1,224 @@
+"""The networks that a recipe may name, how they are built, and what their published weights expect of an image."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ftcli.errors import RecipeError, suggest
+from ftcli.models.anatomy import REFUSALS, examine, first_line
+from ftcli.models.published import TIMM, find_published, list_published, name_weights
+from ftcli.recipe.schema import Data, Normalization
+from ftcli.results import Preprocessing, WeightsEntry
+
+
+def list_models() -> tuple[str, ...]:
+    """The names of torchvision's classifiers."""
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def list_timm_models() -> tuple[str, ...]:
+    """The names of timm's models, as `timm/<name>`; empty where timm is not installed. Imports timm, which is slow."""
+    if importlib.util.find_spec("timm") is None:
+        return ()
+    from timm.models import list_models as list_timm
+
+    return tuple(f"{TIMM}{name}" for name in list_timm())
+
+
+def check_model(name: str, where: str) -> None:
+    """Raise RecipeError that begins with `where` if no such model is known here."""
+    known = list_models()
+    if name.startswith(TIMM):
+        if importlib.util.find_spec("timm") is None:
+            raise RecipeError(f"{where}: {name!r} needs timm, which is not installed; pip install 'ftcli[timm]'")
+        known = list_timm_models()
+    if name not in known:
+        raise RecipeError(f"{where}: no model is called {name!r}; {suggest(name, known)}")
+
+
+def build_network(name: str, meta: bool, image_size: int | None = None, where: str = "data.image_size") -> nn.Module:
+    """A network with random weights and its original classes, in eval mode, whose output is a plain tensor.
+
+    The caller seeds torch. With `meta` every parameter and buffer is on the meta device: no memory is taken and no
+    random number drawn. Networks made for one size of image (ViT, MaxViT, most of timm's transformers) are made for
+    `image_size` where it is given. Auxiliary classifiers, which take part in training alone, are taken away.
+
+    Raises RecipeError that begins with `where` if the network cannot be made for `image_size`.
+    """
+    options = _size_options(name, image_size)
+    try:
+        network = _construct(name, meta, options)
+    except REFUSALS as error:
+        if not options:
+            raise
+        raise RecipeError(
+            f"{where}: {name} cannot be made for images of {image_size} x {image_size} pixels "
+            f"({first_line(error)}); give another size"
+        ) from error
+    if not _promises_tensor(network):
+        _remove_auxiliaries(network, image_size or _native_size(name), where)
+    return network.eval()
+
+
+def list_auxiliaries(name: str) -> tuple[str, ...]:
+    """The modules that `build_network` takes away: those with parameters that an eval pass never uses."""
+    network = _construct(name, True, {})
+    return () if _promises_tensor(network) else _find_unused(network, _native_size(name), "backbone.name")
+
+
+def list_weights(name: str) -> tuple[WeightsEntry, ...]:
+    """The pretrained weights that exist for a model. timm tells neither accuracy nor size without a network."""
+    return tuple(
+        WeightsEntry(entry.name, entry.accuracy, entry.parameters, entry.url, entry.default)
+        for entry in list_published(name)
+        if entry.url is not None
+    )
+
+
+def default_preprocessing(name: str, weights: str, where: str = "backbone.weights") -> Preprocessing:
+    """What the weights were evaluated with; for `none` and for files, what the model's default weights were.
+
+    Raises RecipeError that begins with `where` for a published name that the model does not have.
+    """
+    if name_weights(weights):
+        return find_published(name, weights, where).preprocessing
+    return next(entry.preprocessing for entry in list_published(name) if entry.default)
+
+
+def adapt_preprocessing(preprocessing: Preprocessing, data: Data) -> Preprocessing:
+    """The weights' preprocessing with what a recipe says instead.
+
+    Without `resize_size`, the shorter side keeps its proportion to `image_size`; with squash and pad it is
+    `image_size` itself. `normalize: data` leaves mean and std as they are: the caller measures them.
+    """
+    size = data.image_size or preprocessing.image_size
+    proportion = preprocessing.resize_size / preprocessing.image_size
+    resized = data.resize_size or (round(size * proportion) if data.resize == "shorter" else size)
+    adapted = dataclasses.replace(preprocessing, image_size=size, resize_size=resized, resize=data.resize)
+    if isinstance(data.normalize, Normalization):
+        return dataclasses.replace(adapted, mean=data.normalize.mean, std=data.normalize.std)
+    return adapted
+
+
+def _construct(name: str, meta: bool, options: dict[str, Any]) -> nn.Module:
+    with _without_memory() if meta else nullcontext(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' words about their own defaults are not for our users
+        if not name.startswith(TIMM):
+            network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+            if hasattr(network, "transform_input"):  # GoogLeNet's and Inception's weights were trained behind it
+                network.transform_input = True  # type: ignore[assignment]
+            return network
+        import timm
+
+        classes = _timm_configuration(name).num_classes or 1000  # weights without a head still get a classifier
+        return timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=classes, **options)
+
+
+class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves out what would write values into tensors that have none: initialisation, which is most of the time."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without_memory() -> Iterator[None]:
+    """Modules made within have their tensors on the meta device from the moment they are registered.
+
+    Unlike `torch.device("meta")` this leaves alone the tensors that constructors compute with, as RegNet's do.
+    """
+
+    def move_parameter(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return parameter
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    def move_buffer(_module: nn.Module, _name: str, buffer: torch.Tensor | None) -> torch.Tensor | None:
+        return buffer if buffer is None else buffer.to("meta")
+
+    hooks = [
+        register_module_parameter_registration_hook(move_parameter),  # type: ignore[arg-type]  # what it returns counts
+        register_module_buffer_registration_hook(move_buffer),  # type: ignore[arg-type]
+    ]
+    try:
+        with torch.random.fork_rng(devices=[]), _NoValues():  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _size_options(name: str, image_size: int | None) -> dict[str, Any]:
+    """How the constructor of a network that is made for one size is told that size; empty for any other network."""
+    if image_size is None:
+        return {}
+    if name.startswith(TIMM):
+        return {"img_size": image_size} if _timm_configuration(name).fixed_input_size else {}
+    kind = inspect.signature(torchvision.models.get_model_builder(name)).return_annotation
+    accepted = inspect.signature(kind.__init__).parameters
+    sizes = {"image_size": image_size, "input_size": (image_size, image_size)}
+    return {key: value for key, value in sizes.items() if key in accepted}
+
+
+def _timm_configuration(name: str) -> Any:
+    return next(entry.handle for entry in list_published(name) if entry.default)
+
+
+def _native_size(name: str) -> int:
+    if name.startswith(TIMM):
+        return default_preprocessing(name, "none").image_size
+    sizes = (entry.preprocessing.image_size for entry in list_published(name))
+    return min(sizes)  # built without weights, a ViT is made for the smallest of them
+
+
+def _promises_tensor(network: nn.Module) -> bool:
+    """Whether the library declares that the network returns a tensor, so that no trial pass is needed to know."""
+    return inspect.signature(type(network).forward).return_annotation is torch.Tensor
+
+
+def _find_unused(network: nn.Module, image_size: int, where: str) -> tuple[str, ...]:
+    """The highest modules that have parameters, none of which an eval pass uses."""
+    used = examine(network, image_size, where).first_use
+    unused = [
+        name
+        for name, module in network.named_modules()
+        if (own := [f"{name}.{inner}" for inner, _ in module.named_parameters()])
+        and name
+        and used.keys().isdisjoint(own)
+    ]
+    return tuple(name for name in unused if name.rpartition(".")[0] not in unused)
+
+
+def _remove_auxiliaries(network: nn.Module, image_size: int, where: str) -> None:
+    unused = _find_unused(network, image_size, where)
+    for name in unused:
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, None)
+    if unused and not examine(network, image_size, where, training=True).plain:
+        _switch_off_tuples(network, image_size)
+
+
+def _switch_off_tuples(network: nn.Module, image_size: int) -> None:
+    """Set to False that switch of the network which makes training return more than the logits."""
+    for name in [name for name, value in vars(network).items() if value is True and name != "training"]:
+        setattr(network, name, False)
+        if examine(network, image_size, training=True).plain:
+            return
+        setattr(network, name, True)

@@ -1,0 +1,48 @@
+"""SIGINT and SIGTERM ask for a stop; the loop stops where everything can be saved."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from ftcli.errors import Interrupted, Terminated
+from ftcli.results import Reporter
+
+
+class StopSignals:
+    """A context in which the first SIGINT or SIGTERM is noted instead of raised; a second one raises at once.
+
+    Outside the main thread, where Python allows no handlers, signals stay as they are.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._received: int | None = None
+        self._before: dict[int, signal.Handlers | object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+
+    def is_set(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._received is not None
+
+    def error(self, text: str) -> Interrupted:
+        """The error that the stop ends in, with its exit code."""
+        return Terminated(text) if self._received == signal.SIGTERM else Interrupted(text)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+        self._reporter.say("Stopping after this step; once more stops at once, without saving")

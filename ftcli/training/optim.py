@@ -1,0 +1,84 @@
+"""Optimizers and learning rates, as functions of the recipe and the step."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from ftcli.recipe.schema import Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, Schedule, Sgd, StepDecay
+
+
+def build_optimizer(
+    model: nn.Module, optimizer: Optimizer, rates: Mapping[str, float], undecayed: Collection[str]
+) -> torch.optim.Optimizer:
+    """An optimizer over the parameters that require gradients.
+
+    Parameters are grouped by their multiple of the learning rate (`rates`, 1 where it is silent), kept in the group
+    as `lr_mult`, and by whether weight decay reaches them: with `decay_norm_and_bias: false` it skips those whose
+    names are in `undecayed`.
+    """
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = not optimizer.decay_norm_and_bias and name in undecayed
+            decay = 0.0 if spared else optimizer.weight_decay
+            grouped[rates.get(name, 1.0), decay].append(parameter)
+    groups = [
+        {"params": parameters, "lr": optimizer.lr * rate, "lr_mult": rate, "weight_decay": decay}
+        for (rate, decay), parameters in grouped.items()
+    ]
+    match optimizer:
+        case Sgd():
+            return torch.optim.SGD(groups, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+        case Adam():
+            return torch.optim.Adam(groups, betas=optimizer.betas)
+        case AdamW():
+            return torch.optim.AdamW(groups, betas=optimizer.betas)
+        case _:
+            assert_never(optimizer)
+
+
+def set_rate(built: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of the next step; each group gets its multiple."""
+    for group in built.param_groups:
+        group["lr"] = lr * group["lr_mult"]
+
+
+def rate_at(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The learning rate of a step of a stage, counted from 0.
+
+    A function of the step alone, so a resumed stage goes on with the rate it would have had. Over the warm-up's W
+    steps the rate of step s is (s + 1) / W of what the schedule begins with; after it the schedule runs over what
+    is left.
+    """
+    total = steps_per_epoch * epochs
+    rise = round(schedule.warmup * total)
+    if isinstance(schedule, OneCycle):
+        return lr * _one_cycle(step, rise, total)
+    if step < rise:
+        return lr * (step + 1) / rise
+    match schedule:
+        case Constant():
+            return lr
+        case StepDecay():
+            return lr * schedule.gamma ** (step // (steps_per_epoch * schedule.every))
+        case Cosine():
+            return lr * (1 + math.cos(math.pi * (step - rise) / (total - rise))) / 2
+        case _:
+            assert_never(schedule)
+
+
+def _one_cycle(step: int, rise: int, total: int) -> float:
+    """Smith and Topin, arXiv 1708.07120, with half cosines: 1/25 -> 1 over `rise` steps, then 1 -> 1/250,000."""
+    if step < rise:
+        return _anneal(1 / 25, 1.0, step / rise)
+    return _anneal(1.0, 1 / 250_000, (step - rise) / max(1, total - 1 - rise))
+
+
+def _anneal(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,193 @@
+"""Everything that a run needs, gathered and checked before its folder is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+import torchvision
+
+from ftcli import __version__
+from ftcli.data.loading import Loader, choose_workers, measure_normalization
+from ftcli.data.sources import ImageSet
+from ftcli.data.transforms import build_eval_transform, build_train_transform
+from ftcli.errors import DataError
+from ftcli.inference.classifier import Classifier, revive_model
+from ftcli.models.weights import load_weights
+from ftcli.models.zoo import adapt_preprocessing, default_preprocessing
+from ftcli.planning import Plan, StagePlan, align_classes, build_model, gather_images, plan_recipe, put_head
+from ftcli.results import Preprocessing, Reporter
+from ftcli.runs.checkpoint import Checkpoint
+from ftcli.training.beginning import Beginning
+from ftcli.training.journal import Journal, revive_results, revive_rows
+
+
+@dataclass(frozen=True)
+class Job:
+    """A beginning whose network, images and plan are there and fit together. `stages` are those left to train."""
+
+    beginning: Beginning
+    plan: Plan
+    stages: tuple[StagePlan, ...]
+    images: ImageSet
+    classifier: Classifier
+    journal: Journal
+
+    @property
+    def progress(self) -> Mapping[str, Any] | None:
+        """What last.pt holds, where the run goes on exactly."""
+        checkpoint = self.beginning.checkpoint
+        return checkpoint.progress if checkpoint and self.beginning.exact else None
+
+
+def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> Job:
+    """Plan, find the images, and build the network with its weights.
+
+    Raises RecipeError, DataError and CheckpointError, in this order; nothing was written then, but for a known data
+    set that was fetched.
+    """
+    document, checkpoint = beginning.document, beginning.checkpoint
+    plan = plan_recipe(document, _settle_preprocessing(beginning))
+    images = gather_images(document, reporter, checkpoint.splits_by_path() if checkpoint else None)
+    if checkpoint is not None:
+        images = align_classes(images, checkpoint.classes, str(beginning.source))
+        if beginning.exact:
+            images = _keep_to(images, checkpoint, beginning, reporter)
+    if checkpoint is None and document.recipe.data.normalize == "data":
+        plan = dataclasses.replace(plan, preprocessing=_measure(plan, images))
+    if checkpoint is None:
+        model = build_model(plan)
+        origin = load_weights(
+            model, plan.recipe.backbone, plan.head.path, document.locate("backbone", "weights"), reporter
+        )
+        put_head(model, plan, len(images.classes))
+        came = {"weights": origin.source, "weights_sha256": origin.sha256, "checkpoint": None}
+    else:
+        model = revive_model(plan, checkpoint, str(beginning.source))
+        came = {**checkpoint.origin, "checkpoint": checkpoint.digest}
+    classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
+    journal = _open_journal(
+        beginning, plan, images, dict(checkpoint.origin) if beginning.exact and checkpoint else came
+    )
+    left = beginning.stages[len(journal.results) :]
+    stages = tuple(next(stage for stage in plan.stages if stage.stage.name == name) for name in left)
+    return Job(beginning, plan, stages, images, classifier, journal)
+
+
+def _settle_preprocessing(beginning: Beginning) -> Preprocessing | None:
+    """A checkpoint's own, exactly where the run goes on, else with the sizes that the recipe asks for."""
+    checkpoint, recipe = beginning.checkpoint, beginning.document.recipe
+    if checkpoint is None or beginning.exact:
+        return checkpoint.preprocessing if checkpoint else None
+    own = checkpoint.preprocessing
+    wanted = adapt_preprocessing(default_preprocessing(recipe.backbone.name, recipe.backbone.weights), recipe.data)
+    if isinstance(recipe.data.normalize, str):
+        wanted = dataclasses.replace(wanted, mean=own.mean, std=own.std)
+    return dataclasses.replace(wanted, interpolation=own.interpolation)
+
+
+def _keep_to(images: ImageSet, checkpoint: Checkpoint, beginning: Beginning, reporter: Reporter) -> ImageSet:
+    """The images that the run began with, no others."""
+    held = checkpoint.splits_by_path()
+    found = {sample.path for samples in images.splits.values() for sample in samples}
+    missing = [path for path in held if path not in found]
+    if missing:
+        raise DataError(
+            f"{images.root}: {len(missing)} images that the run began with are no longer there, the first is "
+            f"{missing[0]}; put them back, or add --stage to begin a new run from the weights of {beginning.source}"
+        )
+    if added := len(found - held.keys()):
+        reporter.warn(f"{images.root}: {added} images were added since the run began; it goes on without them")
+    kept = {
+        split: tuple(sample for sample in samples if sample.path in held) for split, samples in images.splits.items()
+    }
+    images = dataclasses.replace(images, splits=kept)
+    assert checkpoint.progress is not None
+    if images.fingerprint() != checkpoint.progress["fingerprint"]:
+        reporter.warn(f"{images.root}: images have changed since the run began; what follows differs from one run")
+    return images
+
+
+def _measure(plan: Plan, images: ImageSet) -> Preprocessing:
+    data = plan.recipe.data
+    transform = build_eval_transform(plan.preprocessing)
+    workers = choose_workers(data.workers)
+    with Loader(images.splits["train"], images.root, transform, data.batch_size, workers, data.on_bad_image) as loader:
+        mean, std = measure_normalization(loader)
+    return dataclasses.replace(plan.preprocessing, mean=mean, std=std)
+
+
+def _open_journal(beginning: Beginning, plan: Plan, images: ImageSet, origin: Mapping[str, Any]) -> Journal:
+    world = Checkpoint(
+        kind="best",
+        recipe=plan.recipe.model_dump(mode="json"),
+        classes=images.classes,
+        preprocessing=plan.preprocessing,
+        stage="",
+        epoch=0,
+        metrics={},
+        origin=origin,
+        held={split: tuple(sample.path for sample in samples) for split, samples in images.splits.items()},
+        state={},
+    )
+    journal = Journal(beginning.folder, world, beginning.stages, fingerprint=images.fingerprint())
+    if beginning.exact and beginning.checkpoint and (progress := beginning.checkpoint.progress):
+        journal.rows = revive_rows(progress)
+        journal.results = revive_results(progress)
+        journal.skipped = set(progress["skipped"])
+    return journal
+
+
+@contextmanager
+def open_loaders(job: Job) -> Iterator[dict[str, Loader]]:
+    """A loader for each split, augmented for training; their processes end with the context."""
+    data, preprocessing = job.plan.recipe.data, job.plan.preprocessing
+    workers = choose_workers(data.workers)
+    pin = job.classifier.device.type == "cuda"
+    with ExitStack() as stack:
+        loaders = {}
+        for split, samples in job.images.splits.items():
+            if split == "train":
+                transform = build_train_transform(preprocessing, data.augment)
+            else:
+                transform = build_eval_transform(preprocessing)
+            loader = Loader(samples, job.images.root, transform, data.batch_size, workers, data.on_bad_image, pin)
+            loaders[split] = stack.enter_context(loader)
+        yield loaders
+
+
+def describe_job(job: Job) -> dict[str, Any]:
+    """What manifest.json tells of a run: what it ran with and on."""
+    data = job.plan.recipe.data
+    return {
+        "ftcli": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "platform": platform.platform(),
+        "device": str(job.classifier.device),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+        "seed": job.plan.recipe.seed,
+        "origin": dict(job.journal.world.origin),
+        "data": {
+            "root": data.root,
+            "fingerprint": job.journal.fingerprint,
+            "classes": list(job.images.classes),
+            "splits": {split: list(paths) for split, paths in job.journal.world.held.items()},
+        },
+        "started": tell_time(),
+        "ended": None,
+    }
+
+
+def tell_time() -> str:
+    """The time in UTC, to the second, as ISO 8601 writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

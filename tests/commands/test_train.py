@@ -1,0 +1,247 @@
+"""`ftcli train`: what a run leaves, and every way to carry on from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftcli.runs.checkpoint import read_checkpoint
+from tests.conftest import Ftcli
+
+ROW = {
+    "stage",
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "lr",
+    "seconds",
+    "images_per_second",
+}
+
+
+def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("train", "r.yaml", "--json")
+    assert outcome.code == 0
+    run, result = workplace / "runs/photos", outcome.json
+    assert result["run"] == str(run)
+    assert result["best_loss"] == str(run / "best_loss.pt")
+    assert [stage["name"] for stage in result["stages"]] == ["head", "all"]
+    assert set(result["stages"][0]) == {
+        "name",
+        "epochs",
+        "start_val_loss",
+        "val_loss",
+        "val_accuracy",
+        "seconds",
+        "trainable_parameters",
+    }
+    assert result["stages"][0]["trainable_parameters"] == 1024 * 16 + 16 + 16 * 2 + 2
+    assert result["test"]["images"] == 12
+    assert sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()) == [
+        ".lock",
+        "best_loss.pt",
+        "curves.png",
+        "last.pt",
+        "manifest.json",
+        "metrics.jsonl",
+        "recipe.yaml",
+        "stages/all.pt",
+        "stages/head.pt",
+    ]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(set(row) == ROW for row in rows)
+    best = min(rows, key=lambda row: row["val_loss"])
+    checkpoint = read_checkpoint(run / "best_loss.pt")
+    assert checkpoint.metrics["val_loss"] == best["val_loss"]
+    assert (checkpoint.stage, checkpoint.epoch) == (best["stage"], best["epoch"])
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["torch"] == torch.__version__
+    assert manifest["command"][:2] == ["ftcli", "train"]
+    assert {split: len(paths) for split, paths in manifest["data"]["splits"].items()} == {
+        "train": 30,
+        "val": 10,
+        "test": 12,
+    }
+    assert manifest["ended"] >= manifest["started"]
+    assert "Training in runs/photos on " in outcome.err
+    assert f"next: ftcli evaluate {run}" not in outcome.out  # --json prints the document alone
+
+
+def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(workplace: Path, ftcli: Ftcli) -> None:
+    first = ftcli("train", "r.yaml", "--json").json
+    again = ftcli("train", "runs/photos/recipe.yaml", "--json")
+    assert "runs/photos already holds a run; this one goes to runs/photos-2" in again.err
+    assert again.json["test"] == first["test"]
+    one, other = (read_checkpoint(Path(run["best_loss"])).state for run in (first, again.json))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_another_seed_gives_another_network(workplace: Path, ftcli: Ftcli) -> None:
+    states = []
+    for seed in (0, 1):
+        result = ftcli("train", "r.yaml", "--stage", "head", "--set", f"seed={seed}", "--json").json
+        states.append(read_checkpoint(Path(result["best_loss"])).state)
+    assert not torch.equal(states[0]["fc.0.weight"], states[1]["fc.0.weight"])
+
+
+def test_the_three_lines_one_after_another(workplace: Path, ftcli: Ftcli) -> None:
+    assert ftcli("inspect", "resnet152").code == 0
+    head = ftcli("train", "r.yaml", "--stage", "head", "--json")
+    assert head.json["next_command"] == "ftcli train --stage all --resume runs/photos/best_loss.pt"
+    # In a folder that has only the checkpoint: no recipe, no weights, no runs.
+    alone = workplace / "alone"
+    alone.mkdir()
+    shutil.move(head.json["best_loss"], alone / "best_loss.pt")
+    shutil.rmtree(workplace / "runs")
+    (workplace / "r.yaml").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(alone)
+        stored = read_checkpoint(Path("best_loss.pt")).metrics["val_loss"]
+        outcome = ftcli("train", "--stage", "all", "--resume", "best_loss.pt", "--json")
+        assert outcome.code == 0
+        (stage,) = outcome.json["stages"]
+        assert stage["name"] == "all"
+        assert stage["start_val_loss"] == stored
+
+
+def test_a_best_checkpoint_goes_on_with_the_next_stage(workplace: Path, ftcli: Ftcli) -> None:
+    whole = ftcli("train", "r.yaml", "--json").json
+    resumed = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--json")
+    assert resumed.code == 0
+    assert resumed.json["run"] == str(workplace / "runs/photos-2")
+    assert [stage["name"] for stage in resumed.json["stages"]] == ["all"]
+    # The same as in one go: what a stage does depends on the seed and its name, not on what ran before.
+    assert resumed.json["stages"][0]["val_loss"] == whole["stages"][1]["val_loss"]
+
+
+def test_after_the_last_stage_there_is_nothing_to_carry_on_with(workplace: Path, ftcli: Ftcli) -> None:
+    ftcli("train", "r.yaml")
+    outcome = ftcli("train", "--resume", "runs/photos/stages/all.pt")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "--resume runs/photos/stages/all.pt: comes from all, the last stage, so no stage is left to train; add --stage "
+        "all to train it once more from these weights, or evaluate it with `ftcli evaluate runs/photos/stages/all.pt`"
+    ]
+
+
+def test_a_finished_run_tells_its_result_again(workplace: Path, ftcli: Ftcli) -> None:
+    first = ftcli("train", "r.yaml", "--json").json
+    before = {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")}
+    again = ftcli("train", "--resume", "runs/photos/last.pt", "--json")
+    assert again.code == 0
+    assert again.json == first
+    assert {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")} == before
+
+
+def test_an_exact_resume_takes_no_other_settings(workplace: Path, ftcli: Ftcli) -> None:
+    ftcli("train", "r.yaml", "--stage", "head")
+    outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "seed=1")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "--set seed=1: runs/photos/last.pt goes on exactly where it stopped, in its own folder and with its own "
+        "settings; add --stage to begin a new run from its weights"
+    ]
+
+
+def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(workplace: Path, ftcli: Ftcli) -> None:
+    ftcli("train", "r.yaml", "--stage", "head")
+    text = (workplace / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
+    (workplace / "other.yaml").write_text(text)
+    outcome = ftcli("train", "other.yaml", "--resume", "runs/photos/best_loss.pt", "--json")
+    assert outcome.code == 0
+    assert outcome.json["run"] == str(workplace / "runs/other")
+    assert [stage["name"] for stage in outcome.json["stages"]] == ["all"]
+    assert read_checkpoint(workplace / "runs/other/last.pt").recipe["stages"][1]["optimizer"]["lr"] == 1e-4
+    wider = ftcli("train", "other.yaml", "--resume", "runs/photos/best_loss.pt", "--set", "head.hidden=[8]")
+    assert wider.code == 4
+    assert wider.faults == [
+        "runs/photos/best_loss.pt: does not fit shufflenet_v2_x0_5 with this head: 3 have another shape (fc.0.weight "
+        "is (16, 1024), not (8, 1024), fc.0.bias is (16,), not (8,), fc.3.weight is (2, 16), not (2, 8)); give the recipe "
+        "that it was trained with, or leave the recipe out"
+    ]
+
+
+def test_other_classes_are_refused_by_name(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    ftcli("train", "r.yaml", "--stage", "head")
+    shutil.copytree(photo_folder, workplace / "others")
+    for split in ("train", "test"):
+        (workplace / "others" / split / "china").rename(workplace / "others" / split / "temple")
+    arguments = ("--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set", "data.root=others")
+    outcome = ftcli("train", *arguments)
+    assert outcome.code == 4
+    assert outcome.faults == [
+        "runs/photos/best_loss.pt: was trained on other classes than others has: missing there: china; unknown to the "
+        "checkpoint: temple; give the folder it belongs to, or train anew"
+    ]
+
+
+def test_classes_are_matched_by_name_when_their_order_differs(workplace: Path, ftcli: Ftcli) -> None:
+    ftcli("train", "r.yaml", "--stage", "head", "--set", "data.classes=[flower, china]")
+    checkpoint = read_checkpoint(workplace / "runs/photos/best_loss.pt")
+    assert checkpoint.classes == ("flower", "china")
+    outcome = ftcli("train", "r.yaml", "--stage", "all", "--resume", "runs/photos/best_loss.pt", "--json")
+    assert outcome.json["stages"][0]["start_val_loss"] == checkpoint.metrics["val_loss"]
+    assert read_checkpoint(Path(outcome.json["best_loss"])).classes == ("flower", "china")
+
+
+def test_images_added_later_leave_validation_as_it_was(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, workplace / "photos")
+    ftcli("train", "r.yaml", "--stage", "head", "--set", "data.root=photos")
+    for number in range(20):
+        source = workplace / f"photos/train/china/{number}.jpg"
+        shutil.copy(source, source.with_name(f"new{number}.jpg"))
+    ftcli("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt")
+    before = read_checkpoint(workplace / "runs/photos/best_loss.pt").splits_by_path()
+    after = read_checkpoint(workplace / "runs/photos-2/best_loss.pt").splits_by_path()
+    assert len(after) == len(before) + 20
+    assert {path: after[path] for path in before} == before
+
+
+def test_normalize_data_measures_the_training_images_and_travels(workplace: Path, ftcli: Ftcli) -> None:
+    ftcli("train", "r.yaml", "--stage", "head", "--set", "data.normalize=data")
+    measured = read_checkpoint(workplace / "runs/photos/best_loss.pt").preprocessing
+    assert measured.mean != (0.485, 0.456, 0.406)
+    ftcli("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt")
+    assert read_checkpoint(workplace / "runs/photos-2/best_loss.pt").preprocessing == measured
+
+
+def test_an_explicit_folder_that_holds_a_run_is_refused(workplace: Path, ftcli: Ftcli) -> None:
+    assert ftcli("train", "r.yaml", "--stage", "head", "--out", "mine").code == 0
+    outcome = ftcli("train", "r.yaml", "--out", "mine")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "--out: mine already holds a run; give another folder, or go on with --resume mine/last.pt"
+    ]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(workplace: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli(
+        "train", "r.yaml", "--set", "stages.head.optimizer.lr=1e38", "--set", "stages.head.optimizer.momentum=0"
+    )
+    assert outcome.code == 1
+    (told,) = outcome.faults
+    assert told.startswith("stage head, epoch 1, step ")
+    assert (
+        " at learning rate 1e+38; lower stages.head.optimizer.lr or set stages.head.clip_grad_norm; the best " in told
+    )
+    assert told.endswith("checkpoint so far stays at runs/photos/best_loss.pt")
+    assert read_checkpoint(workplace / "runs/photos/best_loss.pt").epoch == 0
+
+
+def test_early_stopping_ends_a_stage(workplace: Path, ftcli: Ftcli) -> None:
+    result = ftcli(
+        "train",
+        "r.yaml",
+        "--stage",
+        "head",
+        "--json",
+        *("--set", "stages.head.epochs=9"),
+        *("--set", "stages.head.early_stopping={patience: 2, min_delta: 5}"),
+    ).json
+    assert result["stages"][0]["epochs"] == 2

@@ -1,0 +1,107 @@
+"""What many tests need: the command line, and small folders of real photographs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from ftcli import cli
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def faults(self) -> list[str]:
+        return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+Ftcli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def ftcli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ftcli:
+    """Run the command line in this process, from the arguments to the exit code."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ftcli", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        captured = capfd.readouterr()
+        code = exited.value.code
+        return Outcome(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photographs() -> dict[str, Image.Image]:
+    """Two photographs that scikit-learn carries: a Chinese temple and a flower."""
+    from sklearn.datasets import load_sample_images
+
+    bunch = load_sample_images()
+    names = [Path(name).stem for name in bunch.filenames]
+    return {name: Image.fromarray(image) for name, image in zip(names, bunch.images, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
+    """train/ with 20 and test/ with 6 parts of each of two photographs, as JPEG files of 64 x 48 pixels."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, photo in photographs.items():
+        for number in range(26):
+            left, top = 20 * number, 13 * number % 340
+            folder = root / ("train" if number < 20 else "test") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(folder / f"{number}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Path) -> Path:
+    """An empty current folder with a recipe for the photographs, `r.yaml`, that trains in a second or two."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(RECIPE.format(root=photo_folder))
+    return tmp_path
+
+
+RECIPE = """\
+name: photos
+data:
+  root: {root}
+  val: 0.2
+  image_size: 32
+  augment: standard
+  batch_size: 8
+  workers: 0
+backbone: {{name: shufflenet_v2_x0_5, weights: none}}
+head: {{hidden: [16], dropout: 0.5}}
+stages:
+  - name: head
+    freeze: backbone
+    epochs: 2
+    optimizer: {{name: sgd, lr: 0.05}}
+  - name: all
+    freeze: none
+    epochs: 2
+    optimizer: {{name: adamw, lr: 1e-3, weight_decay: 0.01}}
+    schedule: one_cycle
+    lr_mult: {{head: 10}}
+"""

@@ -1,0 +1,62 @@
+"""Real photographs, and folders made of pieces of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+
+@pytest.fixture(scope="session")
+def photos() -> tuple[Image.Image, Image.Image]:
+    """A temple and a flower, 640 by 427 pixels."""
+    first, second = load_sample_images().images
+    return Image.fromarray(first), Image.fromarray(second)
+
+
+@pytest.fixture
+def photo(photos: tuple[Image.Image, Image.Image]) -> Image.Image:
+    """The temple at 160 by 106 pixels."""
+    return photos[0].resize((160, 106), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def fill(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Callable[[Mapping[str, int]], Path]:
+    """Make tmp_path/data with so many different images in each folder, 0.png and on; give its path."""
+
+    def make(counts: Mapping[str, int]) -> Path:
+        root = tmp_path / "data"
+        for number, (folder, count) in enumerate(counts.items()):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            for index in range(count):
+                left, top = 37 * index % 560, 23 * index % 380
+                piece = photos[number % 2].crop((left, top, left + 48, top + 32))
+                piece.save(root / folder / f"{index}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def forbidden() -> Callable[[Path], AbstractContextManager[None]]:
+    """A context in which a file or folder may not be read, whoever runs the tests."""
+
+    @contextmanager
+    def forbid(path: Path) -> Iterator[None]:
+        mode = path.stat().st_mode
+        path.chmod(0)
+        if os.getuid() == 0:  # root may read everything, so be nobody
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if os.getuid() == 0:
+                os.seteuid(0)
+            path.chmod(mode)
+
+    return forbid

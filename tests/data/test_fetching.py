@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ftcli.data.fetching import KNOWN, fetch
+from ftcli.data.sources import split_images
+from ftcli.errors import DataError, RunError
+from ftcli.recipe.schema import Data
+from ftcli.results import Fetched, Progress, Silent
+
+
+class Listener(Silent):
+    """A Reporter that keeps what it is told, and may break off."""
+
+    def __init__(self, stop_at: int = -1) -> None:
+        self.heard: list[Progress] = []
+        self.stop_at = stop_at
+
+    def advance(self, progress: Progress) -> None:
+        self.heard.append(progress)
+        if progress.done == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fetched, Listener]:
+    listener = Listener()
+    return fetch("solar-cells", tmp_path_factory.mktemp("fetched") / "data" / "solar-cells", listener), listener
+
+
+def labels() -> dict[str, tuple[float, str]]:
+    package = importlib.util.find_spec("elpv_dataset")
+    assert package is not None
+    assert package.origin is not None
+    with (Path(package.origin).parent / "data/labels.csv").open() as file:
+        rows = csv.reader(file, delimiter=" ", skipinitialspace=True)
+        return {Path(path).name: (float(probability), kind) for path, probability, kind in rows}
+
+
+def cells(root: Path) -> dict[str, tuple[str, str]]:
+    return {path.name: (path.parts[-3], path.parts[-2]) for path in root.rglob("*.png")}
+
+
+@pytest.mark.slow
+def test_solar_cells_are_shared_out_as_published(made: tuple[Fetched, Listener]) -> None:
+    fetched, listener = made
+    assert (fetched.name, fetched.images) == ("solar-cells", 2624)
+    assert fetched.splits == {
+        "test": {"defective": 205, "functional": 451},
+        "train": {"defective": 616, "functional": 1352},
+    }
+    assert len(cells(fetched.root)) == 2624
+    assert listener.heard[-1] == Progress("fetch solar-cells", 2624, 2624)
+    assert [entry.name for entry in fetched.root.parent.iterdir()] == ["solar-cells"]
+
+
+@pytest.mark.slow
+def test_every_cell_is_where_its_label_says(made: tuple[Fetched, Listener]) -> None:
+    found = cells(made[0].root)
+    known = labels()
+    assert found.keys() == known.keys()
+    for name, (probability, _) in known.items():
+        assert found[name][1] == ("defective" if probability > 0.5 else "functional")
+    groups = Counter(known.values())
+    tested = Counter(known[name] for name, (split, _) in found.items() if split == "test")
+    assert len(groups) == 8
+    assert all(abs(tested[group] - count / 4) < 1 for group, count in groups.items())
+
+
+@pytest.mark.slow
+def test_the_copies_are_the_originals(made: tuple[Fetched, Listener]) -> None:
+    package = importlib.util.find_spec("elpv_dataset")
+    assert package is not None
+    assert package.origin is not None
+    for path in sorted(made[0].root.rglob("*.png"))[::100]:
+        assert path.read_bytes() == (Path(package.origin).parent / "data/images" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_source_and_licence_are_told(made: tuple[Fetched, Listener]) -> None:
+    text = (made[0].root / "SOURCE.txt").read_text()
+    for part in ("Deitsch", "Solar Energy", "2019", "CC BY-NC-SA 4.0", "elpv-dataset"):
+        assert part in text
+
+
+@pytest.mark.slow
+def test_a_recipe_can_use_the_folder(made: tuple[Fetched, Listener]) -> None:
+    images = split_images(Data(root=str(made[0].root)), 0, "here")
+    assert images.classes == ("defective", "functional")
+    assert len(images.splits["test"]) == 656
+    assert len(images.splits["train"]) + len(images.splits["val"]) == 1968
+
+
+def test_an_unknown_name() -> None:
+    assert KNOWN == ("solar-cells",)
+    with pytest.raises(DataError) as error:
+        fetch("solar", Path("nowhere"), Silent())
+    assert str(error.value) == "fetch: 'solar' is no known data set; did you mean 'solar-cells'?"
+
+
+def test_a_root_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(DataError) as error:
+            fetch("solar-cells", tmp_path / name, Silent())
+        assert str(error.value) == (
+            f"{tmp_path}/{name}: is there already and not empty; remove it, or give another folder"
+        )
+    assert (tmp_path / "full/mine.txt").read_text() == "mine"
+
+
+def test_nothing_is_left_of_an_interrupted_fetch(tmp_path: Path) -> None:
+    (tmp_path / "solar").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fetch("solar-cells", tmp_path / "solar", Listener(stop_at=30))
+    assert [path.name for path in tmp_path.rglob("*")] == ["solar"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError) as error:
+        fetch("solar-cells", tmp_path / "file/solar", Silent())
+    assert str(error.value) == (
+        f"{tmp_path}/file/solar: cannot be made (Not a directory); make room, or give another folder"
+    )
+
+
+def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.delitem(__import__("sys").modules, "elpv_dataset", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(DataError) as error:
+        fetch("solar-cells", tmp_path / "solar", Silent())
+    assert str(error.value) == "fetch: solar-cells needs the package elpv-dataset; pip install 'ftcli[demo]'"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_package_that_is_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "packages/elpv_dataset"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "data/labels.csv").write_text("images/cell0001.png 1.0 mono\n")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    with pytest.raises(DataError) as error:
+        fetch("solar-cells", tmp_path / "solar", Silent())
+    assert str(error.value) == (
+        f"fetch: the package elpv-dataset lacks {package}/data/images/cell0001.png; "
+        "pip install --force-reinstall elpv-dataset"
+    )
+    assert not (tmp_path / "solar").exists()

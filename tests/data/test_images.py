@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import resource
+import struct
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ftcli.data.images import EXTENSIONS, BrokenImage, is_image, read_rgb
+from ftcli.errors import RunError
+
+REMEDY = "; replace it, remove it, or set data.on_bad_image: skip"
+SAVE_ANEW = "; save it with 8 or 16 bits, remove it, or set data.on_bad_image: skip"
+LOSSLESS: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 95}}
+UNDO = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def pixels(image: Image.Image) -> NDArray[np.int64]:
+    return np.asarray(image).astype(np.int64)
+
+
+def distance(image: Image.Image, expected: Image.Image) -> float:
+    assert image.mode == "RGB"
+    assert image.size == expected.size
+    return float(np.abs(pixels(image) - pixels(expected)).mean())
+
+
+def on_white(colour: Image.Image, alpha: Image.Image) -> Image.Image:
+    share = pixels(alpha)[..., None] / 255
+    mixed = pixels(colour.convert("RGB")) * share + 255 * (1 - share)
+    return Image.fromarray(np.round(mixed).astype(np.uint8))
+
+
+def ramp(size: tuple[int, int]) -> Image.Image:
+    """Alpha from 0 at the left to 255 at the right."""
+    return Image.fromarray(np.tile(np.linspace(0, 255, size[0]).round().astype(np.uint8), (size[1], 1)))
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "ppm", "tif", "webp", "jp2"])
+def test_rgb_is_kept_as_it_is(tmp_path: Path, photo: Image.Image, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    photo.save(path, **LOSSLESS.get(ending, {}))
+    assert distance(read_rgb(path), photo) == 0
+
+
+@pytest.mark.parametrize("ending", ["jpg", "avif", "gif"])
+def test_lossy_files_are_near(tmp_path: Path, photo: Image.Image, ending: str) -> None:
+    photo.save(tmp_path / f"a.{ending}")
+    assert distance(read_rgb(tmp_path / f"a.{ending}"), photo) < 8
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp", "jpg"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied(tmp_path: Path, photo: Image.Image, orientation: int, ending: str) -> None:
+    undo = UNDO[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = photo if undo is None else photo.transpose(undo)
+    stored.save(tmp_path / f"a.{ending}", exif=exif, **LOSSLESS.get(ending, {}))
+    assert distance(read_rgb(tmp_path / f"a.{ending}"), photo) <= (5 if ending == "jpg" else 0)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0garbage that is no TIFF header",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04abc\0\0\0\0\0",
+        b"Exif\0\0" + b"MM\0*\0\0\0\x08" + b"\xff" * 60_000,
+    ],
+    ids=["garbage", "cut-short", "orientation-99", "orientation-text", "huge"],
+)
+def test_senseless_metadata_turns_nothing(tmp_path: Path, photo: Image.Image, exif: bytes) -> None:
+    photo.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert distance(read_rgb(tmp_path / "a.jpg"), photo) < 5
+
+
+def test_alpha_is_put_on_white(tmp_path: Path, photo: Image.Image) -> None:
+    alpha = ramp(photo.size)
+    layered = photo.copy()
+    layered.putalpha(alpha)
+    layered.save(tmp_path / "rgba.png")
+    layered.save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    layered.save(tmp_path / "rgba.tif")
+    for name in ("rgba.png", "rgba.webp", "rgba.tif"):
+        read = read_rgb(tmp_path / name)
+        assert np.abs(pixels(read) - pixels(on_white(photo, alpha))).max() <= 1
+        assert read.getpixel((0, 50)) == (255, 255, 255)
+
+
+def test_grey_with_alpha_is_put_on_white(tmp_path: Path, photo: Image.Image) -> None:
+    alpha = ramp(photo.size)
+    grey = photo.convert("L")
+    Image.merge("LA", (grey, alpha)).save(tmp_path / "la.png")
+    assert np.abs(pixels(read_rgb(tmp_path / "la.png")) - pixels(on_white(grey, alpha))).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "transparency"), [("a.png", 7), ("a.gif", 7), ("b.png", bytes([128] * 8))])
+def test_transparent_palette_is_put_on_white(
+    tmp_path: Path, photo: Image.Image, name: str, transparency: int | bytes
+) -> None:
+    indexed = photo.quantize(8)
+    indexed.save(tmp_path / name, transparency=transparency)
+    places = np.asarray(indexed)
+    alpha = np.where(places == 7, 0, 255) if isinstance(transparency, int) else np.full(places.shape, 128)
+    expected = on_white(indexed, Image.fromarray(alpha.astype(np.uint8)))
+    assert np.abs(pixels(read_rgb(tmp_path / name)) - pixels(expected)).max() <= 1
+
+
+def test_opaque_palette_keeps_its_colours(tmp_path: Path, photo: Image.Image) -> None:
+    indexed = photo.quantize(64)
+    indexed.save(tmp_path / "a.png")
+    assert distance(read_rgb(tmp_path / "a.png"), indexed.convert("RGB")) == 0
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (10, 200, 30)), ("L", 90), ("I;16", 40_000), ("1", 0)])
+def test_a_transparent_colour_is_white(tmp_path: Path, mode: str, colour: Any) -> None:
+    """PNG can declare one colour to be transparent (its tRNS chunk)."""
+    image = Image.new(mode, (2, 1), colour)
+    near: dict[str, Any] = {"RGB": (10, 200, 31), "L": 91, "I;16": 40_001, "1": 1}
+    image.putpixel((1, 0), near[mode])
+    image.save(tmp_path / "a.png", transparency=colour)
+    read = read_rgb(tmp_path / "a.png")
+    assert read.getpixel((0, 0)) == (255, 255, 255)
+    other = {"RGB": (10, 200, 31), "L": (91,) * 3, "I;16": (156,) * 3, "1": (255,) * 3}[mode]
+    assert read.getpixel((1, 0)) == other
+
+
+@pytest.mark.parametrize("ending", ["jpg", "tif"])
+def test_cmyk_is_not_inverted(tmp_path: Path, photo: Image.Image, ending: str) -> None:
+    photo.convert("CMYK").save(tmp_path / f"a.{ending}")
+    assert distance(read_rgb(tmp_path / f"a.{ending}"), photo) < 6
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "LAB"])
+def test_other_colour_spaces_come_back(tmp_path: Path, photo: Image.Image, mode: str) -> None:
+    photo.convert(mode).save(tmp_path / "a.tif")
+    assert distance(read_rgb(tmp_path / "a.tif"), photo) < 3
+
+
+def test_one_bit_is_black_and_white(tmp_path: Path, photo: Image.Image) -> None:
+    bits = photo.convert("1")
+    bits.save(tmp_path / "a.png")
+    assert (pixels(read_rgb(tmp_path / "a.png")) == pixels(bits.convert("L"))[..., None]).all()
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "big-endian tif", "pgm", "32-bit tif"])
+def test_sixteen_bits_are_scaled(tmp_path: Path, kind: str) -> None:
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    path = tmp_path / f"a.{kind.split()[-1]}"
+    if kind == "pgm":
+        path.write_bytes(b"P5 256 256 65535\n" + values.astype(">u2").tobytes())
+    elif kind == "big-endian tif":
+        tags = [(256, 256), (257, 256), (258, 16), (259, 1), (262, 1), (273, 122), (277, 1), (278, 256), (279, 131072)]
+        entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
+        path.write_bytes(
+            b"MM\0*\0\0\0\x08" + struct.pack(">H", 9) + entries + b"\0" * 4 + values.astype(">u2").tobytes()
+        )
+        with Image.open(path) as image:
+            assert image.mode == "I;16B"
+    else:
+        Image.fromarray(values.astype(np.int32) if kind == "32-bit tif" else values).save(path)
+    expected = np.round(values.astype(np.float64) / 257)
+    assert (pixels(read_rgb(path)) == expected[..., None]).all()
+
+
+def test_values_without_agreed_range_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[-5, 70_000]], dtype=np.int32)).save(path)
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    assert str(error.value) == f"{path}: has 32-bit pixels from -5 to 70000, which have no agreed range{SAVE_ANEW}"
+    Image.fromarray(np.array([[0.5, 1.0]], dtype=np.float32)).save(path)
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    assert str(error.value) == f"{path}: has floating-point pixels, which have no agreed range{SAVE_ANEW}"
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
+def test_the_first_frame_is_taken(tmp_path: Path, photo: Image.Image, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    photo.save(path, save_all=True, append_images=[Image.new("RGB", photo.size, "red")], **LOSSLESS.get(ending, {}))
+    assert distance(read_rgb(path), photo) < 8
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "bmp", "ppm", "jp2", "avif"])
+def test_no_part_of_a_file_passes_for_the_whole(tmp_path: Path, photo: Image.Image, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    photo.save(path)
+    whole = path.read_bytes()
+    for share in (0.02, 0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(BrokenImage, match=r"^[^\n]+: is [^\n]+; replace it, remove it, or set [^\n]+: skip$"):
+            read_rgb(path)
+
+
+def test_a_file_that_is_cut_short(tmp_path: Path, photo: Image.Image) -> None:
+    path = tmp_path / "a.jpg"
+    photo.save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    reason = str(error.value.__cause__)
+    assert reason.startswith("image file is truncated")
+    assert str(error.value) == f"{path}: is cut short ({reason}){REMEDY}"
+
+
+def test_a_file_that_is_damaged(tmp_path: Path, photo: Image.Image) -> None:
+    path = tmp_path / "a.png"
+    photo.save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    assert str(error.value) == f"{path}: is damaged ({error.value.__cause__}){REMEDY}"
+
+
+@pytest.mark.parametrize("content", [b"a text, not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
+def test_a_file_that_is_no_image(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    assert str(error.value) == f"{path}: is no image that can be read{REMEDY}"
+
+
+def test_files_that_cannot_be_opened(
+    tmp_path: Path, photo: Image.Image, forbidden: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    faults = []
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    for name in ("empty.png", "folder.png", "link.png", "missing.png"):
+        with pytest.raises(BrokenImage) as error:
+            read_rgb(tmp_path / name)
+        faults.append(str(error.value))
+    photo.save(tmp_path / "secret.png")
+    with forbidden(tmp_path / "secret.png"), pytest.raises(BrokenImage) as error:
+        read_rgb(tmp_path / "secret.png")
+    assert [*faults, str(error.value)] == [
+        f"{tmp_path}/empty.png: is empty (0 bytes){REMEDY}",
+        f"{tmp_path}/folder.png: cannot be opened (Is a directory){REMEDY}",
+        f"{tmp_path}/link.png: cannot be opened (No such file or directory){REMEDY}",
+        f"{tmp_path}/missing.png: cannot be opened (No such file or directory){REMEDY}",
+        f"{tmp_path}/secret.png: cannot be opened (Permission denied){REMEDY}",
+    ]
+
+
+def test_too_few_handles_are_not_the_images_fault(tmp_path: Path, photo: Image.Image) -> None:
+    photo.save(tmp_path / "a.png")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(RunError) as error:
+            read_rgb(tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert str(error.value) == f"{tmp_path}/a.png: cannot be opened (Too many open files); lower data.workers"
+
+
+@pytest.mark.parametrize("limit", [15_000, 100], ids=["warned-of", "refused"])
+def test_a_decompression_bomb(tmp_path: Path, photo: Image.Image, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    photo.save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    assert str(error.value) == (
+        f"{path}: has more than {limit} pixels, too many to be read safely; "
+        "make it smaller, remove it, or set data.on_bad_image: skip"
+    )
+
+
+def test_warnings_stay_inside_and_filters_outside(tmp_path: Path, photo: Image.Image) -> None:
+    path = tmp_path / "a.jpg"
+    photo.save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12\0\x03\0\0\0\x01\0\x01")
+    filters = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with Image.open(path) as image:
+            image.getexif()
+        assert told, "Pillow has something to warn of"
+        told.clear()
+        read_rgb(path)
+        assert not told
+    assert list(warnings.filters) == filters
+
+
+def test_files_are_closed(tmp_path: Path, photo: Image.Image) -> None:
+    photo.save(tmp_path / "a.gif", save_all=True, append_images=[photo.rotate(90)])
+    (tmp_path / "b.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:500])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    kept = [read_rgb(tmp_path / "a.gif") for _ in range(5)]
+    for _ in range(5):
+        with pytest.raises(BrokenImage):
+            read_rgb(tmp_path / "b.gif")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(kept) == 5
+
+
+def test_what_counts_as_an_image() -> None:
+    assert all(is_image(f"a{ending}") and is_image(f"a{ending.upper()}") for ending in EXTENSIONS)
+    assert is_image("IMG.0001.JpEg")
+    assert not any(is_image(name) for name in (".DS_Store", "._a.jpg", ".jpg", "a.txt", "jpg", "a.jpg.part", "a.psd"))

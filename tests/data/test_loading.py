@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ftcli import runtime
+from ftcli.data.images import BrokenImage, read_rgb
+from ftcli.data.loading import Batch, Loader, choose_workers, measure_normalization, order_epoch
+from ftcli.data.sources import Sample
+from ftcli.data.transforms import build_eval_transform, build_train_transform
+from ftcli.errors import DataError
+from ftcli.results import Preprocessing
+
+PRE = Preprocessing(32, 32, "squash", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+PLAIN = build_eval_transform(PRE)
+STRONG = build_train_transform(PRE, "strong")
+COUNT = 23
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, photos: tuple[Image.Image, Image.Image]) -> Path:
+    """23 pieces of photographs, one with a name that is no text."""
+    folder = tmp_path_factory.mktemp("images")
+    for sample in list_samples():
+        number = int(sample.path.split("-")[0])
+        piece = photos[number % 2].crop((20 * number, 10 * number, 20 * number + 80, 10 * number + 60))
+        piece.save(folder / sample.path)
+    return folder
+
+
+@pytest.fixture
+def broken(root: Path, tmp_path: Path) -> Path:
+    """The same with numbers 5, 8, 9, 10 and 11 cut short."""
+    for sample in list_samples():
+        content = (root / sample.path).read_bytes()
+        number = int(sample.path.split("-")[0])
+        (tmp_path / sample.path).write_bytes(content[: len(content) // 2] if number in (5, 8, 9, 10, 11) else content)
+    return tmp_path
+
+
+def list_samples() -> tuple[Sample, ...]:
+    last = os.fsdecode(b"22-\xff \xd0\xbf.png")
+    return tuple(Sample(f"{number}-a.png" if number < 22 else last, number % 2) for number in range(COUNT))
+
+
+def open_loader(
+    root: Path, workers: int, on_bad_image: Literal["error", "skip"] = "error", batch_size: int = 4
+) -> Loader:
+    return Loader(list_samples(), root, STRONG, batch_size, workers, on_bad_image)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return (
+        torch.equal(one.images, other.images)
+        and torch.equal(one.labels, other.labels)
+        and (one.paths, one.broken) == (other.paths, other.broken)
+    )
+
+
+def count_workers() -> int:
+    return len(multiprocessing.active_children())
+
+
+def sizes(batches: Iterator[Batch]) -> list[int]:
+    return [len(batch.paths) for batch in batches]
+
+
+def test_a_batch_has_what_it_says(root: Path) -> None:
+    samples = list_samples()
+    loader = Loader(samples, root, PLAIN, 4, 0, "error")
+    batches = list(loader.batches())
+    assert [path for batch in batches for path in batch.paths] == [sample.path for sample in samples]
+    for batch in batches:
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.shape == (len(batch.paths), 3, 32, 32)
+        assert batch.labels.dtype == torch.int64
+        assert batch.broken == ()
+        for image, label, path in zip(batch.images, batch.labels, batch.paths, strict=True):
+            assert torch.equal(image, PLAIN(read_rgb(root / path)))
+            assert int(label) == {sample.path: sample.label for sample in samples}[path]
+
+
+def test_any_number_of_workers_gives_the_same_bytes(root: Path) -> None:
+    order = order_epoch(0, "head", 1, COUNT)
+    runs = []
+    for workers in (0, 1, 2, 3):
+        with open_loader(root, workers) as loader:
+            runs.append(list(loader.batches(order, draw=(0, "head", 1), merge_last=True)))
+            assert count_workers() == workers
+        assert count_workers() == 0
+    for batches in runs[1:]:
+        assert len(batches) == len(runs[0])
+        assert all(same(one, other) for one, other in zip(runs[0], batches, strict=True))
+
+
+def test_an_image_depends_on_draw_and_path_alone(root: Path) -> None:
+    loader = open_loader(root, 0)
+
+    def view(order: list[int], *draw: int | str) -> dict[str, torch.Tensor]:
+        batches = loader.batches(order, draw=draw)
+        return {path: image for batch in batches for path, image in zip(batch.paths, batch.images, strict=True)}
+
+    whole = view(list(range(COUNT)), 0, "head", 1)
+    part = view([7, 3, 19], 0, "head", 1)
+    assert all(torch.equal(part[path], whole[path]) for path in part)
+    twice = [image for batch in loader.batches([2, 2], draw=(0,)) for image in batch.images]
+    assert torch.equal(*twice)
+    for other in ((0, "head", 2), (1, "head", 1), (0, "all", 1)):
+        changed = view(list(range(COUNT)), *other)
+        assert sum(not torch.equal(changed[path], whole[path]) for path in whole) > COUNT - 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_callers_random_numbers_stay(root: Path, workers: int) -> None:
+    torch.manual_seed(1)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy()
+    with open_loader(root, workers) as loader:
+        for _ in loader.batches(draw=(0,)):
+            assert torch.equal(torch.get_rng_state(), states[0])
+        list(loader.batches())
+    if workers:
+        assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state(legacy=False)["state"]["key"] == states[2]).all()
+
+
+def test_the_last_single_image_joins(root: Path) -> None:
+    for size, plain, merged in (
+        (11, [11, 11, 1], [11, 12]),
+        (4, [4] * 5 + [3], [4] * 5 + [3]),
+        (1, [1] * 23, [1] * 23),
+    ):
+        loader = open_loader(root, 0, batch_size=size)
+        assert sizes(loader.batches(draw=(0,))) == plain
+        assert sizes(loader.batches(draw=(0,), merge_last=True)) == merged
+        assert (loader.count_batches(), loader.count_batches(merge_last=True)) == (len(plain), len(merged))
+    loader = open_loader(root, 0, batch_size=11)
+    assert sizes(loader.batches([3], draw=(0,), merge_last=True)) == [1]
+    assert [loader.count_batches(n, merge_last=True) for n in (0, 1, 11, 12, 13)] == [0, 1, 1, 1, 2]
+    assert [loader.count_batches(n) for n in (0, 1, 11, 12, 13)] == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_goes_on_from_a_batch(root: Path, workers: int) -> None:
+    order = order_epoch(0, "a", 1, COUNT)
+    with open_loader(root, workers, batch_size=11) as loader:
+        for merge in (False, True):
+            whole = list(loader.batches(order, draw=(0,), merge_last=merge))
+            for start in range(len(whole) + 2):
+                rest = list(loader.batches(order, draw=(0,), start=start, merge_last=merge))
+                assert len(rest) == max(0, len(whole) - start)
+                assert all(same(one, other) for one, other in zip(whole[start:], rest, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_pass_that_was_left_disturbs_no_other(root: Path, workers: int) -> None:
+    with open_loader(root, workers, batch_size=2) as loader:
+        whole = list(loader.batches(draw=(0,)))
+        for taken in range(4):
+            left = loader.batches(list(reversed(range(COUNT))), draw=(1,))
+            for _ in range(taken):
+                next(left)
+            again = list(loader.batches(draw=(0,)))
+            assert len(again) == len(whole)
+            assert all(same(one, other) for one, other in zip(whole, again, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_ends_when_another_begins(root: Path, workers: int) -> None:
+    with open_loader(root, workers, batch_size=2) as loader:
+        first = loader.batches(draw=(0,))
+        next(first)
+        next(loader.batches(draw=(0,)))
+        with pytest.raises(RuntimeError, match="this pass is over"):
+            next(first)
+        last = loader.batches(draw=(0,))
+        next(last)
+    with pytest.raises(RuntimeError, match="this pass is over"):
+        next(last)
+
+
+def test_workers_stay_between_passes_and_end_with_close(root: Path) -> None:
+    loader = open_loader(root, 2)
+    list(loader.batches(draw=(0,)))
+    first = {process.pid for process in multiprocessing.active_children()}
+    list(loader.batches(draw=(0,)))
+    assert {process.pid for process in multiprocessing.active_children()} == first
+    assert len(first) == 2
+    loader.close()
+    loader.close()
+    assert count_workers() == 0
+    assert sizes(loader.batches(draw=(0,))) == [4] * 5 + [3]
+    loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_broken_image_stops_with_its_own_sentence(broken: Path, workers: int) -> None:
+    path = broken / "5-a.png"
+    with pytest.raises(BrokenImage) as expected:
+        read_rgb(path)
+    with open_loader(broken, workers) as loader:
+        batches = loader.batches(draw=(0,))
+        assert next(batches).paths[0] == "0-a.png"
+        with pytest.raises(BrokenImage) as error:
+            next(batches)
+        assert str(error.value) == str(expected.value)
+        assert error.value.faults == expected.value.faults
+        assert str(path) in str(error.value)
+        assert sizes(loader.batches([0, 1], draw=(0,))) == [2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_are_left_out_and_told(root: Path, broken: Path, workers: int) -> None:
+    with open_loader(root, 0) as loader:
+        whole = list(loader.batches(draw=(0,)))
+    with open_loader(broken, workers, "skip") as loader:
+        rest = list(loader.batches(draw=(0,)))
+    assert [len(batch.paths) for batch in rest] == [4, 3, 0, 4, 4, 3]
+    assert [len(batch.broken) for batch in rest] == [0, 1, 4, 0, 0, 0]
+    assert rest[1].broken[0].startswith(f"{broken}/5-a.png: is cut short (")
+    assert rest[1].paths == ("4-a.png", "6-a.png", "7-a.png")
+    assert torch.equal(rest[1].images, whole[1].images[[0, 2, 3]])
+    assert torch.equal(rest[1].labels, whole[1].labels[[0, 2, 3]])
+    assert rest[2].images.shape[:2] == (0, 3)
+    assert rest[2].images.dtype == torch.uint8
+    assert rest[2].labels.shape == (0,)
+
+
+def test_more_workers_than_cores_are_no_reason_to_warn(root: Path) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with Loader(list_samples(), root, PLAIN, 4, runtime.count_cores() + 1, "error", pin_memory=True) as loader:
+            assert sum(sizes(loader.batches())) == COUNT
+        with Loader(list_samples(), root, PLAIN, 4, 0, "error", pin_memory=True) as loader:
+            assert sum(sizes(loader.batches())) == COUNT
+    assert [str(warning.message) for warning in told] == []
+
+
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_workers(0) == 0
+    assert choose_workers(40) == 40
+    for cores, expected in ((3, 3), (64, 8)):
+        monkeypatch.setattr(runtime, "count_cores", lambda cores=cores: cores)
+        assert choose_workers(None) == expected
+
+
+def test_the_order_of_an_epoch() -> None:
+    order = order_epoch(0, "head", 1, 100)
+    assert sorted(order) == list(range(100))
+    torch.manual_seed(3)
+    assert order_epoch(0, "head", 1, 100) == order
+    others = [order_epoch(1, "head", 1, 100), order_epoch(0, "all", 1, 100), order_epoch(0, "head", 2, 100)]
+    assert all(other != order for other in others)
+    assert order_epoch(0, "head", 1, 0) == []
+
+
+def test_mean_and_std_of_all_pixels(root: Path) -> None:
+    with Loader(list_samples(), root, PLAIN, 4, 0, "error") as loader:
+        mean, std = measure_normalization(loader)
+        pixels = np.concatenate([batch.images.numpy() for batch in loader.batches()]).astype(np.float64) / 255
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)), rel=1e-12)
+    assert std == pytest.approx(pixels.std((0, 2, 3)), rel=1e-12)
+    with Loader(list_samples()[::-1], root, PLAIN, 7, 2, "error") as loader:
+        assert measure_normalization(loader) == (mean, std)
+
+
+def test_mean_and_std_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "b.png")
+    with pytest.raises(DataError) as error:
+        measure_normalization(Loader([Sample("a.png", 0)], tmp_path, PLAIN, 4, 0, "skip"))
+    assert str(error.value) == (
+        "data.normalize: no image could be read to measure mean and std; give numbers, or weights"
+    )
+    with pytest.raises(DataError) as error:
+        measure_normalization(Loader([Sample("b.png", 0)], tmp_path, PLAIN, 4, 0, "skip"))
+    assert str(error.value) == (
+        "data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights"
+    )

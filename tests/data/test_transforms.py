@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from pydantic import TypeAdapter
+from torch import Tensor
+from torchvision.transforms import v2
+
+from ftcli.data.transforms import PRESETS, Normalizer, build_eval_transform, build_train_transform
+from ftcli.recipe import schema
+from ftcli.results import Preprocessing
+
+PRE = Preprocessing(96, 110, "shorter", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SHARP = Preprocessing(64, 64, "squash", "nearest", PRE.mean, PRE.std)
+
+
+def build(*transforms: dict[str, Any]) -> tuple[schema.Transform, ...]:
+    return TypeAdapter(schema.Transforms).validate_python(list(transforms))
+
+
+def draw(photo: Image.Image, pre: Preprocessing, *transforms: dict[str, Any], draws: int = 8) -> Tensor:
+    """What becomes of the photo under seeds 0, 1, 2 …"""
+    transform = build_train_transform(pre, build(*transforms))
+    seen = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(draws):
+            torch.manual_seed(seed)
+            seen.append(transform(photo))
+    return torch.stack(seen)
+
+
+def as_image(tensor: Tensor) -> Image.Image:
+    return Image.fromarray(tensor.permute(1, 2, 0).numpy())
+
+
+def as_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("size", [(160, 106), (106, 160), (96, 96), (30, 20), (1, 400), (400, 1)])
+@pytest.mark.parametrize("resize", ["shorter", "squash", "pad"])
+def test_evaluation_gives_one_shape(photos: tuple[Image.Image, ...], resize: str, size: tuple[int, int]) -> None:
+    made = build_eval_transform(Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std))(photos[0].resize(size))
+    assert made.dtype == torch.uint8
+    assert made.shape == (3, 96, 96)
+
+
+def test_shorter_side_then_centre(photo: Image.Image) -> None:
+    resized = photo.resize((166, 110), Image.Resampling.BICUBIC)
+    expected = resized.crop((35, 7, 35 + 96, 7 + 96))
+    assert torch.equal(build_eval_transform(PRE)(photo), as_tensor(expected))
+
+
+def test_squash_takes_both_sides(photo: Image.Image) -> None:
+    pre = Preprocessing(96, 110, "squash", "bilinear", PRE.mean, PRE.std)
+    expected = photo.resize((110, 110), Image.Resampling.BILINEAR).crop((7, 7, 103, 103))
+    assert torch.equal(build_eval_transform(pre)(photo), as_tensor(expected))
+
+
+def test_pad_keeps_the_whole_image_on_black(photo: Image.Image) -> None:
+    pre = Preprocessing(96, 96, "pad", "bicubic", PRE.mean, PRE.std)
+    made = build_eval_transform(pre)(photo)
+    assert torch.equal(made[:, 16:80], as_tensor(photo.resize((96, 64), Image.Resampling.BICUBIC)))
+    assert not made[:, :16].any()
+    assert not made[:, 80:].any()
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
+def test_interpolation_is_the_one_that_is_asked_for(photo: Image.Image, interpolation: str) -> None:
+    pre = Preprocessing(64, 64, "squash", interpolation, PRE.mean, PRE.std)
+    expected = as_tensor(photo.resize((64, 64), Image.Resampling[interpolation.upper()]))
+    assert torch.equal(build_eval_transform(pre)(photo), expected)
+    cropped = build_train_transform(pre, build({"name": "random_resized_crop", "scale": [1.0, 1.0]}))
+    assert cropped(photo).shape == (3, 64, 64)
+
+
+def test_presets_are_lists_of_the_schema() -> None:
+    assert set(PRESETS) == set(get_args(schema.Preset))
+    names = {preset: [transform.name for transform in transforms] for preset, transforms in PRESETS.items()}
+    assert names == {
+        "none": [],
+        "flips": ["random_horizontal_flip", "random_vertical_flip"],
+        "light": ["random_resized_crop", "random_horizontal_flip"],
+        "standard": ["random_resized_crop", "random_horizontal_flip"],
+        "strong": ["random_resized_crop", "random_horizontal_flip", "rand_augment", "random_erasing"],
+    }
+    crops = [PRESETS[preset][0] for preset in ("light", "standard", "strong")]
+    assert [crop.scale for crop in crops if isinstance(crop, schema.RandomResizedCrop)] == [
+        (0.8, 1.0),
+        (0.08, 1.0),
+        (0.08, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("preset", get_args(schema.Preset))
+def test_presets_give_what_their_list_gives(photo: Image.Image, preset: schema.Preset) -> None:
+    for seed in range(4):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            by_name = build_train_transform(PRE, preset)(photo)
+            torch.manual_seed(seed)
+            by_list = build_train_transform(PRE, PRESETS[preset])(photo)
+        assert by_name.shape == (3, 96, 96)
+        assert by_name.dtype == torch.uint8
+        assert torch.equal(by_name, by_list)
+
+
+@pytest.mark.parametrize("resize", ["shorter", "squash", "pad"])
+def test_without_a_random_crop_the_size_is_reached_as_in_evaluation(photo: Image.Image, resize: str) -> None:
+    pre = Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std)
+    plain = build_eval_transform(pre)(photo)
+    assert torch.equal(build_train_transform(pre, "none")(photo), plain)
+    flipped = build_train_transform(pre, build({"name": "random_horizontal_flip", "p": 1.0}))
+    assert torch.equal(flipped(photo), plain.flip(2))
+
+
+def test_order_is_kept(photo: Image.Image) -> None:
+    turn = {"name": "random_rotation", "degrees": 90.0}
+    erase = {"name": "random_erasing", "p": 1.0, "scale": [0.3, 0.3]}
+    first, last = draw(photo, SHARP, turn, erase), draw(photo, SHARP, erase, turn)
+    assert not torch.equal(first, last)
+    assert first.shape == last.shape
+
+
+# For each parameter: the transform with two of its values. `more` must move pixels further from the plain image.
+EFFECTS: list[tuple[type[schema.Part], str, dict[str, Any], dict[str, Any]]] = [
+    (schema.RandomResizedCrop, "scale", {"scale": [1.0, 1.0], "ratio": [1.5, 1.51]}, {"scale": [0.1, 0.2]}),
+    (schema.RandomResizedCrop, "ratio", {"ratio": [1.5, 1.51], "scale": [0.99, 1.0]}, {"ratio": [0.3, 0.4]}),
+    (schema.RandomHorizontalFlip, "p", {"p": 0.0}, {"p": 1.0}),
+    (schema.RandomVerticalFlip, "p", {"p": 0.0}, {"p": 1.0}),
+    (schema.RandomRotation, "degrees", {"degrees": 1.0}, {"degrees": 60.0}),
+    (schema.ColorJitter, "brightness", {"brightness": 0.0}, {"brightness": 0.9}),
+    (schema.ColorJitter, "contrast", {"contrast": 0.0}, {"contrast": 0.9}),
+    (schema.ColorJitter, "saturation", {"saturation": 0.0}, {"saturation": 0.9}),
+    (schema.ColorJitter, "hue", {"hue": 0.0}, {"hue": 0.4}),
+    (schema.RandAugment, "num_ops", {"num_ops": 1}, {"num_ops": 6}),
+    (schema.RandAugment, "magnitude", {"magnitude": 0}, {"magnitude": 28}),
+    (schema.RandomErasing, "p", {"p": 0.0}, {"p": 1.0}),
+    (schema.RandomErasing, "scale", {"p": 1.0, "scale": [0.02, 0.03]}, {"p": 1.0, "scale": [0.3, 0.4]}),
+]
+
+
+def test_every_parameter_of_the_schema_stands_below() -> None:
+    union = get_args(schema.Transform)[0]
+    known = {(part, field) for part in get_args(union) for field in part.model_fields if field != "name"}
+    assert {(part, field) for part, field, _, _ in EFFECTS} == known
+
+
+@pytest.mark.parametrize(("part", "field", "less", "more"), EFFECTS)
+def test_every_parameter_does_something(
+    photo: Image.Image, part: type[schema.Part], field: str, less: dict[str, Any], more: dict[str, Any]
+) -> None:
+    name = get_args(part.model_fields["name"].annotation)[0]
+    still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0} if part is schema.ColorJitter else {}
+    plain = build_eval_transform(SHARP)(photo).float()
+    near, far = (
+        (draw(photo, SHARP, {"name": name, **still, **values}, draws=16).float() - plain).abs().mean()
+        for values in (less, more)
+    )
+    assert far > near * 1.3 + 1, f"{field}: {near:.2f} and {far:.2f}"
+
+
+def test_flips_turn_the_right_way(photo: Image.Image) -> None:
+    plain = as_image(build_eval_transform(SHARP)(photo))
+    across = draw(photo, SHARP, {"name": "random_horizontal_flip", "p": 1.0}, draws=1)[0]
+    over = draw(photo, SHARP, {"name": "random_vertical_flip", "p": 1.0}, draws=1)[0]
+    assert torch.equal(across, as_tensor(ImageOps.mirror(plain)))
+    assert torch.equal(over, as_tensor(ImageOps.flip(plain)))
+
+
+def test_probability_is_a_share_of_draws(photo: Image.Image) -> None:
+    plain = build_eval_transform(SHARP)(photo)
+    made = draw(photo, SHARP, {"name": "random_horizontal_flip", "p": 0.25}, draws=200)
+    flipped = sum(not torch.equal(one, plain) for one in made)
+    assert 30 <= flipped <= 70  # 50 expected, standard deviation 6
+
+
+def test_erased_and_uncovered_is_black(photo: Image.Image) -> None:
+    white = Image.new("RGB", photo.size, "white")
+    erased = draw(white, SHARP, {"name": "random_erasing", "p": 1.0, "scale": [0.2, 0.2]})
+    assert set(erased.flatten().tolist()) == {0, 255}
+    assert 0.1 < float((erased == 0).float().mean()) < 0.3
+    turned = draw(white, SHARP, {"name": "random_rotation", "degrees": 45.0})
+    assert (turned[:, :, 0, 0] == 0).float().mean() > 0.5
+    assert (turned[:, :, 32, 32] == 255).all()
+
+
+def test_all_chance_comes_from_the_global_generator(photo: Image.Image) -> None:
+    transform = build_train_transform(PRE, "strong")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        first, second = transform(photo), transform(photo)
+        torch.manual_seed(5)
+        assert torch.equal(transform(photo), first)
+        assert not torch.equal(first, second)
+
+
+def test_transforms_can_be_sent_to_another_process(photo: Image.Image) -> None:
+    for pre in (PRE, Preprocessing(96, 96, "pad", "bicubic", PRE.mean, PRE.std)):
+        assert torch.equal(
+            pickle.loads(pickle.dumps(build_eval_transform(pre)))(photo), build_eval_transform(pre)(photo)
+        )
+        pickle.loads(pickle.dumps(build_train_transform(pre, "strong")))(photo)
+
+
+def test_the_image_itself_is_not_changed(photo: Image.Image) -> None:
+    before = photo.tobytes()
+    draw(photo, PRE, {"name": "random_erasing", "p": 1.0}, {"name": "color_jitter"})
+    assert photo.tobytes() == before
+
+
+def test_normalizer_is_what_torchvision_computes(photos: tuple[Image.Image, ...]) -> None:
+    images = torch.stack([as_tensor(photo) for photo in photos]).contiguous(memory_format=torch.channels_last)
+    made = Normalizer(PRE, torch.device("cpu"))(images)
+    expected = v2.functional.normalize(images.float() / 255, list(PRE.mean), list(PRE.std))
+    assert made.dtype == torch.float32
+    assert torch.equal(made, expected)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert images.dtype == torch.uint8

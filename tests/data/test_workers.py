@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from ftcli import runtime
+from ftcli.data.workers import WorkerPool
+from ftcli.errors import RunError
+
+
+class Squares(Dataset[Any]):
+    """Makes (n, a tensor of n squared); fails at -1 as a programming error would."""
+
+    def __getitem__(self, job: int) -> tuple[int, torch.Tensor]:
+        if job < 0:
+            raise RuntimeError("a fault in the maker")
+        return job, torch.full((100, 100), job**2)
+
+
+@pytest.fixture
+def pool() -> Iterator[WorkerPool]:
+    made = WorkerPool(Squares(), 2, pin_memory=False)
+    yield made
+    made.close()
+    assert not multiprocessing.active_children()
+
+
+def take(pool: WorkerPool, *jobs: int) -> list[int]:
+    made = list(pool.run(iter(jobs)))
+    assert all(bool((square == job**2).all()) for job, square in made)
+    return [job for job, _ in made]
+
+
+def test_jobs_come_back_in_order(pool: WorkerPool) -> None:
+    assert take(pool, *range(30)) == list(range(30))
+    first = {process.pid for process in multiprocessing.active_children()}
+    assert take(pool, 3, 1, 2) == [3, 1, 2]
+    assert take(pool) == []
+    assert {process.pid for process in multiprocessing.active_children()} == first
+    assert len(first) == 2
+
+
+def test_processes_that_were_killed_in_a_pass(pool: WorkerPool) -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    run = pool.run(iter(range(30)))
+    next(run)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(RunError) as error:
+        list(run)
+    assert str(error.value) == (
+        f"data.workers: a process that loads images was killed ({error.value.__cause__}), as happens when memory runs "
+        "out; lower data.workers or data.batch_size, and go on from the last checkpoint"
+    )
+    assert take(pool, *range(30)) == list(range(30))
+
+
+@pytest.mark.slow
+def test_processes_that_were_killed_between_passes(pool: WorkerPool) -> None:
+    take(pool, 1, 2)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(RunError, match=r"^data\.workers: a process that loads images was killed \(DataLoader worker"):
+        take(pool, 1, 2)
+
+
+def test_a_programming_error_is_not_called_a_killed_process(pool: WorkerPool) -> None:
+    with pytest.raises(RuntimeError, match="a fault in the maker"):
+        take(pool, 1, -1)
+    assert take(pool, 1, 2) == [1, 2]
+
+
+def test_signals_are_left_to_the_main_process(pool: WorkerPool) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    run = pool.run(iter(range(30)))
+    next(run)
+    processes = multiprocessing.active_children()
+    for process in processes:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert [job for job, _ in run] == list(range(1, 30))
+    assert all(process.is_alive() for process in processes)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_a_pool_may_be_used_outside_the_main_thread(pool: WorkerPool) -> None:
+    made: list[int] = []
+    thread = threading.Thread(target=lambda: made.extend(take(pool, 1, 2, 3)))
+    thread.start()
+    thread.join()
+    assert made == [1, 2, 3]
+
+
+def test_more_processes_than_cores_are_no_reason_to_warn() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        crowd = WorkerPool(Squares(), runtime.count_cores() + 1, pin_memory=False)
+        assert take(crowd, 1, 2, 3) == [1, 2, 3]
+        crowd.close()
+    assert [str(warning.message) for warning in told] == []
+
+
+@pytest.mark.slow
+def test_a_program_that_closes_nothing_still_ends() -> None:
+    program = textwrap.dedent(
+        """
+        from ftcli.data.workers import WorkerPool
+        pool = WorkerPool([10, 20, 30], 2, pin_memory=False)
+        run = pool.run(iter([0, 1, 2]))
+        print(next(run))
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")

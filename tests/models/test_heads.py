@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ftcli.models.heads import build_head, replace_head
+from ftcli.models.zoo import build_network
+from ftcli.recipe.schema import Head
+
+
+def test_a_plain_head_keeps_the_names_of_the_original() -> None:
+    network = build_network("resnet18", meta=True)
+    names = list(network.state_dict())
+    replace_head(network, "fc", build_head(network.get_submodule("fc"), Head(), 3))
+    assert list(network.state_dict()) == names
+    assert network.get_parameter("fc.weight").shape == (3, 512)
+
+
+def test_a_head_with_hidden_layers_has_the_parameters_that_arithmetic_gives() -> None:
+    network = build_network("resnet152", meta=True)
+    head = build_head(network.get_submodule("fc"), Head(hidden=(256,), dropout=0.4), 3)
+    replace_head(network, "fc", head)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 525_315
+    assert [type(layer).__name__ for layer in head.children()] == ["Linear", "ReLU", "Dropout", "Linear"]
+    assert [name for name in network.state_dict() if name.startswith("fc.")] == [
+        "fc.0.weight",
+        "fc.0.bias",
+        "fc.3.weight",
+        "fc.3.bias",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("activation", "kind"), [("relu", nn.ReLU), ("gelu", nn.GELU), ("silu", nn.SiLU), ("tanh", nn.Tanh)]
+)
+def test_the_activation_follows_every_hidden_layer(activation: str, kind: type[nn.Module]) -> None:
+    head = build_head(nn.Linear(8, 4), Head.model_validate({"hidden": [6, 5], "activation": activation}), 2)
+    assert isinstance(head, nn.Sequential)
+    assert [type(layer) for layer in head] == [nn.Linear, kind, nn.Linear, kind, nn.Linear]
+
+
+def test_dropout_alone_makes_a_sequence() -> None:
+    head = build_head(nn.Linear(8, 4), Head(dropout=0.5), 2)
+    assert isinstance(head, nn.Sequential)
+    assert isinstance(head[0], nn.Dropout)
+    assert head[0].p == 0.5
+
+
+def test_a_convolution_is_replaced_by_a_convolution() -> None:
+    network = build_network("squeezenet1_1", meta=False)
+    replace_head(network, "classifier.1", build_head(network.get_submodule("classifier.1"), Head(hidden=(16,)), 3))
+    output = network(torch.randn(2, 3, 64, 64))
+    assert output.shape == (2, 3)
+
+
+@pytest.mark.parametrize("init", ["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"])
+def test_an_init_draws_weights_of_its_spread_and_no_biases(init: str) -> None:
+    torch.manual_seed(0)
+    head = build_head(nn.Linear(2000, 10), Head.model_validate({"init": init}), 1000)
+    assert isinstance(head, nn.Linear)
+    variance = 2 / 3000 if init.startswith("xavier") else 2 / 2000
+    assert float(head.weight.detach().var()) == pytest.approx(variance, rel=0.01)
+    bound = (3 * variance) ** 0.5
+    assert (float(head.weight.detach().abs().max()) <= bound) == init.endswith("uniform")
+    assert torch.equal(head.bias, torch.zeros(1000))
+
+
+def test_the_default_init_is_that_of_pytorch() -> None:
+    torch.manual_seed(0)
+    expected = nn.Linear(8, 3)
+    torch.manual_seed(0)
+    head = build_head(nn.Linear(8, 4, device="meta").to_empty(device="cpu"), Head(), 3)
+    assert isinstance(head, nn.Linear)
+    assert torch.equal(head.weight, expected.weight)
+    assert torch.equal(head.bias, expected.bias)
+
+
+def test_a_head_is_where_and_in_the_format_that_the_original_was() -> None:
+    head = build_head(nn.Linear(8, 4, device="meta", dtype=torch.bfloat16), Head(init="xavier_uniform"), 3)
+    assert {(p.device.type, p.dtype) for p in head.parameters()} == {("meta", torch.bfloat16)}
+
+
+def test_a_place_that_does_not_exist_is_a_fault_of_the_caller() -> None:
+    with pytest.raises(AttributeError):
+        replace_head(build_network("resnet18", meta=True), "classifier", nn.Identity())

@@ -1,0 +1,266 @@
+"""Recipes: every fault is told at once, in an exact sentence, with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ftcli.errors import RecipeError
+from ftcli.recipe.loading import dump_recipe, read_recipe, revive_recipe
+
+RECIPE = """\
+name: cells
+data:
+  root: data/cells
+backbone: {name: resnet18}
+stages:
+  - name: head
+    freeze: backbone
+    epochs: 5
+    optimizer: {name: sgd, lr: 1e-2}
+  - name: all
+    freeze: none
+    epochs: 5
+    optimizer: {name: adamw, lr: 1e-3}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(RECIPE)
+    return Path("r.yaml")
+
+
+def faults(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path, overrides)
+    assert caught.value.exit_code == 2
+    return list(caught.value.faults)
+
+
+def replace(path: Path, old: str, new: str) -> Path:
+    assert old in RECIPE
+    path.write_text(RECIPE.replace(old, new))
+    return path
+
+
+def test_reads_numbers_as_numbers(write: Path) -> None:
+    recipe = read_recipe(write).recipe
+    assert recipe.stages[0].optimizer.lr == 0.01
+    assert recipe.data.val == 0.1
+
+
+def test_a_dumped_recipe_reads_back_the_same(write: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(write, ("data.augment=[{name: random_rotation, degrees: 5}, random_horizontal_flip]",)).recipe
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert read_recipe(tmp_path / "again.yaml").recipe == recipe
+    assert revive_recipe(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("root: data", "rooot: 1\n  root: data", "r.yaml:3:3: data.rooot: unknown key; did you mean 'root'?"),
+        (
+            "name: cells",
+            "name: cells\ncolour: red",
+            "r.yaml:2:1: colour: unknown key; known: backbone, data, head, name, precision, seed, stages",
+        ),
+        (
+            "epochs: 5\n    optimizer: {name: sgd",
+            "epochs: five\n    optimizer: {name: sgd",
+            "r.yaml:8:13: stages.head.epochs: 'five' is not a whole number; give one such as 5",
+        ),
+        (
+            "epochs: 5\n    optimizer: {name: sgd",
+            "epochs: 2.5\n    optimizer: {name: sgd",
+            "r.yaml:8:13: stages.head.epochs: 2.5 is not a whole number; give one such as 5",
+        ),
+        (
+            "lr: 1e-2",
+            "lr: .nan",
+            "r.yaml:9:32: stages.head.optimizer.lr: nan is not a finite number; give one such as 0.001",
+        ),
+        (
+            "lr: 1e-2",
+            "lr: .inf",
+            "r.yaml:9:32: stages.head.optimizer.lr: inf is not a finite number; give one such as 0.001",
+        ),
+        (
+            "lr: 1e-2",
+            "lr: -0.1",
+            "r.yaml:9:32: stages.head.optimizer.lr: -0.1 is out of range; give a number above 0",
+        ),
+        (
+            "lr: 1e-2",
+            "lr: '0.1'",
+            "r.yaml:9:32: stages.head.optimizer.lr: '0.1' is not a number; give one such as 0.001",
+        ),
+        (
+            "lr: 1e-2",
+            "lr: 1e-2, nesterov: yes",
+            "r.yaml:9:48: stages.head.optimizer.nesterov: 'yes' is neither true nor false; give one of them",
+        ),
+        (
+            "lr: 1e-2",
+            "lr: 1e-2, momentum: 0, nesterov: true",
+            "r.yaml:9:16: stages.head.optimizer: nesterov needs a momentum above 0",
+        ),
+        (
+            "lr: 1e-3",
+            "lr: 1e-3, momentum: 0.9",
+            "r.yaml:13:40: stages.all.optimizer.momentum: unknown key; known: betas, decay_norm_and_bias, lr, name, "
+            "weight_decay",
+        ),
+        ("{name: sgd,", "{", "r.yaml:9:16: stages.head.optimizer: has no name; give one of sgd, adam, adamw"),
+        (
+            "name: sgd",
+            "name: sdg",
+            "r.yaml:9:16: stages.head.optimizer: 'sdg' is not one of sgd, adam, adamw; did you mean 'sgd'?",
+        ),
+        (
+            "freeze: none",
+            "freeze: nothing",
+            "r.yaml:11:13: stages.all.freeze: 'nothing' is not one of backbone, none",
+        ),
+        (
+            "freeze: none",
+            "freeze: {throgh: layer3}",
+            "r.yaml:11:13: stages.all.freeze.through: is missing; give it a value",
+        ),
+        ("    freeze: none\n", "", "r.yaml:10:5: stages.all.freeze: is missing; give it a value"),
+        ("name: all", "name: head", "r.yaml:6:3: stages: two stages are named 'head'"),
+        (
+            "name: all",
+            "name: a/b",
+            "r.yaml:10:11: stages.a/b.name: 'a/b' is no name; use letters, digits, '.', '_' and '-', and begin with a "
+            "letter or digit",
+        ),
+        ("data/cells", "3", "r.yaml:3:9: data.root: 3 is not text; put it in quotes if it is meant as a name"),
+        ("data/cells", "data/cells\n  val: 1", "r.yaml:4:8: data.val: 1 is out of range; give a number below 1"),
+        ("data/cells", "data/cells\n  classes: [a]", "a classifier needs at least 2 classes"),
+        ("data/cells", "data/cells\n  classes: [a, b, a]", "'a' stands twice"),
+        (
+            "data/cells",
+            "data/cells\n  classes: [a, 1]",
+            "r.yaml:4:16: data.classes.1: 1 is not text; put it in quotes if it is meant as a name",
+        ),
+        (
+            "data/cells",
+            "data/cells\n  augment: flip",
+            "r.yaml:4:12: data.augment: 'flip' is not one of none, flips, light, standard, strong; did you mean "
+            "'flips'?",
+        ),
+        (
+            "data/cells",
+            "data/cells\n  resize: pad\n  resize_size: 9",
+            "r.yaml:3:3: data: resize_size does nothing with resize: pad; leave it out",
+        ),
+        (
+            "data/cells",
+            "data/cells\n  resize_size: 9",
+            "r.yaml:3:3: data: resize_size needs image_size beside it",
+        ),
+        (
+            "data/cells",
+            "data/cells\n  normalize: {mean: [0, 0, 0], std: [1, 0, 1]}",
+            "each must be above 0",
+        ),
+        (
+            "{name: resnet18}",
+            "resnet18",
+            "r.yaml:4:11: backbone: 'resnet18' is not a mapping; give keys with values below it",
+        ),
+        ("{name: resnet18}", "{name: resnet18}\nhead: {hidden: 256}", "256 is not a list; write it as [a, b]"),
+    ],
+)
+def test_a_fault_is_one_exact_sentence(write: Path, old: str, new: str, sentence: str) -> None:
+    told = faults(replace(write, old, new))
+    assert told[0] == sentence if sentence.startswith("r.yaml") else told[0].endswith(sentence)
+
+
+def test_all_faults_are_told_at_once(write: Path) -> None:
+    replace(write, "epochs: 5", "epochs: 0")
+    assert sorted(faults(write, "data.val=2", "seed=-1")) == [
+        "--set data.val=2: data.val: 2 is out of range; give a number below 1",
+        "--set seed=-1: seed: -1 is out of range; give a number of at least 0",
+        "r.yaml:12:13: stages.all.epochs: 0 is out of range; give a number of at least 1",
+        "r.yaml:8:13: stages.head.epochs: 0 is out of range; give a number of at least 1",
+    ]
+
+
+def test_faults_stand_in_the_order_of_the_lines(write: Path) -> None:
+    replace(write, "epochs: 5", "epochs: 0")
+    write.write_text(write.read_text().replace("data/cells", "3"))
+    assert [fault.split(": ")[0] for fault in faults(write)] == ["r.yaml:3:9", "r.yaml:8:13", "r.yaml:12:13"]
+
+
+def test_a_key_that_stands_twice_is_refused(write: Path) -> None:
+    replace(write, "  root: data/cells\n", "  root: data/cells\n  root: data/other\n")
+    assert faults(write) == ["r.yaml:4:3: data.root: stands twice, first in line 3; keep one"]
+
+
+def test_a_python_object_is_refused_and_not_made(write: Path, tmp_path: Path) -> None:
+    replace(write, "root: data/cells", f"root: !!python/object/apply:os.mkdir [{tmp_path}/made]")
+    assert faults(write) == [
+        "r.yaml:3:9: data.root: !!python/object/apply:os.mkdir asks for an object; a recipe holds only plain values, "
+        "remove the tag"
+    ]
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_is_no_yaml_is_told_with_its_place(write: Path) -> None:
+    write.write_text("name: [a\ndata: b\n")
+    assert faults(write) == [
+        "r.yaml:2:5: is not valid YAML: expected ',' or ']', but got ':'; correct it there"
+    ] or faults(write)[0].startswith("r.yaml:2:")
+    write.write_text("")
+    assert faults(write) == ["r.yaml: is empty; see the recipes in configs/ for what it may say"]
+    write.write_text("- a\n")
+    assert faults(write) == ['r.yaml:1:1: the recipe: ["a"] is not a mapping; give keys with values below it']
+
+
+@pytest.mark.usefixtures("write")
+def test_a_missing_recipe_offers_those_that_are_there() -> None:
+    assert faults(Path("rr.yaml")) == ["rr.yaml: there is no such recipe; did you mean 'r.yaml'?"]
+
+
+def test_only_true_and_false_are_switches(write: Path) -> None:
+    for word in ("on", "off", "yes", "no"):
+        assert faults(replace(write, "lr: 1e-2", f"lr: 1e-2, nesterov: {word}"))[0].endswith(
+            f"{word!r} is neither true nor false; give one of them"
+        )
+
+
+def test_set_changes_a_value_with_the_same_checks(write: Path) -> None:
+    recipe = read_recipe(write, ("stages.all.epochs=3", "stages.0.freeze={through: layer2}", "head.hidden=[64]")).recipe
+    assert recipe.stages[1].epochs == 3
+    assert recipe.stages[0].model_dump()["freeze"] == {"through": "layer2"}
+    assert recipe.head.hidden == (64,)
+    assert read_recipe(write, ("stages.all.freeze.through=layer1",)).recipe.stages[1].model_dump()["freeze"] == {
+        "through": "layer1"
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("foo", "--set foo: is not KEY=VALUE; write it as in --set stages.all.epochs=3"),
+        ("seed=x", "--set seed=x: seed: 'x' is not a whole number; give one such as 5"),
+        ("sed=1", "--set sed=1: sed: unknown key; did you mean 'seed'?"),
+        ("dat.val=0.2", "--set dat.val=0.2: dat: unknown key; did you mean 'data'?"),
+        ("stages.al.epochs=1", "--set stages.al.epochs=1: stages.al: there is no such item; did you mean 'all'?"),
+        ("stages.7.epochs=1", "--set stages.7.epochs=1: stages.7: there is no such item; known: all, head"),
+    ],
+)
+def test_set_refuses_what_the_schema_does_not_know(write: Path, override: str, sentence: str) -> None:
+    assert faults(write, override) == [sentence]
+
+
+def test_locate_names_the_line_or_the_option(write: Path) -> None:
+    document = read_recipe(write, ("stages.all.freeze=[layer1]",))
+    assert document.locate("data", "root") == "r.yaml:3:9: data.root"
+    assert document.locate("backbone", "weights") == "r.yaml:4:11: backbone.weights"
+    assert document.locate("stages", 1, "freeze") == "--set stages.all.freeze=[layer1]: stages.all.freeze"

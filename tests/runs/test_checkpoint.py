@@ -1,0 +1,146 @@
+"""A checkpoint carries its world, and neither a damaged nor a hostile file gets past its reader."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+
+from ftcli.errors import CheckpointError, RunError
+from ftcli.results import Preprocessing
+from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+
+CHECKPOINT = Checkpoint(
+    kind="best",
+    recipe={"name": "x", "stages": [{"lr": 0.1}]},
+    classes=("b", "a", "ü 猫"),
+    preprocessing=Preprocessing(224, 256, "shorter", "bicubic", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+    stage="head",
+    epoch=3,
+    metrics={"val_loss": 0.1},
+    origin={"weights": None},
+    held={"train": ("a/1.png",), "val": ("a/2.png",)},
+    state={"fc.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)},
+    progress={"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "groups": [1, None, True]}},
+)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "best_loss.pt"
+    write_checkpoint(path, CHECKPOINT)
+    return path
+
+
+def refuse(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(path)
+    assert caught.value.exit_code == 4
+    return str(caught.value)
+
+
+def test_what_is_written_is_read(written: Path) -> None:
+    read = read_checkpoint(written)
+    assert replace(read, state={}) == replace(CHECKPOINT, state={})
+    assert all(torch.equal(read.state[name], tensor) for name, tensor in CHECKPOINT.state.items())
+    assert read.splits_by_path() == {"a/1.png": "train", "a/2.png": "val"}
+
+
+def test_torch_reads_it_too(written: Path) -> None:
+    assert torch.load(written, weights_only=True)["classes"] == ["b", "a", "ü 猫"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.9, 0.999])
+def test_a_flipped_bit_anywhere_is_found(written: Path, share: float) -> None:
+    content = bytearray(written.read_bytes())
+    content[int(share * len(content))] ^= 4
+    written.write_bytes(content)
+    assert refuse(written) == (
+        f"{written}: is damaged: its bytes are not those that were written (SHA-256 differs); copy it again or take "
+        "another checkpoint"
+    )
+
+
+def test_a_file_that_is_cut_short_is_told(written: Path) -> None:
+    content = written.read_bytes()
+    written.write_bytes(content[: len(content) // 2])
+    assert refuse(written) == (
+        f"{written}: is cut short at {len(content) // 2} bytes; copy it again or take another checkpoint"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({"a": 1})])
+def test_what_is_no_checkpoint_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(content)
+    assert refuse(path) == (
+        f"{path}: is no ftcli checkpoint; give one that ftcli train wrote, such as runs/NAME/best_loss.pt (the weights "
+        "of other programs belong in a recipe, under backbone.weights)"
+    )
+
+
+def test_weights_of_other_programs_are_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"fc.weight": torch.ones(2)}, path)
+    assert refuse(path).startswith(f"{path}: is no ftcli checkpoint; ")
+
+
+class Hostile:
+    """Its pickle makes a folder when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def sign(content: bytes) -> bytes:
+    """Give an archive the comment of a checkpoint, as someone who means harm can."""
+    content = content[:-2] + struct.pack("<H", 71)
+    return content + b"sha256:" + sha256(content).hexdigest().encode()
+
+
+def test_a_pickled_command_is_not_run_even_if_its_digest_is_right(tmp_path: Path) -> None:
+    path, made = tmp_path / "x.pt", tmp_path / "made"
+    for hostile in (Hostile(made), {"format": 1, "state": Hostile(made)}):
+        buffer = io.BytesIO()
+        torch.save(hostile, buffer)
+        path.write_bytes(sign(buffer.getvalue()))
+        told = refuse(path)
+        assert told.startswith(
+            f"{path}: holds something other than a checkpoint's plain data and was not opened further"
+        )
+        assert not made.exists()
+
+
+def test_a_newer_format_is_told(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"format": 2, "ftcli": "9.9"}, buffer)
+    path = tmp_path / "x.pt"
+    path.write_bytes(sign(buffer.getvalue()))
+    assert refuse(path) == (f"{path}: was written by ftcli 9.9 in a newer format (2; this ftcli reads 1); update ftcli")
+
+
+def test_plain_data_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    for plain in ([1, 2], {"format": 1}, {"format": "x"}):
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        path.write_bytes(sign(buffer.getvalue()))
+        assert "holds something other than a checkpoint's plain data" in refuse(path)
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(written: Path) -> None:
+    before = written.read_bytes()
+    (written.parent / f".{written.name}.{os.getpid()}.tmp").mkdir()
+    with pytest.raises(RunError):
+        write_checkpoint(written, CHECKPOINT)
+    assert written.read_bytes() == before

@@ -1,0 +1,70 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftcli.errors import RecipeError, RunError
+from ftcli.storage import _explain, digest_file, hold_folder, make_folder, publish_folder, replace_file
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    replace_file(target, "old")
+    replace_file(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    (taken / "inside").mkdir(parents=True)
+    with pytest.raises(RunError) as caught:
+        replace_file(taken, b"x")
+    assert str(caught.value) == f"{taken}: cannot be written (Is a directory); check the folder and its permissions"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_full_disk_is_told_with_what_is_needed_and_free(tmp_path: Path) -> None:
+    told = _explain(tmp_path / "last.pt", 3_000_000, OSError(errno.ENOSPC, "No space left on device"))
+    assert told.startswith(f"{tmp_path}/last.pt: the disk is full: 3.0 MB are needed and ")
+    assert told.endswith("; make room and go on from the last checkpoint")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError) as caught:
+        make_folder(tmp_path / "file" / "run")
+    assert str(caught.value) == (
+        f"{tmp_path}/file/run: cannot be written (Not a directory); give a folder that you may write to, with --out"
+    )
+
+
+def test_a_held_folder_is_refused_to_another_process_until_it_ends(tmp_path: Path) -> None:
+    holder = (
+        "import sys, pathlib; from ftcli.storage import hold_folder\n"
+        f"with hold_folder(pathlib.Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", holder], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RecipeError) as caught, hold_folder(tmp_path):
+            pass
+        assert str(caught.value) == (
+            f"{tmp_path}: is in use by another ftcli (process {process.pid}); wait until it ends, or give another --out"
+        )
+        process.kill()
+    with hold_folder(tmp_path):
+        pass
+
+
+def test_a_folder_is_published_in_one_step(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "a").write_text("x")
+    publish_folder(tmp_path / "made", tmp_path / "final")
+    assert digest_file(tmp_path / "final" / "a") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"

@@ -1,0 +1,85 @@
+"""Whole trainings in processes of their own, which can be killed at a given moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Training = Callable[..., int]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Send a signal to the training when it tells of a moment: ("advance", task, done) or ("epoch", stage, epoch)."""
+
+    number: int
+    moment: tuple[str, str, int]
+
+
+def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int) -> None:
+    from ftcli import cli
+    from ftcli.console import Terminal
+    from ftcli.results import EpochRow, Progress
+
+    os.chdir(folder)
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["ftcli", *arguments]
+
+    def watch(*moment: Any) -> None:
+        if kill is not None and kill.moment == moment:
+            for _ in range(times):
+                os.kill(os.getpid(), kill.number)
+
+    def advance(_self: Terminal, progress: Progress) -> None:
+        watch("advance", progress.task, progress.done)
+
+    def epoch(_self: Terminal, row: EpochRow, _epochs: int, _best: bool) -> None:
+        watch("epoch", row.stage, row.epoch)
+
+    Terminal.advance = advance  # type: ignore[assignment, method-assign]
+    Terminal.epoch = epoch  # type: ignore[assignment, method-assign]
+    cli.main()
+
+
+@pytest.fixture(scope="session")
+def _server() -> Any:
+    # A server that has imported torch and computed nothing: its children start at once, and their threads are whole.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ftcli.training.run", "ftcli.analysis.evaluation", "torchvision"])
+    return context
+
+
+@pytest.fixture
+def training(_server: Any) -> Training:
+    """Run `ftcli` with arguments in a folder and give its exit code, which is -9 if it was killed."""
+
+    def run(folder: Path, *arguments: str | Path, kill: Kill | None = None, times: int = 1) -> int:
+        process = _server.Process(target=_run, args=(str(folder), tuple(map(str, arguments)), kill, times))
+        process.start()
+        process.join(timeout=120)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"still running after 120 s: {arguments}")
+        return int(process.exitcode)
+
+    return run
+
+
+@pytest.fixture
+def kill_by() -> Callable[..., Kill]:
+    """A kill by a signal's name at a moment."""
+
+    def make(name: str, *moment: Any) -> Kill:
+        return Kill(getattr(signal, name), (moment[0], moment[1], moment[2]))
+
+    return make

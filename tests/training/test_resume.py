@@ -1,0 +1,139 @@
+"""A training that was killed anywhere and resumed ends in the same bits as one in one go."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
+from ftcli.storage import hold_folder
+
+CLOCKS = {"seconds", "images_per_second", "training_seconds"}
+
+
+def flatten(value: Any, place: str = "") -> dict[str, Any]:
+    """Every leaf of a checkpoint by its place, but for what clocks told."""
+    if isinstance(value, dict):
+        items = [(key, inner) for key, inner in value.items() if key not in CLOCKS]
+    elif isinstance(value, (list, tuple)):
+        items = list(enumerate(value))
+    else:
+        return {place: value}
+    return {key: leaf for name, inner in items for key, leaf in flatten(inner, f"{place}/{name}").items()}
+
+
+def assert_same(one: Checkpoint, other: Checkpoint) -> None:
+    first, second = flatten(vars(one)), flatten(vars(other))
+    for leaves in (first, second):
+        del leaves["/digest"]
+    assert first.keys() == second.keys()
+    for place, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == second[place].dtype
+            assert torch.equal(value, second[place]), place
+        else:
+            assert value == second[place], place
+
+
+@pytest.fixture(scope="module")
+def in_one_go() -> dict[int, Path]:
+    """The run folder of an uninterrupted training; made by the first test that needs it."""
+    return {}
+
+
+KILLS = [
+    ("SIGKILL", "advance", "head 1/2", 2),
+    ("SIGKILL", "epoch", "head", 0),
+    ("SIGKILL", "epoch", "head", 1),
+    ("SIGKILL", "epoch", "head", 2),
+    ("SIGKILL", "epoch", "all", 0),
+    ("SIGKILL", "advance", "all 1/2", 3),
+    ("SIGKILL", "advance", "all 1 validation", 1),
+    ("SIGKILL", "epoch", "all", 1),
+    ("SIGKILL", "epoch", "all", 2),
+    ("SIGKILL", "advance", "test", 1),
+    ("SIGINT", "advance", "head 2/2", 1),
+    ("SIGTERM", "advance", "all 2/2", 2),
+    ("SIGTERM", "advance", "all 1 validation", 1),
+    ("SIGINT", "advance", "head 0 validation", 1),
+    ("SIGINT", "advance", "test", 1),
+]
+EXITS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kill", KILLS, ids=lambda kill: "-".join(map(str, kill)))
+def test_killed_and_resumed_is_the_same_as_in_one_go(
+    workplace: Path,
+    training: Callable[..., int],
+    kill_by: Callable[..., Any],
+    in_one_go: dict[int, Path],
+    kill: tuple[str, str, str, int],
+    workers: int,
+) -> None:
+    if not in_one_go:
+        assert training(workplace, "train", "r.yaml", "--out", "whole") == 0
+        in_one_go[0] = workplace / "whole"
+    whole = in_one_go[0]  # the number of workers changes no bit either
+    number = ("--set", f"data.workers={workers}")
+    assert training(workplace, "train", "r.yaml", "--out", "run", *number, kill=kill_by(*kill)) == EXITS[kill[0]]
+    assert training(workplace, "train", "--resume", "run/last.pt") == 0
+    for name in ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt"):
+        one, other = read_checkpoint(whole / name), read_checkpoint(workplace / "run" / name)
+        for checkpoint in (one, other):
+            checkpoint.recipe["data"].pop("workers")
+            checkpoint.origin.pop("run", None)  # type: ignore[attr-defined]  # a plain dict when read
+        assert_same(one, other)
+    rows = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["epoch"]) for row in rows] == [(s, e) for s in ("head", "all") for e in range(3)]
+
+
+def test_a_resumed_run_keeps_to_the_images_it_began_with(
+    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
+) -> None:
+    shutil.copytree(photo_folder, workplace / "photos")
+    root = ("--set", "data.root=photos")
+    arguments = ("train", "r.yaml", "--stage", "head", *root)
+    assert training(workplace, *arguments, "--out", "whole") == 0
+    assert training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "advance", "head 2/2", 1)) == 143
+    log = workplace / "log.txt"
+    assert "error: Stopped in stage head, epoch 2, step 1 of 4; go on with: ftcli train --resume run/last.pt" in (
+        log.read_text().splitlines()
+    )
+    image = workplace / "photos/train/china/5.jpg"
+    kept = image.rename(workplace / "kept.jpg")
+    assert training(workplace, "train", "--resume", "run/last.pt") == 3
+    assert log.read_text().splitlines()[-1] == (
+        "error: photos: 1 images that the run began with are no longer there, the first is train/china/5.jpg; put them "
+        "back, or add --stage to begin a new run from the weights of run/last.pt"
+    )
+    kept.rename(image)
+    shutil.copy(image, image.with_name("new.jpg"))
+    assert training(workplace, "train", "--resume", "run/last.pt") == 0
+    assert "warning: photos: 1 images were added since the run began; it goes on without them" in log.read_text()
+    one, other = (read_checkpoint(workplace / folder / "last.pt").state for folder in ("whole", "run"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_second_signal_stops_at_once(
+    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
+) -> None:
+    kill = kill_by("SIGINT", "advance", "head 1/2", 1)
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, times=2) == 130
+
+
+def test_a_folder_in_use_is_refused(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> None:
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill_by("SIGTERM", "epoch", "head", 1)) == 143
+    with hold_folder(workplace / "run"):
+        assert training(workplace, "train", "--resume", "run/last.pt") == 2
+    assert (workplace / "log.txt").read_text().splitlines()[-1] == (
+        f"error: run: is in use by another ftcli (process {os.getpid()}); wait until it ends, or give another --out"
+    )
