@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ftcli.data.fetching import fetch
-from ftcli.data.sources import ImageSet, split_images
+from ftcli.data.sources import ImageSet, order_samples, split_images
 from ftcli.errors import CheckpointError, DataError, RecipeError
 from ftcli.models.anatomy import Anatomy, examine, find_head
 from ftcli.models.freezing import Freezing, find_faults, resolve_freezing, resolve_rates
@@ -107,7 +107,7 @@ def gather_images(document: Document, reporter: Reporter, held: Mapping[str, str
 
 
 def align_classes(images: ImageSet, classes: Sequence[str], where: str) -> ImageSet:
-    """The same images, labelled in the order of a checkpoint's classes.
+    """The same images, labelled and sorted in the order of a checkpoint's classes.
 
     Raises CheckpointError that names the classes if they are not the same ones; positions are never compared.
     """
@@ -120,7 +120,7 @@ def align_classes(images: ImageSet, classes: Sequence[str], where: str) -> Image
         )
     place = {images.classes.index(name): label for label, name in enumerate(classes)}
     splits = {
-        split: tuple(replace(sample, label=place[sample.label]) for sample in samples)
+        split: tuple(sorted((replace(sample, label=place[sample.label]) for sample in samples), key=order_samples))
         for split, samples in images.splits.items()
     }
     return replace(images, classes=tuple(classes), splits=splits)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +82,21 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE.format(root=photo_folder))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _finished_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "r.yaml").write_text(RECIPE.format(root=photo_folder))
+    subprocess.run([sys.executable, "-m", "ftcli", "train", "r.yaml"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def finished(workplace: Path, _finished_once: Path) -> Path:
+    """The workplace after `ftcli train r.yaml`, whose run is in runs/photos."""
+    shutil.copytree(_finished_once, workplace, dirs_exist_ok=True)
+    return workplace
 
 
 RECIPE = """\

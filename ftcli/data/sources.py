@@ -103,7 +103,7 @@ def split_images(data: schema.Data, seed: int, where: str, held: Mapping[str, st
         for label, name in enumerate(classes):
             for path in folders[name]:
                 found[drawn[path] if split == pool else split].append(Sample(path, label))
-    splits = {split: tuple(sorted(samples, key=_order)) for split, samples in found.items() if samples}
+    splits = {split: tuple(sorted(samples, key=order_samples)) for split, samples in found.items() if samples}
     return ImageSet(Path(data.root), classes, splits)
 
 
@@ -131,7 +131,7 @@ def list_split(root: Path, split: str, classes: Sequence[str], where: str) -> tu
             f"its classes are {name_all(classes)}"
         )
     samples = (Sample(path, labels[name]) for name, paths in listed.items() for path in paths)
-    return tuple(sorted(samples, key=_order))
+    return tuple(sorted(samples, key=order_samples))
 
 
 def _list_all(scan: FolderScan) -> Layout:
@@ -199,7 +199,8 @@ def _draw_class(
     return drawn
 
 
-def _order(sample: Sample) -> tuple[int, str]:
+def order_samples(sample: Sample) -> tuple[int, str]:
+    """The key by which the samples of a split are sorted: label, then path."""
     return sample.label, sample.path
 
 

@@ -31,7 +31,7 @@ class WorkerPool:
         self._count = count
         self._pin_memory = pin_memory
         self._loader: DataLoader[Any] | None = None
-        self._stream: Iterator[Any] = iter(())
+        self._stream: Any = None
         _open_pools.add(self)
 
     def run(self, jobs: Iterator[Any]) -> Iterator[Any]:
@@ -53,8 +53,13 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the processes. Another pass starts new ones."""
-        self._stream = iter(())
-        self._loader = None  # the last reference: torch ends its workers with it
+        stream, self._stream, self._loader = self._stream, None, None
+        if stream is None:
+            return
+        # Asked for by name: torch does it when the stream is forgotten, but a traceback may remember it.
+        stream._shutdown_workers()
+        for process in stream._workers:
+            process.kill()  # no more than a formality, unless one hangs on its file
 
     def _begin(self, jobs: Iterator[Any]) -> None:
         self._plan.jobs = jobs
@@ -74,7 +79,7 @@ class WorkerPool:
             self._stream = iter(self._loader)
 
     def _take(self) -> Any:
-        return next(self._stream, None)
+        return None if self._stream is None else next(self._stream, None)
 
 
 class _Plan:

@@ -58,18 +58,15 @@ def build_network(name: str, meta: bool, image_size: int | None = None, where: s
     random number drawn. Networks made for one size of image (ViT, MaxViT, most of timm's transformers) are made for
     `image_size` where it is given. Auxiliary classifiers, which take part in training alone, are taken away.
 
-    Raises RecipeError that begins with `where` if the network cannot be made for `image_size`.
+    Raises RecipeError that begins with `where` if the network cannot be made, or not for `image_size`.
     """
     options = _size_options(name, image_size)
     try:
         network = _construct(name, meta, options)
     except REFUSALS as error:
-        if not options:
-            raise
-        raise RecipeError(
-            f"{where}: {name} cannot be made for images of {image_size} x {image_size} pixels "
-            f"({first_line(error)}); give another size"
-        ) from error
+        size = f" for images of {image_size} x {image_size} pixels" if options else ""
+        remedy = "give another size or choose another model" if options else "choose another model"
+        raise RecipeError(f"{where}: {name} cannot be made{size} ({first_line(error)}); {remedy}") from error
     if not _promises_tensor(network):
         _remove_auxiliaries(network, image_size or _native_size(name), where)
     return network.eval()

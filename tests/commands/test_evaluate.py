@@ -11,8 +11,8 @@ from tests.conftest import Ftcli
 
 
 @pytest.fixture
-def trained(workplace: Path, ftcli: Ftcli) -> Path:
-    return Path(ftcli("train", "r.yaml", "--json").json["best_loss"])
+def trained(finished: Path) -> Path:
+    return finished / "runs/photos/best_loss.pt"
 
 
 def test_the_figures_agree_with_the_training_and_with_one_another(ftcli: Ftcli, trained: Path) -> None:

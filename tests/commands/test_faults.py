@@ -50,7 +50,9 @@ def edit(workplace: Path, old: str, new: str) -> None:
             "shufflenet_v2_x0_5",
             "resnet181",
             2,
-            ["r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101'?"],
+            [
+                "r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101' or 'resnet152'?"
+            ],
         ),
         (
             "freeze: backbone",
@@ -60,7 +62,7 @@ def edit(workplace: Path, old: str, new: str) -> None:
                 "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you "
                 "mean 'stage4' or 'stage3' or 'stage2'?",
                 "r.yaml:13:13: stages.head.freeze: 'conv7' matches no module or parameter of the network; did you "
-                "mean 'conv5' or 'conv1' or 'conv5.2'?",
+                "mean 'conv5' or 'conv1' or 'conv5.1'?",
             ],
         ),
         (

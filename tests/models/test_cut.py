@@ -227,3 +227,27 @@ def test_values_that_only_one_mode_computes_do_not_cross() -> None:
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network.eval()(images))
     assert torch.equal(cut.training_suffix(*cut.prefix(images)), network.train()(images))
+
+
+class _Scaled(nn.Module):
+    """A network whose code makes a constant as it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.body(images).mean((2, 3)) * torch.tensor(0.3))
+        return output
+
+
+def test_a_constant_in_a_networks_code_goes_with_the_parts_and_not_with_the_network() -> None:
+    network = _Scaled()
+    before = set(vars(network))
+    cut = find_cut(network, {"body.weight", "body.bias"}, {"body"}, 8)
+    assert set(vars(network)) == before
+    assert cut is not None
+    assert [crossing.shape for crossing in cut.crossing] == [(4,)]
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))

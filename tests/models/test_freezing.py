@@ -111,7 +111,7 @@ def test_patterns_that_match_nothing_are_told_all_at_once() -> None:
 
 
 def test_a_stage_must_train_something() -> None:
-    assert _faults(["*"]) == (f"{PLACE}: freeze: [*] leaves stage 'one' nothing to train; let at least the head train",)
+    assert _faults(["*"]) == (f"{PLACE}: [*] leaves stage 'one' nothing to train; let at least the head train",)
     assert _faults({"through": "fc"}) == (
         f"{PLACE}: freeze: {{through: fc}} leaves stage 'one' nothing to train; let at least the head train",
     )
@@ -194,6 +194,13 @@ def test_freezing_is_applied_both_ways() -> None:
     apply_freezing(network, Freezing(frozenset({"conv1.weight", "fc.bias"}), frozenset()))
     apply_freezing(network, Freezing(frozenset({"conv1.weight"}), frozenset()))
     assert [name for name, parameter in network.named_parameters() if not parameter.requires_grad] == ["conv1.weight"]
+
+
+def test_a_frozen_parameter_keeps_no_gradient() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network(torch.ones(1, 2)).sum().backward()
+    apply_freezing(network, Freezing(frozenset({"0.weight", "0.bias"}), frozenset()))
+    assert [name for name, p in network.named_parameters() if p.grad is not None] == ["1.weight", "1.bias"]
 
 
 def test_modes_are_those_of_the_freezing_and_no_others() -> None:

@@ -84,3 +84,10 @@ def test_a_head_is_where_and_in_the_format_that_the_original_was() -> None:
 def test_a_place_that_does_not_exist_is_a_fault_of_the_caller() -> None:
     with pytest.raises(AttributeError):
         replace_head(build_network("resnet18", meta=True), "classifier", nn.Identity())
+
+
+def test_hidden_layers_are_drawn_like_the_last() -> None:
+    head = build_head(nn.Linear(2000, 10), Head(hidden=(1000,), init="xavier_uniform"), 3)
+    assert isinstance(head, nn.Sequential)
+    assert float(head.get_parameter("0.weight").detach().var()) == pytest.approx(2 / 3000, rel=0.01)
+    assert torch.equal(head.get_parameter("0.bias"), torch.zeros(1000))

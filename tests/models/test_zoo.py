@@ -136,7 +136,16 @@ def test_a_size_that_a_network_cannot_be_made_for_is_refused() -> None:
         zoo.build_network("vit_b_16", meta=True, image_size=100, where="x.yaml:4:15: data.image_size")
     assert str(error.value) == (
         "x.yaml:4:15: data.image_size: vit_b_16 cannot be made for images of 100 x 100 pixels "
-        "(Input shape indivisible by patch size!); give another size"
+        "(Input shape indivisible by patch size!); give another size or choose another model"
+    )
+
+
+def test_a_network_that_cannot_be_made_without_memory_is_refused() -> None:
+    with pytest.raises(RecipeError) as error:
+        zoo.build_network("timm/vit_base_mci_224", meta=True, where="x.yaml:2:9: backbone.name")
+    assert str(error.value) == (
+        "x.yaml:2:9: backbone.name: timm/vit_base_mci_224 cannot be made "
+        "(Tensor on device meta is not on the expected device cpu!); choose another model"
     )
 
 
