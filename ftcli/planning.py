@@ -85,7 +85,8 @@ def _plan_stage(document: Document, index: int, model: nn.Module, plan: Plan) ->
         raise RecipeError(*faults)
     freezing = resolve_freezing(model, plan.anatomy, head, stage, locate("freeze"))
     rates = resolve_rates(model, head, stage.lr_mult, locate("lr_mult"))
-    return StagePlan(stage, freezing, rates, 1.0)
+    trainable = [name for name, _ in model.named_parameters() if name not in freezing.parameters]
+    return StagePlan(stage, freezing, rates, plan.anatomy.measure_share(trainable))
 
 
 def _missing_data(document: Document) -> Sequence[str]:

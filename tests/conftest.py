@@ -15,6 +15,10 @@ import pytest
 from PIL import Image
 
 from ftcli import cli
+from ftcli.data.fetching import fetch
+from ftcli.results import Silent
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,25 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Pat
     """An empty current folder with a recipe for the photographs, `r.yaml`, that trains in a second or two."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE.format(root=photo_folder))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _few_cells_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cells") / "solar-cells"
+    fetch("solar-cells", root, Silent())
+    for image in root.rglob("*.png"):
+        if int(image.stem.removeprefix("cell")) % 30:
+            image.unlink()
+    return root
+
+
+@pytest.fixture
+def few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _few_cells_once: Path) -> Path:
+    """An empty current folder with the shipped recipes, and with every 30th solar cell in data/solar-cells."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(_few_cells_once, tmp_path / "data/solar-cells")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
     return tmp_path
 
 

@@ -8,29 +8,25 @@ from ftcli.models.anatomy import describe_head, examine
 from ftcli.models.inspection import count_parameters, inspect_model, list_layers, summarize_stage
 from ftcli.models.zoo import check_model, list_models, list_timm_models, list_weights
 from ftcli.planning import Plan, build_skeleton, find_classes, plan_recipe
-from ftcli.recipe.loading import read_recipe, revive_recipe
+from ftcli.recipe.loading import Document, revive_recipe
 from ftcli.results import Inspection, ModelList, Reporter
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.folder import find_checkpoint
 
 
-def inspect(source: str | None, depth: int, reporter: Reporter) -> Inspection | ModelList:
-    """Look at what `source` names: the models (None), a model, a recipe (.yaml, .yml) or a checkpoint (.pt).
+def inspect(source: str | Document | None, depth: int, reporter: Reporter) -> Inspection | ModelList:
+    """Look at a recipe, at the model or checkpoint (.pt) that `source` names, or, with None, list the models.
 
     Nothing is downloaded and no memory is taken for weights. Raises RecipeError, DataError or CheckpointError.
     """
     if source is None:
         return ModelList((*list_models(), *list_timm_models()))
-    match Path(source).suffix:
-        case ".yaml" | ".yml":
-            document = read_recipe(Path(source))
-            plan = plan_recipe(document)
-            return _inspect_plan(plan, find_classes(document, reporter), depth)
-        case ".pt":
-            return _inspect_checkpoint(Path(source), depth, reporter)
-        case _:
-            check_model(source, "inspect")
-            return inspect_model(source, depth)
+    if isinstance(source, Document):
+        return _inspect_plan(plan_recipe(source), find_classes(source, reporter), depth)
+    if source.endswith(".pt"):
+        return _inspect_checkpoint(Path(source), depth, reporter)
+    check_model(source, "inspect")
+    return inspect_model(source, depth)
 
 
 def _inspect_checkpoint(given: Path, depth: int, reporter: Reporter) -> Inspection:

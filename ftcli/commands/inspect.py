@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ftcli.commands.options import JSON
 from ftcli.console import Terminal, print_result
+from ftcli.recipe.loading import Document, read_recipe
 
 
 def inspect(
@@ -19,8 +21,11 @@ def inspect(
     as_json: JSON = False,
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
+    what: str | Document | None = source
+    if source is not None and source.endswith((".yaml", ".yml")):
+        what = read_recipe(Path(source))  # before torch, which takes seconds to load
     from ftcli.analysis.inspection import inspect as run
 
     with Terminal() as terminal:
-        result = run(source, depth, terminal)
+        result = run(what, depth, terminal)
     print_result(result, as_json=as_json)

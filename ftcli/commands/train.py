@@ -9,6 +9,7 @@ import typer
 
 from ftcli.commands.options import DEVICE, JSON
 from ftcli.console import Terminal, print_result
+from ftcli.recipe.loading import read_recipe
 
 
 def train(
@@ -29,6 +30,7 @@ def train(
     as_json: JSON = False,
 ) -> None:
     """Train the stages of a recipe, or carry on from a checkpoint."""
+    document = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which takes seconds to load
     from ftcli.runtime import keep_freed_memory
     from ftcli.training.beginning import Order
     from ftcli.training.run import train as run
@@ -36,7 +38,7 @@ def train(
     keep_freed_memory()
     with Terminal() as terminal:
         order = Order(
-            recipe=recipe, stage=stage, resume=resume, overrides=tuple(overrides or ()), out=out, device=device
+            recipe=document, stage=stage, resume=resume, overrides=tuple(overrides or ()), out=out, device=device
         )
         result = run(order, terminal)
     print_result(result, as_json=as_json)

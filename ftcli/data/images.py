@@ -7,6 +7,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -138,14 +139,14 @@ def _narrow(path: Path, image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _read_orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> Any:
+    """What the camera noted, whatever that is; None where the metadata is not there or makes no sense."""
     try:
-        noted = image.getexif().get(_ORIENTATION, 1)
+        return image.getexif().get(_ORIENTATION)
     except (OSError, *_MALFORMED):
-        return 1
-    return noted if isinstance(noted, int) else 1
+        return None
 
 
-def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+def _turn_upright(image: Image.Image, orientation: Any) -> Image.Image:
     turn = _UPRIGHT.get(orientation)
     return image if turn is None else image.transpose(turn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Anatomy:
     for one image, None where that is no tensor. `first_use` is when an operation first reads a parameter. `output` is
     the network's own shape for one image; `plain` tells whether its output is a tensor.
 
-    `multiply_adds` counts the multiplications of convolutions, linear layers and matrix products, attention's
+    `work` counts, by time, the multiplications of convolutions, linear layers and matrix products, attention's
     included, as torchvision's published figures do; neither element-wise operations nor biases.
     """
 
@@ -42,8 +42,18 @@ class Anatomy:
     left: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...] | None]
     first_use: Mapping[str, int]
-    multiply_adds: int
+    work: Mapping[int, int]
     plain: bool
+
+    @property
+    def multiply_adds(self) -> int:
+        return sum(self.work.values())
+
+    def measure_share(self, trainable: Collection[str]) -> float:
+        """The share of the multiply-adds from the first use of any of these parameters on: what gradients flow
+        through when they train. 1 where none of them is used."""
+        begin = min((self.first_use[name] for name in trainable if name in self.first_use), default=0)
+        return sum(count for time, count in self.work.items() if time >= begin) / max(1, self.multiply_adds)
 
     @property
     def output(self) -> tuple[int, ...] | None:
@@ -59,7 +69,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.left: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...] | None] = {}
         self.first_use: dict[str, int] = {}
-        self.flops = 0
+        self.work: dict[int, int] = {}
 
     def enter(self, name: str) -> None:
         self.time += 1
@@ -78,7 +88,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.first_use.setdefault(self.names[id(value)], self.time)
         result = func(*args, **kwargs)
         if func._overloadpacket in flop_registry:
-            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+            self.work[self.time] = flops // 2  # it counts a multiplication and an addition as two
         return result
 
 
@@ -114,7 +125,7 @@ def examine(model: nn.Module, image_size: int, where: str = "data.image_size", *
         recorder.left,
         recorder.shapes,
         recorder.first_use,
-        recorder.flops // 2,  # the registry counts a multiplication and an addition as two
+        recorder.work,
         isinstance(output, torch.Tensor),
     )
 

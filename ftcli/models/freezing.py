@@ -56,8 +56,7 @@ def resolve_freezing(model: nn.Module, anatomy: Anatomy, head_path: str, stage: 
         freezing = _freeze_patterns(model, names, stage.freeze, where, faults)
     if freezing.parameters.issuperset(name for name, _ in model.named_parameters()):
         faults.append(
-            f"{where}: {_quote(stage.freeze)} leaves stage {stage.name!r} nothing to train; "
-            "let at least the head train"
+            f"{where}: {_quote(stage.freeze)} leaves stage {stage.name!r} nothing to train; let at least the head train"
         )
     if faults:
         raise RecipeError(*faults)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.recipe.loading import Document, read_recipe, revive_recipe
+from ftcli.recipe.loading import Document, revive_recipe
 from ftcli.recipe.schema import Recipe
 from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
@@ -15,9 +15,10 @@ from ftcli.runs.folder import RunFolder, choose_folder, find_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What the user asked of `ftcli train`."""
+    """What the user asked of `ftcli train`. `overrides` are those for the recipe of a checkpoint; a recipe that is
+    given has taken them already."""
 
-    recipe: Path | None = None
+    recipe: Document | None = None
     stage: str | None = None
     resume: Path | None = None
     overrides: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ def choose_beginning(order: Order, reporter: Reporter) -> Beginning:
     if order.recipe is None:
         document = revive_recipe(checkpoint.recipe, str(path), order.overrides)
     else:
-        document = read_recipe(order.recipe, order.overrides)
+        document = order.recipe
     stages = _stages_after(order, document, checkpoint, path)
     folder = _choose_folder(order, document, reporter)
     return Beginning(document, stages, folder, checkpoint, path)
@@ -71,7 +72,7 @@ def _begin_recipe(order: Order, reporter: Reporter) -> Beginning:
             "train: neither a recipe nor a checkpoint is given; give one, as in `ftcli train configs/hotdog.yaml` or "
             "`ftcli train --stage all --resume best_loss.pt`"
         )
-    document = read_recipe(order.recipe, order.overrides)
+    document = order.recipe
     names = list_stages(document.recipe)
     if order.stage is None:
         return Beginning(document, names, _choose_folder(order, document, reporter))

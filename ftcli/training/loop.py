@@ -185,7 +185,7 @@ def _save_and_stop(shop: Workshop, optimizer: torch.optim.Optimizer, state: Stag
 def _foretell(shop: Workshop, plan: StagePlan) -> str:
     """How long this stage, and all that are left, will take, from what the first validation took."""
     images, checked = len(shop.train.samples), len(shop.val.samples)
-    forward = shop.journal.rows[-1].seconds / checked
+    forward = shop.journal.rows[-1].seconds / checked  # with the start of its processes, so rather too long
     left = shop.plans[shop.plans.index(plan) :]
     seconds = [estimate_seconds(other, images, checked, forward) for other in left]
     steps = shop.train.count_batches(merge_last=True)

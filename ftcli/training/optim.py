@@ -57,9 +57,9 @@ def rate_at(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, epoc
     is left.
     """
     total = steps_per_epoch * epochs
-    rise = round(schedule.warmup * total)
     if isinstance(schedule, OneCycle):
-        return lr * _one_cycle(step, rise, total)
+        return lr * _one_cycle(step, schedule.warmup * total - 1, total - 1)
+    rise = round(schedule.warmup * total)
     if step < rise:
         return lr * (step + 1) / rise
     match schedule:
@@ -73,11 +73,11 @@ def rate_at(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, epoc
             assert_never(schedule)
 
 
-def _one_cycle(step: int, rise: int, total: int) -> float:
-    """Smith and Topin, arXiv 1708.07120, with half cosines: 1/25 -> 1 over `rise` steps, then 1 -> 1/250,000."""
-    if step < rise:
-        return _anneal(1 / 25, 1.0, step / rise)
-    return _anneal(1.0, 1 / 250_000, (step - rise) / max(1, total - 1 - rise))
+def _one_cycle(step: int, peak: float, last: int) -> float:
+    """Smith and Topin, arXiv 1708.07120, with half cosines: from 1/25 to 1 at `peak`, to 1/250,000 at the last step."""
+    if step <= peak:
+        return _anneal(1 / 25, 1.0, step / peak if peak else 1.0)
+    return _anneal(1.0, 1 / 250_000, (step - peak) / (last - peak))
 
 
 def _anneal(start: float, end: float, share: float) -> float:

@@ -51,7 +51,8 @@ def edit(workplace: Path, old: str, new: str) -> None:
             "resnet181",
             2,
             [
-                "r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101' or 'resnet152'?"
+                "r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101' or "
+                "'resnet152'?"
             ],
         ),
         (

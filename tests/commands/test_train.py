@@ -162,8 +162,8 @@ def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(workplace:
     assert wider.code == 4
     assert wider.faults == [
         "runs/photos/best_loss.pt: does not fit shufflenet_v2_x0_5 with this head: 3 have another shape (fc.0.weight "
-        "is (16, 1024), not (8, 1024), fc.0.bias is (16,), not (8,), fc.3.weight is (2, 16), not (2, 8)); give the recipe "
-        "that it was trained with, or leave the recipe out"
+        "is (16, 1024), not (8, 1024), fc.0.bias is (16,), not (8,), fc.3.weight is (2, 16), not (2, 8)); give the "
+        "recipe that it was trained with, or leave the recipe out"
     ]
 
 

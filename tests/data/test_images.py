@@ -87,9 +87,10 @@ def test_orientation_is_applied(tmp_path: Path, photo: Image.Image, orientation:
     ],
     ids=["garbage", "cut-short", "orientation-99", "orientation-text", "huge"],
 )
-def test_senseless_metadata_turns_nothing(tmp_path: Path, photo: Image.Image, exif: bytes) -> None:
-    photo.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    assert distance(read_rgb(tmp_path / "a.jpg"), photo) < 5
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_senseless_metadata_turns_nothing(tmp_path: Path, photo: Image.Image, exif: bytes, ending: str) -> None:
+    photo.save(tmp_path / f"a.{ending}", exif=exif, **LOSSLESS.get(ending, {}))
+    assert distance(read_rgb(tmp_path / f"a.{ending}"), photo) <= (5 if ending == "jpg" else 0)
 
 
 def test_alpha_is_put_on_white(tmp_path: Path, photo: Image.Image) -> None:
@@ -230,6 +231,16 @@ def test_a_file_that_is_damaged(tmp_path: Path, photo: Image.Image) -> None:
     path.write_bytes(content)
     with pytest.raises(BrokenImage) as error:
         read_rgb(path)
+    assert str(error.value) == f"{path}: is damaged ({error.value.__cause__}){REMEDY}"
+
+
+def test_a_file_whose_reader_raises_as_a_program_does(tmp_path: Path, photo: Image.Image) -> None:
+    path = tmp_path / "a.avif"
+    photo.save(path)
+    path.write_bytes(path.read_bytes().replace(b"iloc", b"xxxx"))
+    with pytest.raises(BrokenImage) as error:
+        read_rgb(path)
+    assert isinstance(error.value.__cause__, RuntimeError)
     assert str(error.value) == f"{path}: is damaged ({error.value.__cause__}){REMEDY}"
 
 

@@ -111,6 +111,10 @@ def test_an_image_depends_on_draw_and_path_alone(root: Path) -> None:
         return {path: image for batch in batches for path, image in zip(batch.paths, batch.images, strict=True)}
 
     whole = view(list(range(COUNT)), 0, "head", 1)
+    for path, image in whole.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(runtime.derive_seed(0, "head", 1, path))
+            assert torch.equal(STRONG(read_rgb(root / path)), image)
     part = view([7, 3, 19], 0, "head", 1)
     assert all(torch.equal(part[path], whole[path]) for path in part)
     twice = [image for batch in loader.batches([2, 2], draw=(0,)) for image in batch.images]

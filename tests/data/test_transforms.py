@@ -119,6 +119,14 @@ def test_without_a_random_crop_the_size_is_reached_as_in_evaluation(photo: Image
     assert torch.equal(flipped(photo), plain.flip(2))
 
 
+def test_a_random_crop_is_cut_from_the_whole_image(photo: Image.Image) -> None:
+    share = photo.width / photo.height
+    whole = build_train_transform(
+        PRE, build({"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [share, share]})
+    )
+    assert torch.equal(whole(photo), as_tensor(photo.resize((96, 96), Image.Resampling.BICUBIC)))
+
+
 def test_order_is_kept(photo: Image.Image) -> None:
     turn = {"name": "random_rotation", "degrees": 90.0}
     erase = {"name": "random_erasing", "p": 1.0, "scale": [0.3, 0.3]}
@@ -130,7 +138,12 @@ def test_order_is_kept(photo: Image.Image) -> None:
 # For each parameter: the transform with two of its values. `more` must move pixels further from the plain image.
 EFFECTS: list[tuple[type[schema.Part], str, dict[str, Any], dict[str, Any]]] = [
     (schema.RandomResizedCrop, "scale", {"scale": [1.0, 1.0], "ratio": [1.5, 1.51]}, {"scale": [0.1, 0.2]}),
-    (schema.RandomResizedCrop, "ratio", {"ratio": [1.5, 1.51], "scale": [0.99, 1.0]}, {"ratio": [0.3, 0.4]}),
+    (
+        schema.RandomResizedCrop,
+        "ratio",
+        {"ratio": [1.5, 1.51], "scale": [0.99, 1.0]},
+        {"ratio": [0.3, 0.4], "scale": [0.99, 1.0]},
+    ),
     (schema.RandomHorizontalFlip, "p", {"p": 0.0}, {"p": 1.0}),
     (schema.RandomVerticalFlip, "p", {"p": 0.0}, {"p": 1.0}),
     (schema.RandomRotation, "degrees", {"degrees": 1.0}, {"degrees": 60.0}),

@@ -113,7 +113,7 @@ def test_patterns_that_match_nothing_are_told_all_at_once() -> None:
 def test_a_stage_must_train_something() -> None:
     assert _faults(["*"]) == (f"{PLACE}: [*] leaves stage 'one' nothing to train; let at least the head train",)
     assert _faults({"through": "fc"}) == (
-        f"{PLACE}: freeze: {{through: fc}} leaves stage 'one' nothing to train; let at least the head train",
+        f"{PLACE}: {{through: fc}} leaves stage 'one' nothing to train; let at least the head train",
     )
 
 

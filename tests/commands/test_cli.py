@@ -1,0 +1,47 @@
+"""The command line as a process: its start, its streams, its exit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from ftcli import __version__
+from tests.conftest import Ftcli
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_python_m_ftcli_is_ftcli(ftcli: Ftcli) -> None:
+    assert run("-m", "ftcli", "--version").stdout == f"ftcli {__version__}\n"
+    assert ftcli("--version").out == f"ftcli {__version__}\n"
+
+
+def test_help_and_a_recipes_faults_need_no_torch() -> None:
+    for arguments in (["--help"], ["train", "--help"], ["train", "nothing.yaml"]):
+        code = (
+            "import sys; from ftcli.cli import main; sys.argv = ['ftcli', *sys.argv[1:]]\n"
+            "try: main()\n"
+            "except SystemExit: pass\n"
+            "print(sorted({'torch', 'torchvision', 'timm', 'sklearn', 'numpy', 'matplotlib'} & set(sys.modules)))"
+        )
+        assert run("-c", code, *arguments).stdout.splitlines()[-1] == "[]"
+
+
+def test_help_names_every_command(ftcli: Ftcli) -> None:
+    out = ftcli("--help").out
+    assert all(name in out for name in ("inspect", "train", "evaluate", "data"))
+
+
+def test_usage_errors_are_plain_and_end_with_2(ftcli: Ftcli) -> None:
+    outcome = ftcli("train", "--nonsense")
+    assert outcome.code == 2
+    assert "No such option: --nonsense" in outcome.err
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m ftcli inspect | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout == "alexnet\n"
+    assert done.stderr == ""

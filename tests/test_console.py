@@ -1,0 +1,77 @@
+"""What people see: plain lines in a pipe, a bar on a terminal, text that is never read as markup."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from ftcli.console import Terminal, print_faults, print_result
+from ftcli.results import EpochRow, Fetched, Progress, TestResult, TrainResult
+
+
+class Screen(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+ROW = EpochRow("head", 1, 0.51234, 0.75, 0.4, 0.8, 0.003, 12.34, 120.4)
+
+
+def test_an_epoch_is_a_line() -> None:
+    stream = io.StringIO()
+    with Terminal(stream) as terminal:
+        terminal.epoch(ROW, 2, True)
+        terminal.epoch(EpochRow("all", 0, None, None, 0.4, 0.8, None, 2.0, None), 5, False)
+    assert stream.getvalue().splitlines() == [
+        "head 1/2  train 0.5123 (75.0%)  val 0.4000 (80.0%)  lr 0.003  12.3 s  120 images/s  best",
+        "all 0/5  val 0.4000 (80.0%)  2.0 s",
+    ]
+
+
+def test_there_is_no_bar_in_a_pipe() -> None:
+    stream = io.StringIO()
+    with Terminal(stream) as terminal:
+        terminal.advance(Progress("head 1/2", 1, 3, 10.0, "loss 0.5"))
+        terminal.say("a [bold]word[/bold] :smile: " + "long " * 60)
+        terminal.warn("beware")
+    assert stream.getvalue() == "a [bold]word[/bold] :smile: " + "long " * 60 + "\nwarning: beware\n"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Screen()
+    with Terminal(stream) as terminal:
+        for done in (1, 2, 3):
+            terminal.advance(Progress("head 1/2", done, 3, 10.0, "loss 0.5"))
+        terminal.epoch(ROW, 2, False)
+    shown = stream.getvalue()
+    assert "head 1/2" in shown
+    assert "3/3  loss 0.5  10 images/s" in shown
+
+
+def test_results_are_tables_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(Fetched("x", Path("data/x"), 3, {"train": {"[red]a[/red]": 1, ":smile:": 2}}), as_json=False)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "x: 3 images in data/x",
+        "split  class         images",
+        "train  [red]a[/red]       1",
+        "train  :smile:            2",
+    ]
+    result = TrainResult(Path("run"), Path("run/b.pt"), (), TestResult(0.5, 0.75, 4), ("a.jpg: is broken",), "ftcli x")
+    print_result(result, as_json=False)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][1:] == [
+        "test: accuracy 75.0%, loss 0.5000 on 4 images",
+        "broken images left out: 1; the first: a.jpg: is broken",
+        "best checkpoint: run/b.pt",
+        "next: ftcli x",
+    ]
+
+
+def test_faults_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    print_faults(["x" * 200, "[b]"])
+    assert capsys.readouterr().err == "error: " + "x" * 200 + "\nerror: [b]\n"

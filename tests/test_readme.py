@@ -1,0 +1,63 @@
+"""The README is true: each of its commands runs, in order, in one folder; its recipe and its tables hold."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ftcli import errors
+from ftcli.planning import plan_recipe
+from ftcli.recipe.loading import read_recipe
+from tests.conftest import CONFIGS, Ftcli
+
+ROOT = CONFIGS.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def list_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in list_blocks("sh") for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_every_command_runs_one_after_another(few_cells: Path, ftcli: Ftcli) -> None:
+    # The recipes as shipped, but for sizes that make them quick: the commands stay to the letter.
+    for recipe in (few_cells / "configs").glob("*.yaml"):
+        text = re.sub(r"image_size: \d+", "image_size: 32\n  workers: 0", recipe.read_text())
+        recipe.write_text(re.sub(r"epochs: \d+", "epochs: 1", text))
+    for command in COMMANDS:
+        words = shlex.split(command)
+        match words[0]:
+            case "ftcli":
+                outcome = ftcli(*words[1:])
+                assert outcome.code == 0, f"{command}\n{outcome.err}"
+            case "make":
+                subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+            case _:
+                assert command == "source .venv/bin/activate"  # venv's own
+
+
+def test_the_recipe_is_whole(tmp_path: Path) -> None:
+    (block,) = list_blocks("yaml")
+    (tmp_path / "flowers.yaml").write_text(block)
+    assert [stage.stage.name for stage in plan_recipe(read_recipe(tmp_path / "flowers.yaml")).stages] == ["head", "all"]
+
+
+def test_every_recipe_and_file_that_it_names_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+    assert all(f"configs/{path.name}" in README for path in CONFIGS.glob("*.yaml"))
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    table = README.split("| exit code | when |")[1].split("\n\n")[0]
+    told = {int(code) for cell in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in cell.split(",")}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FtcliError)]
+    assert told == {0, *(kind.exit_code for kind in kinds)}

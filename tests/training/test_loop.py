@@ -1,0 +1,63 @@
+"""What a step and an epoch do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftcli.recipe.schema import EarlyStopping
+from ftcli.training.loop import is_stale
+from tests.conftest import Ftcli
+
+
+@pytest.mark.parametrize(
+    ("losses", "stale"),
+    [
+        ([1.0], False),
+        ([1.0, 1.1], False),
+        ([1.0, 1.1, 1.2], True),
+        ([1.0, 0.95, 0.94], True),
+        ([1.0, 0.8, 0.79], False),
+        ([1.0, 0.8, 0.79, 0.6], False),
+        ([1.0, float("inf"), 0.5], False),
+    ],
+)
+def test_early_stopping_counts_epochs_without_a_new_best(losses: list[float], stale: bool) -> None:
+    assert is_stale(losses, EarlyStopping(patience=2, min_delta=0.1)) is stale
+    assert not is_stale(losses, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "stages.all.label_smoothing=0.2",
+        "stages.all.clip_grad_norm=1e-4",
+        "stages.all.optimizer.weight_decay=0.9",
+        "stages.all.lr_mult={head: 1}",
+        "stages.all.schedule=constant",
+        "stages.all.batch_norm=frozen",
+        "stages.all.freeze=[conv1]",
+        "data.augment=none",
+        "data.batch_size=7",
+        "seed=1",
+        "precision=bfloat16",
+    ],
+)
+def test_every_setting_of_a_stage_changes_what_comes_out(finished: Path, ftcli: Ftcli, change: str) -> None:
+    run = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--set", change, "--json")
+    assert run.code == 0, run.err
+    rows, unchanged = (
+        [json.loads(line)["train_loss"] for line in (finished / folder / "metrics.jsonl").read_text().splitlines()[-2:]]
+        for folder in (run.json["run"], "runs/photos")
+    )
+    assert rows != unchanged
+
+
+def test_validation_loss_is_plain_whatever_the_training_loss_is(finished: Path, ftcli: Ftcli) -> None:
+    smooth = ("--set", "stages.all.label_smoothing=0.5", "--set", "stages.all.optimizer.lr=1e-30")
+    run = ftcli("train", "--resume", "runs/photos/stages/head.pt", *smooth, "--json").json
+    (stage,) = run["stages"]
+    head = [json.loads(line) for line in (finished / "runs/photos/metrics.jsonl").read_text().splitlines()][:3]
+    assert stage["start_val_loss"] == min(row["val_loss"] for row in head)
