@@ -39,6 +39,9 @@ def describe(
 
 def main() -> None:
     """Run the command line. Exits with 0, the error's own code, or 130 when interrupted."""
+    # OpenMP reads this once, when torch is loaded. Its threads otherwise spin while they wait for one another, which on
+    # a machine that has anything else to do (our own loaders, for one) makes a step several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         # File names may hold bytes that are no UTF-8; they are shown escaped instead of ending the program.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are TextIOWrapper

@@ -26,6 +26,7 @@ class Classifier:
     classes: tuple[str, ...]
     device: torch.device
     precision: str
+    normalize: Normalizer
 
     @classmethod
     def place(
@@ -38,18 +39,15 @@ class Classifier:
     ) -> Classifier:
         """Move a network to its device, in the memory format that convolutions are fastest with."""
         placed = model.to(device).to(memory_format=torch.channels_last)
-        return cls(placed, preprocessing, classes, device, precision)
+        return cls(placed, preprocessing, classes, device, precision, Normalizer(preprocessing, device))
 
     def compute_logits(self, images: Tensor) -> Tensor:
         """Float32 logits (n, classes) of uint8 images (n, 3, size, size). Gradients flow if they are enabled."""
         moved = images.to(self.device, non_blocking=True)
-        inputs = self._normalizer()(moved).contiguous(memory_format=torch.channels_last)
+        inputs = self.normalize(moved).contiguous(memory_format=torch.channels_last)
         with autocast(self.device, self.precision):
             outputs: Tensor = self.model(inputs)
         return outputs.float()
-
-    def _normalizer(self) -> Normalizer:
-        return Normalizer(self.preprocessing, self.device)
 
 
 def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, Checkpoint, Document]:

@@ -59,9 +59,18 @@ class RunFolder:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         replace_file(self.manifest, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
 
-    def update_manifest(self, **entries: Any) -> None:
-        """Change or add entries of the manifest."""
-        self.write_manifest({**json.loads(self.manifest.read_text(encoding="utf-8")), **entries})
+    def note_resumed(self, time: str) -> None:
+        """Add the time at which the run was gone on with to its manifest."""
+        manifest = self._read_manifest()
+        self.write_manifest({**manifest, "resumed": [*manifest["resumed"], time], "ended": None})
+
+    def note_ended(self, time: str) -> None:
+        """Put the time at which the run came to its end into its manifest."""
+        self.write_manifest({**self._read_manifest(), "ended": time})
+
+    def _read_manifest(self) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
+        return manifest
 
     def write_metrics(self, rows: Iterable[EpochRow]) -> None:
         """Write a line an epoch, all of them anew: what a killed run left is overwritten, never repeated."""

@@ -57,10 +57,7 @@ def choose_beginning(order: Order, reporter: Reporter) -> Beginning:
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == "last" and order.stage is None and order.recipe is None:
         return _go_on(order, path, checkpoint)
-    if order.recipe is None:
-        document = revive_recipe(checkpoint.recipe, str(path), order.overrides)
-    else:
-        document = order.recipe
+    document = order.recipe or revive_recipe(checkpoint.recipe, str(path), order.overrides)
     stages = _stages_after(order, document, checkpoint, path)
     folder = _choose_folder(order, document, reporter)
     return Beginning(document, stages, folder, checkpoint, path)

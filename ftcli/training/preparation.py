@@ -184,6 +184,7 @@ def describe_job(job: Job) -> dict[str, Any]:
             "splits": {split: list(paths) for split, paths in job.journal.world.held.items()},
         },
         "started": tell_time(),
+        "resumed": [],
         "ended": None,
     }
 

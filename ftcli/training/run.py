@@ -45,7 +45,7 @@ def _open_run(job: Job, reporter: Reporter) -> Iterator[tuple[Workshop, dict[str
     with hold_folder(folder.path), StopSignals(reporter) as stop, open_loaders(job) as loaders:
         try:
             if job.beginning.exact:
-                folder.update_manifest(resumed=tell_time(), ended=None)
+                folder.note_resumed(tell_time())
             else:
                 folder.prepare(dump_recipe(job.plan.recipe), describe_job(job))
             reporter.say(_introduce(job))
@@ -86,7 +86,7 @@ def _finish(job: Job, shop: Workshop, test: Loader | None) -> TrainResult:
         journal.skipped.update(outputs.skipped)
         result = TestResult(measure_loss(outputs), measure_accuracy(outputs), len(outputs.paths))
     journal.save_finished(model, result)
-    folder.update_manifest(ended=tell_time())
+    folder.note_ended(tell_time())
     return TrainResult(
         folder.path,
         folder.best_loss,

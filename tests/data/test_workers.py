@@ -60,6 +60,7 @@ def test_processes_that_were_killed_in_a_pass(pool: WorkerPool, monkeypatch: pyt
     run = pool.run(iter(range(30)))
     next(run)
     assert signal.getsignal(signal.SIGCHLD) == handler
+    time.sleep(0.3)  # idle, as a process that holds a lock of the queue would take it along
     for process in multiprocessing.active_children():
         process.kill()
     with pytest.raises(RunError) as error:

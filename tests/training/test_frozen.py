@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +16,28 @@ from ftcli.training import loop
 from ftcli.training.proof import digest_tensors, prove_unmoved
 from tests.conftest import Ftcli
 
+State = Mapping[str, torch.Tensor]
 
-def test_a_frozen_backbone_does_not_move_by_a_bit(finished: Path, ftcli: Ftcli) -> None:
-    # The run began from random weights that its seed alone decides; a run of no use shows them.
-    started = ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.optimizer.lr=1e-30", "--json").json
-    before = read_checkpoint(Path(started["run"]) / "last.pt").state
-    after = read_checkpoint(finished / "runs/photos/stages/head.pt").state
-    trained = read_checkpoint(finished / "runs/photos/stages/all.pt").state
-    assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("fc."))
+
+@pytest.fixture
+def state_at(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> Callable[..., State]:
+    """The weights in last.pt of a training that was killed after an epoch of a stage."""
+
+    def train(stage: str, epoch: int, *more: str) -> State:
+        folder = f"{stage}-{epoch}"
+        kill = kill_by("SIGKILL", "epoch", stage, epoch)
+        assert training(workplace, "train", "r.yaml", "--out", folder, *more, kill=kill) == -9
+        return read_checkpoint(workplace / folder / "last.pt").state
+
+    return train
+
+
+def test_a_frozen_backbone_does_not_move_by_a_bit(state_at: Callable[..., State]) -> None:
+    before, after, unfrozen = state_at("head", 0), state_at("head", 2), state_at("all", 2)
     assert any("running_mean" in name for name in before)
-    assert not torch.equal(after["fc.0.weight"], before["fc.0.weight"])
-    assert not any(torch.equal(trained[name], after[name]) for name in before if name.endswith("running_mean"))
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) is not name.startswith("fc."), name
+    assert not any(torch.equal(unfrozen[name], after[name]) for name in before if name.endswith("running_mean"))
 
 
 def test_batch_norm_left_in_train_mode_is_caught(
@@ -39,15 +52,13 @@ def test_batch_norm_left_in_train_mode_is_caught(
     ]
 
 
-def test_frozen_statistics_stay_while_the_rest_of_batch_norm_trains(finished: Path, ftcli: Ftcli) -> None:
+def test_frozen_statistics_stay_while_the_rest_of_batch_norm_trains(state_at: Callable[..., State]) -> None:
     frozen = ("--set", "stages.all.batch_norm=frozen")
-    best = ftcli("train", "--resume", "runs/photos/stages/head.pt", *frozen, "--json").json["run"]
-    before = read_checkpoint(finished / "runs/photos/stages/head.pt").state
-    after = read_checkpoint(Path(best) / "last.pt").state
+    before, after = state_at("all", 0, *frozen), state_at("all", 2, *frozen)
     for name, tensor in before.items():
         if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
             assert torch.equal(after[name], tensor), name
-    assert not torch.equal(after["conv1.1.weight"], before["conv1.1.weight"])
+    assert not torch.equal(after["stage4.3.branch2.1.bias"], before["stage4.3.branch2.1.bias"])
 
 
 def test_the_proof_sees_a_single_bit_in_any_memory_format() -> None:
