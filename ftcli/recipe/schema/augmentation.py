@@ -1,0 +1,111 @@
+"""Random changes of training images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from ftcli.recipe.schema.parts import Count, NotNegative, Part, Probability, Range, name_alone, tuple_of_list
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("give the smaller number first, both above 0")
+    return value
+
+
+class RandomResizedCrop(Part):
+    """A random part of the image, of random area and shape, resized to the network's input."""
+
+    name: Literal["random_resized_crop"]
+    scale: Range = (0.08, 1.0)
+    """The share of the image's area that is kept, from and to."""
+    ratio: Range = (0.75, 4 / 3)
+    """Width over height of the part, from and to."""
+
+    _ordered = field_validator("scale", "ratio")(_ordered)
+
+    @field_validator("scale")
+    @classmethod
+    def _at_most_whole(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] > 1:
+            raise ValueError("a part is at most 1, the whole image")
+        return value
+
+
+class RandomHorizontalFlip(Part):
+    """Left and right change places."""
+
+    name: Literal["random_horizontal_flip"]
+    p: Probability = 0.5
+    """How probable the flip is."""
+
+
+class RandomVerticalFlip(Part):
+    """Top and bottom change places."""
+
+    name: Literal["random_vertical_flip"]
+    p: Probability = 0.5
+    """How probable the flip is."""
+
+
+class RandomRotation(Part):
+    """A turn about the centre; what comes in at the corners is black."""
+
+    name: Literal["random_rotation"]
+    degrees: Annotated[float, Field(gt=0, le=180)] = 15.0
+    """The largest turn to either side."""
+
+
+class ColorJitter(Part):
+    """Random brightness, contrast, saturation and hue."""
+
+    name: Literal["color_jitter"]
+    brightness: NotNegative = 0.2
+    """The factor is drawn from 1 - x to 1 + x."""
+    contrast: NotNegative = 0.2
+    """The factor is drawn from 1 - x to 1 + x."""
+    saturation: NotNegative = 0.2
+    """The factor is drawn from 1 - x to 1 + x."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """The shift is drawn from -x to x of the colour circle."""
+
+
+class RandAugment(Part):
+    """A few random operations of one strength (Cubuk et al., arXiv 1909.13719)."""
+
+    name: Literal["rand_augment"]
+    num_ops: Count = 2
+    """How many operations an image goes through."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """How strong they are, 0 to 30."""
+
+
+class RandomErasing(Part):
+    """A random rectangle is blackened (Zhong et al., arXiv 1708.04896)."""
+
+    name: Literal["random_erasing"]
+    p: Probability = 0.25
+    """How probable the rectangle is."""
+    scale: Range = (0.02, 0.33)
+    """The share of the area that it takes, from and to."""
+
+    _ordered = field_validator("scale")(_ordered)
+
+
+Transform = Annotated[
+    Annotated[
+        RandomResizedCrop
+        | RandomHorizontalFlip
+        | RandomVerticalFlip
+        | RandomRotation
+        | ColorJitter
+        | RandAugment
+        | RandomErasing,
+        Field(discriminator="name"),
+    ],
+    BeforeValidator(name_alone),
+]
+Transforms = Annotated[tuple[Transform, ...], BeforeValidator(tuple_of_list)]
+Preset = Literal["none", "flips", "light", "standard", "strong"]

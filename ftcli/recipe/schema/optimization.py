@@ -1,0 +1,106 @@
+"""How parameters move: optimizers and the learning rate over time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ftcli.recipe.schema.parts import Count, NotNegative, Part, Positive, Range, Share, name_alone
+
+
+class Sgd(Part):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"]
+    lr: Positive
+    """The learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """How much of the last step's direction is kept."""
+    nesterov: bool = False
+    """Look ahead along the momentum."""
+    weight_decay: NotNegative = 0.0
+    """The L2 penalty."""
+    decay_norm_and_bias: bool = True
+    """Whether weight decay reaches norm layers and biases."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Sgd:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class _Adaptive(Part):
+    lr: Positive
+    """The learning rate."""
+    betas: Range = (0.9, 0.999)
+    """How much of the running means of the gradient and of its square is kept."""
+    weight_decay: NotNegative = 0.0
+    """The L2 penalty with adam, decoupled from the gradient with adamw."""
+    decay_norm_and_bias: bool = True
+    """Whether weight decay reaches norm layers and biases."""
+
+    @field_validator("betas")
+    @classmethod
+    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("each must be at least 0 and below 1")
+        return value
+
+
+class Adam(_Adaptive):
+    """Adam (Kingma and Ba, arXiv 1412.6980)."""
+
+    name: Literal["adam"]
+
+
+class AdamW(_Adaptive):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    name: Literal["adamw"]
+
+
+Optimizer = Annotated[Sgd | Adam | AdamW, Field(discriminator="name")]
+
+
+class Constant(Part):
+    """The learning rate stays."""
+
+    name: Literal["constant"]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the stage's steps over which the rate rises from 0."""
+
+
+class StepDecay(Part):
+    """The learning rate is multiplied by gamma every few epochs."""
+
+    name: Literal["step"]
+    every: Count
+    """Epochs between two multiplications."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The factor."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the stage's steps over which the rate rises from 0."""
+
+
+class Cosine(Part):
+    """The learning rate falls to 0 along half a cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
+
+    name: Literal["cosine"]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the stage's steps over which the rate rises from 0."""
+
+
+class OneCycle(Part):
+    """The learning rate rises from lr / 25 to lr and falls to lr / 250,000, both along half a cosine
+    (Smith and Topin, arXiv 1708.07120)."""
+
+    name: Literal["one_cycle"]
+    warmup: Share = 0.3
+    """The share of the stage's steps over which the rate rises."""
+
+
+Schedule = Annotated[
+    Annotated[Constant | StepDecay | Cosine | OneCycle, Field(discriminator="name")], BeforeValidator(name_alone)
+]

@@ -1,0 +1,36 @@
+"""What the parts of the schema are made from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Part(BaseModel):
+    """A mapping of a recipe: strict types, no unknown keys, never changed once read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def tuple_of_list(value: Any) -> Any:
+    """YAML has lists where the schema has tuples, which cannot change."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def name_alone(value: Any) -> Any:
+    """A name without settings may stand alone."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(tuple_of_list)]
+Range = Annotated[tuple[float, float], BeforeValidator(tuple_of_list)]
+Triple = Annotated[tuple[float, float, float], BeforeValidator(tuple_of_list)]

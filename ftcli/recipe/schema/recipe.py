@@ -1,0 +1,94 @@
+"""The recipe and its stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+
+from ftcli.recipe.schema.data import Data
+from ftcli.recipe.schema.network import Backbone, Head
+from ftcli.recipe.schema.optimization import Constant, Optimizer, Schedule
+from ftcli.recipe.schema.parts import Count, NotNegative, Part, Positive, Text, Texts, tuple_of_list
+
+
+class Through(Part):
+    """Everything up to a module, in the order in which an image passes through."""
+
+    through: Text
+    """The last module that is frozen."""
+
+
+class EarlyStopping(Part):
+    """End a stage whose validation loss no longer falls."""
+
+    patience: Count
+    """Epochs without a new best after which the stage ends."""
+    min_delta: NotNegative = 0.0
+    """How much lower a validation loss must be to count as a new best."""
+
+
+def _kind_of_freeze(value: Any) -> str:
+    if isinstance(value, str):
+        return "word"
+    return "mapping" if isinstance(value, (dict, Through)) else "list"
+
+
+class Stage(Part):
+    """One round of training, from the best checkpoint of the stage before it."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """What --stage calls it."""
+    freeze: Annotated[
+        Annotated[Literal["backbone", "none"], Tag("word")]
+        | Annotated[Texts, Tag("list")]
+        | Annotated[Through, Tag("mapping")],
+        Discriminator(_kind_of_freeze),
+    ]
+    """What must not move: backbone, none, a list of patterns (module names or globs; each takes in all below it), or
+    {through: module}."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """Whether BatchNorm layers that are not frozen take their statistics from each batch and update them, or keep
+    and use the statistics they have."""
+    epochs: Count
+    """Passes over the training images."""
+    optimizer: Optimizer
+    """How parameters move."""
+    schedule: Schedule = Constant(name="constant")
+    """How the learning rate changes from step to step."""
+    lr_mult: dict[Text, Positive] = Field(default_factory=dict)
+    """Pattern -> multiple of the learning rate; the last pattern that matches holds."""
+    clip_grad_norm: Positive | None = None
+    """The largest norm of the gradient; a larger one is scaled down."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the target that is spread over all classes in training. The validation loss has none."""
+    early_stopping: EarlyStopping | None = None
+    """When to end before epochs are over."""
+
+
+class Recipe(Part):
+    """A recipe: which images, which network, and the stages of its training."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """What the run is called; its folder is runs/<name>."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Everything random follows from it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The number format of the forward pass: auto is bfloat16 on a GPU that has it, else float32."""
+    data: Data
+    """The images."""
+    backbone: Backbone
+    """The network."""
+    head: Head = Head()
+    """The layer or layers that are trained anew."""
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(tuple_of_list), Field(min_length=1)]
+    """What is trained, in order."""
+
+    @field_validator("stages")
+    @classmethod
+    def _names_differ(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        names = [stage.name for stage in value]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two stages are named {twice[0]!r}")
+        return value
