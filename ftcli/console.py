@@ -38,10 +38,10 @@ class Terminal:
         self._drawn = 0.0
 
     def say(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(text)
 
     def warn(self, text: str) -> None:
-        self._console.print(Text("warning: ", style="yellow") + Text(text), soft_wrap=True)
+        self._console.print(Text("warning: ", style="yellow") + Text(text))
 
     def advance(self, progress: Progress) -> None:
         if not self._console.is_terminal:
@@ -71,7 +71,7 @@ class Terminal:
         parts.append(f"{row.seconds:.1f} s")
         if row.images_per_second is not None:
             parts.append(f"{row.images_per_second:.0f} images/s")
-        self._console.print("  ".join(parts) + ("  best" if best else ""), soft_wrap=True)
+        self._console.print("  ".join(parts) + ("  best" if best else ""))
 
     def __enter__(self) -> Terminal:
         return self
@@ -102,7 +102,7 @@ def print_faults(faults: Iterable[str]) -> None:
     """Tell what went wrong, a line each."""
     console = open_console(sys.stderr)
     for fault in faults:
-        console.print(Text("error: ", style="bold red") + Text(fault), soft_wrap=True)
+        console.print(Text("error: ", style="bold red") + Text(fault))
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
@@ -124,20 +124,20 @@ def print_result(result: Result, *, as_json: bool) -> None:
         case Fetched():
             rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]
             console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)
-            console.print(_table(("split", "class", ">images"), rows))
+            _print_table(console, ("split", "class", ">images"), rows)
         case _:
             raise TypeError(f"no way to print {type(result).__name__}")
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def _print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table; a column whose name begins with > is flush right. Cells are text, never markup."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width > 80 else 1, 0, 0))
     for column in columns:
         right = column.startswith(">")
         table.add_column(Text(column.lstrip(">")), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    return table
+    console.print(table)
 
 
 def _print_training(console: Console, result: TrainResult) -> None:
@@ -153,8 +153,8 @@ def _print_training(console: Console, result: TrainResult) -> None:
         )
         for stage in result.stages
     ]
-    columns = ("stage", ">epochs", ">trained", ">val loss before", ">best val loss", ">val accuracy", ">seconds")
-    console.print(_table(columns, rows))
+    columns = ("stage", ">epochs", ">trained", ">loss before", ">best loss", ">accuracy", ">seconds")
+    _print_table(console, columns, rows)
     if result.test is not None:
         test = result.test
         console.print(
@@ -172,15 +172,15 @@ def _print_evaluation(console: Console, result: Evaluation) -> None:
         soft_wrap=True,
     )
     rows = [(r.name, str(r.images), f"{r.precision:.3f}", f"{r.recall:.3f}", f"{r.f1:.3f}") for r in result.per_class]
-    console.print(_table(("class", ">images", ">precision", ">recall", ">F1"), rows))
+    _print_table(console, ("class", ">images", ">precision", ">recall", ">F1"), rows)
     console.print("\nconfusion (rows are the true class, columns the one given):")
     header = ("", *(f">{name}" for name in result.classes))
     counts = zip(result.classes, result.confusion, strict=True)
-    console.print(_table(header, [(name, *map(str, row)) for name, row in counts]))
+    _print_table(console, header, [(name, *map(str, row)) for name, row in counts])
     if result.worst:
         console.print("\nmost confident mistakes:")
         worst = [(m.path, m.label, m.predicted, f"{m.probability:.3f}") for m in result.worst]
-        console.print(_table(("image", "true class", "given", ">probability"), worst))
+        _print_table(console, ("image", "true class", "given", ">probability"), worst)
     _print_skipped(console, result.skipped)
 
 
@@ -217,7 +217,7 @@ def _print_inspection(console: Console, result: Inspection) -> None:
         for layer in result.layers
     ]
     console.print()
-    console.print(_table(("layer", "type", "output", ">parameters", ">trainable"), layers))
+    _print_table(console, ("layer", "type", "output", ">parameters", ">trainable"), layers)
     for stage in result.stages or ():
         console.print(f"\nstage {stage.name}: {stage.trainable:,} trainable, {stage.frozen:,} frozen", soft_wrap=True)
         console.print(f"  trains: {', '.join(stage.trained_layers) or '-'}", soft_wrap=True)
@@ -235,7 +235,7 @@ def _print_inspection(console: Console, result: Inspection) -> None:
             )
             for entry in result.weights
         ]
-        console.print(_table(("weights", ">ImageNet top-1 %", "from"), rows))
+        _print_table(console, ("weights", ">ImageNet top-1 %", "from"), rows)
 
 
 def _numbers(values: Iterable[float]) -> str:
