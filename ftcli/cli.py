@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -14,7 +16,7 @@ from ftcli.commands.evaluate import evaluate
 from ftcli.commands.inspect import inspect
 from ftcli.commands.train import train
 from ftcli.console import print_faults
-from ftcli.errors import FtcliError
+from ftcli.errors import FtcliError, Terminated
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (inspect, train, evaluate):
@@ -38,13 +40,15 @@ def describe(
 
 
 def main() -> None:
-    """Run the command line. Exits with 0, the error's own code, or 130 when interrupted."""
+    """Run the command line. Exits with 0, the error's own code, or 130 or 143 when interrupted or terminated."""
     # OpenMP reads this once, when torch is loaded. Its threads otherwise spin while they wait for one another, which on
     # a machine that has anything else to do (our own loaders, for one) makes a step several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
-        # File names may hold bytes that are no UTF-8; they are shown escaped instead of ending the program.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are TextIOWrapper
+        if stream is not None:
+            # File names may hold bytes that are no UTF-8; they are shown escaped instead of ending the program.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are TextIOWrapper
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=True)
     except FtcliError as error:
@@ -57,3 +61,12 @@ def main() -> None:
         # The reader of our output has gone, as with `| head`; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        place = error.filename if error.filename is not None else "input or output"
+        print_faults([f"{place}: {error.strerror}; check the path, its permissions and the space on its disk"])
+        sys.exit(1)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends as an error does, so that nothing half made is left behind."""
+    raise Terminated("terminated; nothing is half written")

@@ -101,7 +101,7 @@ class Terminal:
 def print_faults(faults: Iterable[str]) -> None:
     """Tell what went wrong, a line each."""
     console = open_console(sys.stderr)
-    for fault in faults:
+    for fault in ("\\n".join(fault.splitlines()) for fault in faults):
         console.print(Text("error: ", style="bold red") + Text(fault))
 
 

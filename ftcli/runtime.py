@@ -6,11 +6,12 @@ import ctypes
 import hashlib
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ftcli.errors import RecipeError
+from ftcli.errors import RecipeError, RunError
 
 
 def derive_seed(*keys: int | str) -> int:
@@ -49,6 +50,20 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def explain_memory() -> Iterator[None]:
+    """Raise RunError instead of torch's own error where memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise RunError(
+            f"memory ran out ({str(error).splitlines()[0]}); lower data.batch_size or data.image_size, or take a "
+            "smaller network"
+        ) from error
 
 
 def count_cores() -> int:

@@ -66,19 +66,23 @@ def hold_folder(folder: Path) -> Iterator[None]:
 
     Raises RecipeError if another process holds it.
     """
-    with (folder / ".lock").open("a+") as file:
+    path = folder / ".lock"
+    with path.open("a+b", buffering=0) as file:
         try:
             # A POSIX lock: processes that this one starts do not inherit it, so they cannot hold it after a kill.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
+            owner = file.read().decode().strip() or "unknown"
             raise RecipeError(
                 f"{folder}: is in use by another ftcli (process {owner}); wait until it ends, or give another --out"
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        except OSError as error:
+            path.unlink()
+            raise RunError(_explain(path, 1, error)) from error
         yield
 
 
@@ -95,6 +99,6 @@ def _explain(path: Path, size: int, error: OSError) -> str:
         free = shutil.disk_usage(path.parent).free
         return (
             f"{path}: the disk is full: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
-            "make room and go on from the last checkpoint"
+            "make room; what was saved before is whole"
         )
     return f"{path}: cannot be written ({error.strerror}); check the folder and its permissions"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftcli.errors import RecipeError
 from ftcli.models.anatomy import describe_head, examine
 from ftcli.models.inspection import count_parameters, inspect_model, list_layers, summarize_stage
 from ftcli.models.zoo import check_model, list_models, list_timm_models, list_weights
@@ -25,6 +26,8 @@ def inspect(source: str | Document | None, depth: int, reporter: Reporter) -> In
         return _inspect_plan(plan_recipe(source), find_classes(source, reporter), depth)
     if source.endswith(".pt"):
         return _inspect_checkpoint(Path(source), depth, reporter)
+    if Path(source).exists():
+        raise RecipeError(f"inspect: {source} is neither a recipe (.yaml) nor a checkpoint (.pt); give one in it")
     check_model(source, "inspect")
     return inspect_model(source, depth)
 

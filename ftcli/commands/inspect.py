@@ -22,7 +22,7 @@ def inspect(
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
     what: str | Document | None = source
-    if source is not None and source.endswith((".yaml", ".yml")):
+    if source is not None and source.lower().endswith((".yaml", ".yml")):
         what = read_recipe(Path(source))  # before torch, which takes seconds to load
     from ftcli.analysis.inspection import inspect as run
 

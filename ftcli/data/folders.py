@@ -103,8 +103,8 @@ class FolderScan:
                         continue
                     if Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir():
                         folders.append(entry.name)
-                    # A link to nowhere counts: whoever opens it tells that it leads nowhere.
-                    elif is_image(entry.name) and (entry.is_file() or entry.is_symlink()):
+                    # A link to nowhere counts: whoever opens it tells that it leads nowhere. Pipes and devices do not.
+                    elif is_image(entry.name) and (entry.is_file() or not Path(entry.path).exists()):
                         images.append(entry.name)
         except FileNotFoundError:
             self.fail(f"{folder} is not there; {_LAYOUT}")

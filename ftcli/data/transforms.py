@@ -82,6 +82,17 @@ class _PadToSquare:
         return canvas
 
 
+def _trim(image: Image.Image) -> Image.Image:
+    """The middle of an image that is more than eight times as long as wide: resized whole it could fill the memory,
+    and the centre that is cut out then lies well within."""
+    width, height = image.size
+    longest = 8 * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
+
+
 def _compose(steps: list[Any]) -> ImageTransform:
     composed: ImageTransform = v2.Compose(steps)
     return composed
@@ -92,8 +103,9 @@ def _fit(pre: Preprocessing) -> list[Any]:
     interpolation = v2.InterpolationMode(pre.interpolation)
     if pre.resize == "pad":
         return [_PadToSquare(pre.image_size, interpolation)]
-    size = [pre.resize_size] if pre.resize == "shorter" else [pre.resize_size, pre.resize_size]
-    return [v2.Resize(size, interpolation), v2.CenterCrop(pre.image_size)]
+    if pre.resize == "shorter":
+        return [_trim, v2.Resize([pre.resize_size], interpolation), v2.CenterCrop(pre.image_size)]
+    return [v2.Resize([pre.resize_size, pre.resize_size], interpolation), v2.CenterCrop(pre.image_size)]
 
 
 def _build(transform: schema.Transform, pre: Preprocessing) -> Any:

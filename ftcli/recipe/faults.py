@@ -40,6 +40,8 @@ def explain(error: ErrorDetails) -> str:
             return f"{show(value)} is neither true nor false; give one of them"
         case "string_type":
             return f"{show(value)} is not text; put it in quotes if it is meant as a name"
+        case "string_too_long":
+            return f"{show(value)} is too long; use at most {context['max_length']} characters"
         case "string_too_short":
             return "is empty; give it a value"
         case "string_pattern_mismatch":
@@ -52,6 +54,8 @@ def explain(error: ErrorDetails) -> str:
             return f"has {context['actual_length']} items; give {_length(context)}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{show(value)} is not a mapping; give keys with values below it"
+        case "invalid_key":
+            return f"the key {show(error['loc'][-1])} is no text; put it in quotes"
         case "value_error":
             nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
             return str(context["error"]) if nested else f"{show(value)}: {context['error']}"

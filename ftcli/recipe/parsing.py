@@ -34,10 +34,31 @@ class Parsed:
     values: dict[Place, Mark]
 
 
+class _Refused(yaml.YAMLError):
+    """YAML that is valid and that no recipe needs."""
+
+    def __init__(self, problem: str, mark: Mark) -> None:
+        super().__init__(problem)
+        self.mark = mark
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's scalars: only true and false are booleans, 1e-3 is a number, 010 and 1:30 are not read as others."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse aliases, which a small file can make endless, and depths that no recipe has."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        refusal = "an alias (*) stands where a value should" if isinstance(event, yaml.AliasEvent) else None
+        if refusal or self.depth > 20:
+            raise _Refused(f"{refusal or 'it is nested too deep'}", _mark(event.start_mark))
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _resolve(tag: str, pattern: str, first: str) -> None:
@@ -47,13 +68,12 @@ def _resolve(tag: str, pattern: str, first: str) -> None:
 _resolve("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
 _resolve("null", "~|null|Null|NULL|", "~nN\0")
 _Loader.yaml_implicit_resolvers[""] = [("tag:yaml.org,2002:null", re.compile("^$"))]
-_resolve("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789")
+_resolve("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", "-+0123456789")
 _resolve(
     "float",
     r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
     "-+.0123456789",
 )
-_resolve("merge", "<<", "<")
 
 
 def parse_yaml(text: str, name: str) -> Parsed:
@@ -62,7 +82,10 @@ def parse_yaml(text: str, name: str) -> Parsed:
     Raises RecipeError that begins with name:line:column for what is no YAML, for a key that stands twice, and for a
     tag that would make a Python object; nothing of it is run.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        raise RecipeError(f"{name}: is not valid YAML: {_one_line(error)}; save it as UTF-8 text") from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -74,6 +97,8 @@ def parse_yaml(text: str, name: str) -> Parsed:
         if faults:
             raise RecipeError(*faults)
         return Parsed(loader.construct_document(node), keys, values)
+    except _Refused as error:
+        raise RecipeError(f"{name}:{error.mark}: is not valid YAML for a recipe: {error}; write it out") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{_mark(mark)}" if mark else name
@@ -96,8 +121,11 @@ def _walk(
         )
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                faults.append(f"{name}:{_mark(key.start_mark)}: {join(place)}: a key here is no text; put it in quotes")
+                continue
             inner = (*place, key.value)
-            if inner in keys and key.tag != "tag:yaml.org,2002:merge":
+            if inner in keys:
                 faults.append(
                     f"{name}:{_mark(key.start_mark)}: {join(inner)}: stands twice, first in line {keys[inner].line}; "
                     "keep one"
@@ -115,7 +143,7 @@ def join(place: Place) -> str:
     return ".".join(str(part) for part in place) or "the recipe"
 
 
-def _mark(mark: yaml.Mark) -> Mark:
+def _mark(mark: Any) -> Mark:
     return Mark(mark.line + 1, mark.column + 1)
 
 

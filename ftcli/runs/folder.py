@@ -59,19 +59,6 @@ class RunFolder:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         replace_file(self.manifest, json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
 
-    def note_resumed(self, time: str) -> None:
-        """Add the time at which the run was gone on with to its manifest."""
-        manifest = self._read_manifest()
-        self.write_manifest({**manifest, "resumed": [*manifest["resumed"], time], "ended": None})
-
-    def note_ended(self, time: str) -> None:
-        """Put the time at which the run came to its end into its manifest."""
-        self.write_manifest({**self._read_manifest(), "ended": time})
-
-    def _read_manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf-8"))
-        return manifest
-
     def write_metrics(self, rows: Iterable[EpochRow]) -> None:
         """Write a line an epoch, all of them anew: what a killed run left is overwritten, never repeated."""
         replace_file(self.metrics, "".join(json.dumps(row.to_dict()) + "\n" for row in rows))
@@ -80,11 +67,21 @@ class RunFolder:
         """Draw losses and accuracies over the epochs into curves.png."""
         replace_file(self.path / "curves.png", draw_curves(tuple(rows)))
 
+    def check_whole(self, stages: Iterable[str]) -> None:
+        """Raise CheckpointError if a run cannot go on for want of its best checkpoints, of these stages and its own."""
+        for file in (self.best_loss, *(self.stage(name) for name in stages)):
+            if not file.exists():
+                raise CheckpointError(
+                    f"{file}: is missing, and {self.last} cannot go on without it; put it back, or add --stage to "
+                    "begin a new run from these weights"
+                )
+
     def discard_unbegun(self) -> None:
-        """Take away what `prepare` wrote if no checkpoint came of it, so that the name is free again."""
+        """Take away what was written if no last.pt came of it, so that the name is free again."""
         if self.last.exists():
             return
-        for file in (self.recipe, self.manifest, self.path / ".lock"):
+        begun = (self.recipe, self.manifest, self.metrics, self.best_loss, self.path / ".lock")
+        for file in (*begun, *(self.path / "stages").glob("*.pt")):
             file.unlink(missing_ok=True)
         for folder in (self.path / "stages", self.path):
             if folder.is_dir() and not any(folder.iterdir()):

@@ -12,6 +12,9 @@ from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.runs.folder import RunFolder, choose_folder, find_checkpoint
 
+_HARMLESS = ("data.on_bad_image", "data.workers")
+"""Settings that an exact resume may change: what is computed from a good image does not depend on them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -83,14 +86,15 @@ def _begin_recipe(order: Order, reporter: Reporter) -> Beginning:
 
 
 def _go_on(order: Order, path: Path, checkpoint: Checkpoint) -> Beginning:
-    for option, value in (("--out", order.out), ("--set", " ".join(order.overrides))):
+    changes = [text for text in order.overrides if text.partition("=")[0].strip() not in _HARMLESS]
+    for option, value in (("--out", order.out), ("--set", " ".join(changes))):
         if value:
             raise RecipeError(
                 f"{option} {value}: {path} goes on exactly where it stopped, in its own folder and with its own "
                 "settings; add --stage to begin a new run from its weights"
             )
     assert checkpoint.progress is not None  # kind last always has it
-    document = revive_recipe(checkpoint.recipe, str(path))
+    document = revive_recipe(checkpoint.recipe, str(path), order.overrides)
     folder = RunFolder(path.parent)
     return Beginning(document, tuple(checkpoint.progress["stages"]), folder, checkpoint, path, exact=True)
 

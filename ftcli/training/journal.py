@@ -39,7 +39,8 @@ class StageState:
 class Journal:
     """The rows and stage results of a run, and its files.
 
-    `world` is what every checkpoint of the run carries besides weights and figures. The best checkpoints are always
+    `world` is what every checkpoint of the run carries besides weights and figures; `begun` are the times at which it
+    was begun and gone on with. The best checkpoints are always
     written before `last.pt`: a kill between the two repeats an epoch and ends in the same bits, and loses nothing.
     """
 
@@ -49,6 +50,7 @@ class Journal:
     rows: list[EpochRow] = field(default_factory=list)
     results: list[StageResult] = field(default_factory=list)
     skipped: set[str] = field(default_factory=set)
+    begun: list[str] = field(default_factory=list)
     fingerprint: str = ""
 
     def record(self, row: EpochRow, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> bool:
@@ -100,6 +102,7 @@ class Journal:
             "rows": [row.to_dict() for row in self.rows],
             "results": [result.to_dict() for result in self.results],
             "skipped": sorted(self.skipped),
+            "begun": list(self.begun),
             "fingerprint": self.fingerprint,
         }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ftcli.data.loading import Batch, Loader, order_epoch
-from ftcli.errors import RunError
+from ftcli.errors import DataError, RunError
 from ftcli.inference.classifier import Classifier
 from ftcli.inference.metrics import measure_accuracy, measure_loss
 from ftcli.inference.outputs import compute_outputs
@@ -118,13 +118,26 @@ def _train_epoch(shop: Workshop, plan: StagePlan, optimizer: torch.optim.Optimiz
         )
         if shop.stop.is_set():
             _save_and_stop(shop, optimizer, state, f"epoch {epoch}, step {state.step} of {steps}")
+    if not state.seen:
+        raise DataError(
+            f"stage {stage.name}: not one of the {len(order)} training images can be read; the first: "
+            f"{min(shop.journal.skipped)}"
+        )
 
 
 def _take_step(
     classifier: Classifier, plan: StagePlan, optimizer: torch.optim.Optimizer, batch: Batch
 ) -> tuple[float, int]:
     labels = batch.labels.to(classifier.device, non_blocking=True)
-    logits = classifier.compute_logits(batch.images)
+    try:
+        logits = classifier.compute_logits(batch.images)
+    except ValueError as error:
+        if len(batch.paths) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            f"stage {plan.stage.name}: BatchNorm cannot take statistics from a batch of one image ({batch.paths[0]}); "
+            f"raise data.batch_size, or set stages.{plan.stage.name}.batch_norm: frozen"
+        ) from error
     loss = functional.cross_entropy(logits, labels, label_smoothing=plan.stage.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     value = float(loss.detach())

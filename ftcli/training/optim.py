@@ -58,7 +58,7 @@ def rate_at(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, epoc
     """
     total = steps_per_epoch * epochs
     if isinstance(schedule, OneCycle):
-        return lr * _one_cycle(step, schedule.warmup * total - 1, total - 1)
+        return lr * _one_cycle(step, max(0.0, schedule.warmup * total - 1), total - 1)
     rise = round(schedule.warmup * total)
     if step < rise:
         return lr * (step + 1) / rise

@@ -60,7 +60,7 @@ def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> J
         images = align_classes(images, checkpoint.classes, str(beginning.source))
         if beginning.exact:
             images = _keep_to(images, checkpoint, beginning, reporter)
-    if checkpoint is None and document.recipe.data.normalize == "data":
+    if document.recipe.data.normalize == "data" and not _keeps_normalization(beginning):
         plan = dataclasses.replace(plan, preprocessing=_measure(plan, images))
     if checkpoint is None:
         model = build_model(plan)
@@ -88,9 +88,18 @@ def _settle_preprocessing(beginning: Beginning) -> Preprocessing | None:
         return checkpoint.preprocessing if checkpoint else None
     own = checkpoint.preprocessing
     wanted = adapt_preprocessing(default_preprocessing(recipe.backbone.name, recipe.backbone.weights), recipe.data)
-    if isinstance(recipe.data.normalize, str):
+    if _keeps_normalization(beginning):
         wanted = dataclasses.replace(wanted, mean=own.mean, std=own.std)
     return dataclasses.replace(wanted, interpolation=own.interpolation)
+
+
+def _keeps_normalization(beginning: Beginning) -> bool:
+    """Whether mean and std are those of a checkpoint: where the run goes on, or asks for what the checkpoint asked."""
+    if beginning.checkpoint is None:
+        return False
+    asked = beginning.checkpoint.recipe["data"]["normalize"]
+    wanted: Any = beginning.document.recipe.model_dump(mode="json")["data"]["normalize"]
+    return beginning.exact or bool(asked == wanted)
 
 
 def _keep_to(images: ImageSet, checkpoint: Checkpoint, beginning: Beginning, reporter: Reporter) -> ImageSet:
@@ -142,6 +151,9 @@ def _open_journal(beginning: Beginning, plan: Plan, images: ImageSet, origin: Ma
         journal.rows = revive_rows(progress)
         journal.results = revive_results(progress)
         journal.skipped = set(progress["skipped"])
+        journal.begun = list(progress["begun"])
+        beginning.folder.check_whole(sorted({row.stage for row in journal.rows}))
+    journal.begun.append(tell_time())
     return journal
 
 
@@ -163,8 +175,8 @@ def open_loaders(job: Job) -> Iterator[dict[str, Loader]]:
         yield loaders
 
 
-def describe_job(job: Job) -> dict[str, Any]:
-    """What manifest.json tells of a run: what it ran with and on."""
+def describe_job(job: Job, ended: str | None = None) -> dict[str, Any]:
+    """What manifest.json tells of a run: what it ran with and on, when, and whether it has ended."""
     data = job.plan.recipe.data
     return {
         "ftcli": __version__,
@@ -183,9 +195,9 @@ def describe_job(job: Job) -> dict[str, Any]:
             "classes": list(job.images.classes),
             "splits": {split: list(paths) for split, paths in job.journal.world.held.items()},
         },
-        "started": tell_time(),
-        "resumed": [],
-        "ended": None,
+        "started": job.journal.begun[0],
+        "resumed": job.journal.begun[1:],
+        "ended": ended,
     }
 
 

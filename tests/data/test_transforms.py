@@ -235,3 +235,12 @@ def test_normalizer_is_what_torchvision_computes(photos: tuple[Image.Image, ...]
     assert torch.equal(made, expected)
     assert made.is_contiguous(memory_format=torch.channels_last)
     assert images.dtype == torch.uint8
+
+
+def test_a_very_thin_image_keeps_its_middle_and_fits_into_memory() -> None:
+    pre = Preprocessing(64, 72, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    image = Image.new("RGB", (100_001, 2), "white")
+    image.paste("black", (50_000, 0, 100_001, 2))
+    pixels = build_eval_transform(pre)(image)
+    assert pixels.shape == (3, 64, 64)
+    assert pixels[0, 32].tolist()[::63] == [255, 0]

@@ -222,6 +222,43 @@ def test_what_is_no_yaml_is_told_with_its_place(write: Path) -> None:
     assert faults(write) == ['r.yaml:1:1: the recipe: ["a"] is not a mapping; give keys with values below it']
 
 
+def nest(depth: int) -> str:
+    return "a: " + "[" * depth + "]" * depth + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "a: &a 1\nb: *a\n",
+            "r.yaml:2:4: is not valid YAML for a recipe: an alias (*) stands where a value should; write it out",
+        ),
+        (
+            "a: &a [*a]\n",
+            "r.yaml:1:8: is not valid YAML for a recipe: an alias (*) stands where a value should; write it out",
+        ),
+        (nest(2000), "r.yaml:1:24: is not valid YAML for a recipe: it is nested too deep; write it out"),
+        ("? [a, b]\n: 1\n", "r.yaml:1:3: the recipe: a key here is no text; put it in quotes"),
+        ("data:\n  1: x\n", "r.yaml:2:3: data: a key here is no text; put it in quotes"),
+        (
+            "name: a\0b\n",
+            "r.yaml: is not valid YAML: unacceptable character #x0000: special characters are",
+        ),
+    ],
+)
+def test_yaml_that_no_recipe_needs_is_refused(write: Path, text: str, sentence: str) -> None:
+    write.write_text(text)
+    assert faults(write)[0].startswith(sentence)
+
+
+def test_numbers_beyond_all_use_are_told(write: Path) -> None:
+    replace(write, "lr: 1e-2", "lr: 1e300")
+    assert faults(write, "seed=" + "9" * 5000, "data.image_size=20000")[1:] == [
+        "--set data.image_size=20000: data.image_size: 20000 is out of range; give a number of at most 4096",
+        "r.yaml:9:32: stages.head.optimizer.lr: 1e+300 is out of range; give a number of at most 1e+06",
+    ]
+
+
 @pytest.mark.usefixtures("write")
 def test_a_missing_recipe_offers_those_that_are_there() -> None:
     assert faults(Path("rr.yaml")) == ["rr.yaml: there is no such recipe; did you mean 'r.yaml'?"]

@@ -15,6 +15,12 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _at_most_whole(value: tuple[float, float]) -> tuple[float, float]:
+    if value[1] > 1:
+        raise ValueError("a part is at most 1, the whole image")
+    return value
+
+
 class RandomResizedCrop(Part):
     """A random part of the image, of random area and shape, resized to the network's input."""
 
@@ -25,13 +31,7 @@ class RandomResizedCrop(Part):
     """Width over height of the part, from and to."""
 
     _ordered = field_validator("scale", "ratio")(_ordered)
-
-    @field_validator("scale")
-    @classmethod
-    def _at_most_whole(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[1] > 1:
-            raise ValueError("a part is at most 1, the whole image")
-        return value
+    _within = field_validator("scale")(_at_most_whole)
 
 
 class RandomHorizontalFlip(Part):
@@ -92,6 +92,7 @@ class RandomErasing(Part):
     """The share of the area that it takes, from and to."""
 
     _ordered = field_validator("scale")(_ordered)
+    _within = field_validator("scale")(_at_most_whole)
 
 
 Transform = Annotated[

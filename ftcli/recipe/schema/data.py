@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ftcli.recipe.schema.augmentation import Preset, Transforms
-from ftcli.recipe.schema.parts import Count, Part, Share, Text, Texts, Triple
+from ftcli.recipe.schema.parts import Count, Part, Share, Side, Text, Texts, Triple
 
 
 def _kind_of_augment(value: Any) -> str:
@@ -49,12 +49,12 @@ class Data(Part):
     """The share that is drawn for the test where root is a folder of classes. Otherwise the test/ folder is used."""
     classes: Texts | None = None
     """The names of the classes in the order of the network's outputs. null: the folders' names, in natural order."""
-    image_size: Count | None = None
+    image_size: Side | None = None
     """Height and width of what the network sees, in pixels. null: what the weights were trained with."""
     resize: Literal["shorter", "squash", "pad"] = "shorter"
     """How an image becomes square without augmentation: its shorter side is resized and the centre cut out, both
     sides are resized, or its longer side is resized and the rest is filled with black."""
-    resize_size: Count | None = None
+    resize_size: Side | None = None
     """The side in pixels that an image is resized to before the centre is cut out. null: in the weights' own
     proportion to image_size with shorter, image_size itself with squash."""
     normalize: Annotated[
@@ -68,7 +68,7 @@ class Data(Part):
     """What happens to a training image at random: a preset, or a list of transforms by name."""
     batch_size: Count = 32
     """Images in a step."""
-    workers: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that load images. null: as many as there are cores, at most 8; 0: the main process loads them."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What a broken image does: stop the run, or be left out and counted."""

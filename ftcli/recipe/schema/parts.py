@@ -26,11 +26,13 @@ def name_alone(value: Any) -> Any:
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(tuple_of_list)]
 Range = Annotated[tuple[float, float], BeforeValidator(tuple_of_list)]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(tuple_of_list)]

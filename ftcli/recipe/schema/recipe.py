@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from ftcli.recipe.schema.data import Data
 from ftcli.recipe.schema.network import Backbone, Head
 from ftcli.recipe.schema.optimization import Constant, Optimizer, Schedule
-from ftcli.recipe.schema.parts import Count, NotNegative, Part, Positive, Text, Texts, tuple_of_list
+from ftcli.recipe.schema.parts import Count, Name, NotNegative, Part, Positive, Text, Texts, tuple_of_list
 
 
 class Through(Part):
@@ -37,7 +37,7 @@ def _kind_of_freeze(value: Any) -> str:
 class Stage(Part):
     """One round of training, from the best checkpoint of the stage before it."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    name: Name
     """What --stage calls it."""
     freeze: Annotated[
         Annotated[Literal["backbone", "none"], Tag("word")]
@@ -69,7 +69,7 @@ class Stage(Part):
 class Recipe(Part):
     """A recipe: which images, which network, and the stages of its training."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    name: Name
     """What the run is called; its folder is runs/<name>."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Everything random follows from it."""
