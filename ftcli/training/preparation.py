@@ -152,7 +152,8 @@ def _open_journal(beginning: Beginning, plan: Plan, images: ImageSet, origin: Ma
         journal.results = revive_results(progress)
         journal.skipped = set(progress["skipped"])
         journal.begun = list(progress["begun"])
-        beginning.folder.check_whole(sorted({row.stage for row in journal.rows}))
+        if journal.rows:
+            beginning.folder.check_whole(sorted({row.stage for row in journal.rows}))
     journal.begun.append(tell_time())
     return journal
 

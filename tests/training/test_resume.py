@@ -15,7 +15,7 @@ import torch
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.storage import hold_folder
 
-CLOCKS = {"seconds", "images_per_second", "training_seconds"}
+CLOCKS = {"seconds", "images_per_second", "training_seconds", "begun"}
 
 
 def flatten(value: Any, place: str = "") -> dict[str, Any]:
