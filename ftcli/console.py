@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
 from rich.text import Text
 
 from ftcli.results import EpochRow, Evaluation, Fetched, Inspection, ModelList, Progress, Result, TrainResult
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 UNFOLDED = 100_000
 """Columns where no terminal limits them: nothing is folded or cut."""
@@ -83,6 +84,9 @@ class Terminal:
         self._end_bar()
 
     def _make_bar(self) -> Bar:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # for those who wait, not for --help
+        from rich.progress import Progress as Bar
+
         # No refresh thread: loader processes are forked while a bar is shown, and a thread's locks do not survive it.
         columns = [
             TextColumn("{task.description}", markup=False),
@@ -131,6 +135,8 @@ def print_result(result: Result, *, as_json: bool) -> None:
 
 def _print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A plain table; a column whose name begins with > is flush right. Cells are text, never markup."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width > 80 else 1, 0, 0))
     for column in columns:
         right = column.startswith(">")

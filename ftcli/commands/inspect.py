@@ -9,7 +9,6 @@ import typer
 
 from ftcli.commands.options import JSON
 from ftcli.console import Terminal, print_result
-from ftcli.recipe.loading import Document, read_recipe
 
 
 def inspect(
@@ -21,6 +20,8 @@ def inspect(
     as_json: JSON = False,
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
+    from ftcli.recipe.loading import Document, read_recipe
+
     what: str | Document | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):
         what = read_recipe(Path(source))  # before torch, which takes seconds to load

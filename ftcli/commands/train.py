@@ -9,7 +9,6 @@ import typer
 
 from ftcli.commands.options import DEVICE, JSON
 from ftcli.console import Terminal, print_result
-from ftcli.recipe.loading import read_recipe
 
 
 def train(
@@ -30,6 +29,8 @@ def train(
     as_json: JSON = False,
 ) -> None:
     """Train the stages of a recipe, or carry on from a checkpoint."""
+    from ftcli.recipe.loading import read_recipe
+
     document = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which takes seconds to load
     from ftcli.runtime import keep_freed_memory
     from ftcli.training.beginning import Order
