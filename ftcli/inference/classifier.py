@@ -22,7 +22,6 @@ class Classifier:
     """Logits from uint8 images, on one device, in one number format."""
 
     model: nn.Module
-    preprocessing: Preprocessing
     classes: tuple[str, ...]
     device: torch.device
     precision: str
@@ -39,7 +38,7 @@ class Classifier:
     ) -> Classifier:
         """Move a network to its device, in the memory format that convolutions are fastest with."""
         placed = model.to(device).to(memory_format=torch.channels_last)
-        return cls(placed, preprocessing, classes, device, precision, Normalizer(preprocessing, device))
+        return cls(placed, classes, device, precision, Normalizer(preprocessing, device))
 
     def compute_logits(self, images: Tensor) -> Tensor:
         """Float32 logits (n, classes) of uint8 images (n, 3, size, size). Gradients flow if they are enabled."""
