@@ -1,0 +1,7 @@
+"""The only place that prints: results on standard output, progress and words for people on standard error."""
+
+from ftcli.console.rendering import print_result
+from ftcli.console.tables import open_console
+from ftcli.console.terminal import Terminal, print_faults
+
+__all__ = ["Terminal", "open_console", "print_faults", "print_result"]

@@ -1,0 +1,35 @@
+"""The result of a command on standard output: one JSON document, or tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ftcli.console.networks import print_inspection
+from ftcli.console.runs import print_evaluation, print_training
+from ftcli.console.tables import open_console, print_table
+from ftcli.results import Evaluation, Fetched, Inspection, ModelList, Result, TrainResult
+
+
+def print_result(result: Result, *, as_json: bool) -> None:
+    """The result of a command: one JSON document, or tables for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        return
+    console = open_console(sys.stdout)
+    match result:
+        case Inspection():
+            print_inspection(console, result)
+        case ModelList():
+            for name in result.models:
+                console.print(name, soft_wrap=True)
+        case TrainResult():
+            print_training(console, result)
+        case Evaluation():
+            print_evaluation(console, result)
+        case Fetched():
+            rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]
+            console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)
+            print_table(console, ("split", "class", ">images"), rows)
+        case _:
+            raise TypeError(f"no way to print {type(result).__name__}")

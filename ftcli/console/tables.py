@@ -1,0 +1,31 @@
+"""Consoles, and the plain tables that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+UNFOLDED = 100_000
+"""Columns where no terminal limits them: nothing is folded or cut."""
+
+
+def open_console(stream: TextIO) -> Console:
+    """A console that colours and folds on a terminal and does neither elsewhere."""
+    width = None if stream.isatty() else UNFOLDED
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A plain table; a column whose name begins with > is flush right. Cells are text, never markup."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width > 80 else 1, 0, 0))
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(Text(column.lstrip(">")), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

@@ -1,0 +1,109 @@
+"""What there is to tell about networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ftcli.results.base import Result
+
+
+@dataclass(frozen=True)
+class Preprocessing(Result):
+    """How any image becomes the network's input; it travels with the weights.
+
+    `resize` is shorter (shorter side to `resize_size`, then the centre of `image_size`), squash (both sides to
+    `resize_size`, then the centre) or pad (longer side to `image_size`, the rest black). `mean` and `std` are for
+    pixels from 0 to 1, red, green, blue.
+    """
+
+    image_size: int
+    resize_size: int
+    resize: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Preprocessing:
+        return cls(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+
+
+@dataclass(frozen=True)
+class Layer(Result):
+    """One module: its name, class, output shape for one image (None where it is no single tensor), own and inner
+    parameters, and how many of those train (in the last stage of a recipe)."""
+
+    name: str
+    type: str
+    output_shape: tuple[int, ...] | None
+    parameters: int
+    trainable: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class HeadPlace(Result):
+    """Where the head sits and how wide it is."""
+
+    path: str
+    type: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class WeightsEntry(Result):
+    """Weights that exist for a model: accuracy is top-1 in percent as their publisher gives it, None if unknown."""
+
+    name: str
+    accuracy: float | None
+    parameters: int | None
+    url: str | None
+    default: bool
+
+
+@dataclass(frozen=True)
+class Crossing(Result):
+    """A value that crosses from the frozen part to the live one, with its shape for one image."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StageSummary(Result):
+    """What one stage trains and what it keeps. Counts are numbers of scalars; `frozen_layers` and `live_layers` are
+    the highest modules that are wholly the one or the other; `cut` is empty where nothing is frozen, None where
+    the network cannot be traced."""
+
+    name: str
+    trainable: int
+    frozen: int
+    trained_layers: tuple[str, ...]
+    frozen_layers: tuple[str, ...]
+    cut: tuple[Crossing, ...] | None
+
+
+@dataclass(frozen=True)
+class Inspection(Result):
+    """What `ftcli inspect` tells of a model, a recipe or a checkpoint."""
+
+    name: str
+    parameters: int
+    trainable: int
+    multiply_adds: int
+    head: HeadPlace
+    layers: tuple[Layer, ...]
+    weights: tuple[WeightsEntry, ...]
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None
+    stages: tuple[StageSummary, ...] | None = None
+    checkpoint: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ModelList(Result):
+    """What `ftcli inspect` tells without an argument."""
+
+    models: tuple[str, ...]
