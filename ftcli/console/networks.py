@@ -13,21 +13,25 @@ from ftcli.results import Inspection
 def print_inspection(console: Console, result: Inspection) -> None:
     console.print(
         f"{result.name}: {result.parameters:,} parameters, {result.trainable:,} trainable, "
-        f"{result.multiply_adds / 1e9:.2f} G multiply-adds an image",
-        soft_wrap=True,
+        f"{result.multiply_adds / 1e9:.2f} G multiply-adds an image"
     )
     head, pre = result.head, result.preprocessing
-    console.print(f"head: {head.path} ({head.type}), {head.in_features} -> {head.out_features}", soft_wrap=True)
+    console.print(f"head: {head.path} ({head.type}), {head.in_features} -> {head.out_features}")
     console.print(
         f"input: {pre.image_size} px, {pre.resize} to {pre.resize_size} px, {pre.interpolation}, "
-        f"mean {list_numbers(pre.mean)}, std {list_numbers(pre.std)}",
-        soft_wrap=True,
+        f"mean {list_numbers(pre.mean)}, std {list_numbers(pre.std)}"
     )
     if result.classes is not None:
-        console.print(f"classes: {', '.join(result.classes)}", soft_wrap=True)
+        console.print(f"classes: {', '.join(result.classes)}")
     for key, value in (result.checkpoint or {}).items():
         console.print(f"{key}: {value}", soft_wrap=True)
-    layers = [
+    _print_layers(console, result)
+    _print_stages(console, result)
+    _print_weights(console, result)
+
+
+def _print_layers(console: Console, result: Inspection) -> None:
+    rows = [
         (
             "  " * layer.depth + layer.name,
             layer.type,
@@ -38,25 +42,27 @@ def print_inspection(console: Console, result: Inspection) -> None:
         for layer in result.layers
     ]
     console.print()
-    print_table(console, ("layer", "type", "output", ">parameters", ">trainable"), layers)
+    print_table(console, ("layer", "type", "output", ">parameters", ">trainable"), rows)
+
+
+def _print_stages(console: Console, result: Inspection) -> None:
     for stage in result.stages or ():
-        console.print(f"\nstage {stage.name}: {stage.trainable:,} trainable, {stage.frozen:,} frozen", soft_wrap=True)
-        console.print(f"  trains: {', '.join(stage.trained_layers) or '-'}", soft_wrap=True)
-        console.print(f"  frozen: {', '.join(stage.frozen_layers) or '-'}", soft_wrap=True)
+        console.print(f"\nstage {stage.name}: {stage.trainable:,} trainable, {stage.frozen:,} frozen")
+        console.print(f"  trains: {', '.join(stage.trained_layers) or '-'}")
+        console.print(f"  frozen: {', '.join(stage.frozen_layers) or '-'}")
         if stage.cut:
             crossing = ", ".join(f"{value.name} ({'x'.join(map(str, value.shape))})" for value in stage.cut)
-            console.print(f"  cut at: {crossing}", soft_wrap=True)
+            console.print(f"  cut at: {crossing}")
+
+
+def _print_weights(console: Console, result: Inspection) -> None:
+    """A line for each, not a table: an address stays whole, to be copied, however narrow the terminal is."""
     if result.weights:
-        console.print()
-        rows = [
-            (
-                entry.name + (" (default)" if entry.default else ""),
-                "-" if entry.accuracy is None else f"{entry.accuracy:.2f}",
-                entry.url or "-",
-            )
-            for entry in result.weights
-        ]
-        print_table(console, ("weights", ">ImageNet top-1 %", "from"), rows)
+        console.print("\nweights, with their ImageNet top-1 accuracy:")
+    for entry in result.weights:
+        default = " (default)" if entry.default else ""
+        accuracy = "-" if entry.accuracy is None else f"{entry.accuracy:.2f} %"
+        console.print(f"{entry.name}{default}: {accuracy}, {entry.url or '-'}", soft_wrap=True)
 
 
 def list_numbers(values: Iterable[float]) -> str:

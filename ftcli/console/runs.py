@@ -27,19 +27,17 @@ def print_training(console: Console, result: TrainResult) -> None:
     print_table(console, columns, rows)
     if result.test is not None:
         test = result.test
-        console.print(
-            f"test: accuracy {test.accuracy:.1%}, loss {test.loss:.4f} on {test.images} images", soft_wrap=True
-        )
+        console.print(f"test: accuracy {test.accuracy:.1%}, loss {test.loss:.4f} on {test.images} images")
     print_skipped(console, result.skipped)
     console.print(f"best checkpoint: {result.best_loss}", soft_wrap=True)
     console.print(f"next: {result.next_command}", soft_wrap=True)
 
 
 def print_evaluation(console: Console, result: Evaluation) -> None:
+    console.print(f"{result.checkpoint} on {result.split}:", soft_wrap=True)
     console.print(
-        f"{result.checkpoint} on {result.split}: accuracy {result.accuracy:.1%}, loss {result.loss:.4f}, "
-        f"{result.images} images, calibration error {result.calibration['expected_calibration_error']:.3f}",
-        soft_wrap=True,
+        f"accuracy {result.accuracy:.1%}, loss {result.loss:.4f}, {result.images} images, "
+        f"calibration error {result.calibration['expected_calibration_error']:.3f}"
     )
     rows = [(r.name, str(r.images), f"{r.precision:.3f}", f"{r.recall:.3f}", f"{r.f1:.3f}") for r in result.per_class]
     print_table(console, ("class", ">images", ">precision", ">recall", ">F1"), rows)
