@@ -1,0 +1,89 @@
+"""A real terminal, and a run whose words are in many scripts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import RECIPE
+
+CLASSES = ("bird's nest", "ünïcode “quoted”", "قطة", "狗 (柴犬)", "🐶 puppy")
+
+
+@pytest.fixture(scope="session")
+def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
+    """A folder with a finished run of one stage, whose classes and files have names in many scripts."""
+    folder = tmp_path_factory.mktemp("many scripts 多")
+    photo = photographs["china"]
+    for label, name in enumerate(CLASSES):
+        for number in range(14):
+            place = folder / "data" / ("train" if number < 10 else "test") / name
+            place.mkdir(parents=True, exist_ok=True)
+            left, top = 50 * label + 20 * number, 13 * number
+            photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(place / f"图 {number} 'x' 🙂.jpg")
+    text = RECIPE.format(root="data")
+    (folder / "r.yaml").write_text(text[: text.index("  - name: all")])
+    subprocess.run([sys.executable, "-m", "ftcli", "train", "r.yaml"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a terminal shows: its lines, and the same with the codes of colours and weights."""
+
+    text: str
+    coded: str
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.text.rstrip().splitlines()]
+
+
+Terminal = Callable[..., Screen]
+"""(columns, *arguments of ftcli, folder, until, **environment) -> Screen."""
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Terminal:
+    """Run ftcli in a terminal of tmux with so many columns and look at it when it has ended, or shows `until`."""
+    if shutil.which("tmux") is None:
+        pytest.skip("needs tmux: apt-get install tmux")
+    sockets = itertools.count()
+
+    def run(columns: int, *arguments: str, folder: Path, until: str = "ENDED WITH", **environment: str) -> Screen:
+        given = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
+        words = ["env", "-u", "NO_COLOR", "-u", "COLUMNS", *(f"{key}={value}" for key, value in given.items())]
+        command = shlex.join([*words, sys.executable, "-m", "ftcli", *arguments])
+        size = ["-x", str(columns), "-y", "50", "-c", str(folder)]
+        tmux = ["tmux", "-S", str(tmp_path / f"tmux-{next(sockets)}"), "-f", "/dev/null"]
+        shell = f"{command}; echo ENDED WITH $?; sleep 60"
+        subprocess.run([*tmux, "new-session", "-d", *size, shell], check=True)
+        try:
+            return _wait(tmux, until)
+        finally:
+            subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)
+
+    return run
+
+
+def _wait(tmux: list[str], until: str) -> Screen:
+    began = time.monotonic()
+    while time.monotonic() - began < 60:
+        capture = [*tmux, "capture-pane", "-p", "-S", "-200"]
+        text = subprocess.run(capture, check=True, capture_output=True, text=True).stdout
+        if until in text:
+            coded = subprocess.run([*capture, "-e"], check=True, capture_output=True, text=True).stdout
+            return Screen(text, coded)
+        time.sleep(0.05)
+    raise AssertionError(f"the terminal never showed {until!r}:\n{text}")

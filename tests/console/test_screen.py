@@ -1,0 +1,77 @@
+"""The console in a real terminal: narrow and wide, with and without colours, with words in any script."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from tests.console.conftest import CLASSES, Terminal
+
+COLOURED = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38)[0-9;]*m")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_a_table_of_classes_in_any_script_stands_straight(terminal: Terminal, many_scripts: Path, columns: int) -> None:
+    lines = terminal(columns, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
+    assert lines[0] == "runs/photos/best_loss.pt on test:"
+    top = next(i for i, line in enumerate(lines) if line.startswith("class "))
+    rows = lines[top + 1 : top + 1 + len(CLASSES)]
+    assert [row.split("  ")[0] for row in rows] == sorted(CLASSES)
+    assert {cell_len(line) for line in lines[top : top + 1 + len(CLASSES)]} == {cell_len(lines[top])}
+    assert all(cell_len(line) <= columns for line in lines)
+    assert lines[-1] == "ENDED WITH 0"
+
+
+def test_a_wide_terminal_folds_nothing(terminal: Terminal, many_scripts: Path) -> None:
+    lines = terminal(200, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
+    worst = lines[lines.index("most confident mistakes:") + 2 : -1]
+    assert worst
+    assert all(re.match(r"test/.+/图 1\d 'x' 🙂\.jpg  ", line) for line in worst)
+
+
+def test_a_narrow_terminal_loses_no_letter_of_a_path(terminal: Terminal, many_scripts: Path) -> None:
+    lines = terminal(60, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
+    table = lines[lines.index("most confident mistakes:") + 1 : -1]
+    width = cell_len(table[0].split("true class")[0])
+    cells = "".join(_cut(line, width) for line in table[1:])
+    assert len(re.findall("图1\\d'x'🙂.jpg", cells.replace(" ", ""))) >= 8
+
+
+def _cut(line: str, cells: int) -> str:
+    while cell_len(line) > cells:
+        line = line[:-1]
+    return line
+
+
+def test_sentences_break_between_words_and_addresses_nowhere(terminal: Terminal, tmp_path: Path) -> None:
+    shown = terminal(60, "inspect", "resnet50", "--depth", "1", folder=tmp_path)
+    assert shown.lines[0] == "resnet50: 25,557,032 parameters, 25,557,032 trainable, 4.09"
+    assert shown.lines[1] == "G multiply-adds an image"
+    assert "https://download.pytorch.org/models/resnet50-11ad3fa6.pth" in "".join(shown.lines)
+    assert all(cell_len(line) <= 60 for line in shown.lines)
+
+
+def test_a_bar_shows_the_work_and_goes_when_it_is_done(terminal: Terminal, many_scripts: Path, tmp_path: Path) -> None:
+    arguments = ["train", "r.yaml", "--set", "stages.head.epochs=9", "--out"]
+    during = terminal(60, *arguments, str(tmp_path / "a"), folder=many_scripts, until="━")
+    assert "head" in next(line for line in during.lines if "━" in line)
+    after = terminal(60, *arguments, str(tmp_path / "b"), folder=many_scripts)
+    assert "━" not in after.text
+    assert sum(line.startswith("head ") for line in after.lines) >= 10
+    assert after.lines[-1] == "ENDED WITH 0"
+
+
+def test_colours_are_shown_and_no_color_takes_them_away(terminal: Terminal, tmp_path: Path) -> None:
+    with_colours = terminal(60, "train", "nothing.yaml", folder=tmp_path)
+    assert COLOURED.search(with_colours.coded)
+    without = terminal(60, "train", "nothing.yaml", folder=tmp_path, NO_COLOR="1")
+    assert without.text == with_colours.text
+    assert not COLOURED.search(without.coded)
+    assert " ".join(without.lines[:2]) == (
+        "error: nothing.yaml: there is no such recipe; give the path of a YAML recipe"
+    )
