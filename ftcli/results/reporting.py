@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ftcli.results.training import EpochRow
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far counted work has come. `rate` is images a second, `details` short words such as a loss."""
+    """How far counted work has come. `rate` is units a second, `details` short words such as a loss."""
 
     task: str
     done: int
     total: int
     rate: float | None = None
     details: str = ""
+    unit: Literal["images", "bytes"] = "images"
 
 
 class Reporter(Protocol):
