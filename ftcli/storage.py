@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from ftcli.errors import RecipeError, RunError
 
@@ -33,7 +34,25 @@ def replace_file(path: Path, content: bytes | str) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(_explain(path, len(data), error)) from error
+        raise RunError(explain_failure(path, len(data), error)) from error
+
+
+@contextmanager
+def replace_gradually(path: Path) -> Iterator[TextIO]:
+    """A text file, UTF-8, that is written little by little and is there when the context ends well, whole, or not at
+    all: after an error or a kill the old file stands. Raises RunError as `replace_file` does."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        publish_file(temporary, path)
+    except OSError as error:
+        raise RunError(explain_failure(path, 0, error)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -54,10 +73,19 @@ def publish_folder(made: Path, final: Path) -> None:
     _flush_folder(final.parent)
 
 
-def digest_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+def publish_file(made: Path, final: Path) -> None:
+    """Give a file that is whole and flushed its final name, in one step. Raises RunError if it cannot have it."""
+    try:
+        made.replace(final)
+        _flush_folder(final.parent)
+    except OSError as error:
+        raise RunError(explain_failure(final, 0, error)) from error
+
+
+def digest_file(path: Path, kind: str = "sha256") -> str:
+    """The digest of a file's bytes in hexadecimal; `kind` is sha256, sha1 or md5."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 @contextmanager
@@ -82,7 +110,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
             file.write(str(os.getpid()).encode())
         except OSError as error:
             path.unlink()
-            raise RunError(_explain(path, 1, error)) from error
+            raise RunError(explain_failure(path, 1, error)) from error
         yield
 
 
@@ -94,7 +122,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explain(path: Path, size: int, error: OSError) -> str:
+def explain_failure(path: Path, size: int, error: OSError) -> str:
+    """The sentence for a file of `size` bytes more that could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
         return (

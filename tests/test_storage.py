@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import RecipeError, RunError
-from ftcli.storage import _explain, digest_file, hold_folder, make_folder, publish_folder, replace_file
+from ftcli.storage import (
+    digest_file,
+    explain_failure,
+    hold_folder,
+    make_folder,
+    publish_file,
+    publish_folder,
+    replace_file,
+    replace_gradually,
+)
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -31,7 +40,7 @@ def test_a_failed_write_keeps_the_old_file_and_says_why(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_with_what_is_needed_and_free(tmp_path: Path) -> None:
-    told = _explain(tmp_path / "last.pt", 3_000_000, OSError(errno.ENOSPC, "No space left on device"))
+    told = explain_failure(tmp_path / "last.pt", 3_000_000, OSError(errno.ENOSPC, "No space left on device"))
     assert told.startswith(f"{tmp_path}/last.pt: the disk is full: 3.0 MB are needed and ")
     assert told.endswith("; make room; what was saved before is whole")
 
@@ -68,3 +77,34 @@ def test_a_folder_is_published_in_one_step(tmp_path: Path) -> None:
     (tmp_path / "made" / "a").write_text("x")
     publish_folder(tmp_path / "made", tmp_path / "final")
     assert digest_file(tmp_path / "final" / "a") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+def test_a_file_that_is_written_little_by_little(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), replace_gradually(path) as file:
+        file.write(f"half {1 // file.tell()}")
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.csv", "old")]
+    with replace_gradually(path) as file:
+        file.write("a\r\n\udcff")
+        file.flush()
+        assert path.read_text() == "old"
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("a.csv", b"a\r\n\\udcff")]
+    with pytest.raises(RunError) as error, replace_gradually(tmp_path / "no/a.csv"):
+        pass
+    assert str(error.value) == (
+        f"{tmp_path}/no/a.csv: cannot be written (No such file or directory); check the folder and its permissions"
+    )
+
+
+def test_a_file_is_published_in_one_step_or_stays(tmp_path: Path) -> None:
+    (tmp_path / "made").write_text("x")
+    publish_file(tmp_path / "made", tmp_path / "final")
+    assert digest_file(tmp_path / "final", "md5") == "9dd4e461268c8034f5c8564e155c67a6"
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(RunError) as caught:
+        publish_file(tmp_path / "final", tmp_path / "taken")
+    assert str(caught.value) == (
+        f"{tmp_path}/taken: cannot be written (Is a directory); check the folder and its permissions"
+    )
+    assert (tmp_path / "final").read_text() == "x"

@@ -1,0 +1,5 @@
+"""Files from the internet: downloaded once, resumed when cut, checked against their digest on every use."""
+
+from ftcli.downloads.cache import fetch_file, is_offline
+
+__all__ = ["fetch_file", "is_offline"]
