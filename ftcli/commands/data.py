@@ -9,6 +9,7 @@ import typer
 
 from ftcli.commands.options import JSON
 from ftcli.console import Terminal, print_result
+from ftcli.recipe.datasets import NAMES
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make the folders of known data sets.")
 
@@ -20,7 +21,7 @@ def describe() -> None:
 
 @data.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="A known data set: solar-cells.")],
+    name: Annotated[str, typer.Argument(help=f"A known data set: {', '.join(NAMES)}.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make, instead of data/<name>.")] = None,
     as_json: JSON = False,
 ) -> None:

@@ -1,3 +1,5 @@
+"""The solar cells: shared out as published, and copied as they are."""
+
 from __future__ import annotations
 
 import csv
@@ -7,24 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.data.fetching import KNOWN, fetch
+from ftcli.data.fetching import fetch
 from ftcli.data.sources import split_images
-from ftcli.errors import DataError, RunError
+from ftcli.errors import DataError
 from ftcli.recipe.schema import Data
 from ftcli.results import Fetched, Progress, Silent
-
-
-class Listener(Silent):
-    """A Reporter that keeps what it is told, and may break off."""
-
-    def __init__(self, stop_at: int = -1) -> None:
-        self.heard: list[Progress] = []
-        self.stop_at = stop_at
-
-    def advance(self, progress: Progress) -> None:
-        self.heard.append(progress)
-        if progress.done == self.stop_at:
-            raise KeyboardInterrupt
+from tests.data.fetching.conftest import Listener
 
 
 @pytest.fixture(scope="module")
@@ -94,42 +84,6 @@ def test_a_recipe_can_use_the_folder(made: tuple[Fetched, Listener]) -> None:
     assert images.classes == ("defective", "functional")
     assert len(images.splits["test"]) == 656
     assert len(images.splits["train"]) + len(images.splits["val"]) == 1968
-
-
-def test_an_unknown_name() -> None:
-    assert KNOWN == ("solar-cells",)
-    with pytest.raises(DataError) as error:
-        fetch("solar", Path("nowhere"), Silent())
-    assert str(error.value) == "fetch: 'solar' is no known data set; did you mean 'solar-cells'?"
-
-
-def test_a_root_that_holds_something(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine.txt").write_text("mine")
-    for name in ("file", "full"):
-        with pytest.raises(DataError) as error:
-            fetch("solar-cells", tmp_path / name, Silent())
-        assert str(error.value) == (
-            f"{tmp_path}/{name}: is there already and not empty; remove it, or give another folder"
-        )
-    assert (tmp_path / "full/mine.txt").read_text() == "mine"
-
-
-def test_nothing_is_left_of_an_interrupted_fetch(tmp_path: Path) -> None:
-    (tmp_path / "solar").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        fetch("solar-cells", tmp_path / "solar", Listener(stop_at=30))
-    assert [path.name for path in tmp_path.rglob("*")] == ["solar"]
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(RunError) as error:
-        fetch("solar-cells", tmp_path / "file/solar", Silent())
-    assert str(error.value) == (
-        f"{tmp_path}/file/solar: cannot be made (Not a directory); make room, or give another folder"
-    )
 
 
 def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,206 @@
+"""A known data set's folder is made whole or not at all, wherever it is stopped."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftcli.data.fetching import fetch
+from ftcli.data.fetching.registry import DATA_SETS, Installed, Remote
+from ftcli.errors import DataError, RunError
+from ftcli.results import Silent
+from tests.conftest import Ftcli
+from tests.data.fetching.conftest import Listener, Serve, list_files, pack_tar, pack_zip
+from tests.data.fetching.test_layouts import pack_idx
+from tests.server import Answer, Server
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(DataError) as error:
+        fetch("solar", Path("nowhere"), Silent())
+    assert str(error.value) == "fetch: 'solar' is no known data set; did you mean 'solar-cells'?"
+
+
+def test_a_root_that_holds_something(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(DataError) as error:
+            fetch("solar-cells", tmp_path / name, Silent())
+        assert str(error.value) == (
+            f"{tmp_path}/{name}: is there already and not empty; remove it, or give another folder"
+        )
+    assert (tmp_path / "full/mine.txt").read_text() == "mine"
+
+
+def test_nothing_is_left_of_an_interrupted_fetch(tmp_path: Path) -> None:
+    (tmp_path / "solar").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fetch("solar-cells", tmp_path / "solar", Listener(stop_at=30))
+    assert [path.name for path in tmp_path.rglob("*")] == ["solar"]
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError) as error:
+        fetch("solar-cells", tmp_path / "file/solar", Silent())
+    assert str(error.value) == (
+        f"{tmp_path}/file/solar: cannot be made (Not a directory); make room, or give another folder"
+    )
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", str(tmp_path / "solar")]
+    with subprocess.Popen(command) as process:
+        left = tmp_path / f".solar.{process.pid}.unfinished"
+        while not (left / "train").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert left.exists()
+    others = [f".solar.{os.getppid()}.unfinished", f".other.{process.pid}.unfinished", ".solar.x.unfinished"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fetch("solar-cells", tmp_path / "solar", Listener(stop_at=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_the_part_and_no_folder(tmp_path: Path, server: Server, ftcli: Ftcli) -> None:
+    """The registry's own address, through a proxy; the archive comes in part, and the rest never."""
+    url = server.serve(DATA_SETS["hotdog"].files[0].url, Answer(bytes(3_000_000), cut=2_000_000, silence=60))
+    environment = {**os.environ, "http_proxy": server.address}
+    command = [sys.executable, "-m", "ftcli", "data", "fetch", "hotdog", "--out", str(tmp_path / "data/hotdog")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        part = tmp_path / "cache/downloads/fba480ffa8aa7e0f-hotdog.zip.part"
+        while not part.exists() or part.stat().st_size < 2_000_000:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stderr is not None
+        told = process.stderr.read().splitlines()
+    assert process.returncode == 143
+    assert told == [
+        f"downloading {url} to {str(part).removesuffix('.part')}",
+        "error: terminated; nothing is half written",
+    ]
+    assert part.stat().st_size == 2_000_000
+    assert not (tmp_path / "data").exists()
+
+
+def test_faults_of_the_archive_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ftcli: Ftcli,
+    serve_set: Serve,
+    server: Server,
+    jpegs: tuple[bytes, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*contents: bytes) -> str:
+        serve_set("oxford-pets", *contents)
+        outcome = ftcli("data", "fetch", "oxford-pets")
+        assert outcome.code == 3
+        assert not list(tmp_path.glob("data/*"))
+        assert not list(tmp_path.glob("data/.*"))
+        (told,) = outcome.faults
+        return told
+
+    images, lists = (
+        pack_tar({"images/a_1.jpg": jpegs[0]}),
+        pack_tar({"annotations/trainval.txt": b"a_1 1 1 1\nb_2 2 1 1\n"}),
+    )
+    cache = tmp_path / "cache/downloads"
+    paths = [
+        cache / f"{hashlib.sha256(content).hexdigest()[:16]}-{name}.tar.gz"
+        for content, name in ((images, "images"), (lists, "annotations"))
+    ]
+    assert fail(images, lists) == (
+        f"fetch: oxford-pets: there is no annotations/test.txt in {paths[0]} and {paths[1]}; tell its publisher"
+    )
+    both = pack_tar({"annotations/trainval.txt": b"a_1 1 1 1\nb_2 2 1 1\n", "annotations/test.txt": b"a_1 1 1 1\n"})
+    assert "fetch: oxford-pets: there is no images/b_2.jpg in " in fail(images, both)
+    assert "is broken at member 'images/a_1.jpg' (" in fail(images[:-40], lists)
+    assert "holds '../evil', which leads out of its folder, and is not used" in fail(pack_tar({"../evil": b"x"}), lists)
+    url = serve_set("oxford-pets", images, lists)[0]
+    server.serve("/oxford-pets/images.tar.gz", lists)
+    paths[0].unlink()
+    outcome = ftcli("data", "fetch", "oxford-pets")
+    wanted, found = (hashlib.sha256(content).hexdigest() for content in (images, lists))
+    assert outcome.faults == [
+        f"fetch: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
+        f"{wanted} and is {found}; try again, or on another network"
+    ]
+    assert outcome.code == 3
+
+
+def test_offline_the_sentence_names_the_file_and_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftcli: Ftcli, server: Server
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    outcome = ftcli("data", "fetch", "hotdog")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        "fetch: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
+        f"download it where that is possible and put it at {tmp_path}/cache/downloads/fba480ffa8aa7e0f-hotdog.zip, or "
+        "unset FTCLI_OFFLINE"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.shows("data.fetch")
+def test_an_archive_is_downloaded_once_for_all_folders_and_recipes(
+    workplace: Path, ftcli: Ftcli, serve_set: Serve, server: Server, jpegs: tuple[bytes, ...]
+) -> None:
+    members = {f"2750/{'Forest' if n % 2 else 'River'}/{n}.jpg": image for n, image in enumerate(jpegs)}
+    serve_set("eurosat", pack_zip(members))
+    for folder in ("one", "two"):
+        assert ftcli("data", "fetch", "eurosat", "--out", folder).code == 0
+    settings = ["data.root=deep/three", "data.fetch=eurosat", "stages.head.epochs=1", "stages.all.epochs=1"]
+    outcome = ftcli("train", "r.yaml", *(f"--set={setting}" for setting in settings), "--json")
+    assert outcome.code == 0, outcome.err
+    for folder in ("one", "two", "deep/three"):
+        assert list_files(workplace / folder) == {name.removeprefix("2750/"): image for name, image in members.items()}
+    assert server.count() == 1
+
+
+def test_a_system_packages_files_are_used_where_they_are_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    pixels = np.arange(4 * 28 * 28).astype(np.uint8).reshape(4, 28, 28)
+    labels = np.array([3, 4, 3, 4], dtype=np.uint8)
+    contents = [pack_idx(pixels), pack_idx(labels), pack_idx(pixels), pack_idx(labels)]
+    files = []
+    for number, content in enumerate(contents):
+        path = tmp_path / f"{number}.gz"
+        path.write_bytes(content)
+        inside = hashlib.md5(gzip.decompress(content)).hexdigest()
+        url = server.serve(f"/{number}.gz", content)
+        files.append(Remote(url, f"md5:{hashlib.md5(content).hexdigest()}", Installed(path, inside)))
+    known = replace(DATA_SETS["fashion-mnist"], files=tuple(files))
+    monkeypatch.setitem(DATA_SETS, "fashion-mnist", known)
+    assert fetch("fashion-mnist", tmp_path / "one", Silent()).images == 8
+    assert server.count() == 0
+    (tmp_path / "1.gz").write_bytes(contents[0])
+    listener = Listener()
+    assert fetch("fashion-mnist", tmp_path / "two", listener).splits["test"] == {"Coat": 2, "Dress": 2}
+    assert listener.warned == [
+        f"fetch: fashion-mnist: {tmp_path}/1.gz is not the file that is known and is passed over"
+    ]
+    assert [seen.path for seen in server.requests] == ["/1.gz"]
