@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from ftcli.data.fetching import fetch
+from ftcli.data.manifests import is_manifest
 from ftcli.data.sources import ImageSet, order_samples, split_images
 from ftcli.errors import CheckpointError, DataError, RecipeError
 from ftcli.models.anatomy import Anatomy, examine, find_head
 from ftcli.models.freezing import Freezing, find_faults, resolve_freezing, resolve_rates
 from ftcli.models.heads import build_head, replace_head
+from ftcli.models.sizes import sketch_network
 from ftcli.models.zoo import adapt_preprocessing, build_network, check_model, default_preprocessing
 from ftcli.recipe.loading import Document
-from ftcli.recipe.schema import Recipe, Stage
+from ftcli.recipe.schema import Data, Recipe, Stage
 from ftcli.results import HeadPlace, Preprocessing, Reporter
 from ftcli.runtime import derive_seed
 
@@ -58,8 +60,8 @@ def plan_recipe(document: Document, preprocessing: Preprocessing | None = None) 
         default_preprocessing(recipe.backbone.name, recipe.backbone.weights, weights), recipe.data
     )
     size = document.locate("data", "image_size")
-    model = build_network(recipe.backbone.name, True, chosen.image_size, size)
-    head = find_head(model, examine(model, chosen.image_size, size), where)
+    model, anatomy = sketch_network(recipe.backbone.name, chosen.image_size, size)
+    head = find_head(model, anatomy, where)
     replace_head(model, head.path, build_head(model.get_submodule(head.path), recipe.head, classes=2))
     anatomy = examine(model, chosen.image_size, size)
     plan = Plan(recipe, chosen, anatomy, head, ())
@@ -90,20 +92,28 @@ def _plan_stage(document: Document, index: int, model: nn.Module, plan: Plan) ->
 
 
 def _missing_data(document: Document) -> Sequence[str]:
-    data = document.recipe.data
-    if data.fetch or Path(data.root).exists():
-        return ()
-    return (f"{document.locate('data', 'root')}: {data.root} does not exist; give the folder that holds the images",)
+    data, where = document.recipe.data, document.locate("data", "root")
+    missing = () if data.fetch else _find_missing(data)
+    return tuple(
+        f"{where}: {root} does not exist; give the "
+        f"{'manifest that lists' if is_manifest(Path(root)) else 'folder that holds'} the images"
+        for root in missing
+    )
+
+
+def _find_missing(data: Data) -> Sequence[str]:
+    return [root for root in data.roots if not Path(root).exists()]
 
 
 def gather_images(document: Document, reporter: Reporter, held: Mapping[str, str] | None = None) -> ImageSet:
     """The images of a recipe with their classes and splits; a known data set is made first if its folder is missing.
 
-    Raises DataError with every fault of the folders at once.
+    Raises DataError with every fault of the folders and manifests at once.
     """
-    data, root = document.recipe.data, Path(document.recipe.data.root)
-    if data.fetch and not root.exists():
-        fetch(data.fetch, root, reporter)
+    data = document.recipe.data
+    if data.fetch:
+        for root in _find_missing(data):
+            fetch(data.fetch, Path(root), reporter)
     return split_images(data, document.recipe.seed, document.locate("data", "root"), held)
 
 
@@ -116,7 +126,7 @@ def align_classes(images: ImageSet, classes: Sequence[str], where: str) -> Image
         lacking = ", ".join(name for name in classes if name not in images.classes) or "none"
         unknown = ", ".join(name for name in images.classes if name not in classes) or "none"
         raise CheckpointError(
-            f"{where}: was trained on other classes than {images.root} has: missing there: {lacking}; unknown to the "
+            f"{where}: was trained on other classes than {images.source} has: missing there: {lacking}; unknown to the "
             f"checkpoint: {unknown}; give the folder it belongs to, or train anew"
         )
     place = {images.classes.index(name): label for label, name in enumerate(classes)}
@@ -128,17 +138,18 @@ def align_classes(images: ImageSet, classes: Sequence[str], where: str) -> Image
 
 
 def find_classes(document: Document, reporter: Reporter) -> tuple[str, ...]:
-    """The classes of a recipe: those it names, or those of its folder. Nothing is fetched.
+    """The classes of a recipe: those it names, or those of its images. Nothing is fetched.
 
     Raises DataError where there is neither.
     """
     data = document.recipe.data
     if data.classes is not None:
         return data.classes
-    if not Path(data.root).exists():
-        remedy = f"run `ftcli data fetch {data.fetch}`" if data.fetch else "make the folder"
+    if missing := _find_missing(data):
+        kind = "manifest" if is_manifest(Path(missing[0])) else "folder"
+        remedy = f"run `ftcli data fetch {data.fetch}`" if data.fetch else f"make the {kind}"
         raise DataError(
-            f"{document.locate('data', 'root')}: {data.root} does not exist, so the classes are unknown; {remedy}, or "
+            f"{document.locate('data', 'root')}: {missing[0]} does not exist, so the classes are unknown; {remedy}, or "
             "name them in data.classes"
         )
     return gather_images(document, reporter).classes

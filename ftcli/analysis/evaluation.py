@@ -58,13 +58,14 @@ def _choose_images(
     question: Question, path: Path, checkpoint: Checkpoint, document: Document, reporter: Reporter
 ) -> tuple[str, Path, tuple[Sample, ...]]:
     if question.data is not None:
-        split = question.split or ("test" if (question.data / "test").is_dir() else "all")
-        return split, question.data, list_split(question.data, split, checkpoint.classes, "--data")
+        images = list_split(question.data, question.split, checkpoint.classes, "--data")
+        ((split, samples),) = images.splits.items()
+        return split, images.root, samples
     images = gather_images(document, reporter, checkpoint.splits_by_path())
     images = align_classes(images, checkpoint.classes, str(path))
     split = question.split or ("test" if "test" in images.splits else "val")
     if split not in images.splits:
-        raise DataError(f"--split {split}: {images.root} has no such split; {suggest(split, images.splits)}")
+        raise DataError(f"--split {split}: {images.source} has no such split; {suggest(split, images.splits)}")
     return split, images.root, images.splits[split]
 
 

@@ -6,11 +6,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ftcli.data.entries import SPLIT_OF_NAME
 from ftcli.data.images import is_image
 from ftcli.errors import DataError
-
-SPLIT_OF_FOLDER = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Which split a folder stands for, by its name in lower case."""
 
 _LAYOUT = "give a folder with train/<class>/, or with one folder a class"
 
@@ -42,9 +40,9 @@ class FolderScan:
         folders, images = listed
         named: dict[str, list[str]] = {}
         for name in folders:
-            if split := SPLIT_OF_FOLDER.get(name.lower()):
+            if split := SPLIT_OF_NAME.get(name.lower()):
                 named.setdefault(split, []).append(name)
-        others = [name for name in folders if name.lower() not in SPLIT_OF_FOLDER]
+        others = [name for name in folders if name.lower() not in SPLIT_OF_NAME]
         if not named or (others and "train" not in named):
             return {"all": self.root}
         if others:
@@ -110,7 +108,7 @@ class FolderScan:
             self.fail(f"{folder} is not there; {_LAYOUT}")
             return None
         except NotADirectoryError:
-            self.fail(f"{folder} is no folder; {_LAYOUT}")
+            self.fail(f"{folder} is no folder and no manifest (.csv, .tsv, .parquet); {_LAYOUT}")
             return None
         except OSError as error:
             self.fail(f"{folder} cannot be read ({error.strerror}); check its permissions")

@@ -6,6 +6,8 @@ import errno
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,12 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class BrokenImage(DataError):
-    """An image file that cannot be read, or whose pixels have no agreed meaning."""
+    """An image that cannot be read, or whose pixels have no agreed meaning. `why` is the fault without its place and
+    its remedy."""
+
+    def __init__(self, sentence: str, why: str = "") -> None:
+        super().__init__(sentence)
+        self.why = why
 
 
 def is_image(name: str) -> bool:
@@ -79,24 +86,57 @@ def read_rgb(path: Path) -> Image.Image:
     holds for safe, or of 32-bit or floating-point values beyond 0 to 65,535, whose range nobody agreed on.
     No warning of Pillow leaves this function.
     """
+    with _explain_faults(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
+        return _make_rgb(path, image)
+
+
+def convert_rgb(image: Image.Image, name: str) -> Image.Image:
+    """What `read_rgb` makes of an image, of one that Pillow has opened already; `name` is what faults call it."""
+    with _explain_faults(Path(name)):
+        return _make_rgb(Path(name), image)
+
+
+def read_shape(path: Path) -> tuple[int, int, bool]:
+    """Width and height in pixels, the right side up, and whether the file is grey; its pixels are not read.
+
+    Raises BrokenImage for what is missing, empty, no image, or larger than Pillow holds for safe.
+    """
+    with _explain_faults(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
+        width, height = image.size
+        turned = _read_orientation(image) in (5, 6, 7, 8)
+        return (height, width, _is_grey(image)) if turned else (width, height, _is_grey(image))
+
+
+def _is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+
+
+def _make_rgb(path: Path, image: Image.Image) -> Image.Image:
+    image.load()
+    return _turn_upright(_flatten(path, image), _read_orientation(image))
+
+
+@contextmanager
+def _explain_faults(path: Path) -> Iterator[None]:
+    """Raise what Pillow and the system say of an image as BrokenImage. No warning of Pillow gets out."""
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=list(_FORMATS)) as image:
-                image.load()
-                return _turn_upright(_flatten(path, image), _read_orientation(image))
+            yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise BrokenImage(
-            f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely; "
-            "make it smaller, remove it, or set data.on_bad_image: skip"
-        ) from error
+        why = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"
+        raise _refuse(path, why, "make it smaller, remove it, or set data.on_bad_image: skip") from error
     except OSError as error:
         if error.errno in _EXHAUSTED:
             raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.workers") from error
-        raise BrokenImage(f"{path}: {_explain(path, error)}; {_REMEDY}") from error
+        raise _refuse(path, _explain(path, error), _REMEDY) from error
     except _MALFORMED as error:
-        raise BrokenImage(f"{path}: is damaged ({_quote(error)}); {_REMEDY}") from error
+        raise _refuse(path, f"is damaged ({_quote(error)})", _REMEDY) from error
+
+
+def _refuse(path: Path, why: str, remedy: str) -> BrokenImage:
+    return BrokenImage(f"{path}: {why}; {remedy}", why)
 
 
 def _explain(path: Path, error: OSError) -> str:
@@ -116,7 +156,7 @@ def _quote(error: Exception) -> str:
 def _flatten(path: Path, image: Image.Image) -> Image.Image:
     """The image as RGB, without transparency."""
     if image.mode == "F":
-        raise BrokenImage(f"{path}: has floating-point pixels, which have no agreed range; {_SAVE_ANEW}")
+        raise _refuse(path, "has floating-point pixels, which have no agreed range", _SAVE_ANEW)
     if image.mode.startswith("I"):
         return _narrow(path, image)
     if image.has_transparency_data:
@@ -132,7 +172,7 @@ def _narrow(path: Path, image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise BrokenImage(f"{path}: has 32-bit pixels from {low} to {high}, which have no agreed range; {_SAVE_ANEW}")
+        raise _refuse(path, f"has 32-bit pixels from {low} to {high}, which have no agreed range", _SAVE_ANEW)
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey[values == transparent] = 255

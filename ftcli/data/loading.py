@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -23,21 +24,37 @@ Draw = tuple[int | str, ...]
 Triple = tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A broken image that was left out: its path as its sample has it, what is wrong, and the whole sentence."""
+
+    path: str
+    why: str
+    sentence: str
+
+
 @dataclass
 class Batch:
-    """Images as uint8 (n, 3, h, w), their labels as int64 (n,) and their paths relative to the root.
+    """Images as uint8 (n, 3, h, w), their labels as int64 (n,), their weights in the training loss as float64 (n,) and
+    their paths relative to the root.
 
-    `broken` are the sentences of images that were left out; if all were, n is 0.
+    `left_out` are the images that are broken; if all are, n is 0.
     """
 
     images: Tensor
     labels: Tensor
+    weights: Tensor
     paths: tuple[str, ...]
-    broken: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The sentences of the images that were left out."""
+        return tuple(one.sentence for one in self.left_out)
 
     def pin_memory(self) -> Batch:
         """The batch in memory that a GPU can copy from by itself."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.paths, self.broken)
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.weights, self.paths, self.left_out)
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class _Reader(Dataset["Batch | FtcliError"]):
     def __getitem__(self, job: _Job) -> Batch | FtcliError:
         images: list[Tensor] = []
         kept: list[Sample] = []
-        broken: list[str] = []
+        left_out: list[LeftOut] = []
         with torch.random.fork_rng(devices=[], enabled=job.draw is not None):
             for sample in job.samples:
                 try:
@@ -67,7 +84,7 @@ class _Reader(Dataset["Batch | FtcliError"]):
                 except BrokenImage as error:
                     if not self.skip:
                         return error
-                    broken += error.faults
+                    left_out.append(LeftOut(sample.path, error.why, str(error)))
                     continue
                 except FtcliError as error:
                     return error
@@ -78,8 +95,9 @@ class _Reader(Dataset["Batch | FtcliError"]):
         return Batch(
             torch.stack(images) if images else torch.empty((0, 3, 0, 0), dtype=torch.uint8),
             torch.tensor([sample.label for sample in kept], dtype=torch.int64),
+            torch.tensor([sample.weight for sample in kept], dtype=torch.float64),
             tuple(sample.path for sample in kept),
-            tuple(broken),
+            tuple(left_out),
         )
 
 
@@ -144,8 +162,20 @@ class Loader:
         statistics from one. Raises BrokenImage for the first broken image in order under "error", RunError when a
         worker was killed.
         """
+        yield from self._make(
+            self._plan_jobs(range(len(self.samples)) if order is None else order, draw, start, merge_last)
+        )
+
+    def stream(self, samples: Iterable[Sample]) -> Iterator[Batch]:
+        """Batches of samples that are taken from `samples` as they are needed, a few batches ahead, in their order.
+
+        However many there are, no more than those are held. Raises what `batches` does.
+        """
+        coming = iter(samples)
+        yield from self._make(_Job(taken, None) for taken in iter(lambda: tuple(islice(coming, self.batch_size)), ()))
+
+    def _make(self, jobs: Iterator[_Job]) -> Iterator[Batch]:
         token = self._token = object()
-        jobs = self._plan_jobs(range(len(self.samples)) if order is None else order, draw, start, merge_last)
         for made in self._pool.run(jobs) if self._pool else map(self._reader.__getitem__, jobs):
             if isinstance(made, FtcliError):
                 raise made

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -18,6 +19,7 @@ from ftcli.inference.classifier import Classifier
 from ftcli.inference.metrics import measure_accuracy, measure_loss
 from ftcli.inference.outputs import compute_outputs
 from ftcli.models.freezing import apply_freezing, list_frozen_tensors, list_norm_and_bias, set_modes
+from ftcli.models.states import put_tensors
 from ftcli.planning import StagePlan, estimate_seconds
 from ftcli.recipe.schema import EarlyStopping
 from ftcli.results import EpochRow, Progress, Reporter, StageResult, tell_duration
@@ -42,6 +44,12 @@ class Workshop:
     reporter: Reporter
     stop: StopSignals
 
+    @cached_property
+    def mean_weight(self) -> float | None:
+        """The mean weight of the training images; None where all weigh the same, so that weights change nothing."""
+        weights = [sample.weight for sample in self.train.samples]
+        return None if min(weights) == max(weights) else math.fsum(weights) / len(weights)
+
 
 def run_stage(shop: Workshop, plan: StagePlan, resumed: Mapping[str, Any] | None) -> StageResult:
     """Train one stage and leave its best weights in the model.
@@ -64,7 +72,7 @@ def run_stage(shop: Workshop, plan: StagePlan, resumed: Mapping[str, Any] | None
         if state.epoch == 0:
             shop.reporter.say(_foretell(shop, plan))
     prove_unmoved(state.frozen, list_frozen_tensors(model, plan.freezing), stage.name)
-    model.load_state_dict(dict(read_checkpoint(journal.folder.stage(stage.name)).state))
+    put_tensors(model, read_checkpoint(journal.folder.stage(stage.name)).state)
     return journal.close_stage(state, sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
@@ -99,7 +107,7 @@ def _train_epoch(shop: Workshop, plan: StagePlan, optimizer: torch.optim.Optimiz
             lr = rate_at(stage.schedule, stage.optimizer.lr, state.epoch * steps + state.step, steps, stage.epochs)
             set_rate(optimizer, lr)
             torch.manual_seed(derive_seed(*draw, "step", state.step))
-            loss, right = _take_step(shop.classifier, plan, optimizer, batch)
+            loss, right = _take_step(shop, plan, optimizer, batch)
             if not math.isfinite(loss):
                 raise RunError(_diverged(shop, stage.name, epoch, f"step {state.step + 1} of {steps}", loss, lr))
             state.loss_sum += loss * len(batch.paths)
@@ -125,9 +133,8 @@ def _train_epoch(shop: Workshop, plan: StagePlan, optimizer: torch.optim.Optimiz
         )
 
 
-def _take_step(
-    classifier: Classifier, plan: StagePlan, optimizer: torch.optim.Optimizer, batch: Batch
-) -> tuple[float, int]:
+def _take_step(shop: Workshop, plan: StagePlan, optimizer: torch.optim.Optimizer, batch: Batch) -> tuple[float, int]:
+    classifier = shop.classifier
     labels = batch.labels.to(classifier.device, non_blocking=True)
     try:
         logits = classifier.compute_logits(batch.images)
@@ -138,7 +145,7 @@ def _take_step(
             f"stage {plan.stage.name}: BatchNorm cannot take statistics from a batch of one image ({batch.paths[0]}); "
             f"raise data.batch_size, or set stages.{plan.stage.name}.batch_norm: frozen"
         ) from error
-    loss = functional.cross_entropy(logits, labels, label_smoothing=plan.stage.label_smoothing)
+    loss = _compute_loss(logits, labels, batch.weights, shop.mean_weight, plan.stage.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     value = float(loss.detach())
     if math.isfinite(value):
@@ -147,6 +154,16 @@ def _take_step(
             _clip(classifier.model, plan.stage.clip_grad_norm)
         optimizer.step()
     return value, _count_right(logits.detach(), labels)
+
+
+def _compute_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor, mean_weight: float | None, smoothing: float
+) -> Tensor:
+    """The mean cross-entropy of a batch, each image's times its weight over the mean weight of the training images."""
+    if mean_weight is None:
+        return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    losses = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return (losses * (weights / mean_weight).to(logits.dtype).to(logits.device)).mean()
 
 
 def _clip(model: nn.Module, norm: float) -> None:

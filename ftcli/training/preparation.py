@@ -20,9 +20,12 @@ from ftcli.data.sources import ImageSet
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.inference.classifier import Classifier, revive_model
-from ftcli.models.weights import load_weights
+from ftcli.models.published import name_weights
+from ftcli.models.weights import load_weights, read_preprocessing
 from ftcli.models.zoo import adapt_preprocessing, default_preprocessing
 from ftcli.planning import Plan, StagePlan, align_classes, build_model, gather_images, plan_recipe, put_head
+from ftcli.recipe.loading import Document
+from ftcli.recipe.schema.network import is_address
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.training.beginning import Beginning
@@ -54,12 +57,14 @@ def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> J
     set that was fetched.
     """
     document, checkpoint = beginning.document, beginning.checkpoint
-    plan = plan_recipe(document, _settle_preprocessing(beginning))
+    plan = plan_recipe(document, _settle_preprocessing(beginning, reporter))
     images = gather_images(document, reporter, checkpoint.splits_by_path() if checkpoint else None)
     if checkpoint is not None:
         images = align_classes(images, checkpoint.classes, str(beginning.source))
         if beginning.exact:
             images = _keep_to(images, checkpoint, beginning, reporter)
+    if checkpoint is None and is_address(document.recipe.backbone.weights):  # what it is shows when it has come
+        plan = plan_recipe(document, _ask_weights(document, reporter))
     if document.recipe.data.normalize == "data" and not _keeps_normalization(beginning):
         plan = dataclasses.replace(plan, preprocessing=_measure(plan, images))
     if checkpoint is None:
@@ -81,13 +86,28 @@ def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> J
     return Job(beginning, plan, stages, images, classifier, journal)
 
 
-def _settle_preprocessing(beginning: Beginning) -> Preprocessing | None:
-    """A checkpoint's own, exactly where the run goes on, else with the sizes that the recipe asks for."""
+def _ask_weights(document: Document, reporter: Reporter) -> Preprocessing:
+    """What the recipe makes of its weights' preprocessing, when their file is here or has been downloaded."""
+    recipe = document.recipe
+    own = read_preprocessing(recipe.backbone, document.locate("backbone", "weights"), reporter)
+    return adapt_preprocessing(own, recipe.data)
+
+
+def _settle_preprocessing(beginning: Beginning, reporter: Reporter) -> Preprocessing | None:
+    """A checkpoint's own, exactly where the run goes on, else with the sizes that the recipe asks for.
+
+    A file that its weights once came from is needed only where the recipe asks for the file's mean and std.
+    """
     checkpoint, recipe = beginning.checkpoint, beginning.document.recipe
     if checkpoint is None or beginning.exact:
         return checkpoint.preprocessing if checkpoint else None
-    own = checkpoint.preprocessing
-    wanted = adapt_preprocessing(default_preprocessing(recipe.backbone.name, recipe.backbone.weights), recipe.data)
+    own, weights = checkpoint.preprocessing, recipe.backbone.weights
+    if weights == "none" or name_weights(weights):
+        wanted = adapt_preprocessing(default_preprocessing(recipe.backbone.name, weights), recipe.data)
+    elif recipe.data.normalize == "weights" and not _keeps_normalization(beginning):
+        wanted = _ask_weights(beginning.document, reporter)
+    else:
+        wanted = adapt_preprocessing(own, recipe.data)
     if _keeps_normalization(beginning):
         wanted = dataclasses.replace(wanted, mean=own.mean, std=own.std)
     return dataclasses.replace(wanted, interpolation=own.interpolation)
@@ -109,18 +129,18 @@ def _keep_to(images: ImageSet, checkpoint: Checkpoint, beginning: Beginning, rep
     missing = [path for path in held if path not in found]
     if missing:
         raise DataError(
-            f"{images.root}: {len(missing)} images that the run began with are no longer there, the first is "
+            f"{images.source}: {len(missing)} images that the run began with are no longer there, the first is "
             f"{missing[0]}; put them back, or add --stage to begin a new run from the weights of {beginning.source}"
         )
     if added := len(found - held.keys()):
-        reporter.warn(f"{images.root}: {added} images were added since the run began; it goes on without them")
+        reporter.warn(f"{images.source}: {added} images were added since the run began; it goes on without them")
     kept = {
         split: tuple(sample for sample in samples if sample.path in held) for split, samples in images.splits.items()
     }
     images = dataclasses.replace(images, splits=kept)
     assert checkpoint.progress is not None
     if images.fingerprint() != checkpoint.progress["fingerprint"]:
-        reporter.warn(f"{images.root}: images have changed since the run began; what follows differs from one run")
+        reporter.warn(f"{images.source}: images have changed since the run began; what follows differs from one run")
     return images
 
 

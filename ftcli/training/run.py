@@ -9,6 +9,7 @@ from ftcli.data.loading import Loader
 from ftcli.errors import RecipeError
 from ftcli.inference.metrics import measure_accuracy, measure_loss
 from ftcli.inference.outputs import compute_outputs
+from ftcli.models.states import put_tensors
 from ftcli.recipe.loading import dump_recipe
 from ftcli.results import Reporter, TestResult, TrainResult
 from ftcli.runs.checkpoint import read_checkpoint
@@ -74,7 +75,7 @@ def _introduce(job: Job) -> str:
 
 def _finish(job: Job, shop: Workshop, test: Loader | None) -> TrainResult:
     folder, journal, model = job.beginning.folder, job.journal, job.classifier.model
-    model.load_state_dict(dict(read_checkpoint(folder.best_loss).state))
+    put_tensors(model, read_checkpoint(folder.best_loss).state)
     result = None
     if test is not None:
         outputs = compute_outputs(job.classifier, test, shop.reporter, "test", shop.stop.is_set)

@@ -91,7 +91,7 @@ def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
     faults = [scan_all(tmp_path / name)[1] for name in ("gone", "file", "empty", "loop")]
     assert faults == [
         [f"{WHERE}: {tmp_path}/gone is not there{layout}"],
-        [f"{WHERE}: {tmp_path}/file is no folder{layout}"],
+        [f"{WHERE}: {tmp_path}/file is no folder and no manifest (.csv, .tsv, .parquet){layout}"],
         [f"{WHERE}: {tmp_path}/empty has no class folders; put the images of each class into a folder of its own"],
         [f"{WHERE}: {tmp_path}/loop cannot be read (Too many levels of symbolic links); check its permissions"],
     ]

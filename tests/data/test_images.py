@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import resource
 import struct
 import warnings
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftcli.data.images import EXTENSIONS, BrokenImage, is_image, read_rgb
+from ftcli.data.images import EXTENSIONS, BrokenImage, convert_rgb, is_image, read_rgb, read_shape
 from ftcli.errors import RunError
 
 REMEDY = "; replace it, remove it, or set data.on_bad_image: skip"
@@ -332,3 +333,32 @@ def test_what_counts_as_an_image() -> None:
     assert all(is_image(f"a{ending}") and is_image(f"a{ending.upper()}") for ending in EXTENSIONS)
     assert is_image("IMG.0001.JpEg")
     assert not any(is_image(name) for name in (".DS_Store", "._a.jpg", ".jpg", "a.txt", "jpg", "a.jpg.part", "a.psd"))
+
+
+def test_an_image_that_is_open_already(tmp_path: Path, photo: Image.Image) -> None:
+    path = tmp_path / "a.png"
+    photo.convert("RGBA").save(path)
+    with Image.open(path) as image:
+        assert convert_rgb(image, "a").tobytes() == read_rgb(path).tobytes()
+    path.write_bytes(path.read_bytes()[:3000])
+    with Image.open(path) as image, pytest.raises(BrokenImage) as error:
+        convert_rgb(image, "mine")
+    assert error.value.why.startswith("is cut short (")
+    assert str(error.value) == f"mine: {error.value.why}; replace it, remove it, or set data.on_bad_image: skip"
+    assert pickle.loads(pickle.dumps(error.value)).why == error.value.why
+
+
+def test_the_shape_without_the_pixels(tmp_path: Path, photo: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "a.jpg", exif=exif)
+    photo.convert("L").save(tmp_path / "b.png")
+    assert read_shape(tmp_path / "a.jpg") == (106, 160, False)
+    assert read_rgb(tmp_path / "a.jpg").size == (106, 160)
+    assert read_shape(tmp_path / "b.png") == (160, 106, True)
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(BrokenImage) as error:
+        read_shape(tmp_path / "b.png")
+    assert str(error.value) == (
+        f"{tmp_path}/b.png: is empty (0 bytes); replace it, remove it, or set data.on_bad_image: skip"
+    )

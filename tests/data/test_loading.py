@@ -291,3 +291,32 @@ def test_mean_and_std_of_nothing(tmp_path: Path) -> None:
     assert str(error.value) == (
         "data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights"
     )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_that_come_one_by_one(root: Path, workers: int) -> None:
+    taken = 0
+
+    def come() -> Iterator[Sample]:
+        nonlocal taken
+        for sample in list_samples():
+            taken += 1
+            yield sample
+
+    plain = Loader(list_samples(), root, PLAIN, 4, 0, "error")
+    with Loader((), root, PLAIN, 4, workers, "error") as loader:
+        stream = loader.stream(come())
+        first = next(stream)
+        assert taken <= 4 * (1 + 2 * workers)
+        assert all(same(one, other) for one, other in zip([first, *stream], plain.batches(), strict=True))
+        assert sizes(loader.stream(iter(()))) == []
+
+
+def test_what_is_left_out_has_its_path_and_its_fault(broken: Path) -> None:
+    loader = Loader((), broken, PLAIN, 4, 1, "skip")
+    with loader:
+        (batch,) = loader.stream(iter(list_samples()[4:7]))
+    (one,) = batch.left_out
+    assert one.path == "5-a.png"
+    assert one.why.startswith("is cut short (")
+    assert one.sentence == f"{broken}/5-a.png: {one.why}; replace it, remove it, or set data.on_bad_image: skip"

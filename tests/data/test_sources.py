@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def test_classes_are_in_natural_order(fill: Fill) -> None:
     )
 
 
+@pytest.mark.shows("data.classes")
 def test_classes_as_the_recipe_orders_them(fill: Fill) -> None:
     root = fill({"a": 3, "b": 3, "c": 3})
     images = split_images(Data(root=str(root), classes=("c", "a", "b")), 0, WHERE)
@@ -154,6 +156,7 @@ def test_every_split_has_an_image_of_every_class(fill: Fill, seed: int, val: flo
     assert [{sample.label for sample in images.splits[split]} for split in ("train", "val", "test")] == [{0, 1}] * 3
 
 
+@pytest.mark.shows("data.val", "data.test")
 def test_the_nearest_image_fills_a_split(many: Path) -> None:
     """Where no share falls below the threshold, it is the image that a larger threshold takes first."""
     wide = home_of(split_images(Data(root=str(many), val=0.03, test=0.0001), 0, WHERE))
@@ -249,10 +252,9 @@ def test_the_fingerprint_sees_every_change(fill: Fill) -> None:
     assert len(first) == 64
     assert split_images(data, 0, WHERE).fingerprint() == first
     assert split_images(data, 1, WHERE).fingerprint() != first
-    other = ImageSet(
-        root, images.classes, {**images.splits, "val": tuple(Sample(s.path, 1 - s.label) for s in images.splits["val"])}
-    )
-    assert other.fingerprint() != first
+    for change in ({"label": 1}, {"weight": 0.5}, {"group": "g"}):
+        val = tuple(replace(sample, **change) for sample in images.splits["val"])
+        assert replace(images, splits={**images.splits, "val": val}).fingerprint() != first
     with (root / "a/0.png").open("ab") as file:
         file.write(b"x")
     longer = images.fingerprint()
@@ -263,16 +265,16 @@ def test_the_fingerprint_sees_every_change(fill: Fill) -> None:
 
 def test_another_folder_is_labelled_by_name(fill: Fill) -> None:
     root = fill({"dog": 1, "cat": 2})
-    assert list_split(root, "all", ("owl", "dog", "cat"), WHERE) == (
-        Sample("dog/0.png", 1),
-        Sample("cat/0.png", 2),
-        Sample("cat/1.png", 2),
-    )
+    images = list_split(root, None, ("owl", "dog", "cat"), WHERE)
+    samples = (Sample("dog/0.png", 1), Sample("cat/0.png", 2), Sample("cat/1.png", 2))
+    assert images == ImageSet(root, ("owl", "dog", "cat"), {"all": samples}, str(root))
+    assert list_split(root, "all", ("owl", "dog", "cat"), WHERE) == images
 
 
 def test_a_split_of_another_folder(fill: Fill) -> None:
     root = fill({"train/a": 1, "train/b": 1, "test/b": 1})
-    assert list_split(root, "test", ("b", "a"), WHERE) == (Sample("test/b/0.png", 0),)
+    for split in ("test", None):
+        assert list_split(root, split, ("b", "a"), WHERE).splits == {"test": (Sample("test/b/0.png", 0),)}
     with pytest.raises(DataError) as error:
         list_split(root, "val", ("b", "a"), WHERE)
     assert str(error.value) == f"{WHERE}: {root} has no split 'val'; give one that it has: 'test', 'train'"

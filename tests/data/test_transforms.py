@@ -165,6 +165,18 @@ def test_every_parameter_of_the_schema_stands_below() -> None:
 
 
 @pytest.mark.parametrize(("part", "field", "less", "more"), EFFECTS)
+@pytest.mark.shows(
+    "data.augment.scale",
+    "data.augment.ratio",
+    "data.augment.p",
+    "data.augment.degrees",
+    "data.augment.brightness",
+    "data.augment.contrast",
+    "data.augment.saturation",
+    "data.augment.hue",
+    "data.augment.num_ops",
+    "data.augment.magnitude",
+)
 def test_every_parameter_does_something(
     photo: Image.Image, part: type[schema.Part], field: str, less: dict[str, Any], more: dict[str, Any]
 ) -> None:

@@ -45,6 +45,19 @@ def test_early_stopping_counts_epochs_without_a_new_best(losses: list[float], st
         "precision=bfloat16",
     ],
 )
+@pytest.mark.shows(
+    "stages.label_smoothing",
+    "stages.clip_grad_norm",
+    "stages.optimizer.weight_decay",
+    "stages.lr_mult",
+    "stages.schedule",
+    "stages.batch_norm",
+    "stages.freeze",
+    "data.augment",
+    "data.batch_size",
+    "seed",
+    "precision",
+)
 def test_every_setting_of_a_stage_changes_what_comes_out(finished: Path, ftcli: Ftcli, change: str) -> None:
     run = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--set", change, "--json")
     assert run.code == 0, run.err
@@ -61,3 +74,11 @@ def test_validation_loss_is_plain_whatever_the_training_loss_is(finished: Path, 
     (stage,) = run["stages"]
     head = [json.loads(line) for line in (finished / "runs/photos/metrics.jsonl").read_text().splitlines()][:3]
     assert stage["start_val_loss"] == min(row["val_loss"] for row in head)
+
+
+@pytest.mark.shows("stages.epochs")
+def test_a_stage_has_as_many_epochs_as_asked(workplace: Path, ftcli: Ftcli) -> None:
+    run = ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=3", "--json").json
+    assert run["stages"][0]["epochs"] == 3
+    rows = (Path(run["run"]) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [0, 1, 2, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -32,6 +33,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
+@pytest.mark.shows("stages.optimizer.weight_decay", "stages.optimizer.decay_norm_and_bias")
 def test_groups_have_their_multiple_and_their_decay() -> None:
     model = network()
     model[0].weight.requires_grad_(False)
@@ -68,6 +70,12 @@ def test_decay_reaches_everything_unless_asked_otherwise() -> None:
         ({"name": "adamw"}, torch.optim.AdamW, {"betas": (0.9, 0.999)}),
     ],
 )
+@pytest.mark.shows(
+    "stages.optimizer",
+    "stages.optimizer.momentum",
+    "stages.optimizer.nesterov",
+    "stages.optimizer.betas",
+)
 def test_settings_reach_the_optimizer(plain: dict[str, Any], kind: type, settings: dict[str, Any]) -> None:
     built = build_optimizer(network(), optimizer(lr=0.1, **plain), {}, ())
     assert type(built) is kind
@@ -79,6 +87,17 @@ def test_constant_and_warmup() -> None:
     assert rates({"name": "constant", "warmup": 0.1})[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
+@pytest.mark.shows("stages.schedule.warmup")
+@pytest.mark.parametrize(
+    "plain", [{"name": "constant"}, {"name": "step", "every": 9}, {"name": "cosine"}, {"name": "one_cycle"}]
+)
+def test_every_schedule_rises_over_its_warmup(plain: dict[str, Any]) -> None:
+    made = rates({**plain, "warmup": 0.5})
+    assert all(one < other for one, other in itertools.pairwise(made[:20]))
+    assert made[19] == max(made)
+
+
+@pytest.mark.shows("stages.schedule", "stages.schedule.every", "stages.schedule.gamma")
 def test_step_decay_counts_epochs() -> None:
     assert rates({"name": "step", "every": 2, "gamma": 0.5}) == [1.0] * 20 + [0.5] * 20
 

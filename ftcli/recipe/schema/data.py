@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from ftcli.recipe.datasets import KnownDataSet
 from ftcli.recipe.schema.augmentation import Preset, Transforms
-from ftcli.recipe.schema.parts import Count, Part, Share, Side, Text, Texts, Triple
+from ftcli.recipe.schema.parts import Count, Part, Positive, Share, Side, Text, Texts, Triple
+
+MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet")
+"""What the name of a manifest ends in, in any case."""
 
 
 def _kind_of_augment(value: Any) -> str:
@@ -17,17 +23,14 @@ def _kind_of_augment(value: Any) -> str:
 class Normalization(Part):
     """Mean and standard deviation of each channel, for pixels from 0 to 1."""
 
-    mean: Triple
+    mean: Triple[float]
     """Of red, green and blue."""
-    std: Triple
+    std: Triple[Positive]
     """Of red, green and blue."""
 
-    @field_validator("std")
-    @classmethod
-    def _above_zero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(value) <= 0:
-            raise ValueError("each must be above 0")
-        return value
+
+def _kind_of_root(value: Any) -> str:
+    return "several" if isinstance(value, (list, tuple)) else "one"
 
 
 def _kind_of_normalize(value: Any) -> str:
@@ -37,41 +40,79 @@ def _kind_of_normalize(value: Any) -> str:
 class Data(Part):
     """The images: where they are, how they are split, and how they reach the network."""
 
-    root: Text
-    """A folder with train/<class>/ and test/<class>/ (and val/<class>/), or a folder of classes. Relative to the
-    current folder."""
-    fetch: Literal["solar-cells"] | None = None
+    root: Annotated[
+        Annotated[Text, Tag("one")] | Annotated[Texts, Field(min_length=1), Tag("several")],
+        Discriminator(_kind_of_root),
+    ]
+    """A folder with train/<class>/ and test/<class>/ (and val/<class>/), a folder of classes, or a manifest: a .csv,
+    .tsv or .parquet file with the columns path and label, and split, weight and group where it likes; its paths are
+    relative to its own folder. Or a list of such folders and manifests. Relative to the current folder."""
+    group: Text | None = None
+    """A regular expression that finds an image's group in its path below the class folder, or in its path as the
+    manifest has it: what its one pair of brackets matches. All images of a group are in the same split. null: the
+    manifest's column group, if there is one."""
+    fetch: KnownDataSet | None = None
     """A known data set, made at root when root is missing."""
     val: Share = 0.1
-    """The share of the training images that is drawn for validation, class by class. A val/ folder is used instead
-    where there is one."""
+    """The share of the training images that is drawn for validation, class by class; with groups, the share of the
+    groups. Where there is a val/ folder, or a manifest's column split says val, that is used instead."""
     test: Share = 0.2
-    """The share that is drawn for the test where root is a folder of classes. Otherwise the test/ folder is used."""
-    classes: Texts | None = None
+    """The share that is drawn for the test where root has no splits. Otherwise its own test images are used."""
+    classes: Annotated[Texts, Field(json_schema_extra={"minItems": 2, "uniqueItems": True})] | None = None
     """The names of the classes in the order of the network's outputs. null: the folders' names, in natural order."""
     image_size: Side | None = None
     """Height and width of what the network sees, in pixels. null: what the weights were trained with."""
-    resize: Literal["shorter", "squash", "pad"] = "shorter"
-    """How an image becomes square without augmentation: its shorter side is resized and the centre cut out, both
-    sides are resized, or its longer side is resized and the rest is filled with black."""
+    resize: Literal["shorter", "squash", "pad"] | None = None
+    """How an image becomes square where nothing is random: shorter resizes its shorter side and cuts out the centre,
+    squash resizes both sides, pad resizes its longer side and fills the rest with black. null: as the weights were
+    evaluated, which is shorter but for some of timm's and for what ftcli trained otherwise."""
     resize_size: Side | None = None
-    """The side in pixels that an image is resized to before the centre is cut out. null: in the weights' own
-    proportion to image_size with shorter, image_size itself with squash."""
+    """The side in pixels that an image is resized to before the centre is cut out; needs image_size, and does nothing
+    with pad. null: in the weights' own proportion to image_size, but image_size itself where resize is squash."""
     normalize: Annotated[
         Annotated[Literal["weights", "data"], Tag("word")] | Annotated[Normalization, Tag("numbers")],
         Discriminator(_kind_of_normalize),
     ] = "weights"
-    """Mean and std that pixels are normalised with: those of the weights, those of the training images, or numbers."""
+    """Mean and standard deviation that pixels are normalised with: weights takes what the weights were trained with,
+    data measures the training images, {mean, std} gives numbers."""
     augment: Annotated[
         Annotated[Preset, Tag("preset")] | Annotated[Transforms, Tag("list")], Discriminator(_kind_of_augment)
     ] = "standard"
-    """What happens to a training image at random: a preset, or a list of transforms by name."""
+    """What happens to a training image at random: a preset, or a list of transforms in order, each a name or a mapping
+    with a name."""
     batch_size: Count = 32
     """Images in a step."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that load images. null: as many as there are cores, at most 8; 0: the main process loads them."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """What a broken image does: stop the run, or be left out and counted."""
+    """What happens to a broken image: error stops the run, skip leaves it out, counts and names it."""
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The root, or the several."""
+        return (self.root,) if isinstance(self.root, str) else self.root
+
+    @field_validator("root")
+    @classmethod
+    def _roots_differ(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if twice := [root for root in value if value.count(root) > 1] if isinstance(value, tuple) else []:
+            raise ValueError(f"{twice[0]!r} stands twice")
+        return value
+
+    @field_validator("group")
+    @classmethod
+    def _finds_one_group(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                groups = re.compile(value).groups
+        except (re.error, OverflowError, RecursionError, Warning) as error:
+            raise ValueError(f"is no regular expression ({error}); write one such as ^(m[0-9]+)_") from error
+        if groups != 1:
+            raise ValueError(f"has {groups} pairs of brackets that match; give it one, as in ^(m[0-9]+)_")
+        return value
 
     @field_validator("classes")
     @classmethod
@@ -83,6 +124,12 @@ class Data(Part):
             if twice:
                 raise ValueError(f"{twice[0]!r} stands twice")
         return value
+
+    @model_validator(mode="after")
+    def _fetch_makes_a_folder(self) -> Data:
+        if self.fetch is None or (isinstance(self.root, str) and not self.root.lower().endswith(MANIFEST_ENDINGS)):
+            return self
+        raise ValueError("fetch makes one folder, so root must name one, no manifest and no list; mend root or fetch")
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Data:

@@ -1,0 +1,119 @@
+"""Trainings and evaluations of manifests, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.conftest import Ftcli
+
+
+@pytest.fixture
+def manifest(workplace: Path, photo_folder: Path) -> Path:
+    """The photographs in cells.csv, ten parts of a photograph to a group, without splits."""
+    lines = ["path;label;group"]
+    for path in sorted(photo_folder.rglob("*.jpg")):
+        name = {"china": "寺 🏯", "flower": 'une "fleur"'}[path.parent.name].replace('"', '""')
+        lines.append(f'{path};"{name}";{path.parent.name}-{int(path.stem) // 4}')
+    (workplace / "cells.csv").write_text("\n".join(lines))
+    return workplace / "cells.csv"
+
+
+def train(ftcli: Ftcli, *arguments: str) -> Path:
+    outcome = ftcli("train", "r.yaml", "--stage", "head", *arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    return Path(outcome.json["run"])
+
+
+def splits_of(run: Path) -> dict[str, str]:
+    told = json.loads((run / "manifest.json").read_text())
+    return {path: split for split, paths in told["data"]["splits"].items() for path in paths}
+
+
+def test_a_manifest_is_trained_evaluated_and_grows(ftcli: Ftcli, manifest: Path) -> None:
+    root = "--set=data.root=cells.csv"
+    run = train(ftcli, root)
+    before = splits_of(run)
+    told = ftcli("evaluate", run / "best_loss.pt", "--json").json
+    assert told["classes"] == ['une "fleur"', "寺 🏯"]
+    assert told["images"] == sum(split == "test" for split in before.values())
+    # A third more images, all of groups that are there already.
+    extra = manifest.parent / "extra"
+    extra.mkdir()
+    rows = []
+    for number, line in enumerate(manifest.read_text().splitlines()[1::3]):
+        path, label, group = line.split(";")
+        (extra / f"{number}.jpg").write_bytes(Path(path).read_bytes())
+        rows.append(f"extra/{number}.jpg;{label};{group}")
+    manifest.write_text("\n".join([manifest.read_text(), *rows]))
+    again = ftcli("evaluate", run / "best_loss.pt", "--json").json
+    after = splits_of(train(ftcli, root))
+    assert {path: after[path] for path in before} == before
+    assert again["images"] == sum(split == "test" for split in after.values()) > told["images"]
+    group_of = {line.split(";")[0]: line.split(";")[2] for line in manifest.read_text().splitlines()[1:]}
+    assert len({(group_of[path], split) for path, split in after.items()}) == len(set(group_of.values()))
+
+
+def test_another_manifest_is_evaluated(ftcli: Ftcli, finished: Path, photo_folder: Path) -> None:
+    run = finished / "runs/photos/best_loss.pt"
+    own = ftcli("evaluate", run, "--json").json
+    test = sorted((photo_folder / "test").rglob("*.jpg"))
+    lines = ["path\tlabel", *(f"{path}\t{path.parent.name}" for path in test)]
+    (finished / "all.tsv").write_text("\n".join(lines))
+    told = ftcli("evaluate", run, "--data", "all.tsv", "--json").json
+    assert (told["split"], told["loss"], told["confusion"]) == ("all", own["loss"], own["confusion"])
+    columns = {
+        "path": [str(path) for path in test],
+        "label": [path.parent.name for path in test],
+        "split": ["test"] * 11 + ["val"],
+    }
+    parquet.write_table(pyarrow.table(columns), finished / "m.parquet")
+    assert ftcli("evaluate", run, "--data", "m.parquet", "--json").json["images"] == 11
+    assert ftcli("evaluate", run, "--data", "m.parquet", "--split", "val", "--json").json["images"] == 1
+    outcome = ftcli("evaluate", run, "--data", "m.parquet", "--split", "train")
+    assert outcome.code == 3
+    assert outcome.faults == ["--data: m.parquet has no split 'train'; give one that it has: 'test', 'val'"]
+    (finished / "all.tsv").write_text("\n".join(lines).replace("\tchina", "\tjapan"))
+    outcome = ftcli("evaluate", run, "--data", "all.tsv")
+    assert outcome.code == 4
+    assert outcome.faults[0].startswith("--data: all.tsv has the class 'japan' that the checkpoint does not know; ")
+
+
+def test_a_recipe_of_manifests_is_inspected(ftcli: Ftcli, manifest: Path) -> None:
+    outcome = ftcli("train", "r.yaml", "--set", "data.root=[cells.csv, gone.csv]")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        "--set data.root=[cells.csv, gone.csv]: data.root: gone.csv is not there; give a manifest with the columns "
+        "path and label, or a folder"
+    ]
+    recipe = manifest.parent / "r.yaml"
+    text = recipe.read_text()
+    root = text.split("root: ")[1].split("\n")[0]
+    recipe.write_text(text.replace(root, "cells.csv"))
+    assert ftcli("inspect", "r.yaml", "--json").json["head"]["out_features"] == 2
+    recipe.write_text(text.replace(root, "[cells.csv, gone.csv]"))
+    outcome = ftcli("inspect", "r.yaml")
+    assert outcome.faults == [
+        "r.yaml:3:9: data.root: gone.csv does not exist, so the classes are unknown; make the manifest, or name them "
+        "in data.classes"
+    ]
+    recipe.write_text(recipe.read_text().replace("freeze: backbone", "freeze: [stage9]"))
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 2
+    assert outcome.faults[1:] == [
+        "r.yaml:3:9: data.root: gone.csv does not exist; give the manifest that lists the images"
+    ]
+
+
+def test_a_faulty_manifest_begins_no_run(ftcli: Ftcli, manifest: Path) -> None:
+    manifest.write_text(manifest.read_text().replace("label", "labels"))
+    outcome = ftcli("train", "r.yaml", "--set=data.root=cells.csv")
+    assert outcome.code == 3
+    assert outcome.faults == [
+        "--set data.root=cells.csv: data.root: cells.csv: has no column 'label'; did you mean 'labels'?"
+    ]
+    assert not (manifest.parent / "runs").exists()
