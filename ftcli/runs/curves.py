@@ -17,6 +17,8 @@ def draw_curves(rows: Sequence[EpochRow]) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    from ftcli.drawing import fit_text  # which loads matplotlib too
+
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, sharex=True)
@@ -39,9 +41,10 @@ def draw_curves(rows: Sequence[EpochRow]) -> bytes:
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     for start in starts:
+        stage = fit_text(rows[start].stage, width=150)
         axes[0].annotate(
-            rows[start].stage, (offsets[start], 1), xycoords=("data", "axes fraction"), xytext=(3, 3),
-            textcoords="offset points",
+            stage.text, (offsets[start], 1), xycoords=("data", "axes fraction"), xytext=(3, 3),
+            textcoords="offset points", size=10, **stage.options,
         )  # fmt: skip
     axes[0].legend()
     axes[1].set_xlabel("epoch")

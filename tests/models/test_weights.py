@@ -62,6 +62,7 @@ def test_none_loads_nothing(network: nn.Module, listener: Listener) -> None:
 
 @pytest.mark.parametrize("wrap", ["", "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module.", "encoder.body."])
+@pytest.mark.shows("backbone.weights")
 def test_a_file_is_loaded_whatever_its_wrapping_and_prefix(
     network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, listener: Listener, wrap: str, prefix: str
 ) -> None:
@@ -69,7 +70,7 @@ def test_a_file_is_loaded_whatever_its_wrapping_and_prefix(
     path = tmp_path / "w.pth"
     torch.save({wrap: tensors, "epoch": 3} if wrap else tensors, path)
     origin = _load(network, "resnet18", str(path), "fc", listener)
-    assert origin == Origin(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    assert origin == Origin(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), 122)
     assert _same(network, source)
     assert listener.said == []
 
@@ -134,10 +135,11 @@ def test_other_names_in_the_same_order_point_to_match_position() -> None:
     )
 
 
+@pytest.mark.shows("backbone.match")
 def test_real_weights_by_position_know_a_temple_and_a_flower(listener: Listener) -> None:
     network = build_network("timm/efficientnet_lite0", meta=False)
     origin = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", listener, "position")
-    assert origin == Origin(LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db")
+    assert origin == Origin(LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 296)
     assert listener.said == []
     categories = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
     with torch.no_grad():
@@ -162,7 +164,7 @@ def test_position_names_the_first_tensor_that_does_not_fit(
 def test_position_wants_as_many_tensors(network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path) -> None:
     torch.save({name: source[name] for name in list(source)[:50]}, tmp_path / "w.pth")
     assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match="position") == (
-        f"{PLACE}: {tmp_path}/w.pth has 50 tensors and the network 122; match: position needs as many, "
+        f"{PLACE}: {tmp_path}/w.pth has 50 tensors and the network 122; match: position needs as many; "
         "give weights of this network"
     )
 

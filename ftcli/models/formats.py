@@ -1,0 +1,166 @@
+"""What weights files of many programs hold: their tensors by name, read without executing anything."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import pickle
+import re
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torchvision
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ftcli.errors import CheckpointError
+from ftcli.models.archives import Ancestor, read_ancestor
+from ftcli.models.files import WeightsFile
+from ftcli.models.published import TIMM, Published
+
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_PLAIN = ("state_dict", "model_state_dict", "model", "network", "net")
+_BROKEN = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What reading a file that is no weights file, or only a part of one, raises."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The tensors of a weights file by name, in its order, on the CPU.
+
+    `taken` is the key under which they stood, empty where that is none, and `others` are the keys of further copies
+    beside it. `architecture` is what the file calls its network, `ancestor` is there where it is a checkpoint of ftcli.
+    """
+
+    tensors: dict[str, Tensor]
+    taken: str = ""
+    others: tuple[str, ...] = ()
+    architecture: str | None = None
+    ancestor: Ancestor | None = None
+
+
+def read_contents(file: WeightsFile, model: str, where: str) -> Contents:
+    """Read a weights file for a model: a state_dict as it is, or the one inside a training's checkpoint.
+
+    Of several in one file the averaged weights are taken, which evaluation uses. Nothing that a file holds is executed.
+    Published files of torchvision are read by torchvision, which knows the names that its older ones use. Raises
+    CheckpointError that begins with `where` if the file is broken, holds Python objects, or holds no tensors.
+    """
+    if ancestor := read_ancestor(file.path, model, f"{where}: {file.source}"):
+        return Contents(dict(ancestor.state), ancestor=ancestor)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's words about formats; what matters is raised
+            if file.entry is not None and not model.startswith(TIMM):
+                return Contents(_read_with_torchvision(model, file.entry))
+            if _is_safetensors(file.path):
+                return Contents(safetensors.torch.load_file(file.path))
+            # Training scripts, torchvision's and timm's among them, keep their arguments in plain namespaces.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(file.path, map_location="cpu", weights_only=True)
+    except _BROKEN as error:
+        raise CheckpointError(f"{where}: {_explain(file.path, error)}") from error
+    return _unwrap(content, file.path, where)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its name, or by how it begins: with the length of a JSON object, and that."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+        size = file.seek(0, io.SEEK_END)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size
+
+
+def _read_with_torchvision(model: str, entry: Published) -> dict[str, Tensor]:
+    # torchvision reads with pickle; the variable has PyTorch refuse everything but tensors
+    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = torchvision.models.get_model(model, weights=entry.handle, progress=False)
+    finally:
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+    return dict(network.state_dict())
+
+
+def _explain(path: Path, error: BaseException) -> str:
+    foreign = re.search(r"GLOBAL (\S+)", str(error))
+    if foreign and isinstance(error, pickle.UnpicklingError):
+        return (
+            f"{path} holds a Python object ({foreign.group(1)}) and not tensors alone; it was not loaded, since that "
+            "could run any code; save the network's state_dict() instead"
+        )
+    return (
+        f"{path} cannot be read as weights ({type(error).__name__}); the file is broken or of another kind, get it anew"
+    )
+
+
+def _unwrap(content: Any, path: Path, where: str) -> Contents:
+    copies = list(_find_copies(content, ""))
+    if not copies:
+        raise CheckpointError(
+            f"{where}: {path} holds no named tensors, neither directly nor under {', '.join((*_PLAIN, *_AVERAGED))}; "
+            "save the network's state_dict()"
+        )
+    (taken, tensors), *others = copies
+    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+        raise CheckpointError(
+            f"{where}: {path} holds no plain numbers in {odd[0]} ({_describe(tensors[odd[0]])}); save the network's "
+            "state_dict() with its values, as dense real tensors"
+        )
+    architecture = content.get("arch")
+    return Contents(
+        tensors,
+        taken,
+        tuple(key for key, _ in others),
+        architecture if isinstance(architecture, str) else None,
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not (tensor.is_meta or tensor.is_quantized or tensor.is_complex() or tensor.layout != torch.strided)
+
+
+def _describe(tensor: Tensor) -> str:
+    return "without values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+
+
+def _find_copies(content: Any, place: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state_dicts of a file with the keys that lead to them, averaged ones first. What stands beside a state_dict,
+    such as an accuracy, is none, though it be a tensor."""
+    if not isinstance(content, Mapping):
+        return
+    inner = [
+        copy
+        for key in (*_AVERAGED, *_PLAIN)
+        for copy in _find_copies(content.get(key), f"{place}.{key}" if place else key)
+    ]
+    yield from inner
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors and not inner:
+        yield place, tensors

@@ -1,0 +1,233 @@
+"""Weights from anywhere, through the command line: an earlier run, an address, a file of another program."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from ftcli.models.weights import load_pretrained
+from ftcli.recipe.schema import Backbone
+from ftcli.results import Preprocessing, Silent
+from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from tests.conftest import Ftcli, Outcome
+from tests.server import Answer, Server
+
+OWN = Preprocessing(40, 44, "squash", "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+HEAD = "fc.0.weight [16, 1024], fc.0.bias [16], fc.3.weight [2, 16], fc.3.bias [2]"
+
+
+@pytest.fixture
+def earlier(finished: Path) -> Checkpoint:
+    """A checkpoint of another run, `earlier.pt`, with a preprocessing of its own, and `r2.yaml` that begins from it."""
+    checkpoint = replace(read_checkpoint(finished / "runs/photos/best_loss.pt"), preprocessing=OWN)
+    write_checkpoint(finished / "earlier.pt", checkpoint)
+    text = (finished / "r.yaml").read_text().replace("  image_size: 32\n", "").replace("name: photos", "name: later")
+    (finished / "r2.yaml").write_text(text.replace("weights: none", "weights: earlier.pt"))
+    return checkpoint
+
+
+def train(ftcli: Ftcli, *more: str) -> Outcome:
+    return ftcli("train", "r2.yaml", "--stage", "head", "--set", "stages.head.epochs=1", "--json", *more)
+
+
+def same_backbone(one: Checkpoint, other: Checkpoint) -> bool:
+    names = [name for name in one.state if not name.startswith("fc.")]
+    return all(torch.equal(one.state[name], other.state[name]) for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.shows("backbone.weights", "data.resize", "data.image_size", "data.normalize")
+def test_a_checkpoint_is_the_next_ones_backbone_and_brings_its_preprocessing(earlier: Checkpoint, ftcli: Ftcli) -> None:
+    outcome = train(ftcli)
+    assert outcome.code == 0, outcome.err
+    assert f"earlier.pt: left out, since the head is another: {HEAD}" in outcome.err.splitlines()
+    made = read_checkpoint(Path(outcome.json["best_loss"]))
+    assert made.preprocessing == OWN
+    assert made.origin["weights"] == "earlier.pt"
+    assert made.origin["weights_sha256"] == hashlib.sha256(Path("earlier.pt").read_bytes()).hexdigest()
+    assert same_backbone(made, earlier)
+    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == OWN.to_dict()
+
+
+def test_a_recipe_may_say_otherwise(earlier: Checkpoint, ftcli: Ftcli) -> None:
+    text = Path("r2.yaml").read_text()
+    settings = "  image_size: 80\n  resize: pad\n  normalize: {mean: [0.5, 0.5, 0.5], std: [1.0, 1.0, 1.0]}\n"
+    Path("r2.yaml").write_text(text.replace("  val: 0.2\n", f"  val: 0.2\n{settings}"))
+    wanted = Preprocessing(80, 80, "pad", "bicubic", (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == wanted.to_dict()
+    Path("r2.yaml").write_text(text.replace("  val: 0.2\n", "  val: 0.2\n  image_size: 80\n"))
+    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == {
+        **OWN.to_dict(),
+        "image_size": 80,
+        "resize_size": 88,
+    }
+
+
+@pytest.mark.slow
+def test_a_resume_does_not_need_the_checkpoint_that_a_run_began_from(earlier: Checkpoint, ftcli: Ftcli) -> None:
+    best = train(ftcli).json["best_loss"]
+    Path("earlier.pt").unlink()
+    more = ("--set", "stages.all.epochs=1", "--json")
+    outcome = ftcli("train", "--stage", "all", "--resume", best, *more)
+    assert outcome.code == 0, outcome.err
+    assert read_checkpoint(Path(outcome.json["best_loss"])).preprocessing == OWN
+
+
+def test_a_checkpoint_of_another_model_is_refused(earlier: Checkpoint, ftcli: Ftcli) -> None:
+    outcome = train(ftcli, "--set", "backbone.name=squeezenet1_1")
+    assert outcome.code == 4
+    assert outcome.faults == [
+        "r2.yaml:8:47: backbone.weights: earlier.pt: is a checkpoint of shufflenet_v2_x0_5 and the network is "
+        "squeezenet1_1; set backbone.name: shufflenet_v2_x0_5, or give weights of squeezenet1_1"
+    ]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_checkpoint_with_a_flipped_bit_is_no_backbone(earlier: Checkpoint, ftcli: Ftcli, share: float) -> None:
+    content = bytearray(Path("earlier.pt").read_bytes())
+    content[int(share * len(content))] ^= 1
+    Path("earlier.pt").write_bytes(content)
+    for command in (("train", "r2.yaml"), ("inspect", "shufflenet_v2_x0_5", "--weights", "earlier.pt")):
+        outcome = ftcli(*command)
+        assert outcome.code == 4
+        where = "r2.yaml:8:47: backbone.weights" if command[0] == "train" else "--weights"
+        assert outcome.faults == [
+            f"{where}: earlier.pt: is damaged: its bytes are not those that were written (SHA-256 differs); copy it "
+            "again or take another checkpoint"
+        ]
+    assert not Path("runs/later").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.shows("backbone.sha256")
+def test_an_address_is_downloaded_over_cuts_once_and_brings_its_preprocessing(
+    earlier: Checkpoint, ftcli: Ftcli, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = Path("earlier.pt").read_bytes()
+    Path("earlier.pt").unlink()
+    digest = hashlib.sha256(content).hexdigest()
+    cut = [Answer(content, cut=len(content) // 3), Answer(content, cut=len(content) // 3, reset=True)]
+    url = server.serve("/earlier.pt", *cut, Answer(content))
+    settings = ("--set", f"backbone.weights={url}", "--set", f"backbone.sha256={digest}")
+    outcome = train(ftcli, *settings)
+    assert outcome.code == 0, outcome.err
+    assert [request.range is not None for request in server.requests] == [False, True, True]
+    made = read_checkpoint(Path(outcome.json["best_loss"]))
+    assert made.preprocessing == OWN
+    assert made.origin["weights"] == url
+    assert same_backbone(made, earlier)
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    told = ftcli("inspect", "shufflenet_v2_x0_5", "--weights", url, "--sha256", digest, "--json").json
+    assert told["loaded"]["source"] == url  # from the cache
+    assert server.count() == 3
+
+
+def test_weights_with_another_digest_are_refused(earlier: Checkpoint, ftcli: Ftcli) -> None:
+    found, wrong = hashlib.sha256(Path("earlier.pt").read_bytes()).hexdigest(), "0" * 64
+    outcome = train(ftcli, "--set", f"backbone.sha256='{wrong}'")
+    assert outcome.code == 4
+    assert outcome.faults == [
+        f"r2.yaml:8:47: backbone.weights: earlier.pt is not the file that sha256 tells: its SHA-256 is {found}, not "
+        f"{wrong}; get the right file, or correct backbone.sha256"
+    ]
+
+
+def test_an_address_without_a_digest_is_a_fault_of_the_recipe(workplace: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("train", "r.yaml", "--set", "backbone.weights=https://example.org/w.pth")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "r.yaml:9:11: backbone: weights from an address need sha256 beside them; give the SHA-256 that their publisher "
+        "tells, or that `sha256sum FILE` tells of a copy that you trust"
+    ]
+
+
+def test_offline_published_weights_are_named_with_their_place(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    outcome = ftcli("train", "r.yaml", "--set", "backbone.weights=default")
+    assert outcome.code == 4
+    name = "shufflenetv2_x0.5-f707e7126e.pth"
+    assert outcome.faults == [
+        f"--set backbone.weights=default: backbone.weights: https://download.pytorch.org/models/{name} is needed and "
+        f"FTCLI_OFFLINE is set; download it where that is possible and put it at {tmp_path}/hub/checkpoints/{name}, or "
+        "unset FTCLI_OFFLINE"
+    ]
+
+
+def test_inspect_tells_what_of_the_weights_was_loaded(workplace: Path, ftcli: Ftcli) -> None:
+    state: dict[str, Any] = dict(torchvision.models.squeezenet1_1(weights=None).state_dict())
+    state["classifier.1.weight"], state["classifier.1.bias"] = torch.zeros(3, 512, 1, 1), torch.zeros(3)
+    torch.save({"state_dict": {f"model.{n}": t for n, t in state.items()} | {"loss.weight": torch.ones(3)}}, "w.ckpt")
+    digest = hashlib.sha256(Path("w.ckpt").read_bytes()).hexdigest()
+    told = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt", "--sha256", digest, "--json").json
+    left = ["loss.weight [3]", "classifier.1.weight [3, 512, 1, 1]", "classifier.1.bias [3]"]
+    assert told["loaded"] == {"source": "./w.ckpt", "sha256": digest, "tensors": 50, "left_out": left}
+    lines = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt").out.splitlines()
+    assert "weights: 50 tensors of ./w.ckpt" in lines
+    assert f"  sha256: {digest}" in lines
+    assert f"  left out: {', '.join(left)}" in lines
+    assert ftcli("inspect", "squeezenet1_1", "--json").json["loaded"] is None
+
+
+def test_inspect_shows_a_checkpoints_preprocessing(earlier: Checkpoint, ftcli: Ftcli) -> None:
+    told = ftcli("inspect", "shufflenet_v2_x0_5", "--weights", "earlier.pt", "--json").json
+    assert told["preprocessing"] == OWN.to_dict()
+    assert told["loaded"]["tensors"] == 336
+    backbone = Backbone(name="shufflenet_v2_x0_5", weights="earlier.pt")
+    state = load_pretrained(backbone, "here", Silent()).model.state_dict()
+    assert all(torch.equal(state[name], earlier.state[name]) for name in state if not name.startswith("fc."))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("r.yaml", "--weights", "w.pth"),
+            "--weights w.pth: goes with the name of a model; a recipe or checkpoint has weights of its own",
+        ),
+        (
+            ("runs/x/best_loss.pt", "--weights", "w.pth"),
+            "--weights w.pth: goes with the name of a model; a recipe or checkpoint has weights of its own",
+        ),
+        (
+            ("--weights", "w.pth"),
+            "--weights w.pth: goes with the name of a model; a recipe or checkpoint has weights of its own",
+        ),
+        (("resnet18", "--match", "position"), "--match: does nothing without --weights; add it"),
+        (("resnet18", "--sha256", "ab"), "--sha256: does nothing without --weights; add it"),
+        (("resnet18", "--weights", "w.pth", "--match", "x"), "--match: 'x' is not one of name, position"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    workplace: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
+) -> None:
+    outcome = ftcli("inspect", *arguments)
+    assert (outcome.code, outcome.faults) == (2, [sentence])
+
+
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_weights_that_do_not_fit_are_shown_beside_the_network(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    state = torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict()
+    torch.save(state, "w.pth")
+    outcome = ftcli("inspect", "squeezenet1_1", "--weights", "w.pth", "--match", "position")
+    assert outcome.code == 4
+    assert outcome.out == ""
+    assert [" ".join(line.split()) for line in outcome.err.splitlines()[:4]] == [
+        "error: --weights: w.pth has 338 tensors and the network 52; match: position needs as many; the file's tensors "
+        "are those of shufflenet_v2_x0_5; set backbone.name: shufflenet_v2_x0_5",
+        "network shape file shape",
+        "1 features.0.weight [64, 3, 3, 3] conv1.0.weight [24, 3, 3, 3]",
+        "2 features.0.bias [64] conv1.1.weight [24]",
+    ]
+    assert outcome.err.splitlines()[-1] == "tensors 1 to 12 of 282, in order, without batch counters"
