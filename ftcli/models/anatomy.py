@@ -17,7 +17,17 @@ from ftcli.models.cut import Cut, find_cut
 from ftcli.models.tracing import keep_modes, sketch
 from ftcli.results import HeadPlace
 
-__all__ = ["REFUSALS", "Anatomy", "Cut", "describe_head", "examine", "find_cut", "find_head", "first_line"]
+__all__ = [
+    "REFUSALS",
+    "Anatomy",
+    "Cut",
+    "SizeRefused",
+    "describe_head",
+    "examine",
+    "find_cut",
+    "find_head",
+    "first_line",
+]
 
 REFUSALS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
 """What networks raise when an image has a size that they were not made for."""
@@ -60,6 +70,14 @@ class Anatomy:
         return self.shapes[""]
 
 
+class SizeRefused(RecipeError):
+    """A network takes no images of a size: `told` says where and why, the message also what to do."""
+
+    def __init__(self, told: str, remedy: str) -> None:
+        self.told = told
+        super().__init__(f"{told}; {remedy}")
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -96,7 +114,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def examine(model: nn.Module, image_size: int, where: str = "data.image_size", *, training: bool = False) -> Anatomy:
     """Send one image through a network, on the meta device and in eval mode (or, with `training`, two in train mode).
 
-    The network, which may hold real tensors or none, stays as it is. Raises RecipeError that begins with `where` if
+    The network, which may hold real tensors or none, stays as it is. Raises SizeRefused that begins with `where` if
     it takes no images of this size.
     """
     body = sketch(model)
@@ -112,9 +130,9 @@ def examine(model: nn.Module, image_size: int, where: str = "data.image_size", *
         with keep_modes(body), torch.no_grad(), recorder:
             output = body.train(training)(images)
     except REFUSALS as error:
-        raise RecipeError(
-            f"{where}: the network takes no images of {image_size} x {image_size} pixels ({first_line(error)}); "
-            "give another size"
+        raise SizeRefused(
+            f"{where}: the network takes no images of {image_size} x {image_size} pixels ({first_line(error)})",
+            "give another size",
         ) from error
     finally:
         for hook in hooks:
@@ -139,19 +157,25 @@ def find_head(model: nn.Module, anatomy: Anatomy, where: str = "backbone.name") 
     """The head: of all layers with parameters, the last that an image enters.
 
     Raises RecipeError that begins with `where` if that is no Linear or 1 x 1 Conv2d that gives as many values as the
-    network, or if another layer gives as many: then a network has two heads, or none.
+    network, or if another one gives its output too, as where a network was distilled and answers with two heads.
     """
     called = sorted(anatomy.entered, key=lambda name: anatomy.entered[name])
     own = [name for name in called if name and _owns_parameters(model.get_submodule(name))]
     outputs = anatomy.output or ()
-    heads = [
+    linear = [
         name for name in own if _is_linear(model.get_submodule(name)) and (anatomy.shapes[name] or ())[:1] == outputs
     ]
-    if heads and heads == own[-1:]:
-        return describe_head(model, heads[0])
+    answers = [name for name in linear if anatomy.shapes[name] == outputs]
+    if len(answers) > 1:
+        raise RecipeError(
+            f"{where}: the network answers with {len(answers)} heads ({', '.join(answers)}), and a recipe's head takes "
+            "the place of one; choose another model"
+        )
+    if own and own[-1] in linear:
+        return describe_head(model, own[-1])
     raise RecipeError(
-        f"{where}: the network has no single linear layer at its end (its last is {(own or ['none'])[-1]}; "
-        f"{', '.join(heads) or 'none'} gives its output of shape {list(outputs)}); choose another model"
+        f"{where}: the network has no linear layer at its end that gives its output of shape {list(outputs)} (its last "
+        f"layer is {(own or ['none'])[-1]}); choose another model"
     )
 
 

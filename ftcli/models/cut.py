@@ -73,11 +73,11 @@ def find_cut(model: nn.Module, frozen: Collection[str], still: Collection[str], 
 @dataclass(frozen=True)
 class _Value:
     """What a node comes to: a tensor with the batch first (`shape` without it), the number of images (`counts`), a
-    number that the image size alone decides (`constant`), or anything else."""
+    number or numbers that the image size alone decides (`constant`), or anything else."""
 
     shape: tuple[int, ...] | None = None
     counts: bool = False
-    constant: int | None = None
+    constant: Any = None
 
     @property
     def number(self) -> bool:
@@ -95,7 +95,11 @@ def _compare(two: Any, three: Any) -> _Value:
         return _Value(shape=tuple(two.shape[1:])) if batched else _Value()
     if type(two) is int and type(three) is int:
         return _Value(counts=(two, three) == (2, 3), constant=two if two == three else None)
-    return _Value()
+    return _Value(constant=two) if _holds_numbers(two) and _holds_numbers(three) and two == three else _Value()
+
+
+def _holds_numbers(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(part) is int or _holds_numbers(part) for part in value)
 
 
 def _find_live(graph: Trace, moving: Collection[str], shared: Collection[str]) -> set[fx.Node]:

@@ -9,15 +9,15 @@ from torch import nn
 from ftcli.models.anatomy import Anatomy, examine, find_cut, find_head
 from ftcli.models.freezing import Freezing
 from ftcli.models.zoo import build_network, default_preprocessing, list_weights
-from ftcli.results import Inspection, Layer, StageSummary
+from ftcli.results import Inspection, Layer, Preprocessing, StageSummary
 
 
-def inspect_model(name: str, depth: int) -> Inspection:
-    """A model as its library has it, for the image size of its default weights; the name must be known.
+def inspect_model(name: str, depth: int, preprocessing: Preprocessing | None = None) -> Inspection:
+    """A model as its library has it, for the images of its default weights or of others; the name must be known.
 
     Takes no memory for weights. `depth` is how far below the network layers are listed: 1 are its own children.
     """
-    preprocessing = default_preprocessing(name, "none")
+    preprocessing = preprocessing or default_preprocessing(name, "none")
     network = build_network(name, True, preprocessing.image_size)
     anatomy = examine(network, preprocessing.image_size)
     return Inspection(

@@ -26,6 +26,7 @@ class Published:
     name: str
     accuracy: float | None
     parameters: int | None
+    multiply_adds: int | None
     url: str | None
     default: bool
     preprocessing: Preprocessing
@@ -62,8 +63,9 @@ def _list_torchvision(model: str) -> tuple[Published, ...]:
     return tuple(
         Published(
             name=entry.name,
-            accuracy=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+            accuracy=_read_accuracy(entry.meta),
             parameters=entry.meta["num_params"],
+            multiply_adds=round(entry.meta["_ops"] * 1e9),
             url=entry.url,
             default=entry is enum.DEFAULT,
             preprocessing=_read_transforms(entry.transforms()),
@@ -71,6 +73,11 @@ def _list_torchvision(model: str) -> tuple[Published, ...]:
         )
         for entry in enum
     )
+
+
+def _read_accuracy(meta: dict[str, Any]) -> float | None:
+    accuracy: float = meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    return None if math.isnan(accuracy) else accuracy  # VGG-16's weights without a classifier have none
 
 
 def _read_transforms(transforms: Any) -> Preprocessing:
@@ -98,6 +105,7 @@ def _read_configuration(cfg: Any, default: bool) -> Published:
         name=cfg.tag or "pretrained",
         accuracy=None,
         parameters=None,
+        multiply_adds=None,
         url=f"https://huggingface.co/{cfg.hf_hub_id}" if cfg.hf_hub_id else address or None,
         default=default,
         preprocessing=Preprocessing(

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,15 +52,62 @@ def _reads_training(kind: type[nn.Module]) -> bool:
     return any("training" in member.__code__.co_names for member in members if inspect.isfunction(member))
 
 
+_UNTRACEABLE = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError)
+"""What a network's own code raises when a placeholder takes the place of its tensor."""
+
+
 class _Tracer(fx.Tracer):
-    """Looks into every module but those of torch.nn, and those without inner layers whose mode matters: these stay
-    calls, so that a graph follows their mode when it runs."""
+    """Looks into every module but those of torch.nn, those without inner layers whose mode matters, and those whose
+    code branches on what it computes: these stay calls, so that a graph follows their mode and their code when it
+    runs. What the network's forward takes beside the images has its default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: set[str] = set()
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: fx.node.Target,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
+        if kind == "placeholder" and args:
+            return args[0]
+        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if super().is_leaf_module(m, module_qualified_name):
+        if module_qualified_name in self.closed or super().is_leaf_module(m, module_qualified_name):
             return True
         inner = any(list(child.parameters()) for child in m.children())
         return not inner and _reads_training(type(m))
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        def look_into(*inputs: Any, **named: Any) -> Any:
+            last, depth = next(reversed(self.graph.nodes)), len(self.module_stack)
+            try:
+                return forward(*inputs, **named)
+            except _UNTRACEABLE:
+                self._forget(last, depth)
+                path = self.path_of_module(m)
+                self.closed.add(path)
+                return self.create_proxy("call_module", path, inputs, named)
+
+        return super().call_module(m, look_into, args, kwargs)
+
+    def _forget(self, last: fx.Node, depth: int) -> None:
+        """Take back what was traced after a node, but for tensors that were read: other modules may share them."""
+        for node in reversed(self.graph.nodes):
+            if node is last:
+                break
+            if node.op != "get_attr":
+                self.graph.erase_node(node)
+        while len(self.module_stack) > depth:
+            self.module_stack.popitem()
 
 
 @dataclass(frozen=True)
@@ -73,7 +120,7 @@ class Trace:
 
 
 def trace(model: nn.Module) -> Trace | None:
-    """The graph of a network in the modes that its modules have; None if its code branches on what it computes.
+    """The graph of a network in the modes that its modules have; None if its own code branches on what it computes.
 
     The graph's module shares parameters, buffers and layers with the network, which is left as it was.
     """
@@ -81,8 +128,8 @@ def trace(model: nn.Module) -> Trace | None:
     try:
         graph = _Tracer().trace(model)
         module = fx.GraphModule(model, graph)
-    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError):
-        return None  # what the network's own code raises when a placeholder takes the place of its tensor
+    except _UNTRACEABLE:
+        return None
     finally:
         for name in set(vars(model)) - attributes:  # constants that the tracer leaves on the network
             delattr(model, name)
@@ -112,3 +159,9 @@ class _Measurement(fx.Interpreter):
         with torch.no_grad():
             self.run(images)
         return dict(self.env)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # Half of the time would go into the arithmetic of BatchNorm, which changes no shape.
+        if isinstance(self.fetch_attr(target), nn.modules.batchnorm._BatchNorm):
+            return torch.empty_like(args[0])
+        return super().call_module(target, args, kwargs)

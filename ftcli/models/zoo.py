@@ -18,9 +18,12 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.models.anatomy import REFUSALS, examine, first_line
+from ftcli.models.anatomy import REFUSALS, SizeRefused, examine, first_line
+from ftcli.models.archives import read_ancestor
+from ftcli.models.files import find_local
 from ftcli.models.published import TIMM, find_published, list_published, name_weights
 from ftcli.recipe.schema import Data, Normalization
 from ftcli.results import Preprocessing, WeightsEntry
@@ -58,24 +61,30 @@ def build_network(name: str, meta: bool, image_size: int | None = None, where: s
     random number drawn. Networks made for one size of image (ViT, MaxViT, most of timm's transformers) are made for
     `image_size` where it is given. Auxiliary classifiers, which take part in training alone, are taken away.
 
-    Raises RecipeError that begins with `where` if the network cannot be made, or not for `image_size`.
+    Raises RecipeError that begins with `where` if the network cannot be made, SizeRefused if not for `image_size`.
     """
     options = _size_options(name, image_size)
     try:
         network = _construct(name, meta, options)
     except REFUSALS as error:
-        size = f" for images of {image_size} x {image_size} pixels" if options else ""
-        remedy = "give another size or choose another model" if options else "choose another model"
-        raise RecipeError(f"{where}: {name} cannot be made{size} ({first_line(error)}); {remedy}") from error
+        if not options:
+            raise RecipeError(f"{where}: {name} cannot be made ({first_line(error)}); choose another model") from error
+        told = f"{where}: {name} cannot be made for images of {image_size} x {image_size} pixels ({first_line(error)})"
+        raise SizeRefused(told, "give another size") from error
     if not _promises_tensor(network):
-        _remove_auxiliaries(network, image_size or _native_size(name), where)
+        _remove_auxiliaries(network, image_size or find_native_size(name), where)
     return network.eval()
+
+
+def is_made_for_one_size(name: str) -> bool:
+    """Whether `build_network` makes the network for the size of image that it is given, and for no other."""
+    return bool(_size_options(name, 1))
 
 
 def list_auxiliaries(name: str) -> tuple[str, ...]:
     """The modules that `build_network` takes away: those with parameters that an eval pass never uses."""
     network = _construct(name, True, {})
-    return () if _promises_tensor(network) else _find_unused(network, _native_size(name), "backbone.name")
+    return () if _promises_tensor(network) else _find_unused(network, find_native_size(name), "backbone.name")
 
 
 def list_weights(name: str) -> tuple[WeightsEntry, ...]:
@@ -88,28 +97,41 @@ def list_weights(name: str) -> tuple[WeightsEntry, ...]:
 
 
 def default_preprocessing(name: str, weights: str, where: str = "backbone.weights") -> Preprocessing:
-    """What the weights were evaluated with; for `none` and for files, what the model's default weights were.
+    """What the weights were evaluated with, as far as that is known here: a published name's, a checkpoint's own.
 
-    Raises RecipeError that begins with `where` for a published name that the model does not have.
+    For `none`, for other files and for addresses it is that of the model's default weights. Raises RecipeError that
+    begins with `where` for a published name that the model does not have, CheckpointError for a checkpoint of ftcli
+    that is damaged or of another model.
     """
     if name_weights(weights):
         return find_published(name, weights, where).preprocessing
+    path = find_local(weights)
+    if path and (ancestor := read_ancestor(path, name, f"{where}: {weights}")):
+        return ancestor.preprocessing
     return next(entry.preprocessing for entry in list_published(name) if entry.default)
 
 
 def adapt_preprocessing(preprocessing: Preprocessing, data: Data) -> Preprocessing:
     """The weights' preprocessing with what a recipe says instead.
 
-    Without `resize_size`, the shorter side keeps its proportion to `image_size`; with squash and pad it is
-    `image_size` itself. `normalize: data` leaves mean and std as they are: the caller measures them.
+    Without `resize_size`, the side keeps its proportion to `image_size`, but where the recipe asks for squash or pad it
+    is `image_size` itself. `normalize: data` leaves mean and std as they are: the caller measures them.
     """
-    size = data.image_size or preprocessing.image_size
-    proportion = preprocessing.resize_size / preprocessing.image_size
-    resized = data.resize_size or (round(size * proportion) if data.resize == "shorter" else size)
-    adapted = dataclasses.replace(preprocessing, image_size=size, resize_size=resized, resize=data.resize)
+    adapted = scale_preprocessing(preprocessing, data.image_size or preprocessing.image_size)
+    if data.resize is not None:
+        resized = adapted.resize_size if data.resize == "shorter" else adapted.image_size
+        adapted = dataclasses.replace(adapted, resize=data.resize, resize_size=resized)
+    if data.resize_size is not None:
+        adapted = dataclasses.replace(adapted, resize_size=data.resize_size)
     if isinstance(data.normalize, Normalization):
         return dataclasses.replace(adapted, mean=data.normalize.mean, std=data.normalize.std)
     return adapted
+
+
+def scale_preprocessing(preprocessing: Preprocessing, image_size: int) -> Preprocessing:
+    """The same preprocessing for another size; the side that an image is resized to keeps its proportion."""
+    proportion = preprocessing.resize_size / preprocessing.image_size
+    return dataclasses.replace(preprocessing, image_size=image_size, resize_size=round(image_size * proportion))
 
 
 def _construct(name: str, meta: bool, options: dict[str, Any]) -> nn.Module:
@@ -127,11 +149,18 @@ def _construct(name: str, meta: bool, options: dict[str, Any]) -> nn.Module:
 
 
 class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Leaves out what would write values into tensors that have none: initialisation, which is most of the time."""
+    """Leaves out what would write values into tensors that have none: initialisation, which is most of the time.
+
+    Where one operation reads tensors with and without values, as in a constructor that sends an image through a part
+    of its network to learn a shape, none has values.
+    """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.is_mutable and isinstance(args[0], torch.Tensor) and args[0].is_meta:
-            return args[0]
+        if func._schema.is_mutable:
+            if isinstance(args[0], torch.Tensor) and args[0].is_meta:
+                return args[0]
+        elif any(isinstance(value, torch.Tensor) and value.is_meta for value in tree_leaves((args, kwargs))):
+            args = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), args)
         return func(*args, **(kwargs or {}))
 
 
@@ -178,7 +207,8 @@ def _timm_configuration(name: str) -> Any:
     return next(entry.handle for entry in list_published(name) if entry.default)
 
 
-def _native_size(name: str) -> int:
+def find_native_size(name: str) -> int:
+    """The side in pixels of the images that a network is made for where none is asked for."""
     if name.startswith(TIMM):
         return default_preprocessing(name, "none").image_size
     sizes = (entry.preprocessing.image_size for entry in list_published(name))

@@ -22,13 +22,17 @@ def one_thread() -> Iterator[None]:
 
 
 class Listener(Silent):
-    """A Reporter that remembers what was said."""
+    """A Reporter that remembers what was said and what was warned of."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.warned: list[str] = []
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
 
 
 @pytest.fixture

@@ -53,8 +53,18 @@ def test_a_network_with_two_heads_is_refused() -> None:
     with pytest.raises(RecipeError) as error:
         find_head(network, examine(network, 224), "x.yaml:2:3: backbone.name")
     assert str(error.value) == (
-        "x.yaml:2:3: backbone.name: the network has no single linear layer at its end (its last is head_dist; "
-        "head, head_dist gives its output of shape [1000]); choose another model"
+        "x.yaml:2:3: backbone.name: the network answers with 2 heads (head, head_dist), and a recipe's head takes the "
+        "place of one; choose another model"
+    )
+
+
+def test_a_network_without_a_linear_layer_at_its_end_is_refused() -> None:
+    network = build_network("timm/volo_d1_224", meta=True)
+    with pytest.raises(RecipeError) as error:
+        find_head(network, examine(network, 224), "x.yaml:2:3: backbone.name")
+    assert str(error.value) == (
+        "x.yaml:2:3: backbone.name: the network has no linear layer at its end that gives its output of shape [1000] "
+        "(its last layer is aux_head); choose another model"
     )
 
 

@@ -251,3 +251,73 @@ def test_a_constant_in_a_networks_code_goes_with_the_parts_and_not_with_the_netw
     assert [crossing.shape for crossing in cut.crossing] == [(4,)]
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
+
+
+class _Window(nn.Module):
+    """A layer whose code branches on a size, and which gives that size beside its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 4, 3)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        values = self.drop(self.inner(images))
+        if values.shape[-1] > 4:
+            values = values[..., :4]
+        return values, [values.shape[-2], values.shape[-1]]
+
+
+class _Stretch(nn.Module):
+    """A layer that takes such a size beside its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, values: torch.Tensor, size: list[int]) -> torch.Tensor:
+        output: torch.Tensor = self.inner(values) * (size[0] if size[0] > size[1] else 1)
+        return output
+
+
+class _Windowed(nn.Module):
+    """A network of such layers, whose forward takes more than images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = _Window()
+        self.last = _Stretch()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        values, size = self.body(images)
+        if mask is not None:
+            values = values * mask
+        output: torch.Tensor = self.head(self.last(values, size).mean((2, 3)))
+        return output
+
+
+@pytest.mark.parametrize(
+    ("frozen", "shape"), [(("body", "last"), (4,)), (("body",), (4, 6, 4)), (("body.inner",), (3, 8, 8))]
+)
+def test_a_layer_that_branches_on_a_size_stays_whole(frozen: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    network = _Windowed()
+    parameters = {name for name, _ in network.named_parameters() if name.startswith(frozen)}
+    still = {name for name, _ in network.named_modules() if name.startswith(frozen)}
+    cut = find_cut(network, parameters, still, 8)
+    assert cut is not None
+    assert [crossing.shape for crossing in cut.crossing] == [shape]
+    assert cut.whole is (shape == (3, 8, 8))
+    images = torch.randn(3, 3, 8, 8)
+    network.eval()
+    with torch.no_grad():
+        assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("timm/hiera_tiny_224", 224), ("timm/mvitv2_tiny", 64), ("timm/tf_efficientnetv2_b0", 64)]
+)
+def test_the_parts_of_networks_with_such_layers_give_the_bits_of_the_whole(name: str, size: int) -> None:
+    network, stage, head = _build(name, size)
+    freezing = _freeze(network, stage, head, size, "half")
+    _compare_parts_with_whole(network, _cut(network, freezing, size), freezing, size)

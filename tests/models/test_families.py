@@ -1,0 +1,123 @@
+"""A small network of every family of torchvision: trained, saved, loaded and asked again, with real tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ftcli.inference.classifier import Classifier, load_classifier
+from ftcli.models.freezing import apply_freezing, list_frozen_tensors, list_norm_and_bias, set_modes
+from ftcli.planning import StagePlan, build_model, plan_recipe, put_head
+from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
+from ftcli.training.optim import build_optimizer
+from ftcli.training.proof import digest_tensors, prove_unmoved
+
+FAMILIES = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "efficientnet_v2_s": 32,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "maxvit_t": 224,
+    "mnasnet0_5": 32,
+    "mobilenet_v2": 32,
+    "mobilenet_v3_small": 32,
+    "regnet_y_400mf": 32,
+    "resnet18": 32,
+    "shufflenet_v2_x0_5": 32,
+    "squeezenet1_1": 32,
+    "swin_t": 32,
+    "swin_v2_t": 32,
+    "vgg11": 32,
+    "vit_b_16": 32,
+}
+CLASSES = ("a", "b", "c")
+CPU = torch.device("cpu")
+
+
+def _write_recipe(name: str, size: int) -> Document:
+    optimizer = {"name": "adamw", "lr": 1e-4}
+    return revive_recipe(
+        {
+            "name": "family",
+            "data": {"root": "nowhere", "classes": list(CLASSES), "image_size": size},
+            "backbone": {"name": name, "weights": "none"},
+            "stages": [
+                {"name": "head", "freeze": "backbone", "epochs": 1, "optimizer": optimizer},
+                {"name": "all", "freeze": "none", "epochs": 1, "optimizer": optimizer},
+            ],
+        },
+        "family.yaml",
+    )
+
+
+def _take_step(classifier: Classifier, plan: StagePlan, images: torch.Tensor) -> None:
+    model = classifier.model
+    apply_freezing(model, plan.freezing)
+    set_modes(model, plan.freezing)
+    frozen = list_frozen_tensors(model, plan.freezing)
+    before = digest_tensors(frozen)
+    trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = build_optimizer(model, plan.stage.optimizer, plan.rates, list_norm_and_bias(model))
+    loss = functional.cross_entropy(classifier.compute_logits(images), torch.arange(len(images)) % len(CLASSES))
+    torch.autograd.backward(loss)
+    optimizer.step()
+    prove_unmoved(before, frozen, plan.stage.name)
+    assert any(not torch.equal(p, trained[name]) for name, p in model.named_parameters() if name in trained)
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters() if p.requires_grad)
+
+
+def _predict(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
+    classifier.model.eval()
+    with torch.no_grad():
+        return classifier.compute_logits(images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), FAMILIES.items())
+def test_a_family_trains_is_saved_and_answers_with_the_same_bits(name: str, size: int, tmp_path: Path) -> None:
+    document = _write_recipe(name, size)
+    plan = plan_recipe(document)
+    model = build_model(plan)
+    put_head(model, plan, len(CLASSES))
+    classifier = Classifier.place(model, plan.preprocessing, CLASSES, CPU, plan.recipe.precision)
+    images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for stage in plan.stages:
+        torch.manual_seed(1)
+        _take_step(classifier, stage, images)
+    logits = _predict(classifier, images)
+    assert logits.shape == (4, 3)
+    assert logits.isfinite().all()
+
+    write_checkpoint(tmp_path / "best.pt", _describe(document, classifier))
+    loaded, checkpoint, _ = load_classifier(tmp_path / "best.pt", CPU)
+    assert checkpoint.classes == loaded.classes == CLASSES
+    assert loaded.model.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(_predict(loaded, images), logits)
+    assert not _list_auxiliaries(loaded.model)
+
+
+def _describe(document: Document, classifier: Classifier) -> Checkpoint:
+    return Checkpoint(
+        kind="best",
+        recipe=document.recipe.model_dump(mode="json"),
+        classes=CLASSES,
+        preprocessing=plan_recipe(document).preprocessing,
+        stage="all",
+        epoch=1,
+        metrics={},
+        origin={},
+        held={},
+        state=classifier.model.state_dict(),
+    )
+
+
+def _list_auxiliaries(model: nn.Module) -> list[str]:
+    return [name for name in model.state_dict() if "aux" in name.lower()]
