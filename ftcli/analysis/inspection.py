@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 from ftcli.errors import RecipeError
 from ftcli.models.anatomy import describe_head, examine
+from ftcli.models.catalogue import is_glob, list_catalogue
 from ftcli.models.inspection import count_parameters, inspect_model, list_layers, summarize_stage
-from ftcli.models.zoo import check_model, list_models, list_timm_models, list_weights
+from ftcli.models.weights import load_pretrained
+from ftcli.models.zoo import check_model, list_weights
 from ftcli.planning import Plan, build_skeleton, find_classes, plan_recipe
 from ftcli.recipe.loading import Document, revive_recipe
-from ftcli.results import Inspection, ModelList, Reporter
+from ftcli.recipe.schema import Backbone
+from ftcli.recipe.schema.network import is_address
+from ftcli.results import Inspection, LoadedWeights, ModelList, Reporter
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.folder import find_checkpoint
 
 
-def inspect(source: str | Document | None, depth: int, reporter: Reporter) -> Inspection | ModelList:
-    """Look at a recipe, at the model or checkpoint (.pt) that `source` names, or, with None, list the models.
+def inspect(
+    source: str | Document | None,
+    depth: int,
+    reporter: Reporter,
+    sort: str | None = None,
+    pretrained: Backbone | None = None,
+) -> Inspection | ModelList:
+    """Look at a recipe, at the model or checkpoint (.pt) that `source` names, or, with None or a glob, list the models
+    in the order that `sort` names.
 
-    Nothing is downloaded and no memory is taken for weights. Raises RecipeError, DataError or CheckpointError.
+    Nothing is downloaded and no memory is taken for weights, but where `pretrained`, of the model `source`, asks for
+    them. Raises RecipeError, DataError or CheckpointError.
     """
-    if source is None:
-        return ModelList((*list_models(), *list_timm_models()))
+    if source is None or _names_models(source):
+        if pretrained is not None:
+            raise RecipeError(f"--weights {pretrained.weights}: goes with one model, not with {source!r}; name one")
+        return list_catalogue(source, sort or "name", "inspect", reporter)
+    if sort is not None:
+        raise RecipeError(f"--sort {sort}: orders a list of models; give a glob such as 'resnet*', or leave it out")
     if isinstance(source, Document):
+        if is_address(weights := source.recipe.backbone.weights):
+            reporter.say(f"{weights} is not asked here; unless it says otherwise, the preprocessing is the model's own")
         return _inspect_plan(plan_recipe(source), find_classes(source, reporter), depth)
     if source.endswith(".pt"):
         return _inspect_checkpoint(Path(source), depth, reporter)
     if Path(source).exists():
         raise RecipeError(f"inspect: {source} is neither a recipe (.yaml) nor a checkpoint (.pt); give one in it")
     check_model(source, "inspect")
-    return inspect_model(source, depth)
+    return inspect_model(source, depth) if pretrained is None else _inspect_pretrained(pretrained, depth, reporter)
+
+
+def _names_models(source: str | Document) -> TypeGuard[str]:
+    return isinstance(source, str) and is_glob(source) and not source.endswith(".pt") and not Path(source).exists()
+
+
+def _inspect_pretrained(backbone: Backbone, depth: int, reporter: Reporter) -> Inspection:
+    loaded = load_pretrained(backbone, "--weights", reporter)
+    origin = loaded.origin
+    told = LoadedWeights(origin.source, origin.sha256, origin.loaded, origin.left_out)
+    return replace(inspect_model(backbone.name, depth, loaded.preprocessing), loaded=told)
 
 
 def _inspect_checkpoint(given: Path, depth: int, reporter: Reporter) -> Inspection:

@@ -9,24 +9,96 @@ import typer
 
 from ftcli.commands.options import JSON
 from ftcli.console import Terminal, print_result
+from ftcli.errors import RecipeError
 
 
 def inspect(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL|RECIPE|CHECKPOINT]", help="What to look at. Without it, the models are listed."),
+        typer.Argument(
+            metavar="[MODEL|GLOB|RECIPE|CHECKPOINT]",
+            help="What to look at. Without it the models are listed; with a glob ('resnet*') those that match.",
+        ),
     ] = None,
     depth: Annotated[int, typer.Option(min=1, help="How deep to list modules within modules.")] = 2,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="name|size|speed|accuracy",
+            help="Order of the models in a list: name (as without it), size (fewest parameters first), speed (fewest "
+            "multiply-adds first, which stand for it), accuracy (best first).",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Load these weights into MODEL: what a recipe may say under backbone.weights.")
+    ] = None,
+    match: Annotated[
+        str | None, typer.Option(metavar="name|position", help="How the tensors of --weights find their places.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="The SHA-256 that the file of --weights must have.")] = None,
+    show_augment: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
+    ] = None,
+    show_features: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="IMAGE OUT.png", help="Draw what early and late layers see in an image."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layer", metavar="NAME", help="A layer for --show-features, instead of five. Repeatable."),
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Try steps of RECIPE here, and tell the time and memory of its stages.")
+    ] = False,
     as_json: JSON = False,
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
-    from ftcli.recipe.loading import Document, read_recipe
+    from ftcli.recipe.loading import Document, check_backbone, read_recipe
 
     what: str | Document | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):
         what = read_recipe(Path(source))  # before torch, which takes seconds to load
+    if weights is None and (match or sha256):
+        raise RecipeError(f"--{'match' if match else 'sha256'}: does nothing without --weights; add it")
+    pretrained = None
+    if weights is not None:
+        if source is None or isinstance(what, Document) or source.endswith(".pt"):
+            raise RecipeError(
+                f"--weights {weights}: goes with the name of a model; a recipe or checkpoint has weights of its own"
+            )
+        pretrained = check_backbone(source, weights, match, sha256)
+    _check_wishes(source, isinstance(what, Document), show_augment, show_features, layers, estimate)
+    from ftcli.analysis.exhibits import Wish, add_exhibits
     from ftcli.analysis.inspection import inspect as run
+    from ftcli.runtime import keep_freed_memory
 
+    if estimate:
+        keep_freed_memory()  # as training does
+    wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()), estimate=estimate)
     with Terminal() as terminal:
-        result = run(what, depth, terminal)
+        result = add_exhibits(run(what, depth, terminal, sort, pretrained), what, wish, pretrained, terminal)
     print_result(result, as_json=as_json)
+
+
+def _check_wishes(
+    source: str | None,
+    is_recipe: bool,
+    augment: Path | None,
+    features: tuple[Path, Path] | None,
+    layers: list[str] | None,
+    estimate: bool,
+) -> None:
+    """Refuse at once what cannot be drawn or tried."""
+    if layers and features is None:
+        raise RecipeError(f"--layer {layers[0]}: does nothing without --show-features; add it")
+    for option, wanted in (("--show-augment", augment is not None), ("--estimate", estimate)):
+        if wanted and not is_recipe:
+            raise RecipeError(f"{option}: needs a recipe (.yaml), not {source or 'a list of models'}; give one")
+    if augment is None and features is None:
+        return
+    from ftcli.analysis.pictures import check_target
+
+    for option, target in (("--show-augment", augment), ("--show-features", features[1] if features else None)):
+        if target is not None:
+            check_target(target, option)

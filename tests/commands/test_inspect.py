@@ -28,6 +28,7 @@ def test_resnet152(ftcli: Ftcli) -> None:
     assert "head: fc (Linear), 2048 -> 1000" in ftcli("inspect", "resnet152").out.splitlines()
 
 
+@pytest.mark.shows("backbone.name", "head.hidden")
 def test_a_recipe_tells_what_each_stage_trains(ftcli: Ftcli) -> None:
     told = ftcli("inspect", CONFIGS / "two-layer-head.yaml", "--json").json
     head, whole = told["stages"]
@@ -49,10 +50,85 @@ def test_a_checkpoint_tells_where_it_came_from(workplace: Path, ftcli: Ftcli) ->
 
 
 def test_without_an_argument_the_models(ftcli: Ftcli) -> None:
-    models = ftcli("inspect", "--json").json["models"]
-    assert "resnet152" in models
-    assert "timm/efficientnet_lite0" in models
-    assert sum(not name.startswith("timm/") for name in models) >= 80
+    told = ftcli("inspect", "--json").json
+    models = {row["name"]: row for row in told["models"]}
+    assert told["glob"] is None
+    assert models["resnet152"] == {
+        "name": "resnet152",
+        "parameters": 60_192_808,
+        "multiply_adds": 11_514_000_000,
+        "image_size": 224,
+        "accuracy": 82.284,
+        "weights": "IMAGENET1K_V2",
+    }
+    timm = [name for name in models if name.startswith("timm/")]
+    assert len(models) - len(timm) == 80
+    assert models["timm/efficientnet_lite0"]["parameters"] is None
+    lines = ftcli("inspect").out.splitlines()
+    assert lines[0].split("  ")[0] == "model"
+    assert len(lines) == 1 + 80 + 2
+    assert lines[-1] == (
+        f"timm has {len(timm):,} more: ftcli inspect 'timm/*' lists their names, and a glob that matches few of them, "
+        "such as 'timm/*lite*', their sizes too"
+    )
+
+
+def test_a_glob_lists_models_in_the_order_that_is_asked(ftcli: Ftcli) -> None:
+    lines = ftcli("inspect", "resnet*", "--sort", "accuracy").out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["model", "parameters", "G", "multiply-adds", "pixels", "ImageNet", "top-1", "%"],
+        ["resnet152", "60,192,808", "11.51", "224", "82.28"],
+        ["resnet101", "44,549,160", "7.80", "224", "81.89"],
+        ["resnet50", "25,557,032", "4.09", "224", "80.86"],
+        ["resnet34", "21,797,672", "3.66", "224", "73.31"],
+        ["resnet18", "11,689,512", "1.81", "224", "69.76"],
+    ]
+
+
+def test_what_is_unknown_is_a_dash(ftcli: Ftcli) -> None:
+    lines = ftcli("inspect", "timm/efficientnet_lite[0]", "--sort", "size").out.splitlines()
+    assert lines[1].split() == ["timm/efficientnet_lite0", "4,652,008", "0.39", "224", "-"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["resnot*"],
+            "inspect: no model matches 'resnot*'; did you mean 'resnet50' or 'resnet34' or 'resnet18'?",
+        ),
+        (
+            ["resnet*", "--sort", "price"],
+            "--sort: models are in no order called 'price'; known: accuracy, name, size, speed",
+        ),
+        (
+            ["resnet18", "--sort", "size"],
+            "--sort size: orders a list of models; give a glob such as 'resnet*', or leave it out",
+        ),
+        (
+            ["resnet*", "--weights", "default"],
+            "--weights default: goes with one model, not with 'resnet*'; name one",
+        ),
+    ],
+)
+def test_lists_that_cannot_be_made(ftcli: Ftcli, arguments: list[str], sentence: str) -> None:
+    outcome = ftcli("inspect", *arguments)
+    assert (outcome.code, outcome.faults) == (2, [sentence])
+
+
+@pytest.mark.parametrize("command", ["train", "inspect"])
+def test_a_size_that_the_network_does_not_take_is_told_with_those_that_it_takes(
+    workplace: Path, ftcli: Ftcli, command: str
+) -> None:
+    text = (workplace / "r.yaml").read_text().replace("shufflenet_v2_x0_5", "vit_b_16")
+    (workplace / "r.yaml").write_text(text.replace("image_size: 32", "image_size: 100"))
+    outcome = ftcli(command, "r.yaml")
+    assert outcome.code == 2
+    assert outcome.faults == [
+        "r.yaml:5:15: data.image_size: vit_b_16 cannot be made for images of 100 x 100 pixels "
+        "(Input shape indivisible by patch size!); give 96 or 112"
+    ]
+    assert not (workplace / "runs").exists()
 
 
 def test_depth_lists_modules_within_modules(ftcli: Ftcli) -> None:
@@ -82,3 +158,91 @@ def test_nothing_is_folded_or_coloured_in_a_pipe(ftcli: Ftcli, monkeypatch: pyte
     out = ftcli("inspect", "resnet152").out
     assert "https://download.pytorch.org/models/resnet152-f82ba261.pth" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.slow
+def test_pictures_and_an_estimate_are_told(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+    image = photo_folder / "test/china/20.jpg"
+    words = ("inspect", "r.yaml", "--show-augment", "a.png", "--show-features", image, "f.png", "--estimate")
+    told = ftcli(*words, "--json").json
+    assert told["pictures"] == [str(workplace / "a.png"), str(workplace / "f.png")]
+    assert [stage["stage"] for stage in told["estimate"]] == ["head", "all"]
+    assert set(told["estimate"][0]) >= {"seconds_per_step", "seconds", "memory_bytes", "images"}
+    pictures = [(workplace / name).read_bytes() for name in ("a.png", "f.png")]
+    outcome = ftcli(*words)
+    lines = outcome.out.splitlines()
+    assert lines[-2:] == ["written: a.png", "written: f.png"]
+    assert lines[-3] == "for 30 training and 10 validation images in batches of 8"
+    assert "estimated for this machine:" in lines
+    assert "warning" not in outcome.err
+    assert [(workplace / name).read_bytes() for name in ("a.png", "f.png")] == pictures
+
+
+def test_without_a_wish_there_is_neither(workplace: Path, ftcli: Ftcli) -> None:
+    told = ftcli("inspect", "r.yaml", "--json").json
+    assert (told["pictures"], told["estimate"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            ("resnet18", "--show-augment", "a.png"),
+            "--show-augment: needs a recipe (.yaml), not resnet18; give one",
+        ),
+        (("--estimate",), "--estimate: needs a recipe (.yaml), not a list of models; give one"),
+        (
+            ("r.yaml", "--show-augment", "a.gif"),
+            "--show-augment: a.gif does not end in .png, the one format that is drawn; give such a name",
+        ),
+        (
+            ("r.yaml", "--show-features", "x.jpg", "f"),
+            "--show-features: f does not end in .png, the one format that is drawn; give such a name",
+        ),
+        (("r.yaml", "--layer", "fc"), "--layer fc: does nothing without --show-features; add it"),
+        (
+            ("resnet1*", "--show-features", "x.jpg", "f.png"),
+            "--show-features: needs one network; give the name of a model, a recipe or a checkpoint",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(workplace: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
+    outcome = ftcli("inspect", *words)
+    assert (outcome.code, outcome.faults) == (2, [fault])
+    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+
+
+def test_a_known_data_set_is_not_fetched_for_a_picture(few_cells: Path, ftcli: Ftcli) -> None:
+    shutil.rmtree(few_cells / "data")
+    outcome = ftcli("inspect", "configs/solar-cells.yaml", "--show-augment", "a.png")
+    assert outcome.code == 3
+    (fault,) = outcome.faults
+    assert fault.startswith("configs/solar-cells.yaml:")
+    assert fault.endswith(
+        ": data.root: data/solar-cells does not exist, so there are no images to draw; run `ftcli data fetch "
+        "solar-cells`"
+    )
+    assert not (few_cells / "data").exists()
+    assert not (few_cells / "a.png").exists()
+
+
+def test_features_of_a_model_need_its_weights(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+    image = photo_folder / "test/china/20.jpg"
+    outcome = ftcli("inspect", "resnet18", "--weights", "nowhere.pt", "--show-features", image, "f.png")
+    assert outcome.code == 4
+    told = ftcli("inspect", "squeezenet1_1", "--weights", "none", "--show-features", image, "f.png", "--json").json
+    assert told["pictures"] == [str(workplace / "f.png")]
+
+
+def test_a_character_that_no_font_has_is_told_once(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+    for split in ("train", "test"):
+        for label in ("china", "flower"):
+            shutil.copytree(photo_folder / split / label, workplace / "data" / split / f"\U0001fae8 {label}")
+    (workplace / "r.yaml").write_text((workplace / "r.yaml").read_text().replace(str(photo_folder), "data"))
+    outcome = ftcli("inspect", "r.yaml", "--show-augment", "a.png", "--depth", "1")
+    warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
+    if warnings:  # no font of this machine has it, as of most
+        assert warnings == [
+            "warning: a.png: no installed font has \U0001fae8 (U+1FAE8); names or codes are drawn instead; install "
+            "fonts that have them, such as the packages fonts-noto-cjk, fonts-noto-core and fonts-symbola of Debian"
+        ]

@@ -1,0 +1,44 @@
+"""What a training is going to cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftcli.results.base import Result
+
+
+@dataclass(frozen=True)
+class MemoryParts(Result):
+    """Bytes that a training step needs at once: the parameters and buffers, the gradients, what the optimizer keeps,
+    what the forward pass keeps for the backward pass, what the tried step was seen to take beyond these (0 where a
+    stage tried before took more), and what the process held before it had a network (0 where the network is on another
+    device)."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    working: int
+    process: int
+
+
+@dataclass(frozen=True)
+class StageEstimate(Result):
+    """What a stage costs on this machine. `images` and `validation_images` are those of an epoch; without data they
+    stand for 1,000 training images. `measured_batch` is smaller than `batch_size` where a whole batch takes too long
+    to try; figures are then scaled. `seconds` is the whole stage: steps, reading (where there are data) and
+    validations. `memory_bytes` is the sum of `memory`."""
+
+    stage: str
+    epochs: int
+    images: int
+    validation_images: int
+    from_data: bool
+    batch_size: int
+    measured_batch: int
+    seconds_per_step: float
+    seconds_per_validation_image: float
+    seconds_per_image_read: float | None
+    seconds: float
+    memory: MemoryParts
+    memory_bytes: int

@@ -1,0 +1,273 @@
+"""A drafted recipe fits what was seen, says why, and is a recipe whatever things are called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ftcli.analysis.drafting import Brief, draft_recipe
+from ftcli.analysis.proposal import Choice, propose_recipe
+from ftcli.analysis.survey import Survey, survey_images
+from ftcli.errors import DataError, RecipeError
+from ftcli.planning import plan_recipe
+from ftcli.recipe.loading import read_recipe, revive_recipe
+from ftcli.recipe.parsing import parse_yaml
+from ftcli.recipe.schema import Recipe
+from ftcli.results import Silent, WeightsEntry
+
+WEIGHTS = WeightsEntry("IMAGENET1K_V1", 69.758, 11_689_512, "https://x", True)
+CHOICE = Choice("resnet18", WEIGHTS, 224, 224, batch_norm=True, gpu=False)
+SURVEY = Survey(
+    root="data/x",
+    fixed=("train", "val", "test"),
+    val=None,
+    test=None,
+    classes=("a", "b"),
+    splits={"train": {"a": 600, "b": 400}, "val": {"a": 60, "b": 40}, "test": {"a": 90, "b": 10}},
+    shapes=((400, 300, False),) * 500,
+    broken=(),
+)
+
+Fill = Callable[[Mapping[str, int]], Path]
+
+
+@pytest.fixture
+def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: dict[str, Image.Image]) -> Fill:
+    """Make a folder data in the current folder, with so many images of 60 x 48 pixels in each folder of it."""
+    monkeypatch.chdir(tmp_path)
+    photo = photographs["china"]
+
+    def make(counts: Mapping[str, int]) -> Path:
+        for folder, count in counts.items():
+            (Path("data") / folder).mkdir(parents=True)
+            for number in range(count):
+                photo.crop((number, 0, number + 60, 48)).save(Path("data") / folder / f"{number}.png")
+        return Path("data")
+
+    return make
+
+
+def read(text: str) -> Recipe:
+    return revive_recipe(parse_yaml(text, "draft").data, "draft").recipe
+
+
+def propose(survey: Survey = SURVEY, choice: Choice = CHOICE) -> Recipe:
+    return read(propose_recipe(survey, choice, "x", "ftcli train x.yaml"))
+
+
+def shape(*shapes: tuple[int, int]) -> Survey:
+    return replace(SURVEY, shapes=tuple((width, height, False) for width, height in shapes))
+
+
+def test_the_whole_text() -> None:
+    survey = replace(SURVEY, splits={**SURVEY.splits, "train": {"a": 900, "b": 100}})
+    assert propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml") == TEXT
+
+
+TEXT = """\
+# ftcli train x.yaml
+#
+# 1,200 images of 2 classes: 'a', 'b'. The median of 500 is 400 x 300
+# pixels, in colour. Whoever always answers 'a' is right for 90.0% of the training images.
+# 'b' has 100 of those and 'a' 900: look at the figures of each class, not at the accuracy alone.
+name: x
+data:
+  root: data/x                  # train 1,000, val 100, test 100
+  image_size: 224               # what the weights were trained with
+  resize: shorter               # the centre is cut out; squash or pad where what counts may lie at the border
+  augment: standard             # crops of 8 to 100 % and mirror images; light where details count
+  batch_size: 32                # 32 steps an epoch; lower it if memory runs out
+backbone:
+  name: resnet18                # 69.8 % on ImageNet, 11.7 M parameters; `ftcli inspect` lists others
+  weights: default              # downloaded once; from then on the internet is not needed
+stages:
+  - name: head
+    freeze: backbone            # first the new head alone, for it begins at random
+    epochs: 4                   # more, where the validation loss still falls at the end
+    optimizer: {name: adamw, lr: 3.0e-3, weight_decay: 1.0e-2}
+    schedule: one_cycle         # the learning rate rises and then falls to nearly 0
+  - name: all
+    freeze: none                # then everything, gently
+    batch_norm: frozen          # the statistics of so few images are worse than those of the weights
+    epochs: 8                   # more, where the validation loss still falls at the end
+    optimizer: {name: adamw, lr: 3.0e-4, weight_decay: 1.0e-2}
+    schedule: one_cycle         # the learning rate rises and then falls to nearly 0
+"""
+
+
+def test_how_images_become_square() -> None:
+    assert propose(shape(*[(300, 300)] * 9, (300, 200))).data.resize == "squash"
+    assert propose(shape((300, 300), (400, 300))).data.resize == "shorter"
+    assert propose(shape((300, 300), (900, 300))).data.resize == "pad"
+    assert propose(shape((300, 300))).data.augment == "light"
+    assert propose(shape((400, 300))).data.augment == "standard"
+    assert propose(shape((400, 300)), replace(CHOICE, size=64)).data.augment == "light"
+
+
+def test_many_images_are_trained_on_in_other_ways_than_few() -> None:
+    def told(train: int, **changes: object) -> tuple[int, list[int], str]:
+        survey = replace(SURVEY, splits={"train": {"a": train // 2, "b": train // 2}, "val": {"a": 1, "b": 1}})
+        recipe = propose(survey, replace(CHOICE, **changes))  # type: ignore[arg-type]
+        return recipe.data.batch_size, [stage.epochs for stage in recipe.stages], recipe.stages[-1].batch_norm
+
+    assert told(100) == (8, [10, 15], "frozen")
+    assert told(400) == (16, [10, 15], "frozen")
+    assert told(1000) == (32, [4, 8], "frozen")
+    assert told(20_000) == (32, [2, 5], "train")
+    assert told(20_000, gpu=True) == (64, [2, 5], "train")
+    assert told(1000, batch_norm=False) == (32, [4, 8], "train")
+    (only,) = propose(SURVEY, replace(CHOICE, weights=None)).stages
+    assert (only.freeze, only.batch_norm, only.epochs) == ("none", "train", 30)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a: b # c",
+        'it\'s "q" \\ $x %',
+        "قطة/狗 (柴犬)/🐶 puppy",
+        "1e3",
+        "1.5",
+        "null",
+        "True",
+        "~",
+        "-",
+        "- x",
+        "{a: b}",
+        "[x]",
+        "*x",
+        "&x",
+        "!x",
+        "@`",
+        " x ",
+        "new\nline\ttab\r\x1b\x7f\x85\u2028",
+        "x" * 300,
+        "=",
+        "0x10",
+        "a" + "\u00a0" + "b\ufeff",
+    ],
+)
+def test_any_name_survives(name: str) -> None:
+    survey = replace(
+        SURVEY,
+        root=name,
+        classes=(name, "b"),
+        splits={"train": {name: 600, "b": 100}, "val": {name: 6, "b": 1}, "test": {name: 6, "b": 1}},
+    )
+    text = propose_recipe(survey, replace(CHOICE, name=name), "x", "ftcli train x.yaml")
+    recipe = read(text)
+    assert (recipe.data.root, recipe.backbone.name) == (name, name)
+
+
+def test_names_that_no_text_holds(fill: Fill) -> None:
+    counts = {"\udcff": 9, "b": 1}
+    survey = replace(SURVEY, classes=tuple(counts), splits={"train": counts, "val": counts})
+    text = propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+    assert "2 classes: '\\udcff', 'b'." in text
+    read(text)
+    root = fill({"a": 10, "b": 10}).rename(os.fsdecode(b"\xff"))
+    with pytest.raises(DataError) as error:
+        survey_images(root, "init")
+    assert str(error.value) == (
+        "init: '\\udcff' cannot stand in a recipe; rename it to at most 1,000 characters of UTF-8"
+    )
+
+
+def test_splits_that_are_there_stand(fill: Fill) -> None:
+    root = fill({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in "ab"})
+    survey = survey_images(root, "init")
+    assert (survey.val, survey.test, survey.images) == (None, None, 60)
+    text = propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+    assert "  root: data                    # train 20, val 20, test 20\n" in text
+    assert "val" not in [line.split(":")[0].strip() for line in text.splitlines()]
+
+
+def test_splits_that_are_not_there_are_drawn(fill: Fill) -> None:
+    survey = survey_images(fill({"train/a": 10, "train/b": 10}), "init")
+    assert (survey.val, survey.test) == (0.2, None)
+    assert "nobody knows how good the result is" in propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+    recipe = propose(survey)
+    assert (recipe.data.val, recipe.data.test) == (0.2, 0.2)
+
+
+def test_a_folder_of_classes_and_a_manifest_are_the_same(fill: Fill) -> None:
+    root = fill({"a": 30, "b": 10})
+    survey = survey_images(root, "init")
+    assert (survey.val, survey.test, survey.fixed) == (0.2, 0.2, ())
+    rows = "".join(f"data/{name}/{number}.png,{name}\n" for name, n in (("a", 30), ("b", 10)) for number in range(n))
+    Path("all.csv").write_text("path,label\n" + rows)
+    told = draft_recipe(Brief(data=Path("all.csv"), device="cpu"), Silent())
+    assert (told.images, told.classes) == (40, ("a", "b"))
+    recipe = read(told.recipe)
+    assert (recipe.name, recipe.data.root, recipe.data.val, recipe.data.test) == ("all", "all.csv", 0.2, 0.2)
+
+
+@pytest.mark.slow
+def test_the_network_sees_no_more_than_the_images_have(fill: Fill) -> None:
+    root = fill({"a": 10, "b": 10})
+
+    def draft(backbone: str | None = None) -> Recipe:
+        told = draft_recipe(Brief(data=root, backbone=backbone, device="cpu"), Silent())
+        assert (told.width, told.height, told.grey, told.looked_at) == (60, 48, 0, 20)
+        return read(told.recipe)
+
+    assert draft().data.image_size == 32
+    transformer = draft("vit_b_16")
+    assert transformer.data.image_size == 224  # made for one size
+    assert transformer.stages[-1].batch_norm == "train"
+    assert draft("inception_v3").data.image_size == 299  # takes none so small
+
+
+def test_a_network_without_weights_begins_from_nothing(fill: Fill) -> None:
+    told = draft_recipe(Brief(data=fill({"a": 10, "b": 10}), backbone="timm/darknet17", device="cpu"), Silent())
+    recipe = read(told.recipe)
+    assert recipe.backbone.weights == "none"
+    assert "# none are published for it, so it begins from nothing; better give a file\n" in told.recipe
+    assert [(stage.name, stage.freeze) for stage in recipe.stages] == [("all", "none")]
+
+
+def test_broken_images_are_told_and_left_out(fill: Fill) -> None:
+    root = fill({"a": 10, "b": 10})
+    (root / "a/3.png").write_bytes(b"")
+    (root / "b/4.png").write_bytes(b"nothing")
+
+    class Recorder(Silent):
+        told: list[str] = []  # noqa: RUF012
+
+        def warn(self, text: str) -> None:
+            self.told.append(text)
+
+    told = draft_recipe(Brief(data=root, device="cpu"), Recorder())
+    assert told.broken == tuple(sorted(Recorder.told))
+    assert told.broken[0] == ("data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_bad_image: skip")
+    assert "  on_bad_image: skip            # 2 of the 20 images looked at cannot be read; " in told.recipe
+    for path in root.rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        draft_recipe(Brief(data=root, device="cpu"), Silent())
+    assert str(error.value) == (
+        "init: not one of 20 images of data can be read; the first: data/a/4.png: is empty (0 bytes); replace it, "
+        "remove it, or set data.on_bad_image: skip"
+    )
+
+
+def test_the_name_is_one_that_a_recipe_may_have(fill: Fill) -> None:
+    root = fill({"a": 10, "b": 10})
+    names = {"Solar Cells (2)": "Solar-Cells--2", "狗": "狗", "²": "images", ".x": "x", "a\nb": "a-b"}
+    for folder, name in names.items():
+        root = root.rename(folder)
+        told = draft_recipe(Brief(data=root, device="cpu"), Silent())
+        Path("r.yaml").write_text(told.recipe)
+        document = read_recipe(Path("r.yaml"))
+        assert (document.recipe.name, document.recipe.data.root) == (name, folder)
+        assert len(plan_recipe(document).stages) == 2
+    with pytest.raises(RecipeError) as error:
+        draft_recipe(Brief(data=root, name="a b", device="cpu"), Silent())
+    assert str(error.value) == (
+        "--name: name: 'a b' is no name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+    )

@@ -1,0 +1,105 @@
+"""What a training is said to cost: counted by hand in small cases, and near what a training takes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ftcli.analysis import estimation
+from ftcli.analysis.estimation import _Ledger, choose_batch, estimate_training
+from ftcli.models.zoo import build_network
+from ftcli.recipe.loading import read_recipe
+from ftcli.results import Silent, StageEstimate
+from tests.conftest import Ftcli
+
+
+def estimate(*overrides: str) -> tuple[StageEstimate, ...]:
+    return estimate_training(read_recipe(Path("r.yaml"), overrides), Silent())
+
+
+def test_memory_is_counted_to_the_byte(workplace: Path, ftcli: Ftcli) -> None:
+    trained = [stage["trainable"] for stage in ftcli("inspect", "r.yaml", "--json").json["stages"]]
+    head, whole = estimate()
+    assert trained[0] == 1024 * 16 + 16 + 16 * 2 + 2
+    assert [stage.memory.gradients for stage in (head, whole)] == [4 * count for count in trained]
+    # SGD keeps one value a parameter, AdamW two, and a count of steps for each tensor.
+    tensors = len(list(build_network("shufflenet_v2_x0_5", True).parameters())) + 2
+    assert head.memory.optimizer == 4 * trained[0]
+    assert whole.memory.optimizer == 4 * (2 * trained[1] + tensors)
+    assert whole.memory.parameters > whole.memory.gradients  # BatchNorm's statistics are no parameters
+    assert head.memory.activations < whole.memory.activations / 10
+    for stage in (head, whole):
+        memory = stage.memory
+        parts = (memory.parameters, memory.gradients, memory.optimizer, memory.activations, memory.working)
+        assert stage.memory_bytes == sum(parts) + memory.process
+        assert memory.process > 100e6
+
+
+def test_what_the_backward_pass_needs_is_counted_once() -> None:
+    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
+    inputs = torch.randn(7, 10)
+    ledger = _Ledger(model)
+    with ledger:
+        model(inputs).sum()
+    # The input, and the output of the ReLU, which the ReLU and the next layer both need; weights are no activations.
+    assert ledger.held == 4 * 7 * (10 + 20)
+
+
+def test_activations_grow_with_the_batch(workplace: Path) -> None:
+    few, many = (estimate(f"data.batch_size={n}")[1].memory.activations for n in (8, 16))
+    assert many == pytest.approx(2 * few, rel=0.02)
+
+
+def test_times_follow_from_what_was_measured(workplace: Path) -> None:
+    for stage in estimate():
+        assert (stage.images, stage.validation_images, stage.from_data) == (30, 10, True)
+        assert stage.measured_batch == stage.batch_size == 8
+        assert stage.seconds_per_image_read is not None
+        train = 30 * (stage.seconds_per_step / 8 + stage.seconds_per_image_read)
+        val = 10 * (stage.seconds_per_validation_image + stage.seconds_per_image_read)
+        assert stage.seconds == pytest.approx(2 * train + 3 * val)
+
+
+def test_without_data_a_thousand_images_are_meant(workplace: Path) -> None:
+    for stage in estimate("data.root=nowhere", "data.classes=[a, b]"):
+        assert (stage.images, stage.validation_images, stage.from_data) == (1000, 0, False)
+        assert stage.seconds == pytest.approx(2 * 1000 * stage.seconds_per_step / 8)
+    assert not Path("nowhere").exists()
+
+
+def test_a_step_that_takes_too_long_is_tried_with_fewer_images(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert choose_batch(32, 4, 0.1) == 32
+    assert choose_batch(32, 4, 2.0) == 6
+    assert choose_batch(32, 4, 100.0) == 2
+    assert choose_batch(1, 1, 0.1) == 2
+    whole = estimate("data.batch_size=16")[1]
+    monkeypatch.setattr(estimation, "LIMIT", 1e-9)
+    scaled = estimate("data.batch_size=16")[1]
+    assert (scaled.batch_size, scaled.measured_batch) == (16, 2)
+    assert scaled.memory.activations == pytest.approx(whole.memory.activations, rel=0.1)
+
+
+def test_estimating_leaves_nothing_behind(workplace: Path) -> None:
+    before = torch.get_rng_state()
+    estimate()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+
+
+@pytest.mark.slow
+def test_the_estimate_is_near_what_a_training_takes(workplace: Path, ftcli: Ftcli) -> None:
+    changes = ["data.image_size=96", "backbone.name=resnet18", "stages.all.epochs=3"]
+    expected = sum(stage.seconds for stage in estimate(*changes))
+    began = time.perf_counter()
+    stages = ftcli("train", "r.yaml", *(word for change in changes for word in ("--set", change)), "--json").json[
+        "stages"
+    ]
+    taken = sum(stage["seconds"] for stage in stages)
+    assert taken <= time.perf_counter() - began
+    assert taken / 4 < expected < 4 * taken  # the machine has other work too
