@@ -13,13 +13,16 @@ import typer
 from ftcli import __version__
 from ftcli.commands.data import data
 from ftcli.commands.evaluate import evaluate
+from ftcli.commands.init import init
 from ftcli.commands.inspect import inspect
+from ftcli.commands.predict import predict
+from ftcli.commands.schema import schema
 from ftcli.commands.train import train
 from ftcli.console import print_faults
 from ftcli.errors import FtcliError, Terminated
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (inspect, train, evaluate):
+for command in (init, inspect, train, evaluate, predict, schema):
     app.command(no_args_is_help=False)(command)
 app.add_typer(data, name="data")
 
@@ -52,7 +55,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FtcliError as error:
-        print_faults(error.faults)
+        print_faults(error.faults, error.table)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print_faults(["stopped at once; what was saved last is whole"])

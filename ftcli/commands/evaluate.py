@@ -14,10 +14,13 @@ from ftcli.console import Terminal, print_result
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that ftcli train wrote.")],
     data: Annotated[
-        Path | None, typer.Option(help="Another folder of images; its classes are matched by name.")
+        Path | None, typer.Option(help="Another folder or manifest; its classes are matched by name.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="train, val or test. Without it: test, or val where there is no test.")
+        str | None,
+        typer.Option(
+            help="train, val, test, or all where --data has no splits. Without it: test, or else val; all of --data."
+        ),
     ] = None,
     device: DEVICE = "auto",
     as_json: JSON = False,

@@ -1,7 +1,8 @@
 """The only place that prints: results on standard output, progress and words for people on standard error."""
 
+from ftcli.console.predictions import Form, write_predictions
 from ftcli.console.rendering import print_result
 from ftcli.console.tables import open_console
 from ftcli.console.terminal import Terminal, print_faults
 
-__all__ = ["Terminal", "open_console", "print_faults", "print_result"]
+__all__ = ["Form", "Terminal", "open_console", "print_faults", "print_result", "write_predictions"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
+from ftcli.console.estimates import print_estimates
 from ftcli.console.tables import print_table
 from ftcli.results import Inspection
 
@@ -23,11 +24,20 @@ def print_inspection(console: Console, result: Inspection) -> None:
     )
     if result.classes is not None:
         console.print(f"classes: {', '.join(result.classes)}")
+    if result.loaded is not None:
+        loaded = result.loaded
+        console.print(f"weights: {loaded.tensors} tensors of {loaded.source}", soft_wrap=True)
+        console.print(f"  sha256: {loaded.sha256 or '-'}", soft_wrap=True)
+        console.print(f"  left out: {', '.join(loaded.left_out) or '-'}", soft_wrap=True)
     for key, value in (result.checkpoint or {}).items():
         console.print(f"{key}: {value}", soft_wrap=True)
     _print_layers(console, result)
     _print_stages(console, result)
     _print_weights(console, result)
+    if result.estimate is not None:
+        print_estimates(console, result.estimate)
+    for picture in result.pictures:
+        console.print(f"written: {picture}", soft_wrap=True)
 
 
 def _print_layers(console: Console, result: Inspection) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import sys
 
+from ftcli.console.models import print_models
 from ftcli.console.networks import print_inspection
 from ftcli.console.runs import print_evaluation, print_training
 from ftcli.console.tables import open_console, print_table
-from ftcli.results import Evaluation, Fetched, Inspection, ModelList, Result, TrainResult
+from ftcli.results import Draft, Evaluation, Fetched, Inspection, ModelList, RecipeSchema, Result, TrainResult
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
     """The result of a command: one JSON document, or tables for people."""
-    if as_json:
+    if as_json or isinstance(result, RecipeSchema):  # people read it as programs do
         sys.stdout.write(json.dumps(result.to_dict(), ensure_ascii=False, indent=2) + "\n")
         return
     console = open_console(sys.stdout)
@@ -21,8 +22,7 @@ def print_result(result: Result, *, as_json: bool) -> None:
         case Inspection():
             print_inspection(console, result)
         case ModelList():
-            for name in result.models:
-                console.print(name, soft_wrap=True)
+            print_models(console, result)
         case TrainResult():
             print_training(console, result)
         case Evaluation():
@@ -31,5 +31,10 @@ def print_result(result: Result, *, as_json: bool) -> None:
             rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]
             console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)
             print_table(console, ("split", "class", ">images"), rows)
+        case Draft() if result.out is None:
+            sys.stdout.write(result.recipe)
+        case Draft():
+            console.print(f"recipe: {result.out}", soft_wrap=True)
+            console.print(f"next: {result.next_command}", soft_wrap=True)
         case _:
             raise TypeError(f"no way to print {type(result).__name__}")

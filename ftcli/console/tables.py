@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
@@ -16,6 +17,14 @@ def open_console(stream: TextIO) -> Console:
     """A console that colours and folds on a terminal and does neither elsewhere."""
     width = None if stream.isatty() else UNFOLDED
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def make_visible(text: str) -> str:
+    """The text on one line, with whatever would steer a terminal written out."""
+    return "".join(
+        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in ("Cc", "Zl", "Zp") else sign
+        for sign in text
+    )
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from ftcli.data.transforms import Normalizer
+from ftcli.data.images import convert_rgb, read_rgb
+from ftcli.data.transforms import ImageTransform, Normalizer, build_eval_transform
 from ftcli.errors import CheckpointError
+from ftcli.models.states import put_tensors
 from ftcli.planning import Plan, build_model, plan_recipe, put_head
 from ftcli.recipe.loading import Document, revive_recipe
-from ftcli.results import Preprocessing
+from ftcli.results import TOP, Guess, Prediction, Preprocessing
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
-from ftcli.runtime import autocast
+from ftcli.runtime import autocast, explain_memory
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """Logits from uint8 images, on one device, in one number format."""
+    """A network on one device, in one number format, with its classes in the order of its outputs.
+
+    From files to probabilities goes `predict`. Its steps are there too: `prepare` makes an image a uint8 tensor,
+    `normalize` a batch of those on `device` what `model` takes, and `model` gives logits.
+    """
 
     model: nn.Module
     classes: tuple[str, ...]
+    preprocessing: Preprocessing
     device: torch.device
     precision: str
+    transform: ImageTransform
     normalize: Normalizer
 
     @classmethod
@@ -38,7 +49,34 @@ class Classifier:
     ) -> Classifier:
         """Move a network to its device, in the memory format that convolutions are fastest with."""
         placed = model.to(device).to(memory_format=torch.channels_last)
-        return cls(placed, classes, device, precision, Normalizer(preprocessing, device))
+        transform, normalize = build_eval_transform(preprocessing), Normalizer(preprocessing, device)
+        return cls(placed, classes, preprocessing, device, precision, transform, normalize)
+
+    def prepare(self, image: Image.Image | Path) -> Tensor:
+        """An image, or an image file, as uint8 (3, image_size, image_size), red green blue, as the network was
+        evaluated with. Raises BrokenImage for what cannot be read."""
+        if isinstance(image, Path):
+            return self.transform(read_rgb(image))
+        return self.transform(convert_rgb(image, _name(image) or "image"))
+
+    def predict(self, images: Iterable[Image.Image | Path], top: int = TOP, batch_size: int = 32) -> list[Prediction]:
+        """The `top` most probable classes of each image, in the order of the images, which are taken `batch_size` at
+        a time. Nothing is left out: raises BrokenImage for the first that cannot be read."""
+        coming = iter(images)
+        predictions: list[Prediction] = []
+        for taken in iter(lambda: tuple(islice(coming, batch_size)), ()):
+            ranked = self.rank(torch.stack([self.prepare(image) for image in taken]), top)
+            names = (str(image) if isinstance(image, Path) else _name(image) for image in taken)
+            predictions += map(Prediction, names, ranked)
+        return predictions
+
+    def rank(self, images: Tensor, top: int) -> Iterator[tuple[Guess, ...]]:
+        """The `top` most probable classes of each of some uint8 images (n, 3, size, size), the most probable first.
+        Where two are equal, the first of `classes` comes first."""
+        with explain_memory(), torch.inference_mode():
+            shares, places = self.compute_logits(images).cpu().softmax(1).sort(dim=1, descending=True, stable=True)
+        for own, where in zip(shares[:, :top].tolist(), places[:, :top].tolist(), strict=True):
+            yield tuple(Guess(self.classes[place], share) for place, share in zip(where, own, strict=True))
 
     def compute_logits(self, images: Tensor) -> Tensor:
         """Float32 logits (n, classes) of uint8 images (n, 3, size, size). Gradients flow if they are enabled."""
@@ -76,7 +114,7 @@ def revive_model(plan: Plan, checkpoint: Checkpoint, where: str) -> nn.Module:
         raise CheckpointError(
             f"{where}: does not fit {plan.recipe.backbone.name} with this head: {_differ(own, theirs)}"
         )
-    model.load_state_dict(dict(checkpoint.state))
+    put_tensors(model, checkpoint.state)
     return model
 
 
@@ -92,6 +130,11 @@ def _differ(own: dict[str, tuple[int, ...]], theirs: dict[str, tuple[int, ...]])
     if other:
         parts.append(f"{len(other)} have another shape ({_first(other)})")
     return ", ".join(parts) + "; give the recipe that it was trained with, or leave the recipe out"
+
+
+def _name(image: Image.Image) -> str:
+    """The file that Pillow has opened an image from; empty where there is none."""
+    return str(getattr(image, "filename", ""))
 
 
 def _first(names: list[str]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ftcli.results.base import Result
+from ftcli.results.estimation import StageEstimate
+from ftcli.results.weights import LoadedWeights
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,29 @@ class Inspection(Result):
     classes: tuple[str, ...] | None = None
     stages: tuple[StageSummary, ...] | None = None
     checkpoint: dict[str, Any] | None = None
+    loaded: LoadedWeights | None = None
+    pictures: tuple[Path, ...] = ()
+    estimate: tuple[StageEstimate, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ModelRow(Result):
+    """What is known of a model with its default weights, whose name is `weights`; None is unknown, or none there.
+
+    `multiply_adds` are those of one image of `image_size` pixels a side, `accuracy` is top-1 on ImageNet in percent.
+    """
+
+    name: str
+    parameters: int | None
+    multiply_adds: int | None
+    image_size: int
+    accuracy: float | None
+    weights: str | None
 
 
 @dataclass(frozen=True)
 class ModelList(Result):
-    """What `ftcli inspect` tells without an argument."""
+    """The models that `ftcli inspect` lists: those that match `glob`, or all where it is None."""
 
-    models: tuple[str, ...]
+    models: tuple[ModelRow, ...]
+    glob: str | None

@@ -33,7 +33,7 @@ def test_help_and_a_recipes_faults_need_no_torch() -> None:
 
 def test_help_names_every_command(ftcli: Ftcli) -> None:
     out = ftcli("--help").out
-    assert all(name in out for name in ("inspect", "train", "evaluate", "data"))
+    assert all(name in out for name in ("init", "inspect", "train", "evaluate", "predict", "schema", "data"))
 
 
 def test_usage_errors_are_plain_and_end_with_2(ftcli: Ftcli) -> None:
@@ -43,7 +43,7 @@ def test_usage_errors_are_plain_and_end_with_2(ftcli: Ftcli) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    command = f"{sys.executable} -m ftcli inspect | head -n 1"
+    command = f"{sys.executable} -m ftcli inspect 'timm/*' | head -n 1"  # more than a pipe holds
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert done.stdout == "alexnet\n"
+    assert done.stdout.split()[0] == "model"
     assert done.stderr == ""

@@ -65,5 +65,5 @@ def test_a_split_that_is_not_there(ftcli: Ftcli, trained: Path) -> None:
 
 def test_people_get_tables(ftcli: Ftcli, trained: Path) -> None:
     out = ftcli("evaluate", trained).out
-    assert out.startswith(f"{trained} on test: accuracy ")
+    assert out.startswith(f"{trained} on test:\naccuracy ")
     assert "class   images  precision  recall     F1" in out

@@ -26,6 +26,7 @@ ROW = {
 }
 
 
+@pytest.mark.shows("stages.name")
 def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--json")
     assert outcome.code == 0
@@ -83,6 +84,7 @@ def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(workplace: Path, f
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.shows("seed")
 def test_another_seed_gives_another_network(workplace: Path, ftcli: Ftcli) -> None:
     states = []
     for seed in (0, 1):
@@ -150,6 +152,7 @@ def test_an_exact_resume_takes_no_other_settings(workplace: Path, ftcli: Ftcli) 
     ]
 
 
+@pytest.mark.shows("name")
 def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(workplace: Path, ftcli: Ftcli) -> None:
     ftcli("train", "r.yaml", "--stage", "head")
     text = (workplace / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
@@ -204,6 +207,7 @@ def test_images_added_later_leave_validation_as_it_was(workplace: Path, ftcli: F
     assert {path: after[path] for path in before} == before
 
 
+@pytest.mark.shows("data.normalize")
 def test_normalize_data_measures_the_training_images_and_travels(workplace: Path, ftcli: Ftcli) -> None:
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.normalize=data")
     measured = read_checkpoint(workplace / "runs/photos/best_loss.pt").preprocessing
@@ -230,6 +234,7 @@ def test_an_explicit_folder_that_holds_a_run_is_refused(workplace: Path, ftcli: 
     ]
 
 
+@pytest.mark.shows("stages.optimizer.lr")
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(finished: Path, ftcli: Ftcli) -> None:
     changes = ("--set", "stages.all.optimizer.lr=1e6", "--set", "stages.all.lr_mult={backbone: 1e6}")
     outcome = ftcli(
@@ -247,6 +252,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(finished: Pa
     assert read_checkpoint(finished / "runs/photos-2/best_loss.pt").epoch == 0
 
 
+@pytest.mark.shows("stages.early_stopping.patience", "stages.early_stopping.min_delta")
 def test_early_stopping_ends_a_stage(workplace: Path, ftcli: Ftcli) -> None:
     result = ftcli(
         "train",

@@ -1,4 +1,4 @@
-"""A real terminal, and a run whose words are in many scripts."""
+"""A real terminal."""
 
 from __future__ import annotations
 
@@ -14,28 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-from tests.conftest import RECIPE
-
-CLASSES = ("bird's nest", "ünïcode “quoted”", "قطة", "狗 (柴犬)", "🐶 puppy")
-
-
-@pytest.fixture(scope="session")
-def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
-    """A folder with a finished run of one stage, whose classes and files have names in many scripts."""
-    folder = tmp_path_factory.mktemp("many scripts 多")
-    photo = photographs["china"]
-    for label, name in enumerate(CLASSES):
-        for number in range(14):
-            place = folder / "data" / ("train" if number < 10 else "test") / name
-            place.mkdir(parents=True, exist_ok=True)
-            left, top = 50 * label + 20 * number, 13 * number
-            photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(place / f"图 {number} 'x' 🙂.jpg")
-    text = RECIPE.format(root="data")
-    (folder / "r.yaml").write_text(text[: text.index("  - name: all")])
-    subprocess.run([sys.executable, "-m", "ftcli", "train", "r.yaml"], cwd=folder, check=True, capture_output=True)
-    return folder
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from tests.console.conftest import CLASSES, Terminal
+from tests.conftest import SCRIPTS
+from tests.console.conftest import Terminal
 
 COLOURED = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38)[0-9;]*m")
 
@@ -20,9 +21,9 @@ def test_a_table_of_classes_in_any_script_stands_straight(terminal: Terminal, ma
     lines = terminal(columns, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
     assert lines[0] == "runs/photos/best_loss.pt on test:"
     top = next(i for i, line in enumerate(lines) if line.startswith("class "))
-    rows = lines[top + 1 : top + 1 + len(CLASSES)]
-    assert [row.split("  ")[0] for row in rows] == sorted(CLASSES)
-    assert {cell_len(line) for line in lines[top : top + 1 + len(CLASSES)]} == {cell_len(lines[top])}
+    rows = lines[top + 1 : top + 1 + len(SCRIPTS)]
+    assert [row.split("  ")[0] for row in rows] == sorted(SCRIPTS)
+    assert {cell_len(line) for line in lines[top : top + 1 + len(SCRIPTS)]} == {cell_len(lines[top])}
     assert all(cell_len(line) <= columns for line in lines)
     assert lines[-1] == "ENDED WITH 0"
 

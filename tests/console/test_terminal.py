@@ -54,6 +54,16 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3/3  loss 0.5  10 images/s" in shown
 
 
+def test_bytes_are_counted_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = Screen()
+    with Terminal(stream) as terminal:
+        for done in (1_000_000, 12_340_000):
+            terminal.advance(Progress("download a.zip", done, 12_340_000, 2_500_000.0, unit="bytes"))
+    assert "12.3/12.3 MB    2.5 MB/s" in stream.getvalue()
+
+
 def test_results_are_tables_of_text(capsys: pytest.CaptureFixture[str]) -> None:
     print_result(Fetched("x", Path("data/x"), 3, {"train": {"[red]a[/red]": 1, ":smile:": 2}}), as_json=False)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [

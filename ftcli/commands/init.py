@@ -1,0 +1,29 @@
+"""`ftcli init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ftcli.commands.options import DEVICE, JSON
+from ftcli.console import Terminal, print_result
+
+
+def init(
+    data: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of images, as data.root of a recipe, or a manifest.")
+    ],
+    name: Annotated[str | None, typer.Option(help="What the run is called. Without it: as the folder.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The network, instead of the one that fits the images.")] = None,
+    device: DEVICE = "auto",
+    out: Annotated[Path | None, typer.Option(help="The file to write, instead of standard output.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Write a recipe for a folder of images, with the reasons for its settings: ftcli init DIR > recipe.yaml."""
+    from ftcli.analysis.drafting import Brief, draft_recipe
+
+    with Terminal() as terminal:
+        result = draft_recipe(Brief(data=data, name=name, backbone=backbone, device=device, out=out), terminal)
+    print_result(result, as_json=as_json)

@@ -1,0 +1,14 @@
+"""`ftcli schema`."""
+
+from __future__ import annotations
+
+from ftcli.commands.options import JSON
+from ftcli.console import print_result
+
+
+def schema(as_json: JSON = False) -> None:
+    """Print the JSON Schema of a recipe, for editors and programs."""
+    from ftcli.recipe.reference import describe_recipe
+    from ftcli.results import RecipeSchema
+
+    print_result(RecipeSchema(describe_recipe()), as_json=as_json)

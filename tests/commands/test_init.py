@@ -1,0 +1,73 @@
+"""`ftcli init`: a recipe on standard output that trains as it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import Ftcli
+
+
+@pytest.mark.slow
+def test_what_it_writes_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    drafted = ftcli("init", photo_folder, "--name", "drafted", "--backbone", "shufflenet_v2_x0_5")
+    assert (drafted.code, drafted.err) == (0, "")
+    assert drafted.out.startswith("# ftcli train recipe.yaml\n#\n# 52 images of 2 classes: 'china', 'flower'. ")
+    Path("recipe.yaml").write_text(drafted.out)
+    short = [f"--set=stages.{stage}.epochs=1" for stage in ("head", "all")]
+    trained = ftcli("train", "recipe.yaml", "--set=backbone.weights=none", "--set=data.workers=0", *short, "--json")
+    assert trained.code == 0, trained.err
+    assert trained.json["run"] == str(workplace / "runs/drafted")
+    assert trained.json["test"]["images"] == 12
+
+
+def test_a_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    told = ftcli("init", photo_folder, "--out", "a b.yaml", "--json").json
+    assert told["recipe"] == Path("a b.yaml").read_text()
+    assert told["recipe"].startswith("# ftcli train 'a b.yaml'\n")
+    assert {key: told[key] for key in ("images", "classes", "width", "height", "grey", "broken", "backbone")} == {
+        "images": 52,
+        "classes": ["china", "flower"],
+        "width": 64,
+        "height": 48,
+        "grey": 0,
+        "broken": [],
+        "backbone": "resnet18",
+    }
+    assert told["splits"]["test"] == {"china": 6, "flower": 6}
+    assert told["out"] == str(workplace / "a b.yaml")
+    again = ftcli("init", photo_folder, "--out", "a b.yaml")
+    assert (again.code, again.out) == (2, "")
+    assert again.faults == ["--out: a b.yaml is there already; give another file, or remove it"]
+    other = ftcli("init", photo_folder, "--out", "other.yaml")
+    assert other.out == "recipe: other.yaml\nnext: ftcli train other.yaml\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["none"], 3, "init: none is not there; give a folder with train/<class>/, or with one folder a class"),
+        (["empty"], 3, "init: empty has no class folders; put the images of each class into a folder of its own"),
+        (["one"], 3, "init: one has one class only, 'a'; a classifier needs at least 2"),
+        (["two", "--backbone", "resnet181"], 2, "--backbone: no model is called 'resnet181'; did you mean 'resnet18' "),
+        (["two", "--device", "gpu"], 2, "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps"),
+        (
+            ["two", "--out", "no/r.yaml"],
+            1,
+            "no/r.yaml: cannot be written (No such file or directory); ",
+        ),
+    ],
+)
+def test_what_cannot_be_drafted(workplace: Path, ftcli: Ftcli, arguments: list[str], code: int, sentence: str) -> None:
+    for place in ("empty", "one/a", "two/a", "two/b"):
+        Path(place).mkdir(parents=True)
+        for number in range(0 if place == "empty" else 5):
+            Image.new("RGB", (40, 40)).save(Path(place) / f"{number}.png")
+    outcome = ftcli("init", *arguments)
+    assert (outcome.code, outcome.out) == (code, "")
+    (told,) = outcome.faults
+    assert told.startswith(sentence)
+    assert json.dumps(sorted(path.name for path in Path().glob("*.yaml"))) == '["r.yaml"]'

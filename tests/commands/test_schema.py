@@ -1,0 +1,46 @@
+"""`ftcli schema`: one JSON document, that which stands beside the shipped recipes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from tests.conftest import CONFIGS, Ftcli
+
+
+def test_it_prints_what_is_shipped(ftcli: Ftcli) -> None:
+    outcome = ftcli("schema")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.out == (CONFIGS / "recipe.schema.json").read_text(encoding="utf-8")
+    assert ftcli("schema", "--json").out == outcome.out
+
+
+def test_it_judges_a_recipe(workplace: Path, ftcli: Ftcli) -> None:
+    validator = Draft202012Validator(ftcli("schema").json)
+    text = (workplace / "r.yaml").read_text()
+    assert validator.is_valid(yaml.safe_load(text.replace("1e-3", "1.0e-3")))
+    (error,) = validator.iter_errors(yaml.safe_load(text.replace("1e-3", "1.0e-3").replace("val:", "vall:")))
+    assert error.message == "Additional properties are not allowed ('vall' was unexpected)"
+
+
+def test_every_shipped_recipe_points_editors_at_it() -> None:
+    for path in CONFIGS.glob("*.yaml"):
+        start, _, target = path.read_text(encoding="utf-8").splitlines()[1].partition("=")
+        assert start == "# yaml-language-server: $schema"
+        assert (path.parent / target).samefile(CONFIGS / "recipe.schema.json")
+
+
+def test_it_needs_no_torch() -> None:
+    code = (
+        "import sys; from ftcli.cli import main; sys.argv = ['ftcli', 'schema']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'torchvision', 'timm', 'sklearn', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
