@@ -44,6 +44,8 @@ def explain(error: ErrorDetails) -> str:
             return f"{show(value)} is too long; use at most {context['max_length']} characters"
         case "string_too_short":
             return "is empty; give it a value"
+        case "string_pattern_mismatch" if "{64}" in context["pattern"]:
+            return f"{show(value)} is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them"
         case "string_pattern_mismatch":
             return f"{show(value)} is no name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-import yaml
 
 from ftcli.errors import RecipeError, suggest
 from ftcli.recipe.faults import explain, known_keys
-from ftcli.recipe.parsing import Mark, Place, join, parse_yaml
-from ftcli.recipe.schema import Recipe
+from ftcli.recipe.parsing import Mark, Place, join, parse_yaml, write_yaml
+from ftcli.recipe.schema import Backbone, Recipe
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,22 @@ def revive_recipe(plain: Mapping[str, Any], source: str, overrides: Sequence[str
     return _check(copy.deepcopy(dict(plain)), _Origin(source, {}, {}), overrides)
 
 
+def check_backbone(name: str, weights: str, match: str | None, sha256: str | None) -> Backbone:
+    """The backbone that options of the command line ask for; None leaves a key its default.
+
+    Raises RecipeError with every fault, each at its option.
+    """
+    given = {"name": name, "weights": weights, "match": match, "sha256": sha256}
+    try:
+        return Backbone.model_validate({key: value for key, value in given.items() if value is not None})
+    except pydantic.ValidationError as error:
+        faults = [f"--{(*detail['loc'], 'weights')[0]}: {explain(detail)}" for detail in error.errors()]
+        raise RecipeError(*faults) from error
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The whole recipe, every default written out, as YAML that `read_recipe` reads back as the same."""
-    plain = recipe.model_dump(mode="json")
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,21 @@ _resolve(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what any reader of YAML, ours or another, would take for something else than text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name
+        first: [*theirs, *_Loader.yaml_implicit_resolvers.get(first, ())]
+        for first, theirs in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
+
+
+def write_yaml(plain: Any) -> str:
+    """Plain data as YAML that `parse_yaml` reads back as the same; mappings keep their order."""
+    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return text
+
+
 def parse_yaml(text: str, name: str) -> Parsed:
     """Read one YAML document into plain data with the place of every key and value.
 

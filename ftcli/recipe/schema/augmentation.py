@@ -6,32 +6,28 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from ftcli.recipe.schema.parts import Count, NotNegative, Part, Probability, Range, name_alone, tuple_of_list
+from ftcli.recipe.schema.parts import Count, NotNegative, Pair, Part, Positive, Probability, name_alone, tuple_of_list
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if not 0 < value[0] <= value[1]:
-        raise ValueError("give the smaller number first, both above 0")
+    if value[0] > value[1]:
+        raise ValueError("give the smaller number first")
     return value
 
 
-def _at_most_whole(value: tuple[float, float]) -> tuple[float, float]:
-    if value[1] > 1:
-        raise ValueError("a part is at most 1, the whole image")
-    return value
+Area = Annotated[float, Field(gt=0, le=1)]
 
 
 class RandomResizedCrop(Part):
     """A random part of the image, of random area and shape, resized to the network's input."""
 
     name: Literal["random_resized_crop"]
-    scale: Range = (0.08, 1.0)
+    scale: Pair[Area] = (0.08, 1.0)
     """The share of the image's area that is kept, from and to."""
-    ratio: Range = (0.75, 4 / 3)
+    ratio: Pair[Positive] = (0.75, 4 / 3)
     """Width over height of the part, from and to."""
 
     _ordered = field_validator("scale", "ratio")(_ordered)
-    _within = field_validator("scale")(_at_most_whole)
 
 
 class RandomHorizontalFlip(Part):
@@ -55,7 +51,7 @@ class RandomRotation(Part):
 
     name: Literal["random_rotation"]
     degrees: Annotated[float, Field(gt=0, le=180)] = 15.0
-    """The largest turn to either side."""
+    """The largest turn to either side, in degrees."""
 
 
 class ColorJitter(Part):
@@ -63,13 +59,13 @@ class ColorJitter(Part):
 
     name: Literal["color_jitter"]
     brightness: NotNegative = 0.2
-    """The factor is drawn from 1 - x to 1 + x."""
+    """x, where brightness is multiplied by a factor from 1 - x to 1 + x."""
     contrast: NotNegative = 0.2
-    """The factor is drawn from 1 - x to 1 + x."""
+    """x, where contrast is multiplied by a factor from 1 - x to 1 + x."""
     saturation: NotNegative = 0.2
-    """The factor is drawn from 1 - x to 1 + x."""
+    """x, where saturation is multiplied by a factor from 1 - x to 1 + x."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """The shift is drawn from -x to x of the colour circle."""
+    """x, where hue is shifted by a part of the colour circle from -x to x."""
 
 
 class RandAugment(Part):
@@ -88,11 +84,10 @@ class RandomErasing(Part):
     name: Literal["random_erasing"]
     p: Probability = 0.25
     """How probable the rectangle is."""
-    scale: Range = (0.02, 0.33)
+    scale: Pair[Area] = (0.02, 0.33)
     """The share of the area that it takes, from and to."""
 
     _ordered = field_validator("scale")(_ordered)
-    _within = field_validator("scale")(_at_most_whole)
 
 
 Transform = Annotated[

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ftcli.recipe.schema.parts import Count, NotNegative, Part, Positive, Range, Share, name_alone
+from ftcli.recipe.schema.parts import Count, Fraction, NotNegative, Pair, Part, Positive, Share, name_alone
 
 
 class Sgd(Part):
@@ -14,15 +14,15 @@ class Sgd(Part):
 
     name: Literal["sgd"]
     lr: Positive
-    """The learning rate."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """The learning rate, which schedule and lr_mult change."""
+    momentum: Fraction = 0.9
     """How much of the last step's direction is kept."""
     nesterov: bool = False
-    """Look ahead along the momentum."""
+    """Whether the gradient counts as if taken one step ahead along the momentum, which must be above 0."""
     weight_decay: NotNegative = 0.0
-    """The L2 penalty."""
+    """How strongly weights are drawn to 0, as an L2 penalty."""
     decay_norm_and_bias: bool = True
-    """Whether weight decay reaches norm layers and biases."""
+    """Whether weight decay also acts on normalisation layers and biases."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Sgd:
@@ -33,20 +33,13 @@ class Sgd(Part):
 
 class _Adaptive(Part):
     lr: Positive
-    """The learning rate."""
-    betas: Range = (0.9, 0.999)
-    """How much of the running means of the gradient and of its square is kept."""
+    """The learning rate, which schedule and lr_mult change."""
+    betas: Pair[Fraction] = (0.9, 0.999)
+    """How much of the running means of the gradient and of its square is kept at each step."""
     weight_decay: NotNegative = 0.0
-    """The L2 penalty with adam, decoupled from the gradient with adamw."""
+    """How strongly weights are drawn to 0: an L2 penalty with adam, apart from the gradient with adamw."""
     decay_norm_and_bias: bool = True
-    """Whether weight decay reaches norm layers and biases."""
-
-    @field_validator("betas")
-    @classmethod
-    def _below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in value):
-            raise ValueError("each must be at least 0 and below 1")
-        return value
+    """Whether weight decay also acts on normalisation layers and biases."""
 
 
 class Adam(_Adaptive):
@@ -68,7 +61,7 @@ class Constant(Part):
     """The learning rate stays."""
 
     name: Literal["constant"]
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: Fraction = 0.0
     """The share of the stage's steps over which the rate rises from 0."""
 
 
@@ -79,8 +72,8 @@ class StepDecay(Part):
     every: Count
     """Epochs between two multiplications."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """The factor."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What the rate is multiplied by."""
+    warmup: Fraction = 0.0
     """The share of the stage's steps over which the rate rises from 0."""
 
 
@@ -88,7 +81,7 @@ class Cosine(Part):
     """The learning rate falls to 0 along half a cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
 
     name: Literal["cosine"]
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    warmup: Fraction = 0.0
     """The share of the stage's steps over which the rate rises from 0."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -25,7 +25,10 @@ def name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+T = TypeVar("T")
+
 Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -34,5 +37,5 @@ Side = Annotated[int, Field(ge=1, le=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(tuple_of_list)]
-Range = Annotated[tuple[float, float], BeforeValidator(tuple_of_list)]
-Triple = Annotated[tuple[float, float, float], BeforeValidator(tuple_of_list)]
+Pair = Annotated[tuple[T, T], BeforeValidator(tuple_of_list)]
+Triple = Annotated[tuple[T, T, T], BeforeValidator(tuple_of_list)]

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from ftcli.recipe.schema.data import Data
 from ftcli.recipe.schema.network import Backbone, Head
 from ftcli.recipe.schema.optimization import Constant, Optimizer, Schedule
-from ftcli.recipe.schema.parts import Count, Name, NotNegative, Part, Positive, Text, Texts, tuple_of_list
+from ftcli.recipe.schema.parts import Count, Fraction, Name, NotNegative, Part, Positive, Text, Texts, tuple_of_list
 
 
 class Through(Part):
@@ -38,41 +38,42 @@ class Stage(Part):
     """One round of training, from the best checkpoint of the stage before it."""
 
     name: Name
-    """What --stage calls it."""
+    """What --stage and --set call it; its best weights go to stages/<name>.pt."""
     freeze: Annotated[
         Annotated[Literal["backbone", "none"], Tag("word")]
         | Annotated[Texts, Tag("list")]
         | Annotated[Through, Tag("mapping")],
         Discriminator(_kind_of_freeze),
     ]
-    """What must not move: backbone, none, a list of patterns (module names or globs; each takes in all below it), or
-    {through: module}."""
+    """What must not move: backbone is all but the head, none is nothing, a list holds patterns (names or globs of
+    modules and parameters; each takes in all below it), {through: module} is everything up to a module."""
     batch_norm: Literal["train", "frozen"] = "train"
     """Whether BatchNorm layers that are not frozen take their statistics from each batch and update them, or keep
     and use the statistics they have."""
     epochs: Count
-    """Passes over the training images."""
+    """Passes over the training images; early_stopping may end them sooner."""
     optimizer: Optimizer
-    """How parameters move."""
+    """The rule by which weights are updated, with its settings."""
     schedule: Schedule = Constant(name="constant")
-    """How the learning rate changes from step to step."""
+    """How the learning rate changes from step to step: a name alone, or a mapping with a name."""
     lr_mult: dict[Text, Positive] = Field(default_factory=dict)
-    """Pattern -> multiple of the learning rate; the last pattern that matches holds."""
+    """Multiples of the learning rate by pattern, as in {head: 10}, with patterns as in freeze. The last that matches a
+    parameter holds; 1 where none does."""
     clip_grad_norm: Positive | None = None
-    """The largest norm of the gradient; a larger one is scaled down."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The largest norm of the gradient; a larger one is scaled down. null: no limit."""
+    label_smoothing: Fraction = 0.0
     """The share of the target that is spread over all classes in training. The validation loss has none."""
     early_stopping: EarlyStopping | None = None
-    """When to end before epochs are over."""
+    """Ends the stage when its validation loss no longer falls. null: all epochs are trained."""
 
 
 class Recipe(Part):
     """A recipe: which images, which network, and the stages of its training."""
 
     name: Name
-    """What the run is called; its folder is runs/<name>."""
+    """What the run is called; its folder is runs/<name> unless --out gives another."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Everything random follows from it."""
+    """What everything random follows from: splits, new weights, the order of images, augmentation, dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """The number format of the forward pass: auto is bfloat16 on a GPU that has it, else float32."""
     data: Data
@@ -80,9 +81,9 @@ class Recipe(Part):
     backbone: Backbone
     """The network."""
     head: Head = Head()
-    """The layer or layers that are trained anew."""
+    """What takes the place of the network's last layer."""
     stages: Annotated[tuple[Stage, ...], BeforeValidator(tuple_of_list), Field(min_length=1)]
-    """What is trained, in order."""
+    """The rounds of training, in order; each begins from the best weights of the one before."""
 
     @field_validator("stages")
     @classmethod
