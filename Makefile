@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUN := runs/solar-cells
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check docs bench clean
 
 setup: $(READY)
 
@@ -29,6 +29,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Writes docs/models.md, docs/recipe.md, docs/recipe-tests.md and configs/recipe.schema.json anew.
+docs: setup
+	$(BIN)/python -m docs.generator
 
 bench: setup
 	$(BIN)/python -m benchmarks.startup

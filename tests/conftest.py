@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from PIL import Image
 from ftcli import cli
 from ftcli.data.fetching import fetch
 from ftcli.results import Silent
+from tests.server import Server, run_server
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -59,6 +60,17 @@ def ftcli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         return Outcome(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A web server on this machine; downloads are tried again at once and kept in tmp_path/cache."""
+    for name in ("FTCLI_OFFLINE", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ftcli.downloads.transfer.PAUSES", (0.0, 0.0, 0.0, 0.0))
+    with run_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +137,26 @@ def finished(workplace: Path, _finished_once: Path) -> Path:
     shutil.copytree(_finished_once, workplace, dirs_exist_ok=True)
     return workplace
 
+
+@pytest.fixture(scope="session")
+def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
+    """A folder with a finished run of one stage, whose classes and files have names in many scripts."""
+    folder = tmp_path_factory.mktemp("many scripts 多")
+    photo = photographs["china"]
+    for label, name in enumerate(SCRIPTS):
+        for number in range(14):
+            place = folder / "data" / ("train" if number < 10 else "test") / name
+            place.mkdir(parents=True, exist_ok=True)
+            left, top = 50 * label + 20 * number, 13 * number
+            photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(place / f"图 {number} 'x' 🙂.jpg")
+    text = RECIPE.format(root="data")
+    (folder / "r.yaml").write_text(text[: text.index("  - name: all")])
+    subprocess.run([sys.executable, "-m", "ftcli", "train", "r.yaml"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+SCRIPTS = ("bird's nest", "ünïcode “quoted”", "قطة", "狗 (柴犬)", "🐶 puppy")
+"""Names of classes in many scripts."""
 
 RECIPE = """\
 name: photos

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ftcli import errors
 from ftcli.planning import plan_recipe
+from ftcli.recipe.datasets import NAMES
 from ftcli.recipe.loading import read_recipe
 from tests.conftest import CONFIGS, Ftcli
 
@@ -35,12 +37,18 @@ def test_every_command_runs_one_after_another(few_cells: Path, ftcli: Ftcli) -> 
         words = shlex.split(command)
         match words[0]:
             case "ftcli":
-                outcome = ftcli(*words[1:])
+                arguments, target = (words[1:-2], words[-1]) if ">" in words else (words[1:], None)
+                outcome = ftcli(*arguments)
                 assert outcome.code == 0, f"{command}\n{outcome.err}"
+                if target:
+                    (few_cells / target).write_text(outcome.out)
             case "make":
                 subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
             case _:
                 assert command == "source .venv/bin/activate"  # venv's own
+    (script,) = list_blocks("python")
+    told = subprocess.run([sys.executable, "-c", script], cwd=few_cells, check=True, capture_output=True, text=True)
+    assert len(told.stdout.splitlines()) == len(list((few_cells / "data/solar-cells/test").rglob("*.png")))
 
 
 def test_the_recipe_is_whole(tmp_path: Path) -> None:
@@ -61,3 +69,8 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     told = {int(code) for cell in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in cell.split(",")}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FtcliError)]
     assert told == {0, *(kind.exit_code for kind in kinds)}
+
+
+def test_the_known_data_sets_are_those_of_the_recipe() -> None:
+    told = README.split("makes the folder of ")[1].split(", with its official")[0]
+    assert re.split(r",\s|\sor\s", told) == list(NAMES)
