@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import DEVICE
-from ftcli.console import Form, Terminal, write_predictions
+from ftcli.console import Form, Terminal, is_file, write_predictions
 from ftcli.errors import DataError, RecipeError
 from ftcli.results import TOP
 
@@ -50,7 +50,7 @@ def predict(
     from ftcli.storage import replace_gradually
 
     keep_freed_memory()
-    with Terminal(bar=out is not None or not stdout.isatty()) as terminal:
+    with Terminal(bar=out is not None or is_file(stdout)) as terminal:
         wish = Wish(checkpoint=checkpoint, images=found, top=top, batch_size=batch_size, workers=workers, device=device)
         predictions = run(wish, terminal)
         with replace_gradually(out) if out else nullcontext(stdout) as stream:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -17,6 +19,11 @@ def open_console(stream: TextIO) -> Console:
     """A console that colours and folds on a terminal and does neither elsewhere."""
     width = None if stream.isatty() else UNFOLDED
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def is_file(stream: TextIO) -> bool:
+    """Whether what is written goes to a file, where nobody watches it come: a pipe may lead to this very terminal."""
+    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
 
 
 def make_visible(text: str) -> str:

@@ -29,7 +29,7 @@ class Screen:
 
 
 Terminal = Callable[..., Screen]
-"""(columns, *arguments of ftcli, folder, until, **environment) -> Screen."""
+"""(columns, *arguments of ftcli, folder, until, then, **environment) -> Screen; `then` are more words for the shell."""
 
 
 @pytest.fixture
@@ -39,13 +39,15 @@ def terminal(tmp_path: Path) -> Terminal:
         pytest.skip("needs tmux: apt-get install tmux")
     sockets = itertools.count()
 
-    def run(columns: int, *arguments: str, folder: Path, until: str = "ENDED WITH", **environment: str) -> Screen:
+    def run(
+        columns: int, *arguments: str, folder: Path, until: str = "ENDED WITH", then: str = "", **environment: str
+    ) -> Screen:
         given = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
         words = ["env", "-u", "NO_COLOR", "-u", "COLUMNS", *(f"{key}={value}" for key, value in given.items())]
         command = shlex.join([*words, sys.executable, "-m", "ftcli", *arguments])
         size = ["-x", str(columns), "-y", "50", "-c", str(folder)]
         tmux = ["tmux", "-S", str(tmp_path / f"tmux-{next(sockets)}"), "-f", "/dev/null"]
-        shell = f"{command}; echo ENDED WITH $?; sleep 60"
+        shell = f"{command} {then}; echo ENDED WITH $?; sleep 60"
         subprocess.run([*tmux, "new-session", "-d", *size, shell], check=True)
         try:
             return _wait(tmux, until)

@@ -67,6 +67,19 @@ def test_a_bar_shows_the_work_and_goes_when_it_is_done(terminal: Terminal, many_
     assert after.lines[-1] == "ENDED WITH 0"
 
 
+@pytest.mark.parametrize("then", ["", "| cat"])
+def test_no_bar_runs_into_the_lines_of_predictions(terminal: Terminal, many_scripts: Path, then: str) -> None:
+    shown = terminal(200, "predict", "runs/photos/best_loss.pt", "data/test", folder=many_scripts, then=then)
+    assert len(shown.lines) == 1 + 20 + 2  # a line of headings before, and two that sum up
+    assert all(line.startswith("data/test/") for line in shown.lines[1:-2])
+
+
+def test_a_bar_is_shown_while_predictions_go_to_a_file(terminal: Terminal, many_scripts: Path, tmp_path: Path) -> None:
+    checkpoint = str(many_scripts / "runs/photos/best_loss.pt")
+    arguments = ["predict", checkpoint, str(many_scripts / "data"), "--batch-size", "1"]
+    assert "predicting" in terminal(80, *arguments, folder=tmp_path, then="> out.txt", until="━").text
+
+
 def test_colours_are_shown_and_no_color_takes_them_away(terminal: Terminal, tmp_path: Path) -> None:
     with_colours = terminal(60, "train", "nothing.yaml", folder=tmp_path)
     assert COLOURED.search(with_colours.coded)
