@@ -43,5 +43,5 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
         right = column.startswith(">")
         table.add_column(Text(column.lstrip(">")), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(make_visible(cell)) for cell in row))
     console.print(table)

@@ -32,10 +32,10 @@ class Terminal:
         self._drawn = 0.0
 
     def say(self, text: str) -> None:
-        self._console.print(text)
+        self._console.print(make_visible(text))
 
     def warn(self, text: str) -> None:
-        self._console.print(Text("warning: ", style="yellow") + Text(make_visible(text)))
+        self._console.print(Text.assemble(("warning: ", "yellow"), make_visible(text)))
 
     def advance(self, progress: Progress) -> None:
         if not self._wants_bar:
@@ -113,9 +113,9 @@ def _tell_counts(progress: Progress) -> tuple[str, str]:
 def print_faults(faults: Iterable[str], table: Table | None = None) -> None:
     """Tell what went wrong, a line each, with the table that shows it."""
     console = open_console(sys.stderr)
-    for fault in ("\\n".join(fault.splitlines()) for fault in faults):
-        console.print(Text("error: ", style="bold red") + Text(fault))
+    for fault in faults:
+        console.print(Text.assemble(("error: ", "bold red"), make_visible(fault)))
     if table is not None:
-        print_table(console, table.columns, [[make_visible(cell) for cell in row] for row in table.rows])
+        print_table(console, table.columns, table.rows)
         if table.note:
             console.print(Text(table.note))

@@ -85,3 +85,15 @@ def test_results_are_tables_of_text(capsys: pytest.CaptureFixture[str]) -> None:
 def test_faults_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     print_faults(["x" * 200, "[b]"])
     assert capsys.readouterr().err == "error: " + "x" * 200 + "\nerror: [b]\n"
+
+
+def test_nothing_that_is_told_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with Terminal() as terminal:
+        terminal.say("read a\x1b[2Jb.png")
+        terminal.warn("left out: a\x1b[2Jb.png")
+    print_faults(["a\x1b[2Jb\n.png: is broken"])
+    assert capsys.readouterr().err.splitlines() == [
+        r"read a\x1b[2Jb.png",
+        r"warning: left out: a\x1b[2Jb.png",
+        r"error: a\x1b[2Jb\n.png: is broken",
+    ]
