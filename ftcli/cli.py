@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -47,10 +48,10 @@ def main() -> None:
     # OpenMP reads this once, when torch is loaded. Its threads otherwise spin while they wait for one another, which on
     # a machine that has anything else to do (our own loaders, for one) makes a step several times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            # File names may hold bytes that are no UTF-8; they are shown escaped instead of ending the program.
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are TextIOWrapper
+        # File names may hold bytes that are no UTF-8; they are shown escaped instead of ending the program.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are TextIOWrapper
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app(standalone_mode=True)
@@ -68,6 +69,14 @@ def main() -> None:
         place = error.filename if error.filename is not None else "input or output"
         print_faults([f"{place}: {error.strerror}; check the path, its permissions and the space on its disk"])
         sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Let the streams that whoever started us has closed be empty and silent, in the order of their numbers: a file
+    that is opened takes the lowest that is free, and would get what is written to standard output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - until the process ends
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -55,6 +55,13 @@ def replace_gradually(path: Path) -> Iterator[TextIO]:
             temporary.unlink(missing_ok=True)
 
 
+def check_place(path: Path, option: str) -> None:
+    """Raise RecipeError that begins with `option` for a place that is taken by what is no plain file: a folder, a
+    link, a device. Whatever is written gets its name at the end, in their stead."""
+    if path.name in ("", "..") or (os.path.lexists(path) and (path.is_symlink() or not path.is_file())):
+        raise RecipeError(f"{option}: {path} is a folder, link or device; give the name of a file")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it. Raises RecipeError if it cannot be made or written."""
     try:
@@ -123,11 +130,11 @@ def _flush_folder(folder: Path) -> None:
 
 
 def explain_failure(path: Path, size: int, error: OSError) -> str:
-    """The sentence for a file of `size` bytes more that could not be written."""
+    """The sentence for a file that could not be written, by `size` bytes (0: not known)."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
+        needed = f"{size / 1e6:.1f} MB are needed and " if size else ""
         return (
-            f"{path}: the disk is full: {size / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
-            "make room; what was saved before is whole"
+            f"{path}: the disk is full: {needed}{free / 1e6:.1f} MB are free; make room; what was saved before is whole"
         )
     return f"{path}: cannot be written ({error.strerror}); check the folder and its permissions"

@@ -114,3 +114,13 @@ def test_what_cannot_be_loaded_or_read(classifier: Classifier, tmp_path: Path) -
 
 def _measure_china(prediction: Prediction) -> float:
     return next(guess.probability for guess in prediction.classes if guess.name == "china")
+
+
+def test_what_is_no_image_or_no_number_is_told(classifier: Classifier, paths: list[Path]) -> None:
+    with pytest.raises(TypeError) as wrong:
+        classifier.predict([str(paths[0])])  # type: ignore[list-item]  # what many would try
+    assert str(wrong.value) == "an image is a pathlib.Path or a PIL image, not str; make it one of them"
+    for top, batch_size in ((0, 8), (1, 0), (1, -1)):
+        with pytest.raises(ValueError, match="at least 1") as low:
+            classifier.predict(paths, top, batch_size)
+        assert str(low.value) == f"top and batch_size are at least 1, not {top} and {batch_size}"

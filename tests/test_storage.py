@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from ftcli.errors import RecipeError, RunError
 from ftcli.storage import (
+    check_place,
     digest_file,
     explain_failure,
     hold_folder,
@@ -43,6 +46,23 @@ def test_a_full_disk_is_told_with_what_is_needed_and_free(tmp_path: Path) -> Non
     told = explain_failure(tmp_path / "last.pt", 3_000_000, OSError(errno.ENOSPC, "No space left on device"))
     assert told.startswith(f"{tmp_path}/last.pt: the disk is full: 3.0 MB are needed and ")
     assert told.endswith("; make room; what was saved before is whole")
+    told = explain_failure(tmp_path / "told.csv", 0, OSError(errno.ENOSPC, "No space left on device"))
+    assert re.fullmatch(
+        r".*/told\.csv: the disk is full: [0-9.]+ MB are free; make room; what was saved before is whole", told
+    )
+
+
+def test_a_place_is_a_plain_files_or_free(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    check_place(tmp_path / "file", "--out")
+    check_place(tmp_path / "free", "--out")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for taken in (tmp_path, Path(), Path(".."), tmp_path / "link", tmp_path / "broken", tmp_path / "pipe"):
+        with pytest.raises(RecipeError) as caught:
+            check_place(taken, "--out")
+        assert str(caught.value) == f"--out: {taken} is a folder, link or device; give the name of a file"
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

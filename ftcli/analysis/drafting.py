@@ -76,8 +76,8 @@ def _choose_network(survey: Survey, wanted: str | None, gpu: bool) -> Choice:
     native = default_preprocessing(name, "default" if weights else "none").image_size
     network = build_network(name, True, native)
     size = native
-    if survey.shorter < native and not is_made_for_one_size(name):
-        smaller = max(32, survey.shorter // 32 * 32)
+    if survey.side < native and not is_made_for_one_size(name):
+        smaller = max(32, survey.side // 32 * 32)
         try:
             examine(network, smaller)
             size = smaller
@@ -99,7 +99,8 @@ def _make_name(data: Path) -> str:
     place = data.absolute()
     stem = place.stem if place.is_file() else place.name
     kept = "".join(sign if sign.isalpha() or sign.isdecimal() or sign in "_.-" else "-" for sign in stem)
-    return kept.strip("-.")[:100] or "images"
+    short = kept.strip("-.")[:100].encode()[:200].decode(errors="ignore")  # a letter that was cut is dropped
+    return short or "images"
 
 
 def _quote(text: str) -> str:

@@ -34,10 +34,12 @@ UNKNOWN = 1000
 
 @dataclass(frozen=True)
 class _Material:
-    """How many images an epoch trains on and validates, and the seconds that reading one takes, None if unknown."""
+    """How many images an epoch trains on and validates, how many a step has, and the seconds that reading one takes,
+    None if unknown."""
 
     train: int
     val: int
+    batch: int
     reading: float | None
 
 
@@ -72,7 +74,7 @@ def estimate_training(document: Document, reporter: Reporter) -> tuple[StageEsti
         classifier = Classifier.place(model, plan.preprocessing, classes, device, plan.recipe.precision)
         estimates = []
         for number, stage in enumerate(plan.stages, 1):
-            trial = _try_stage(classifier, plan, stage, process)
+            trial = _try_stage(classifier, plan, stage, material.batch, process)
             estimates.append(_scale(classifier.model, plan, stage, trial, material, process, device))
             reporter.advance(Progress("trying stages", number, len(plan.stages)))
     return tuple(estimates)
@@ -80,11 +82,12 @@ def estimate_training(document: Document, reporter: Reporter) -> tuple[StageEsti
 
 def _survey(document: Document, plan: Plan, reporter: Reporter) -> _Material:
     """The images of a recipe, a few of which are read; for UNKNOWN ones where its folder is missing."""
-    if not all(Path(root).exists() for root in document.recipe.data.roots):
-        return _Material(UNKNOWN, 0, None)
+    data = document.recipe.data
+    if not all(Path(root).exists() for root in data.roots):
+        return _Material(UNKNOWN, 0, data.batch_size, None)
     images = gather_images(document, reporter)
-    reading = _time_reading(plan, images)
-    return _Material(len(images.splits["train"]), len(images.splits["val"]), reading)
+    train, val = len(images.splits["train"]), len(images.splits["val"])
+    return _Material(train, val, min(data.batch_size, train), _time_reading(plan, images))
 
 
 def _time_reading(plan: Plan, images: ImageSet) -> float:
@@ -95,9 +98,9 @@ def _time_reading(plan: Plan, images: ImageSet) -> float:
         return _time(lambda: [None for _ in loader.batches(draw=(plan.recipe.seed, "reading"))]) / len(chosen)
 
 
-def _try_stage(classifier: Classifier, plan: Plan, stage: StagePlan, process: int) -> _Trial:
+def _try_stage(classifier: Classifier, plan: Plan, stage: StagePlan, batch: int, process: int) -> _Trial:
     """One step to warm up, on few images, then two whole ones, or fewer images where these would take too long."""
-    model, batch = classifier.model, plan.recipe.data.batch_size
+    model = classifier.model
     apply_freezing(model, stage.freezing)
     optimizer = build_optimizer(model, stage.stage.optimizer, stage.rates, list_norm_and_bias(model))
 
@@ -144,7 +147,7 @@ def _scale(
     process: int,
     device: torch.device,
 ) -> StageEstimate:
-    batch, epochs = plan.recipe.data.batch_size, stage.stage.epochs
+    batch, epochs = material.batch, stage.stage.epochs
     share = batch / trial.batch
     step, forward = trial.step * share, trial.forward / trial.batch
     training = _overlap(step / batch, material.reading, plan, device) * material.train

@@ -9,7 +9,7 @@ import yaml
 
 from ftcli.analysis.survey import Survey
 from ftcli.data.folders import name_all
-from ftcli.results import WeightsEntry
+from ftcli.results import WeightsEntry, tell_count
 
 _FEW = 5_000
 """Training images below which BatchNorm's statistics of them are worse than those of the weights."""
@@ -75,8 +75,9 @@ def _write_data(survey: Survey, choice: Choice) -> list[str]:
         lines.append(_line("val", f"{survey.val:g}", "the share of the training images that is drawn for validation"))
     lines += [_write_size(survey, choice), *_write_shape(survey, choice)]
     batch = 8 if survey.train < 160 else 16 if survey.train < 640 else 64 if choice.gpu and survey.train >= _FEW else 32
-    steps = f"{-(-survey.train // batch):,} steps an epoch; lower it if memory runs out"
-    lines.append(_line("batch_size", str(batch), steps))
+    steps = -(-(survey.train - 1) // batch)  # a last image that is alone joins the batch before it
+    told = f"{tell_count(steps, 'step')} an epoch; lower it if memory runs out"
+    lines.append(_line("batch_size", str(batch), told))
     if survey.broken:
         count = f"{len(survey.broken)} of the {survey.looked_at:,} images looked at cannot be read"
         lines.append(_line("on_bad_image", "skip", f"{count}; replace what can be, then set error"))
@@ -85,8 +86,9 @@ def _write_data(survey: Survey, choice: Choice) -> list[str]:
 
 def _write_size(survey: Survey, choice: Choice) -> str:
     why = "what the weights were trained with" if choice.weights else "what this network is mostly trained with"
-    if survey.shorter < choice.size:
-        why = f"the images' shorter side is {survey.shorter}; this is the least that suits the network"
+    if survey.side < choice.size:
+        which = "longer" if survey.long else "shorter"
+        why = f"the images' {which} side is {survey.side}; this is the least that suits the network"
     elif choice.size < choice.native:
         why = f"the images have no more; the weights were trained with {choice.native}"
     return _line("image_size", str(choice.size), why)
@@ -96,7 +98,7 @@ def _write_shape(survey: Survey, choice: Choice) -> list[str]:
     """How images become square, and what happens to them at random."""
     if survey.share_longer(1.1) <= 0.1:
         resize = ("squash", "they are nearly square: the whole image is seen, its border too")
-    elif survey.share_longer(2) >= 0.5:
+    elif survey.long:
         resize = ("pad", "they are long: cut or squashed they would lose too much")
     else:
         resize = ("shorter", "the centre is cut out; squash or pad where what counts may lie at the border")

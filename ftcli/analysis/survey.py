@@ -61,9 +61,16 @@ class Survey:
         return round(statistics.median(height for _, height, _ in self.shapes))
 
     @property
-    def shorter(self) -> int:
-        """The median of the shorter sides, in pixels."""
-        return round(statistics.median(min(width, height) for width, height, _ in self.shapes))
+    def long(self) -> bool:
+        """Whether at least half the images are more than twice as long as wide, so that only padding keeps them."""
+        return self.share_longer(2) >= 0.5
+
+    @property
+    def side(self) -> int:
+        """The median, in pixels, of the sides that resizing goes by: the longer ones of long images, else the shorter
+        ones."""
+        choose = max if self.long else min
+        return round(statistics.median(choose(width, height) for width, height, _ in self.shapes))
 
     @property
     def grey(self) -> float:

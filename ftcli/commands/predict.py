@@ -42,12 +42,14 @@ def predict(
         raise RecipeError(f"--format {form}: --json asks for another form; give one of the two")
     stdout = sys.stdout
     from ftcli.data.finding import find_images
+    from ftcli.storage import check_place, replace_gradually
 
+    if out is not None:
+        check_place(out, "--out")
     found = find_images(images or (), sys.stdin.buffer)  # before torch, which takes seconds to load
     from ftcli.inference.prediction import Wish
     from ftcli.inference.prediction import predict as run
     from ftcli.runtime import keep_freed_memory
-    from ftcli.storage import replace_gradually
 
     keep_freed_memory()
     with Terminal(bar=out is not None or is_file(stdout)) as terminal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ def find_images(given: Sequence[str], listed: BinaryIO) -> Found:
     number of folders. `-` is a list of files in `listed`, one a line, or separated by NUL where it has one. A file that
     is named is taken for an image, whatever it is.
 
-    Raises DataError with every fault at once: nothing given, a folder or a list without images, a pattern that none
-    fits, a folder that cannot be read.
+    Raises DataError with every fault at once: nothing given, an empty name, a folder or a list without images, a
+    pattern that none fits, a folder that cannot be read.
     """
     faults: list[str] = []
     if not given:
@@ -41,7 +42,9 @@ def find_images(given: Sequence[str], listed: BinaryIO) -> Found:
     lists = [place for place in given if place == "-"]
     if len(lists) > 1:
         faults.append("-: stands twice; standard input can be read once")
-    counts = [_count(place, faults) for place in given if place != "-"]
+    if "" in given:
+        faults.append("predict: an image is given by an empty name; give its file (. is the current folder)")
+    counts = [_count(place, faults) for place in given if place not in ("", "-")]
     if faults:
         raise DataError(*faults)
     coming = _read_list(listed) if lists else iter(())
@@ -140,13 +143,11 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_list(stream: BinaryIO) -> Iterator[str]:
-    """The paths of a list, of any bytes; empty ones are passed over."""
+    """The paths of a list, of any bytes; empty ones are passed over, and so is what Windows adds to a list of lines."""
     head = stream.read(_HEAD)
-    sign = b"\0" if b"\0" in head else b"\n"
+    sign, ending = (b"\0", b"") if b"\0" in head else (b"\n", b"\r")
     rest = b""
-    blocks: Iterable[bytes] = chain([head], iter(lambda: stream.read(_HEAD), b""))
-    for block in blocks:
+    blocks: Iterable[bytes] = chain([head.removeprefix(codecs.BOM_UTF8)], iter(lambda: stream.read(_HEAD), b""))
+    for block in chain(blocks, [sign]):
         *whole, rest = (rest + block).split(sign)
-        yield from (os.fsdecode(path) for path in whole if path)
-    if rest:
-        yield os.fsdecode(rest)
+        yield from (os.fsdecode(path) for line in whole if (path := line.removesuffix(ending)))

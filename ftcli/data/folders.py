@@ -9,6 +9,7 @@ from pathlib import Path
 from ftcli.data.entries import SPLIT_OF_NAME
 from ftcli.data.images import is_image
 from ftcli.errors import DataError
+from ftcli.results import tell_count
 
 _LAYOUT = "give a folder with train/<class>/, or with one folder a class"
 
@@ -117,7 +118,7 @@ class FolderScan:
 
     def _refuse_loose(self, folder: Path, images: list[str], beside: str) -> None:
         if images:
-            count = f"{len(images)} image{'' if len(images) == 1 else 's'}"
+            count = tell_count(len(images), "image")
             self.fail(
                 f"{folder} has {count} beside its {beside}, such as {images[0]!r}, which would belong to no class; "
                 "move what is to be used into a class folder and the rest away"

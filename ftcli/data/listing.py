@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,6 +78,13 @@ def list_roots(data: schema.Data, where: str) -> Listing:
     if data.group is not None:
         _put_groups(listing, re.compile(data.group))
     return listing
+
+
+def find_base(root: str | Sequence[str]) -> Path:
+    """The folder that the paths of a recipe's data.root are relative to."""
+    if not isinstance(root, str):
+        return Path()
+    return Path(root).parent if is_manifest(Path(root)) else Path(root)
 
 
 def _list_folder(root: Path, where: str, only: Collection[str] | None) -> Listing:
@@ -154,10 +161,13 @@ def _put_groups(listing: Listing, pattern: re.Pattern[str]) -> None:
             return entry
         return entry._replace(group=found[1])
 
-    for classes in listing.splits.values():
-        for label, entries in classes.items():
-            classes[label] = [find(entry) for entry in entries]
-    if unmatched:
+    grouped = {
+        split: {label: [find(entry) for entry in entries] for label, entries in classes.items()}
+        for split, classes in listing.splits.items()
+    }
+    if not unmatched:
+        listing.splits = grouped
+    else:
         others = f" and in {len(unmatched) - 1} more paths" if len(unmatched) > 1 else ""
         listing.fail(
             f"data.group: {pattern.pattern!r} finds no group in {unmatched[0]!r}{others}; mend it so that every image "

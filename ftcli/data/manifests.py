@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -109,8 +110,8 @@ class ManifestScan:
 
     def _check_path(self, table: Table, number: int, path: str, label: str) -> None:
         place = table.place(number)
-        if not (self.path.parent / path).is_file():
-            self._note(place, f"path {path!r} is not there; {self._advise(path)}", "have a path that is not there")
+        if fault := self._find_fault(path):
+            self._note(place, f"path {path!r} {fault}", "have a path that is not there")
             return
         first, before = self._seen.setdefault(os.path.normpath(self._base / path), (number, label))
         if first == number:
@@ -120,6 +121,16 @@ class ManifestScan:
         else:
             what = f"path {path!r} has the label {label!r}, and {before!r} in {table.unit} {first}; keep one"
         self._note(place, what, "have a path that stood before")
+
+    def _find_fault(self, path: str) -> str | None:
+        """Why a path leads to no file; None where it does."""
+        try:
+            mode = (self.path.parent / path).stat().st_mode
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError is for a NUL
+            return f"is not there; {self._advise(path)}"
+        except OSError as error:
+            return f"cannot be looked for ({error.strerror}); mend it, or its permissions"
+        return None if stat.S_ISREG(mode) else "is no file; mend it, or remove the row"
 
     def _advise(self, path: str) -> str:
         """What may help where a path leads to no file."""

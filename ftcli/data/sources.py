@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def split_images(data: schema.Data, seed: int, where: str, held: Mapping[str, st
     within the class) alone, and u below data.test is test, below data.val of what remains is val, and the rest train:
     images that are added or taken away move nobody else. A group has one share for all its images, drawn from (seed,
     group) alone. Only where a class would have no image in a split does the nearest one by u go there. `held` maps
-    paths to the split they had in an earlier run, where they stay; who joins their group joins them.
+    paths, relative or absolute, to the split they had in an earlier run, where they stay; who joins their group joins
+    them.
 
     Raises one DataError with every fault: those of `list_roots`, a root without train, fewer than two classes, a class
     that train lacks or that val or test lacks, classes other than data.classes, a class with too few images or groups,
@@ -109,7 +111,7 @@ def split_images(data: schema.Data, seed: int, where: str, held: Mapping[str, st
     bounds = {"test": data.test, "val": data.test + (1 - data.test) * data.val, "train": 1.0}
     if pool == "train":
         bounds = {"train": 1.0} if "val" in listing.splits else {"val": data.val, "train": 1.0}
-    homes = assign_splits(listing, pool, bounds, seed, held or {})
+    homes = assign_splits(listing, pool, bounds, seed, _recognize(listing, held or {}))
     listing.raise_faults()
     classes = data.classes or tuple(sorted(listing.splits[pool], key=natural_key))
     labels = {name: label for label, name in enumerate(classes)}
@@ -131,7 +133,7 @@ def list_split(root: Path, split: str | None, classes: Sequence[str], where: str
     """
     listing = list_root(root, where, (split,) if split else ("test", "all"))
     if split is None:
-        split = "test" if "test" in listing.splits else "all"
+        split = "all" if "all" in listing.splits else "test"
     if split not in listing.splits:
         listing.raise_faults()
         if "all" in listing.splits:
@@ -148,6 +150,17 @@ def list_split(root: Path, split: str | None, classes: Sequence[str], where: str
         )
     samples = (_label(entry, labels) for entries in listing.splits[split].values() for entry in entries)
     return ImageSet(listing.folder, tuple(classes), {split: tuple(sorted(samples, key=order_samples))}, listing.name)
+
+
+def _recognize(listing: Listing, held: Mapping[str, str]) -> dict[str, str]:
+    """What is held of the images of a listing, by their paths in it."""
+    base = listing.folder.absolute()
+    return {
+        entry.path: held[path]
+        for entry in (listing.entries() if held else ())
+        for path in (entry.path, os.path.normpath(base / entry.path))
+        if path in held
+    }
 
 
 def _label(entry: Entry, labels: Mapping[str, int]) -> Sample:

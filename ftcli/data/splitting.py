@@ -34,14 +34,16 @@ def assign_splits(
     splits other than those held, and of classes with too few images or groups.
     """
     _check_groups(listing, pool, held)
-    _check_held(listing, pool, held)
+    _check_held(listing, pool, bounds, held)
     units = _build_units(listing, pool, seed, held)
     listed = {name: list(dict.fromkeys(unit for _, unit in pairs)) for name, pairs in units.items()}
     lacks = draw_splits({name: those for name, those in listed.items() if those}, bounds)
-    for name, those in listed.items():
-        if name in lacks:
-            grouped = any(entry.group is not None for entry, _ in units[name])
-            listing.fail(_tell_lack(name, those, tuple(bounds), lacks[name], "group" if grouped else "image"))
+    lacking = [name for name in listed if name in lacks]
+    for name in lacking[:_SHOWN]:
+        grouped = any(entry.group is not None for entry, _ in units[name])
+        listing.fail(_tell_lack(name, listed[name], tuple(bounds), lacks[name], "group" if grouped else "image"))
+    if len(lacking) > _SHOWN:
+        listing.fail(f"{len(lacking) - _SHOWN} more classes have too few")
     fixed = {split: classes for split, classes in listing.splits.items() if split != pool}
     homes = [(split, entry) for split, classes in fixed.items() for entries in classes.values() for entry in entries]
     return homes + [(unit.split or "train", entry) for pairs in units.values() for entry, unit in pairs]
@@ -151,15 +153,14 @@ def _fail_torn(listing: Listing, homes: Mapping[str, Sequence[str]], verb: str, 
         listing.fail(f"{len(torn) - _SHOWN} more groups are in two splits")
 
 
-def _check_held(listing: Listing, pool: str, held: Mapping[str, str]) -> None:
+def _check_held(listing: Listing, pool: str, bounds: Mapping[str, float], held: Mapping[str, str]) -> None:
     """Note the images that a manifest has put into another split than that of the earlier run."""
     moved = [
         (entry.path, held[entry.path], split)
         for split, classes in listing.splits.items()
-        if split != pool
         for entries in classes.values()
         for entry in entries
-        if held.get(entry.path, split) != split
+        if entry.path in held and held[entry.path] not in (bounds if split == pool else (split,))
     ]
     if moved:
         path, before, now = moved[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ftcli.errors import DataError
+from ftcli.results import tell_count
 
 Cells = tuple[str | None, ...]
 Fail = Callable[[str, str, str], None]
@@ -94,7 +95,9 @@ class _TextTable:
             if not titled:
                 titled = True
             elif len(cells) != len(self.header):
-                fault = f"has {_count(len(cells), 'cell')} where the first line has {len(self.header)}; mend the row"
+                fault = (
+                    f"has {tell_count(len(cells), 'cell')} where the first line has {len(self.header)}; mend the row"
+                )
                 self._fail(self.place(number), fault, "have too few or too many cells")
             else:
                 yield number, tuple(cells[index] or None for index in indices)
@@ -154,7 +157,3 @@ class _ParquetTable:
 _TEXT = ("string", "large_string", "string_view")
 _WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 _KINDS = {"path": ("text", _TEXT), "weight": ("numbers", (*_WHOLE, "halffloat", "float", "double"))}
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -54,14 +54,21 @@ class Classifier:
 
     def prepare(self, image: Image.Image | Path) -> Tensor:
         """An image, or an image file, as uint8 (3, image_size, image_size), red green blue, as the network was
-        evaluated with. Raises BrokenImage for what cannot be read."""
+        evaluated with. Raises BrokenImage for what cannot be read, TypeError for what is neither."""
         if isinstance(image, Path):
             return self.transform(read_rgb(image))
+        if not isinstance(image, Image.Image):
+            raise TypeError(
+                f"an image is a pathlib.Path or a PIL image, not {type(image).__name__}; make it one of them"
+            )
         return self.transform(convert_rgb(image, _name(image) or "image"))
 
     def predict(self, images: Iterable[Image.Image | Path], top: int = TOP, batch_size: int = 32) -> list[Prediction]:
         """The `top` most probable classes of each image, in the order of the images, which are taken `batch_size` at
-        a time. Nothing is left out: raises BrokenImage for the first that cannot be read."""
+        a time. Nothing is left out: raises BrokenImage for the first that cannot be read, ValueError for a number
+        below 1."""
+        if min(top, batch_size) < 1:
+            raise ValueError(f"top and batch_size are at least 1, not {top} and {batch_size}")
         coming = iter(images)
         predictions: list[Prediction] = []
         for taken in iter(lambda: tuple(islice(coming, batch_size)), ()):

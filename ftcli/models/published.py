@@ -14,7 +14,6 @@ from ftcli.results import Preprocessing
 TIMM = "timm/"
 """What the name of a timm model begins with."""
 
-_FILES = (".pt", ".pth", ".safetensors", ".bin")
 _TIMM_RESIZE = {"center": "shorter", "squash": "squash", "border": "pad"}
 
 
@@ -55,7 +54,7 @@ def find_published(model: str, weights: str, where: str) -> Published:
 
 def name_weights(weights: str) -> bool:
     """Whether a recipe's `weights` is a published name (or `default`), not `none`, a file or an address."""
-    return weights != "none" and not any(sign in weights for sign in "/\\:") and not weights.endswith(_FILES)
+    return weights != "none" and not any(sign in weights for sign in "/\\:.")
 
 
 def _list_torchvision(model: str) -> tuple[Published, ...]:

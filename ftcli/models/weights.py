@@ -132,6 +132,7 @@ def _place_weights(
     fitting = {name: tensor for name, tensor in fit.tensors.items() if tensor.shape == wanted[name].shape}
     other = {name: tensor for name, tensor in fit.tensors.items() if name not in fitting} | fit.spare
     left = [f"{name} {tell_shape(tensor)}" for name, tensor in other.items()]
+    _check_values(fitting, wanted, pair.place)
     put_tensors(model, fitting)
     if contents.others:
         told.insert(0, f"{contents.taken} is loaded and not {' or '.join(contents.others)}")
@@ -142,6 +143,20 @@ def _place_weights(
     for sentence in told:
         reporter.say(f"{source}: {sentence}")
     return Origin(source, opened.file.sha256, len(fitting), (*apart, *left))
+
+
+def _check_values(tensors: Tensors, wanted: Tensors, place: str) -> None:
+    """Refuse what would make a network of its shapes that computes nothing: codes in place of numbers, and nan."""
+    for name, tensor in tensors.items():
+        own = wanted[name]
+        if own.is_floating_point() and not tensor.is_floating_point():
+            kinds = f"{tensor.dtype} and the network {own.dtype}".replace("torch.", "")
+            raise CheckpointError(f"{place} has {name} as {kinds}; save its values as floating-point numbers")
+        if not tensor.to(own.dtype).isfinite().all() and own.isfinite().all():
+            raise CheckpointError(
+                f"{place} has values in {name} that are not finite; get it anew, or take weights from before its "
+                "training failed"
+            )
 
 
 def _fit_by_position(pair: Pairing, model: nn.Module) -> tuple[Fit, list[str], list[str]]:

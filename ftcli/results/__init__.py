@@ -18,7 +18,7 @@ from ftcli.results.network import (
 )
 from ftcli.results.prediction import TOP, Failure, Guess, Prediction, Predictions
 from ftcli.results.recipe import RecipeSchema
-from ftcli.results.reporting import Progress, Reporter, Silent, tell_duration
+from ftcli.results.reporting import Progress, Reporter, Silent, tell_count, tell_duration
 from ftcli.results.training import EpochRow, StageResult, TestResult, TrainResult
 from ftcli.results.weights import LoadedWeights
 
@@ -54,5 +54,6 @@ __all__ = [
     "TestResult",
     "TrainResult",
     "WeightsEntry",
+    "tell_count",
     "tell_duration",
 ]

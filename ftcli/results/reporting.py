@@ -60,3 +60,8 @@ def tell_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def tell_count(number: int, noun: str) -> str:
+    """A number of things as people say it: 1 epoch, 1,200 steps."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

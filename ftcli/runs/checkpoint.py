@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ftcli.data.listing import find_base
 from ftcli.models.archives import REFUSED, read_archive, refuse_content, write_archive
 from ftcli.results import Preprocessing
 
@@ -38,6 +40,13 @@ class Checkpoint:
     def splits_by_path(self) -> dict[str, str]:
         """The split of each image, by its path below the data's root."""
         return {path: split for split, paths in self.held.items() for path in paths}
+
+    def splits_by_place(self) -> dict[str, str]:
+        """The split of each image, by its path below the data's root and by its absolute one, by which another root
+        that leads to it knows it."""
+        known = self.splits_by_path()
+        base = find_base(self.recipe["data"]["root"]).absolute()
+        return known | {os.path.normpath(base / path): split for path, split in known.items()}
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:

@@ -22,7 +22,7 @@ from ftcli.models.freezing import apply_freezing, list_frozen_tensors, list_norm
 from ftcli.models.states import put_tensors
 from ftcli.planning import StagePlan, estimate_seconds
 from ftcli.recipe.schema import EarlyStopping
-from ftcli.results import EpochRow, Progress, Reporter, StageResult, tell_duration
+from ftcli.results import EpochRow, Progress, Reporter, StageResult, tell_count, tell_duration
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runtime import derive_seed
 from ftcli.training.interruption import StopSignals
@@ -221,7 +221,8 @@ def _foretell(shop: Workshop, plan: StagePlan) -> str:
     steps = shop.train.count_batches(merge_last=True)
     total = f", about {tell_duration(sum(seconds))} for the {len(left)} stages" if len(left) > 1 else ""
     alone = tell_duration(seconds[0])
-    return f"Stage {plan.stage.name}: {plan.stage.epochs} epochs of {steps} steps, about {alone}{total}"
+    epochs = f"{tell_count(plan.stage.epochs, 'epoch')} of {tell_count(steps, 'step')}"
+    return f"Stage {plan.stage.name}: {epochs}, about {alone}{total}"
 
 
 def _diverged(shop: Workshop, stage: str, epoch: int, place: str, loss: float, lr: float) -> str:

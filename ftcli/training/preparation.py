@@ -58,7 +58,7 @@ def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> J
     """
     document, checkpoint = beginning.document, beginning.checkpoint
     plan = plan_recipe(document, _settle_preprocessing(beginning, reporter))
-    images = gather_images(document, reporter, checkpoint.splits_by_path() if checkpoint else None)
+    images = gather_images(document, reporter, checkpoint.splits_by_place() if checkpoint else None)
     if checkpoint is not None:
         images = align_classes(images, checkpoint.classes, str(beginning.source))
         if beginning.exact:

@@ -100,6 +100,15 @@ stages:
 """
 
 
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [(7, "1 step an epoch"), (33, "4 steps an epoch"), (34, "5 steps an epoch"), (64, "8 steps an epoch")],
+)
+def test_the_steps_of_an_epoch_are_those_of_training(train: int, told: str) -> None:
+    survey = replace(SURVEY, splits={"train": {"a": train - 1, "b": 1}, "val": {"a": 1, "b": 1}})
+    assert f"  batch_size: 8                 # {told}; " in propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+
+
 def test_how_images_become_square() -> None:
     assert propose(shape(*[(300, 300)] * 9, (300, 200))).data.resize == "squash"
     assert propose(shape((300, 300), (400, 300))).data.resize == "shorter"
@@ -223,6 +232,16 @@ def test_the_network_sees_no_more_than_the_images_have(fill: Fill) -> None:
     assert draft("inception_v3").data.image_size == 299  # takes none so small
 
 
+def test_long_images_are_seen_by_their_longer_side(fill: Fill) -> None:
+    root = fill({"a": 4, "b": 4})
+    for path in root.rglob("*.png"):
+        Image.open(path).resize((200, 6)).save(path)
+    recipe = read(draft_recipe(Brief(data=root, device="cpu"), Silent()).recipe)
+    assert (recipe.data.resize, recipe.data.image_size) == ("pad", 192)
+    text = propose_recipe(survey_images(root, "init"), CHOICE, "x", "ftcli train x.yaml")
+    assert "# the images' longer side is 200; this is the least that suits the network\n" in text
+
+
 def test_a_network_without_weights_begins_from_nothing(fill: Fill) -> None:
     told = draft_recipe(Brief(data=fill({"a": 10, "b": 10}), backbone="timm/darknet17", device="cpu"), Silent())
     recipe = read(told.recipe)
@@ -259,6 +278,7 @@ def test_broken_images_are_told_and_left_out(fill: Fill) -> None:
 def test_the_name_is_one_that_a_recipe_may_have(fill: Fill) -> None:
     root = fill({"a": 10, "b": 10})
     names = {"Solar Cells (2)": "Solar-Cells--2", "狗": "狗", "²": "images", ".x": "x", "a\nb": "a-b"}
+    names |= {"狗" * 80: "狗" * 66}
     for folder, name in names.items():
         root = root.rename(folder)
         told = draft_recipe(Brief(data=root, device="cpu"), Silent())

@@ -54,6 +54,12 @@ def test_activations_grow_with_the_batch(workplace: Path) -> None:
     assert many == pytest.approx(2 * few, rel=0.02)
 
 
+def test_no_batch_has_more_images_than_there_are(workplace: Path) -> None:
+    whole, more = (estimate(f"data.batch_size={n}")[1] for n in (30, 100_000))
+    assert (more.batch_size, more.measured_batch) == (30, 30)
+    assert more.memory.activations == whole.memory.activations
+
+
 def test_times_follow_from_what_was_measured(workplace: Path) -> None:
     for stage in estimate():
         assert (stage.images, stage.validation_images, stage.from_data) == (30, 10, True)

@@ -47,3 +47,15 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "model"
     assert done.stderr == ""
+
+
+def test_streams_that_are_closed_are_empty_and_silent() -> None:
+    empty = "error: -: standard input names no image; give a path a line, as `find photos -name '*.jpg'` does\n"
+    for words, told in (
+        ("predict a.pt - <&-", (3, "", empty)),
+        ("schema >&-", (0, "", "")),
+        ("nonsense 2>&-", (2, "", "")),
+    ):
+        line = f"{sys.executable} -m ftcli {words}"
+        ended = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stdout, ended.stderr) == told

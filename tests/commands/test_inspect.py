@@ -139,6 +139,15 @@ def test_depth_lists_modules_within_modules(ftcli: Ftcli) -> None:
     assert "layer1.0.conv1" in names[1] - names[0]
 
 
+def test_what_is_measured_later_is_told(workplace: Path, ftcli: Ftcli) -> None:
+    assert ftcli("inspect", "r.yaml").err == ""
+    recipe = workplace / "r.yaml"
+    recipe.write_text(recipe.read_text().replace("  val: 0.2", "  val: 0.2\n  normalize: data"))
+    assert ftcli("inspect", "r.yaml").err == (
+        "mean and std are measured when training begins; until then they are the model's own\n"
+    )
+
+
 def test_a_recipe_without_data_or_classes_says_what_to_do(workplace: Path, ftcli: Ftcli) -> None:
     text = (workplace / "r.yaml").read_text()
     root = text.split("root: ")[1].split("\n")[0]
@@ -246,3 +255,10 @@ def test_a_character_that_no_font_has_is_told_once(workplace: Path, photo_folder
             "warning: a.png: no installed font has \U0001fae8 (U+1FAE8); names or codes are drawn instead; install "
             "fonts that have them, such as the packages fonts-noto-cjk, fonts-noto-core and fonts-symbola of Debian"
         ]
+
+
+def test_a_picture_takes_the_place_of_no_folder(workplace: Path, ftcli: Ftcli) -> None:
+    Path("a.png").mkdir()
+    outcome = ftcli("inspect", "r.yaml", "--show-augment", "a.png")
+    assert outcome.code == 2
+    assert outcome.faults == ["--show-augment: a.png is a folder, link or device; give the name of a file"]

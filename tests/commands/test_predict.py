@@ -194,6 +194,7 @@ def test_nothing_to_predict(ftcli: Ftcli, trained: Path) -> None:
     for arguments, sentence in (
         ([], "predict: no image is given; name files, folders or patterns, or - for a list on standard input"),
         (["empty"], "empty: holds no image; give a folder that does"),
+        (["", "photos"], "predict: an image is given by an empty name; give its file (. is the current folder)"),
         (["p/*.jpg"], "p/*.jpg: fits no image; mend the pattern, in which ** stands for any number of folders"),
     ):
         outcome = ftcli("predict", trained, *arguments, "--json", "--out", "told.json")
@@ -205,6 +206,10 @@ def test_what_cannot_be_asked(ftcli: Ftcli, trained: Path) -> None:
     outcome = ftcli("predict", trained, "photos", "--format", "csv", "--json")
     assert outcome.code == 2
     assert outcome.faults == ["--format csv: --json asks for another form; give one of the two"]
+    for taken in (".", "photos"):
+        outcome = ftcli("predict", trained, "photos", "--out", taken)
+        assert outcome.code == 2
+        assert outcome.faults == [f"--out: {taken} is a folder, link or device; give the name of a file"]
     assert ftcli("predict", trained, "photos", "--top", "0").code == 2
     missing = ftcli("predict", "none.pt", "photos")
     assert missing.code == 4

@@ -79,6 +79,7 @@ def test_a_file_that_is_named_is_taken_as_it_is(place: Path) -> None:
 
 def test_a_list_of_lines_or_of_nuls(place: Path) -> None:
     assert find("-", listed=b"b.jpg\n\n a b.jpg\nphotos\n*.jpg") == ["b.jpg", " a b.jpg", "photos", "*.jpg"]
+    assert find("-", listed=b"\xef\xbb\xbfa.jpg\r\n\r\nb.jpg\r\n") == ["a.jpg", "b.jpg"]  # as Windows writes it
     assert find("-", listed=b"line\nbreak.jpg\0\xff.jpg\0") == ["line\nbreak.jpg", "\udcff.jpg"]
     many = [f"{number:06}.jpg" for number in range(20_000)]
     assert find("photos/b.jpg", "-", "photos/deep/er", listed="\n".join(many).encode()) == [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow
@@ -130,7 +131,7 @@ def test_every_fault_at_once(write: Write) -> None:
         ":10: label ' a' begins or ends with a space; take it away",
         ":10: group 'm ' begins or ends with a space; take it away",
         ":10: weight '' is no number from 0 to 1e+12; write one such as 0.5",
-        ":11: path 'images' is not there; mend it, or remove the row",
+        ":11: path 'images' is no file; mend it, or remove the row",
         ":11: weight '1e13' is no number from 0 to 1e+12; write one such as 0.5",
         ":12: weight '0,5' is no number from 0 to 1e+12; write one such as 0.5",
     ]
@@ -144,6 +145,24 @@ def test_of_many_faults_of_a_kind_the_first_ten_are_told(write: Write) -> None:
         ":2347: label is empty; give the image's class, or remove the row",
         ": 2335 more rows have a path that is not there",
     ]
+
+
+def test_a_path_that_cannot_be_looked_for(
+    write: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forbidden: Callable[[Path], AbstractContextManager[None]],
+) -> None:
+    long = "x" * 300
+    write(f"path,label\n{long}.png,a\nsecret/0.png,a\nimages/0.png/1.png,a\n")
+    monkeypatch.chdir(tmp_path / "data")
+    Path("secret").mkdir()
+    with forbidden(Path("secret")):
+        assert faults_of(Path("m.csv")) == [
+            f":2: path '{long}.png' cannot be looked for (File name too long); mend it, or its permissions",
+            ":3: path 'secret/0.png' cannot be looked for (Permission denied); mend it, or its permissions",
+            ":4: path 'images/0.png/1.png' is not there; mend it, or remove the row",
+        ]
 
 
 def test_a_path_that_almost_leads_to_a_file(write: Write, tmp_path: Path) -> None:

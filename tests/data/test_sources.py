@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,11 @@ def test_too_few_images_of_a_class(fill: Fill) -> None:
         f"{WHERE}: class 'a' has 2 images, too few for one each in test and val and train; add images",
         f"{WHERE}: class 'b' has 1 image, too few for one each in test and val and train; add images",
     ]
+    root = fill({f"more {number:02}": 1 for number in range(10)})
+    assert fault_of(root)[9:] == [
+        f"{WHERE}: class 'more 07' has 1 image, too few for one each in test and val and train; add images",
+        f"{WHERE}: 2 more classes have too few",
+    ]
 
 
 def test_too_few_images_beside_held_ones(fill: Fill) -> None:
@@ -278,6 +284,10 @@ def test_a_split_of_another_folder(fill: Fill) -> None:
     with pytest.raises(DataError) as error:
         list_split(root, "val", ("b", "a"), WHERE)
     assert str(error.value) == f"{WHERE}: {root} has no split 'val'; give one that it has: 'test', 'train'"
+    shutil.rmtree(root / "test")
+    with pytest.raises(DataError) as error:
+        list_split(root, None, ("b", "a"), WHERE)
+    assert str(error.value) == f"{WHERE}: {root} has no split 'test'; give one that it has: 'train'"
 
 
 def test_a_split_of_a_folder_without_splits(fill: Fill) -> None:

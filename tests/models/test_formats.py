@@ -104,6 +104,15 @@ def test_a_file_without_named_tensors_is_told(tmp_path: Path, content: Any) -> N
     )
 
 
+def test_a_file_that_holds_itself_is_told(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content |= dict.fromkeys(("model", "net", "ema"), content)
+    torch.save(content, tmp_path / "w.pth")
+    assert _refuse_content(tmp_path / "w.pth").startswith(f"{PLACE}: {tmp_path}/w.pth holds no named tensors, ")
+    torch.save({"model": {"net": {"ema": {"a.weight": torch.ones(1)}}}}, tmp_path / "w.pth")
+    assert _read(tmp_path / "w.pth").taken == "model.net.ema"
+
+
 ONE, TWO = {"a.weight": torch.ones(1)}, {"a.weight": torch.full((1,), 2.0)}
 
 

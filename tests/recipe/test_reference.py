@@ -106,6 +106,7 @@ def test_what_a_recipe_may_say_is_valid(tmp_path: Path, old: str, new: str) -> N
         ("name: cells", "name: a b"),
         ("name: cells", "name: -a"),
         ("name: cells", "name: ''"),
+        ("data/cells", "[data/cells, data/cells]"),
         (RECIPE.split("stages:")[1], " []\n"),
     ],
 )

@@ -12,6 +12,7 @@ from ftcli.training.loop import is_stale
 from tests.conftest import Ftcli
 
 
+@pytest.mark.shows("stages.early_stopping.min_delta")
 @pytest.mark.parametrize(
     ("losses", "stale"),
     [

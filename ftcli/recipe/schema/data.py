@@ -41,7 +41,8 @@ class Data(Part):
     """The images: where they are, how they are split, and how they reach the network."""
 
     root: Annotated[
-        Annotated[Text, Tag("one")] | Annotated[Texts, Field(min_length=1), Tag("several")],
+        Annotated[Text, Tag("one")]
+        | Annotated[Texts, Field(min_length=1, json_schema_extra={"uniqueItems": True}), Tag("several")],
         Discriminator(_kind_of_root),
     ]
     """A folder with train/<class>/ and test/<class>/ (and val/<class>/), a folder of classes, or a manifest: a .csv,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Part(BaseModel):
@@ -25,6 +25,13 @@ def name_alone(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def fit_file_name(value: str) -> str:
+    """A name becomes that of a folder or file, of which Linux takes 255 bytes, with what is added to it."""
+    if len(value.encode()) > 200:
+        raise ValueError("takes more than 200 bytes, too many for the name of a file; shorten it")
+    return value
+
+
 T = TypeVar("T")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -35,7 +42,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100), AfterValidator(fit_file_name)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(tuple_of_list)]
 Pair = Annotated[tuple[T, T], BeforeValidator(tuple_of_list)]
 Triple = Annotated[tuple[T, T, T], BeforeValidator(tuple_of_list)]
