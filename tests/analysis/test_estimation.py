@@ -1,8 +1,7 @@
-"""What a training is said to cost: counted by hand in small cases, and near what a training takes."""
+"""What a training is said to cost: counted by hand in small cases, and added up from what was measured."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -96,16 +95,3 @@ def test_estimating_leaves_nothing_behind(workplace: Path) -> None:
     estimate()
     assert torch.equal(torch.get_rng_state(), before)
     assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
-
-
-@pytest.mark.slow
-def test_the_estimate_is_near_what_a_training_takes(workplace: Path, ftcli: Ftcli) -> None:
-    changes = ["data.image_size=96", "backbone.name=resnet18", "stages.all.epochs=3"]
-    expected = sum(stage.seconds for stage in estimate(*changes))
-    began = time.perf_counter()
-    stages = ftcli("train", "r.yaml", *(word for change in changes for word in ("--set", change)), "--json").json[
-        "stages"
-    ]
-    taken = sum(stage["seconds"] for stage in stages)
-    assert taken <= time.perf_counter() - began
-    assert taken / 4 < expected < 4 * taken  # the machine has other work too

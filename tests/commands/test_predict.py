@@ -179,12 +179,15 @@ def test_a_file_that_is_not_finished_never_appears(trained: Path) -> None:
 @pytest.mark.slow
 def test_a_bar_on_the_terminal_keeps_out_of_the_results(trained: Path) -> None:
     ours, theirs = pty.openpty()
-    with start(trained, "photos", "--json", "--batch-size", "2", stdout=subprocess.PIPE, stderr=theirs) as process:
-        out, _ = process.communicate(timeout=120)
+    with (
+        Path("out.json").open("w") as file,
+        start(trained, "photos", "--json", "--batch-size", "2", stdout=file, stderr=theirs) as process,
+    ):
+        process.wait(timeout=120)
     os.close(theirs)
     shown = os.read(ours, 1_000_000)
     os.close(ours)
-    assert len(json.loads(out)["predictions"]) == 12
+    assert len(json.loads(Path("out.json").read_text())["predictions"]) == 12
     assert b"predicting" in shown
     assert b"12/12" in shown
 
