@@ -69,15 +69,17 @@ def inspect(
             )
         pretrained = check_backbone(source, weights, match, sha256)
     _check_wishes(source, isinstance(what, Document), show_augment, show_features, layers, estimate)
-    from ftcli.analysis.exhibits import Wish, add_exhibits
     from ftcli.analysis.inspection import inspect as run
-    from ftcli.runtime import keep_freed_memory
 
-    if estimate:
-        keep_freed_memory()  # as training does
-    wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()), estimate=estimate)
     with Terminal() as terminal:
-        result = add_exhibits(run(what, depth, terminal, sort, pretrained), what, wish, pretrained, terminal)
+        result = run(what, depth, terminal, sort, pretrained)
+        if show_augment is not None or show_features is not None or estimate:
+            from ftcli.analysis.exhibits import Wish, add_exhibits  # with matplotlib, which takes a while to load
+            from ftcli.runtime import keep_freed_memory
+
+            keep_freed_memory()  # as training does
+            wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()), estimate=estimate)
+            result = add_exhibits(result, what, wish, pretrained, terminal)
     print_result(result, as_json=as_json)
 
 
