@@ -177,7 +177,8 @@ def _fit_by_name(pair: Pairing, model: nn.Module) -> tuple[Fit, list[str], list[
     pair = dataclasses.replace(pair, given=copy.tensors)
     found = fit_names(copy.tensors, pair.wanted, pair.head)
     if isinstance(found, Misfit) and not found.missing:
-        found = fit_names(_drop_auxiliaries(copy.tensors, pair.model), pair.wanted, pair.head)
+        copy = _set_auxiliaries_apart(copy, pair.model)
+        found = fit_names(copy.tensors, pair.wanted, pair.head)
     if isinstance(found, Misfit):
         found, changes = _translate(pair, model, unread)
     else:
@@ -200,9 +201,12 @@ def _tell_copy(copy: Copy, pair: Pairing) -> list[str]:
     return [f"{copy.prefix}* is loaded and not {others}"]
 
 
-def _drop_auxiliaries(given: Tensors, model: str) -> Tensors:
+def _set_auxiliaries_apart(copy: Copy, model: str) -> Copy:
+    """The copy without auxiliary heads, which take part in training alone and are no part of our network."""
     parts = list_auxiliaries(model)
-    return {name: tensor for name, tensor in given.items() if not any(within(name, part) for part in parts)}
+    apart = {name: tensor for name, tensor in copy.tensors.items() if any(within(name, part) for part in parts)}
+    rest = {name: tensor for name, tensor in copy.tensors.items() if name not in apart}
+    return dataclasses.replace(copy, tensors=rest, apart=copy.apart | apart)
 
 
 def _translate(pair: Pairing, model: nn.Module, unread: Tensors) -> tuple[Fit, list[str]]:
