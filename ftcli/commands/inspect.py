@@ -2,85 +2,116 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ftcli.commands.options import JSON
 from ftcli.console import Terminal, print_result
 from ftcli.errors import RecipeError
+from ftcli.results import Inspection
+
+if TYPE_CHECKING:
+    from ftcli.recipe.loading import Document
+    from ftcli.recipe.schema import Backbone
+
+
+SOURCE = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL|GLOB|RECIPE|CHECKPOINT]",
+        help="What to look at. Without it the models are listed; with a glob ('resnet*') those that match.",
+    ),
+]
+DEPTH = Annotated[int, typer.Option(min=1, help="How deep to list modules within modules.")]
+SORT = Annotated[
+    str | None,
+    typer.Option(
+        metavar="name|size|speed|accuracy",
+        help="Order of the models in a list: name (as without it), size (fewest parameters first), speed (fewest "
+        "multiply-adds first, which stand for it), accuracy (best first).",
+    ),
+]
+WEIGHTS = Annotated[
+    str | None, typer.Option(help="Load these weights into MODEL: what a recipe may say under backbone.weights.")
+]
+MATCH = Annotated[
+    str | None, typer.Option(metavar="name|position", help="How the tensors of --weights find their places.")
+]
+SHA256 = Annotated[str | None, typer.Option(help="The SHA-256 that the file of --weights must have.")]
+AUGMENT = Annotated[
+    Path | None,
+    typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
+]
+FEATURES = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="IMAGE OUT.png", help="Draw what early and late layers see in an image."),
+]
+LAYERS = Annotated[
+    list[str] | None,
+    typer.Option("--layer", metavar="NAME", help="A layer for --show-features, instead of five. Repeatable."),
+]
+ESTIMATE = Annotated[
+    bool, typer.Option("--estimate", help="Try steps of RECIPE here, and tell the time and memory of its stages.")
+]
 
 
 def inspect(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL|GLOB|RECIPE|CHECKPOINT]",
-            help="What to look at. Without it the models are listed; with a glob ('resnet*') those that match.",
-        ),
-    ] = None,
-    depth: Annotated[int, typer.Option(min=1, help="How deep to list modules within modules.")] = 2,
-    sort: Annotated[
-        str | None,
-        typer.Option(
-            metavar="name|size|speed|accuracy",
-            help="Order of the models in a list: name (as without it), size (fewest parameters first), speed (fewest "
-            "multiply-adds first, which stand for it), accuracy (best first).",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Load these weights into MODEL: what a recipe may say under backbone.weights.")
-    ] = None,
-    match: Annotated[
-        str | None, typer.Option(metavar="name|position", help="How the tensors of --weights find their places.")
-    ] = None,
-    sha256: Annotated[str | None, typer.Option(help="The SHA-256 that the file of --weights must have.")] = None,
-    show_augment: Annotated[
-        Path | None,
-        typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
-    ] = None,
-    show_features: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="IMAGE OUT.png", help="Draw what early and late layers see in an image."),
-    ] = None,
-    layers: Annotated[
-        list[str] | None,
-        typer.Option("--layer", metavar="NAME", help="A layer for --show-features, instead of five. Repeatable."),
-    ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Try steps of RECIPE here, and tell the time and memory of its stages.")
-    ] = False,
+    source: SOURCE = None,
+    depth: DEPTH = 2,
+    sort: SORT = None,
+    weights: WEIGHTS = None,
+    match: MATCH = None,
+    sha256: SHA256 = None,
+    show_augment: AUGMENT = None,
+    show_features: FEATURES = None,
+    layers: LAYERS = None,
+    estimate: ESTIMATE = False,
     as_json: JSON = False,
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
-    from ftcli.recipe.loading import Document, check_backbone, read_recipe
+    from ftcli.recipe.loading import Document, read_recipe
 
     what: str | Document | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):
         what = read_recipe(Path(source))  # before torch, which takes seconds to load
-    if weights is None and (match or sha256):
-        raise RecipeError(f"--{'match' if match else 'sha256'}: does nothing without --weights; add it")
-    pretrained = None
-    if weights is not None:
-        if source is None or isinstance(what, Document) or source.endswith(".pt"):
-            raise RecipeError(
-                f"--weights {weights}: goes with the name of a model; a recipe or checkpoint has weights of its own"
-            )
-        pretrained = check_backbone(source, weights, match, sha256)
+    pretrained = _choose_weights(what, weights, match, sha256)
     _check_wishes(source, isinstance(what, Document), show_augment, show_features, layers, estimate)
     from ftcli.analysis.inspection import inspect as run
 
     with Terminal() as terminal:
         result = run(what, depth, terminal, sort, pretrained)
-        if show_augment is not None or show_features is not None or estimate:
+        if show_augment is not None or show_features is not None:
             from ftcli.analysis.exhibits import Wish, add_exhibits  # with matplotlib, which takes a while to load
+
+            wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()))
+            result = add_exhibits(result, what, wish, pretrained, terminal)
+        if estimate and isinstance(what, Document) and isinstance(result, Inspection):
             from ftcli.runtime import keep_freed_memory
+            from ftcli.training.estimation import estimate_training
 
             keep_freed_memory()  # as training does
-            wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()), estimate=estimate)
-            result = add_exhibits(result, what, wish, pretrained, terminal)
+            result = replace(result, estimate=estimate_training(what, terminal))
     print_result(result, as_json=as_json)
+
+
+def _choose_weights(
+    what: str | Document | None, weights: str | None, match: str | None, sha256: str | None
+) -> Backbone | None:
+    """The weights that go with the name of a model; None where none are asked for."""
+    if weights is None:
+        if match or sha256:
+            raise RecipeError(f"--{'match' if match else 'sha256'}: does nothing without --weights; add it")
+        return None
+    if not isinstance(what, str) or what.endswith(".pt"):
+        raise RecipeError(
+            f"--weights {weights}: goes with the name of a model; a recipe or checkpoint has weights of its own"
+        )
+    from ftcli.recipe.loading import check_backbone
+
+    return check_backbone(what, weights, match, sha256)
 
 
 def _check_wishes(

@@ -48,15 +48,7 @@ def fetch_file(
         return path
     other = f"its {_NAMES[kind]} should begin with {wanted} and is {{}}"
     if is_offline():
-        if found:
-            raise fault(
-                f"{where}: {path} is not the file at {url}: {other.format(found)}; FTCLI_OFFLINE is set: download it "
-                "where that is possible and put it there, or unset FTCLI_OFFLINE"
-            )
-        raise fault(
-            f"{where}: {url} is needed and FTCLI_OFFLINE is set; download it where that is possible and put it at "
-            f"{path}, or unset FTCLI_OFFLINE"
-        )
+        raise fault(f"{where}: {_explain_absence(url, path, other.format(found) if found else None)}")
     if found:
         reporter.warn(f"{where}: {path} is not the file at {url}: {other.format(found)}; it is downloaded anew")
     with _hold_part(path, reporter) as (part, file):
@@ -78,6 +70,19 @@ def fetch_file(
         storage.publish_file(part, path)
     name_tag(part).unlink(missing_ok=True)
     return path
+
+
+def _explain_absence(url: str, path: Path, other: str | None) -> str:
+    """What offline there is to do for a file that is not there, or is another."""
+    if other:
+        return (
+            f"{path} is not the file at {url}: {other}; FTCLI_OFFLINE is set: download it where that is possible and "
+            "put it there, or unset FTCLI_OFFLINE"
+        )
+    return (
+        f"{url} is needed and FTCLI_OFFLINE is set; download it where that is possible and put it at {path}, or unset "
+        "FTCLI_OFFLINE"
+    )
 
 
 def _is_address(url: str) -> bool:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.analysis import estimation
-from ftcli.analysis.estimation import _Ledger, choose_batch, estimate_training
 from ftcli.models.zoo import build_network
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import Silent, StageEstimate
+from ftcli.training import estimation
+from ftcli.training.estimation import _Ledger, choose_batch, estimate_training
 from tests.conftest import Ftcli
 
 
