@@ -13,6 +13,7 @@ from ftcli.data.folders import FolderScan
 from ftcli.data.manifests import ManifestScan, is_manifest
 from ftcli.errors import DataError
 from ftcli.recipe import schema
+from ftcli.results import tell_count
 
 _SHOWN = 10
 
@@ -168,7 +169,7 @@ def _put_groups(listing: Listing, pattern: re.Pattern[str]) -> None:
     if not unmatched:
         listing.splits = grouped
     else:
-        others = f" and in {len(unmatched) - 1} more paths" if len(unmatched) > 1 else ""
+        others = f" and in {tell_count(len(unmatched) - 1, 'more path')}" if len(unmatched) > 1 else ""
         listing.fail(
             f"data.group: {pattern.pattern!r} finds no group in {unmatched[0]!r}{others}; mend it so that every image "
             "has one"

@@ -211,8 +211,7 @@ def find_native_size(name: str) -> int:
     """The side in pixels of the images that a network is made for where none is asked for."""
     if name.startswith(TIMM):
         return default_preprocessing(name, "none").image_size
-    sizes = (entry.preprocessing.image_size for entry in list_published(name))
-    return min(sizes)  # built without weights, a ViT is made for the smallest of them
+    return min(entry.preprocessing.image_size for entry in list_published(name))  # what a ViT without weights takes
 
 
 def _promises_tensor(network: nn.Module) -> bool:

@@ -146,7 +146,7 @@ def test_faults_of_groups_in_paths(here: Path, fill: Fill) -> None:
     )
     fill({"y/a": 3, "y/b": 3})
     assert faults_of(root="data/y", group="([01])") == [  # no more of groups, which nobody has
-        "data.group: '([01])' finds no group in '2.png' and in 1 more paths; mend it so that every image has one"
+        "data.group: '([01])' finds no group in '2.png' and in 1 more path; mend it so that every image has one"
     ]
     (here / "m.csv").write_text("path,label,group\ndata/a/m1/0.png,a,g\ndata/b/0.png,b,\n")
     assert "data.group is set, and m.csv has a column group; keep one of them" in faults_of(root="m.csv", group="(m)")
