@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from ftcli import __version__
+from ftcli.commands.compare import compare
 from ftcli.commands.data import data
 from ftcli.commands.evaluate import evaluate
+from ftcli.commands.extract import extract
 from ftcli.commands.init import init
 from ftcli.commands.inspect import inspect
 from ftcli.commands.predict import predict
@@ -23,7 +25,7 @@ from ftcli.console import print_faults
 from ftcli.errors import FtcliError, Terminated
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-for command in (init, inspect, train, evaluate, predict, schema):
+for command in (init, inspect, train, extract, evaluate, compare, predict, schema):
     app.command(no_args_is_help=False)(command)
 app.add_typer(data, name="data")
 

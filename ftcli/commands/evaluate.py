@@ -26,8 +26,8 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Measure a checkpoint: loss, accuracy, figures of each class, confusion, the worst mistakes."""
-    from ftcli.analysis.evaluation import Question
     from ftcli.analysis.evaluation import evaluate as run
+    from ftcli.analysis.measurement import Question
     from ftcli.runtime import keep_freed_memory
 
     keep_freed_memory()

@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 import sys
 
+from ftcli.console.comparisons import print_comparison
+from ftcli.console.evaluations import print_evaluation
+from ftcli.console.extractions import print_extraction
 from ftcli.console.models import print_models
 from ftcli.console.networks import print_inspection
-from ftcli.console.runs import print_evaluation, print_training
+from ftcli.console.runs import print_training
 from ftcli.console.tables import open_console, print_table
-from ftcli.results import Draft, Evaluation, Fetched, Inspection, ModelList, RecipeSchema, Result, TrainResult
+from ftcli.results import (
+    Comparison,
+    Draft,
+    Evaluation,
+    Extraction,
+    Fetched,
+    Inspection,
+    ModelList,
+    RecipeSchema,
+    Result,
+    TrainResult,
+)
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
@@ -27,6 +41,10 @@ def print_result(result: Result, *, as_json: bool) -> None:
             print_training(console, result)
         case Evaluation():
             print_evaluation(console, result)
+        case Extraction():
+            print_extraction(console, result)
+        case Comparison():
+            print_comparison(console, result)
         case Fetched():
             rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]
             console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)

@@ -45,3 +45,9 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
     for row in rows:
         table.add_row(*(Text(make_visible(cell)) for cell in row))
     console.print(table)
+
+
+def print_skipped(console: Console, skipped: Sequence[str]) -> None:
+    """How many broken images were left out, where there are any."""
+    if skipped:
+        console.print(f"broken images left out: {len(skipped)}; the first: {skipped[0]}", soft_wrap=True)

@@ -1,10 +1,21 @@
 """What the library hands back and reports: frozen dataclasses and the Reporter protocol. Nothing here prints."""
 
 from ftcli.results.base import Result
+from ftcli.results.comparison import ComparedRun, Comparison, Difference, Setting
 from ftcli.results.data import Fetched
 from ftcli.results.drafting import Draft
 from ftcli.results.estimation import MemoryParts, StageEstimate
-from ftcli.results.evaluation import ClassRow, Evaluation, Mistake
+from ftcli.results.evaluation import (
+    ClassRow,
+    Confusion,
+    Evaluation,
+    Example,
+    Figure,
+    ReliabilityBin,
+    Scaling,
+    Threshold,
+)
+from ftcli.results.extraction import Extraction, FeatureLayer, ProbeScore
 from ftcli.results.network import (
     Crossing,
     HeadPlace,
@@ -25,33 +36,45 @@ from ftcli.results.weights import LoadedWeights
 __all__ = [
     "TOP",
     "ClassRow",
+    "ComparedRun",
+    "Comparison",
+    "Confusion",
     "Crossing",
+    "Difference",
     "Draft",
     "EpochRow",
     "Evaluation",
+    "Example",
+    "Extraction",
     "Failure",
+    "FeatureLayer",
     "Fetched",
+    "Figure",
     "Guess",
     "HeadPlace",
     "Inspection",
     "Layer",
     "LoadedWeights",
     "MemoryParts",
-    "Mistake",
     "ModelList",
     "ModelRow",
     "Prediction",
     "Predictions",
     "Preprocessing",
+    "ProbeScore",
     "Progress",
     "RecipeSchema",
+    "ReliabilityBin",
     "Reporter",
     "Result",
+    "Scaling",
+    "Setting",
     "Silent",
     "StageEstimate",
     "StageResult",
     "StageSummary",
     "TestResult",
+    "Threshold",
     "TrainResult",
     "WeightsEntry",
     "tell_count",

@@ -1,0 +1,1 @@
+"""What the layers of a network give for images: taken, pooled, kept, and probed."""
