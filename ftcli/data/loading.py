@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,12 @@ from torch.utils.data import Dataset
 
 from ftcli import runtime
 from ftcli.data.images import BrokenImage, read_rgb
-from ftcli.data.sources import Sample
-from ftcli.data.transforms import ImageTransform
+from ftcli.data.sources import ImageSet, Sample
+from ftcli.data.transforms import ImageTransform, build_eval_transform
 from ftcli.data.workers import WorkerPool
 from ftcli.errors import DataError, FtcliError
+from ftcli.recipe import schema
+from ftcli.results import Preprocessing
 
 Draw = tuple[int | str, ...]
 Triple = tuple[float, float, float]
@@ -203,6 +205,15 @@ def order_epoch(seed: int, stage: str, epoch: int, count: int) -> list[int]:
     generator = torch.Generator().manual_seed(runtime.derive_seed(seed, "order", stage, epoch))
     order: list[int] = torch.randperm(count, generator=generator).tolist()
     return order
+
+
+def measure_preprocessing(preprocessing: Preprocessing, images: ImageSet, data: schema.Data) -> Preprocessing:
+    """The same preprocessing with mean and std of the training images, as `normalize: data` asks for. Raises as
+    `measure_normalization` does."""
+    transform, workers = build_eval_transform(preprocessing), choose_workers(data.workers)
+    with Loader(images.splits["train"], images.root, transform, data.batch_size, workers, data.on_bad_image) as loader:
+        mean, std = measure_normalization(loader)
+    return replace(preprocessing, mean=mean, std=std)
 
 
 def measure_normalization(loader: Loader) -> tuple[Triple, Triple]:

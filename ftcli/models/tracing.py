@@ -52,7 +52,7 @@ def _reads_training(kind: type[nn.Module]) -> bool:
     return any("training" in member.__code__.co_names for member in members if inspect.isfunction(member))
 
 
-_UNTRACEABLE = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError)
+UNTRACEABLE = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError)
 """What a network's own code raises when a placeholder takes the place of its tensor."""
 
 
@@ -91,7 +91,7 @@ class _Tracer(fx.Tracer):
             last, depth = next(reversed(self.graph.nodes)), len(self.module_stack)
             try:
                 return forward(*inputs, **named)
-            except _UNTRACEABLE:
+            except UNTRACEABLE:
                 self._forget(last, depth)
                 path = self.path_of_module(m)
                 self.closed.add(path)
@@ -128,7 +128,7 @@ def trace(model: nn.Module) -> Trace | None:
     try:
         graph = _Tracer().trace(model)
         module = fx.GraphModule(model, graph)
-    except _UNTRACEABLE:
+    except UNTRACEABLE:
         return None
     finally:
         for name in set(vars(model)) - attributes:  # constants that the tracer leaves on the network

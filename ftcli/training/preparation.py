@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from ftcli import __version__
-from ftcli.data.loading import Loader, choose_workers, measure_normalization
+from ftcli.data.loading import Loader, choose_workers, measure_preprocessing
 from ftcli.data.sources import ImageSet
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
@@ -66,7 +66,8 @@ def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> J
     if checkpoint is None and is_address(document.recipe.backbone.weights):  # what it is shows when it has come
         plan = plan_recipe(document, _ask_weights(document, reporter))
     if document.recipe.data.normalize == "data" and not _keeps_normalization(beginning):
-        plan = dataclasses.replace(plan, preprocessing=_measure(plan, images))
+        measured = measure_preprocessing(plan.preprocessing, images, document.recipe.data)
+        plan = dataclasses.replace(plan, preprocessing=measured)
     if checkpoint is None:
         model = build_model(plan)
         origin = load_weights(
@@ -142,15 +143,6 @@ def _keep_to(images: ImageSet, checkpoint: Checkpoint, beginning: Beginning, rep
     if images.fingerprint() != checkpoint.progress["fingerprint"]:
         reporter.warn(f"{images.source}: images have changed since the run began; what follows differs from one run")
     return images
-
-
-def _measure(plan: Plan, images: ImageSet) -> Preprocessing:
-    data = plan.recipe.data
-    transform = build_eval_transform(plan.preprocessing)
-    workers = choose_workers(data.workers)
-    with Loader(images.splits["train"], images.root, transform, data.batch_size, workers, data.on_bad_image) as loader:
-        mean, std = measure_normalization(loader)
-    return dataclasses.replace(plan.preprocessing, mean=mean, std=std)
 
 
 def _open_journal(beginning: Beginning, plan: Plan, images: ImageSet, origin: Mapping[str, Any]) -> Journal:

@@ -1,0 +1,128 @@
+"""From images to the outputs of a network's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from ftcli.data.loading import LeftOut, Loader
+from ftcli.data.transforms import Normalizer
+from ftcli.errors import RunError
+from ftcli.features.graphs import build_graph, run_graph
+from ftcli.features.layers import Layer
+from ftcli.features.pooling import Pool, pool_shape, pool_values
+from ftcli.results import Preprocessing
+from ftcli.runtime import autocast, explain_memory
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """The features of n images: a tensor (n, *shape) of float32 on the CPU for each layer, labels as int64 (n,) and
+    paths relative to the root of the images.
+
+    `left_out` are the images that are broken; if all are, n is 0.
+    """
+
+    features: tuple[Tensor, ...]
+    labels: Tensor
+    paths: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Takes the outputs of a network's layers for images, in one pass for all of them; graph nodes share one of their
+    own, for a graph does not call the modules that it goes through.
+
+    The network, moved to the device, in the memory format that convolutions are fastest with, and in eval mode, is
+    otherwise left as it was: no hook stays on it. Memory does not depend on the number of images.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    layers: tuple[Layer, ...]
+    pool: Pool | None
+    device: torch.device
+    precision: str
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """What is kept of each layer for one image. Raises RecipeError for what cannot be pooled."""
+        return tuple(pool_shape(self.model, layer, self.pool) for layer in self.layers)
+
+    def extract(self, loader: Loader) -> Iterator[FeatureBatch]:
+        """The features of every image of a loader, batch by batch, in its order.
+
+        The same batches give the same bits on the CPU. Raises RecipeError for a layer that cannot be pooled, RunError
+        where memory runs out or where a feature is not finite, with the layer and the first image, and what the loader
+        raises.
+        """
+        shapes = self.shapes
+        with explain_memory():
+            model = self.model.to(self.device).to(memory_format=torch.channels_last).eval()
+        normalize = Normalizer(self.preprocessing, self.device)
+        nodes = [layer.target for layer in self.layers if layer.kind == "node"]
+        graph = build_graph(model, nodes) if nodes else None
+        for batch in loader.batches():
+            features = tuple(torch.empty(0, *shape) for shape in shapes)
+            if batch.paths:
+                with explain_memory(), torch.inference_mode():
+                    moved = batch.images.to(self.device, non_blocking=True)
+                    inputs = normalize(moved).contiguous(memory_format=torch.channels_last)
+                    with autocast(self.device, self.precision):
+                        features = self._compute(model, graph, inputs)
+                self._check_finite(features, batch.paths)
+            yield FeatureBatch(features, batch.labels, batch.paths, batch.left_out)
+
+    def _compute(self, model: nn.Module, graph: fx.GraphModule | None, inputs: Tensor) -> tuple[Tensor, ...]:
+        kept: dict[Layer, Tensor] = {}
+        nodes = {layer.target: layer for layer in self.layers if layer.kind == "node"}
+
+        def keep(layer: Layer, output: Tensor) -> None:
+            pooled = pool_values(output, layer, self.pool)
+            kept[layer] = pooled.clone(memory_format=torch.contiguous_format)  # what follows may work in place
+
+        if len(nodes) < len(self.layers):
+            with _listening(model, self.layers, keep):
+                model(inputs)
+        if graph is not None:
+            run_graph(graph, inputs, lambda name, value: keep(nodes[name], value))
+        return tuple(kept[layer].cpu() for layer in self.layers)
+
+    def _check_finite(self, features: Sequence[Tensor], paths: Sequence[str]) -> None:
+        for layer, values in zip(self.layers, features, strict=True):
+            broken = ~values.isfinite().reshape(len(values), -1).all(1)
+            if broken.any():
+                path = paths[int(broken.nonzero()[0])]
+                raise RunError(
+                    f"{layer.name}: its output for {path} is not finite; the weights do not suit such images or are "
+                    "damaged, give others"
+                )
+
+
+@contextmanager
+def _listening(model: nn.Module, layers: Sequence[Layer], keep: Callable[[Layer, Tensor], None]) -> Iterator[None]:
+    """Hand over each layer's output, or the input of the head, whenever it is there."""
+    hooks = []
+    try:
+        for layer in layers:
+            if layer.kind == "input":
+                hooks.append(
+                    model.get_submodule(layer.target).register_forward_pre_hook(
+                        lambda _module, given, layer=layer: keep(layer, given[0])
+                    )
+                )
+            elif layer.kind == "module":
+                hooks.append(
+                    model.get_submodule(layer.target).register_forward_hook(
+                        lambda _module, _given, output, layer=layer: keep(layer, output)
+                    )
+                )
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,27 @@
+"""A linear classifier on standardised features as one linear layer on the features themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ftcli.features.probing import Probe
+
+
+def fold_head(probe: Probe, dimensions: int) -> tuple[Tensor, Tensor]:
+    """Weight (classes, dimensions) and bias (classes), float32, of the linear layer that answers as a probe does that
+    is a linear SVM or logistic regression.
+
+    The standardisation is folded in, in float64, and all is rounded once. The softmax of the layer's outputs is what
+    logistic regression holds probable; an SVM's outputs are its margins. Of two classes a probe has one margin m, and
+    the layer gives -m/2 and m/2: their difference is m, so the softmax is again the probe's.
+    """
+    scaler, classifier = probe.estimator.named_steps["scaler"], probe.estimator.named_steps["classifier"]
+    assert classifier.classes_.tolist() == list(range(len(probe.classes)))  # train has every class: check_codes
+    weight = np.asarray(classifier.coef_, dtype=np.float64) / scaler.scale_
+    assert weight.shape[1] == dimensions
+    bias = np.asarray(classifier.intercept_, dtype=np.float64) - weight @ scaler.mean_
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return torch.from_numpy(weight).float(), torch.from_numpy(bias).float()

@@ -1,0 +1,65 @@
+"""What is kept of a layer's output."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ftcli.errors import RecipeError
+from ftcli.features.axes import has_class_token
+from ftcli.features.layers import Layer
+
+Pool = Literal["avg", "max", "flatten", "none", "token"]
+
+
+def pool_shape(model: nn.Module, layer: Layer, pool: Pool | None) -> tuple[int, ...]:
+    """The shape for one image of what `pool_values` keeps.
+
+    Raises RecipeError for `token` where the layer's output has no class token, and for a mean or maximum over the image
+    where it cannot be told which of the axes are the image's.
+    """
+    shape, axes = layer.output_shape, layer.axes
+    if pool == "none" or (len(shape) < 2 and pool != "token"):
+        return (1,) if not shape and pool == "flatten" else shape
+    if pool == "flatten":
+        return (math.prod(shape),)
+    if pool == "token":
+        if not has_class_token(model):
+            raise RecipeError("--pool token: the network has no class token; give avg, max, flatten or none")
+        if len(shape) != 2 or axes.channels is None or not axes.prefixes:
+            raise RecipeError(
+                f"--pool token: {layer.name} gives {list(shape)} for an image, in which there is no class token; give "
+                "avg, max, flatten or none, or choose a block of the transformer"
+            )
+    if axes.channels is None:
+        given = "the mean, which is taken where --pool is not given" if pool is None else f"--pool {pool}"
+        raise RecipeError(
+            f"{given}: {layer.name} gives {list(shape)} for an image, and which of these are its height and width and "
+            "which its channels cannot be told; give --pool flatten or --pool none, or choose another layer"
+        )
+    return (shape[axes.channels],)
+
+
+def pool_values(values: Tensor, layer: Layer, pool: Pool | None) -> Tensor:
+    """What is kept of a layer's output for a batch, (n, *shape), as float32, where it was computed.
+
+    avg and max are over all places of the image, class and register tokens left out; a vector has one place. flatten
+    lays everything in a row, none keeps it as it is, token takes the class token. None is avg. `pool_shape` must have
+    accepted the layer. What is returned may share its memory with `values`.
+    """
+    values = values.float()
+    if pool == "flatten":
+        return values.reshape(len(values), -1)
+    if pool == "none" or (values.ndim < 3 and pool != "token"):
+        return values
+    axes = layer.axes
+    assert axes.channels is not None
+    if values.ndim == 3:
+        places = 2 - axes.channels
+        if pool == "token":
+            return values.select(places, 0)
+        values = values.narrow(places, axes.prefixes, values.shape[places] - axes.prefixes)
+    image = [axis for axis in range(1, values.ndim) if axis != axes.channels + 1]
+    return values.amax(image) if pool == "max" else values.mean(image)

@@ -1,0 +1,264 @@
+"""Files of features hold what was computed, in the words of the libraries that read them, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors import safe_open
+
+from ftcli.errors import RecipeError, RunError
+from ftcli.features import spool as spooling
+from ftcli.features.spool import Spool
+from ftcli.features.stores import Description, check_capacity, find_faults, write_store
+
+SHAPES = {"layer2": (3, 2, 2), "input of fc": (5,)}
+CLASSES = ("bird's nest", "狗 🐶", "\udcff")
+PATHS = [f"train/{number} 图 'x'\udcfe.jpg" if number % 2 else f"test/{number}.jpg" for number in range(11)]
+LABELS = [number % 3 for number in range(11)]
+SPLITS = ["train"] * 8 + ["test"] * 3
+DESCRIPTION = Description(
+    source="r.yaml",
+    model="resnet18",
+    weights="none",
+    weights_sha256=None,
+    layers=tuple(SHAPES),
+    pool="none",
+    classes=CLASSES,
+    preprocessing={"image_size": 32},
+    dtype="float32",
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a spool reads of what an extractor gives."""
+
+    features: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Store:
+    """What a library has read."""
+
+    features: dict[str, Any]
+    labels: list[int]
+    paths: list[str]
+    splits: list[str]
+    classes: list[str]
+    about: dict[str, Any]
+
+
+def compute() -> dict[str, np.ndarray]:
+    torch.manual_seed(0)
+    return {name: torch.randn(11, *shape).numpy() for name, shape in SHAPES.items()}
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Spool]]:
+    """Spools of 11 images that came in batches of 8 and 3, and are read a few at a time."""
+    monkeypatch.setattr(spooling, "_AT_ONCE", 4 * 12 * 3)
+    opened: list[Spool] = []
+
+    def make(layers: tuple[str, ...] = tuple(SHAPES), target: Path | None = tmp_path / "x", **options: bool) -> Spool:
+        spool = Spool(target, layers, [SHAPES[name] for name in layers], **options).__enter__()
+        opened.append(spool)
+        values = compute()
+        for part, split in ((slice(0, 8), "train"), (slice(8, 11), "test")):
+            tensors = tuple(torch.from_numpy(values[name][part]) for name in layers)
+            spool.add(Batch(tensors, torch.tensor(LABELS[part]), tuple(PATHS[part])), split)  # type: ignore[arg-type]
+        return spool
+
+    yield make
+    for spool in opened:
+        spool.__exit__(None, None, None)
+
+
+def read(path: Path) -> Store:
+    match path.suffix:
+        case ".npz":
+            with np.load(path, allow_pickle=False) as npz:
+                arrays = {name: npz[name] for name in npz.files if name.startswith("features")}
+                texts = {name: npz[name].tolist() for name in ("labels", "paths", "splits", "classes")}
+                assert npz["labels"].dtype == np.int64
+                return Store(arrays, about=json.loads(str(npz["about"])), **texts)
+        case ".safetensors":
+            with safe_open(path, "np") as tensors:
+                arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
+                told = {name: json.loads(text) for name, text in tensors.metadata().items()}
+            labels = arrays.pop("labels").tolist()
+            return Store(arrays, labels, **{name: told[name] for name in ("paths", "splits", "classes", "about")})
+        case ".parquet":
+            table = parquet.read_table(path)
+            told = {name.decode(): json.loads(text) for name, text in table.schema.metadata.items()}
+            assert table["label"].to_pylist() == [escape(CLASSES[label]) for label in LABELS]
+            names = [name for name in table.column_names if name.startswith("features")]
+            arrays = {name: np.stack(table[name].to_numpy()) for name in names}
+            labels, paths, splits = (table[name].to_pylist() for name in ("label_index", "path", "split"))
+            return Store(arrays, labels, paths, splits, told["classes"], told["about"])
+    told = json.loads(path.with_suffix(".json").read_text())
+    array = np.load(path, allow_pickle=False)
+    return Store(
+        {"features": array}, **{name: told[name] for name in ("labels", "paths", "splits", "classes", "about")}
+    )
+
+
+def list_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def escape(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors", "parquet", "npy"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("several", [False, True])
+def test_what_was_kept_is_read_back(
+    make: Callable[..., Spool], tmp_path: Path, ending: str, dtype: Any, several: bool
+) -> None:
+    if several and ending == "npy":
+        pytest.skip("holds one array")
+    layers = tuple(SHAPES) if several else ("layer2",)
+    target = tmp_path / f"codes 多.{ending}"
+    write_store(target, make(layers), replace(DESCRIPTION, layers=layers, dtype=dtype))
+    store = read(target)
+    assert list(store.features) == (["features/layer2", "features/input of fc"] if several else ["features"]) or (
+        ending == "safetensors" and len(store.features) == len(layers)
+    )
+    for name in layers:
+        given = store.features[f"features/{name}" if several else "features"]
+        assert given.dtype == dtype
+        assert np.array_equal(given.reshape(11, *SHAPES[name]), compute()[name].astype(dtype))
+        assert given.shape == (11, *SHAPES[name]) or ending == "parquet"
+    in_text = escape if ending == "parquet" else str
+    assert (store.labels, store.splits) == (LABELS, SPLITS)
+    assert store.paths == [in_text(path) for path in PATHS]
+    assert store.classes == list(CLASSES)
+    assert store.about["preprocessing"] == {"image_size": 32}
+    assert store.about["shapes"] == [list(SHAPES[name]) for name in layers]
+    beside = ["codes 多.json"] if ending == "npy" else []
+    assert list_names(tmp_path) == [*beside, target.name]
+
+
+def test_a_parquet_file_has_row_groups_and_its_columns_can_be_read_alone(
+    make: Callable[..., Spool], tmp_path: Path
+) -> None:
+    target = tmp_path / "codes.parquet"
+    write_store(target, make(), DESCRIPTION)
+    with parquet.ParquetFile(target) as file:
+        assert file.num_row_groups == 4
+    assert parquet.read_table(target, columns=["features/input of fc"]).num_rows == 11
+
+
+def test_the_same_features_make_the_same_bytes(make: Callable[..., Spool], tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        write_store(tmp_path / name, make(), DESCRIPTION)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_spool_leaves_no_file_and_maps_its_features(make: Callable[..., Spool], tmp_path: Path) -> None:
+    spool = make(target=tmp_path / "codes.npz")
+    assert list_names(tmp_path) == []
+    assert np.array_equal(spool.features(0), compute()["layer2"])
+    assert isinstance(spool.features(1), np.memmap)
+    assert spool.labels.tolist() == LABELS
+
+
+def test_what_float16_cannot_hold_is_told_with_layer_and_image(make: Callable[..., Spool]) -> None:
+    first, second = torch.zeros(2, 3, 2, 2), torch.zeros(2, 5)
+    second[1, 2] = -70000
+    batch = Batch((first, second), torch.zeros(2, dtype=torch.int64), ("b.jpg", "a.jpg"))
+    make().add(batch, "train")  # type: ignore[arg-type]
+    with pytest.raises(RunError) as caught:
+        make(narrow=True).add(batch, "train")  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "input of fc: its output for a.jpg reaches 70000, and float16 ends at 65504; take --dtype float32"
+    )
+
+
+@contextmanager
+def limit_files(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors", "parquet", "npy"])
+def test_a_store_that_finds_no_room_leaves_the_old_one(make: Callable[..., Spool], tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"codes.{ending}"
+    spool = make(("layer2",))
+    target.write_text("old")
+    with limit_files(300), pytest.raises(RunError) as caught:
+        write_store(target, spool, replace(DESCRIPTION, layers=("layer2",)))
+    assert str(caught.value) == f"{target}: cannot be written (File too large); check the folder and its permissions"
+    assert list_names(tmp_path) == [target.name]
+    assert target.read_text() == "old"
+
+
+def test_an_array_that_finds_no_room_takes_its_companion_with_it(tmp_path: Path) -> None:
+    with Spool(None, ("fc",), [(1000,)]) as spool:
+        batch = Batch((torch.zeros(1, 1000),), torch.tensor([0]), ("a.jpg",))
+        spool.add(batch, "train")  # type: ignore[arg-type]
+        with limit_files(2000), pytest.raises(RunError):  # the .json is smaller, the .npy is not
+            write_store(tmp_path / "codes.npy", spool, replace(DESCRIPTION, layers=("fc",)))
+        assert list_names(tmp_path) == []
+        write_store(tmp_path / "codes.npy", spool, replace(DESCRIPTION, layers=("fc",)))
+    assert (tmp_path / "codes.json").stat().st_size < 2000
+
+
+def test_a_spool_that_finds_no_room_says_so(make: Callable[..., Spool], tmp_path: Path) -> None:
+    with limit_files(300), pytest.raises(RunError) as caught:
+        make(target=tmp_path / "codes.npz")
+    told = f"{tmp_path}/codes.npz: cannot be written (File too large); check the folder and its permissions"
+    assert str(caught.value) == told
+    assert list_names(tmp_path) == []
+
+
+def test_faults_of_the_name_are_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_faults(Path("a.npz"), ["all"]) == []
+    assert find_faults(Path("a.nps"), []) == [
+        "--out: a.nps has an ending of no known format; did you mean '.npz' or '.npy'?"
+    ]
+    Path("a.json").write_text("{}")
+    assert find_faults(Path("a.npy"), ["all"]) == [
+        "--out: a.npy holds one array, and several layers are asked for; give a .npz file",
+        "--out: a.npy comes with a.json, which is there already; remove it, or give another name",
+    ]
+    Path("a.npy").write_text("")
+    assert find_faults(Path("a.npy"), ["x"]) == []
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert find_faults(Path("a.parquet"), []) == [
+        "--out: a.parquet needs the package pyarrow; pip install 'ftcli[parquet]'"
+    ]
+
+
+def test_paths_that_safetensors_could_not_hold_are_refused() -> None:
+    paths = ["x" * 1000] * 100_000
+    check_capacity(Path("a.npz"), paths, ["train"] * 100_000)
+    check_capacity(Path("a.safetensors"), paths[:50_000], ["train"] * 50_000)
+    with pytest.raises(RecipeError) as caught:
+        check_capacity(Path("a.safetensors"), paths, ["train"] * 100_000)
+    assert str(caught.value) == (
+        "--out: a.safetensors would need a header of 102 MB for the paths of 100,000 images, and safetensors reads at "
+        "most 100 MB; give a .parquet or .npz file"
+    )
