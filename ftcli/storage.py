@@ -8,12 +8,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, TypeVar
 
 from ftcli.errors import RecipeError, RunError
+
+_File = TypeVar("_File", TextIO, BinaryIO)
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -41,9 +43,22 @@ def replace_file(path: Path, content: bytes | str) -> None:
 def replace_gradually(path: Path) -> Iterator[TextIO]:
     """A text file, UTF-8, that is written little by little and is there when the context ends well, whole, or not at
     all: after an error or a kill the old file stands. Raises RunError as `replace_file` does."""
+    with _write_beside(path, lambda file: file.open("w", encoding="utf-8", errors="backslashreplace", newline="")) as f:
+        yield f
+
+
+@contextmanager
+def replace_bytes_gradually(path: Path) -> Iterator[BinaryIO]:
+    """The same for a file of bytes."""
+    with _write_beside(path, lambda file: file.open("wb")) as f:
+        yield f
+
+
+@contextmanager
+def _write_beside(path: Path, begin: Callable[[Path], _File]) -> Iterator[_File]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        with begin(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -60,6 +75,20 @@ def check_place(path: Path, option: str) -> None:
     link, a device. Whatever is written gets its name at the end, in their stead."""
     if path.name in ("", "..") or (os.path.lexists(path) and (path.is_symlink() or not path.is_file())):
         raise RecipeError(f"{option}: {path} is a folder, link or device; give the name of a file")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise RecipeError that begins with `option` for a place where no file can be written: one that is taken, or in a
+    folder that is not there or may not be written to."""
+    check_place(path, option)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RecipeError(
+            f"{option}: the folder {path.parent} cannot be written ({error.strerror}); give a place that you may write "
+            "to"
+        ) from error
 
 
 def make_folder(folder: Path) -> None:

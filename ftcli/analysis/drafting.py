@@ -83,8 +83,12 @@ def _choose_network(survey: Survey, wanted: str | None, gpu: bool) -> Choice:
             size = smaller
         except SizeRefused:
             pass
-    batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
-    return Choice(name, weights, size, native, batch_norm, gpu)
+    return Choice(name, weights, size, native, has_batch_norm(network), gpu)
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether a network has BatchNorm of any kind."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
 def _check(text: str, survey: Survey, where: str) -> None:
@@ -97,8 +101,12 @@ def _check(text: str, survey: Survey, where: str) -> None:
 def _make_name(data: Path) -> str:
     """A name that a recipe may have, made from that of the folder or manifest."""
     place = data.absolute()
-    stem = place.stem if place.is_file() else place.name
-    kept = "".join(sign if sign.isalpha() or sign.isdecimal() or sign in "_.-" else "-" for sign in stem)
+    return fit_name(place.stem if place.is_file() else place.name)
+
+
+def fit_name(text: str) -> str:
+    """A name that a recipe may have, made from a text."""
+    kept = "".join(sign if sign.isalpha() or sign.isdecimal() or sign in "_.-" else "-" for sign in text)
     short = kept.strip("-.")[:100].encode()[:200].decode(errors="ignore")  # a letter that was cut is dropped
     return short or "images"
 

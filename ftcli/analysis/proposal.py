@@ -37,7 +37,8 @@ def propose_recipe(survey: Survey, choice: Choice, name: str, command: str) -> s
     Whatever the names of folders, classes and the run hold, the YAML has them as they are.
     """
     lines = [*_tell_images(survey, command), f"name: {_quote(name)}", "data:", *_write_data(survey, choice)]
-    lines += ["backbone:", *_write_backbone(choice), "stages:", *_write_stages(survey, choice)]
+    stages = write_stages(survey.train, choice.weights is not None, choice.batch_norm)
+    lines += ["backbone:", *_write_backbone(choice), "stages:", *stages]
     return "\n".join(lines) + "\n"
 
 
@@ -125,14 +126,16 @@ def _write_backbone(choice: Choice) -> list[str]:
     ]
 
 
-def _write_stages(survey: Survey, choice: Choice) -> list[str]:
-    if choice.weights is None:
+def write_stages(train: int, pretrained: bool, batch_norm: bool) -> list[str]:
+    """The lines of the stages for so many training images: the head alone and then everything, or everything at once
+    where the network begins from nothing. `batch_norm` tells that the network has BatchNorm."""
+    if not pretrained:
         return _write_stage("all", "none", "what begins from nothing takes long", 30, "1.0e-3")
     # The fewer images an epoch has, the more epochs make the same number of steps.
-    first, then = (10, 15) if survey.train < 500 else (4, 8) if survey.train < _FEW else (2, 5)
-    rate = "3.0e-4" if choice.batch_norm else "1.0e-4"
+    first, then = (10, 15) if train < 500 else (4, 8) if train < _FEW else (2, 5)
+    rate = "3.0e-4" if batch_norm else "1.0e-4"
     whole = _write_stage("all", "none", "then everything, gently", then, rate)
-    if choice.batch_norm and survey.train < _FEW:
+    if batch_norm and train < _FEW:
         why = "the statistics of so few images are worse than those of the weights"
         whole.insert(2, _line("batch_norm", "frozen", why, depth=2))
     why = "first the new head alone, for it begins at random"

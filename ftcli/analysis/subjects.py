@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ftcli.data.loading import measure_preprocessing
+from ftcli.data.sources import ImageSet
 from ftcli.inference.classifier import load_classifier
 from ftcli.models.weights import load_pretrained, load_weights, read_preprocessing
 from ftcli.models.zoo import adapt_preprocessing
@@ -22,7 +24,8 @@ from ftcli.runs.folder import find_checkpoint
 @dataclass(frozen=True)
 class Subject:
     """A network with weights, what it expects of an image, and where its head sits. `classes` are those of a
-    checkpoint; `weights` says where the weights came from."""
+    checkpoint; `weights` says where the weights came from, and `sha256` is that of their file or a checkpoint's digest.
+    `epoch` is that of a checkpoint, 0 before any training."""
 
     name: str
     model: nn.Module
@@ -30,25 +33,31 @@ class Subject:
     head: str
     classes: tuple[str, ...] | None
     weights: str
+    sha256: str | None = None
+    epoch: int = 0
 
 
-def load_subject(source: str | Document | Backbone, reporter: Reporter) -> Subject:
+def load_subject(source: str | Document | Backbone, reporter: Reporter, images: ImageSet | None = None) -> Subject:
     """The network of a recipe before training, of a checkpoint (.pt), of a model's name with its default weights, or
     with those that a backbone says.
+
+    Where a recipe asks for the mean and std of its images, they are measured on `images`; without those the reporter is
+    warned and the weights' own are used.
 
     Raises RecipeError for what is not known, CheckpointError for weights that cannot be had or do not fit.
     """
     if isinstance(source, Document):
-        return _load_recipe(source, reporter)
+        return _load_recipe(source, reporter, images)
     if isinstance(source, str) and source.endswith(".pt"):
         return _load_checkpoint(Path(source), reporter)
     where = "--show-features" if isinstance(source, str) else "--weights"
     backbone = Backbone(name=source) if isinstance(source, str) else source
     loaded = load_pretrained(backbone, where, reporter)
-    return Subject(backbone.name, loaded.model, loaded.preprocessing, loaded.head, None, loaded.origin.source)
+    origin = loaded.origin
+    return Subject(backbone.name, loaded.model, loaded.preprocessing, loaded.head, None, origin.source, origin.sha256)
 
 
-def _load_recipe(document: Document, reporter: Reporter) -> Subject:
+def _load_recipe(document: Document, reporter: Reporter, images: ImageSet | None) -> Subject:
     plan, backbone = plan_recipe(document), document.recipe.backbone
     where = document.locate("backbone", "weights")
     if is_address(backbone.weights):  # what it was trained with shows when it has come
@@ -56,12 +65,15 @@ def _load_recipe(document: Document, reporter: Reporter) -> Subject:
         plan = plan_recipe(document, adapt_preprocessing(own, document.recipe.data))
     model = build_model(plan)
     origin = load_weights(model, backbone, plan.head.path, where, reporter)
-    if document.recipe.data.normalize == "data":
+    preprocessing = plan.preprocessing
+    if document.recipe.data.normalize == "data" and images is not None:
+        preprocessing = measure_preprocessing(preprocessing, images, document.recipe.data)
+    elif document.recipe.data.normalize == "data":
         reporter.warn(
             f"{document.locate('data', 'normalize')}: mean and std are measured when training begins; the weights' own "
             "are used here"
         )
-    return Subject(backbone.name, model, plan.preprocessing, plan.head.path, None, origin.source)
+    return Subject(backbone.name, model, preprocessing, plan.head.path, None, origin.source, origin.sha256)
 
 
 def _load_checkpoint(given: Path, reporter: Reporter) -> Subject:
@@ -78,4 +90,6 @@ def _load_checkpoint(given: Path, reporter: Reporter) -> Subject:
         plan.head.path,
         checkpoint.classes,
         f"{path} ({checkpoint.stage})",
+        checkpoint.digest,
+        checkpoint.epoch,
     )

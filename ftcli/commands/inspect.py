@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftcli.commands.options import JSON
+from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS, choose_weights
 from ftcli.console import Terminal, print_result
 from ftcli.errors import RecipeError
 from ftcli.results import Inspection
 
 if TYPE_CHECKING:
     from ftcli.recipe.loading import Document
-    from ftcli.recipe.schema import Backbone
 
 
 SOURCE = Annotated[
@@ -34,13 +33,6 @@ SORT = Annotated[
         "multiply-adds first, which stand for it), accuracy (best first).",
     ),
 ]
-WEIGHTS = Annotated[
-    str | None, typer.Option(help="Load these weights into MODEL: what a recipe may say under backbone.weights.")
-]
-MATCH = Annotated[
-    str | None, typer.Option(metavar="name|position", help="How the tensors of --weights find their places.")
-]
-SHA256 = Annotated[str | None, typer.Option(help="The SHA-256 that the file of --weights must have.")]
 AUGMENT = Annotated[
     Path | None,
     typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
@@ -77,7 +69,8 @@ def inspect(
     what: str | Document | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):
         what = read_recipe(Path(source))  # before torch, which takes seconds to load
-    pretrained = _choose_weights(what, weights, match, sha256)
+    name = what if isinstance(what, str) and not what.endswith(".pt") else None
+    pretrained = choose_weights(name, weights, match, sha256)
     _check_wishes(source, isinstance(what, Document), show_augment, show_features, layers, estimate)
     from ftcli.analysis.inspection import inspect as run
 
@@ -95,23 +88,6 @@ def inspect(
             keep_freed_memory()  # as training does
             result = replace(result, estimate=estimate_training(what, terminal))
     print_result(result, as_json=as_json)
-
-
-def _choose_weights(
-    what: str | Document | None, weights: str | None, match: str | None, sha256: str | None
-) -> Backbone | None:
-    """The weights that go with the name of a model; None where none are asked for."""
-    if weights is None:
-        if match or sha256:
-            raise RecipeError(f"--{'match' if match else 'sha256'}: does nothing without --weights; add it")
-        return None
-    if not isinstance(what, str) or what.endswith(".pt"):
-        raise RecipeError(
-            f"--weights {weights}: goes with the name of a model; a recipe or checkpoint has weights of its own"
-        )
-    from ftcli.recipe.loading import check_backbone
-
-    return check_backbone(what, weights, match, sha256)
 
 
 def _check_wishes(

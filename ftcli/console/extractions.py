@@ -4,8 +4,94 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ftcli.results import Extraction
+from ftcli.console.tables import print_skipped, print_table
+from ftcli.results import Extraction, FeatureLayer, ProbeScore
+
+_PROBES = {"svm": "linear SVM", "rbf": "RBF SVM", "logistic": "logistic regression", "knn": "k nearest neighbours"}
 
 
 def print_extraction(console: Console, result: Extraction) -> None:
-    console.print(f"{result.images} images", soft_wrap=True)
+    counts = ", ".join(f"{split} {count:,}" for split, count in result.splits.items())
+    console.print(f"{result.source}: {result.images:,} images ({counts})", soft_wrap=True)
+    console.print(f"weights: {result.weights}", soft_wrap=True)
+    if len(result.layers) == 1:
+        console.print(_tell_layer(result.layers[0], result.pool), soft_wrap=True)
+    elif not result.probes:
+        _print_layers(console, result)
+    print_skipped(console, result.skipped)
+    if len(result.probes) > 1:
+        _print_probes(console, result)
+    if result.probe is not None:
+        console.print(_tell_probe(result.probe))
+        if result.probe.test_majority is not None:
+            console.print(f"always the most frequent class: {100 * result.probe.test_majority:.1f} %")
+    for what, place in (("features", result.output), ("picture", result.picture), ("checkpoint", result.head)):
+        if place is not None:
+            console.print(f"{what}: {place}", soft_wrap=True)
+    if result.next_command is not None:
+        console.print(f"next: {result.next_command}", soft_wrap=True)
+
+
+def _tell_layer(layer: FeatureLayer, pool: str | None) -> str:
+    told = f"layer: {layer.name}, "
+    if layer.shape != layer.output_shape:
+        told += f"{_tell_shape(layer.output_shape)} ({pool or 'avg'}) -> "
+    return f"{told}{_tell_shape(layer.shape)} numbers an image"
+
+
+def _print_layers(console: Console, result: Extraction) -> None:
+    rows = [
+        (layer.name, f"{layer.depth:.0%}", _tell_shape(layer.output_shape), f"{layer.dimensions:,}")
+        for layer in result.layers
+    ]
+    print_table(console, ("layer", ">depth", ">output", ">dimensions"), rows)
+
+
+def _print_probes(console: Console, result: Extraction) -> None:
+    """A row for each layer, accuracies in percent."""
+    console.print(f"\n{_PROBES[result.probes[0].name]} by depth, accuracy in %; * is best in cross-validation:")
+    rows = [
+        (
+            layer.name,
+            f"{layer.depth:.0%}",
+            f"{layer.dimensions:,}",
+            f"{100 * score.cv_accuracy:.1f}",
+            _tell_percent(score.val_accuracy),
+            _tell_percent(score.test_accuracy),
+            _tell_interval(score),
+            "*" if layer.name == result.layer else "",
+        )
+        for layer, score in zip(result.layers, result.probes, strict=True)
+    ]
+    print_table(console, ("layer", ">depth", ">numbers", ">cv", ">val", ">test", "95 %", ""), rows)
+    console.print()
+
+
+def _tell_probe(score: ProbeScore) -> str:
+    told = f"{_PROBES[score.name]} on {score.layer}: "
+    if score.test_accuracy is not None:
+        told += f"test accuracy {100 * score.test_accuracy:.1f} % (95 %: {_tell_interval(score)} %)"
+        told += f" on {score.test_images:,} images; "
+    if score.val_accuracy is not None:
+        told += f"validation {100 * score.val_accuracy:.1f} %; "
+    parameters = ", ".join(f"{name} = {_tell_value(value)}" for name, value in score.parameters.items())
+    told += f"cross-validation {100 * score.cv_accuracy:.1f} %"
+    return f"{told}, {parameters}" if parameters else told
+
+
+def _tell_value(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _tell_interval(score: ProbeScore) -> str:
+    if score.test_low is None or score.test_high is None:
+        return "-"
+    return f"{100 * score.test_low:.1f} to {100 * score.test_high:.1f}"
+
+
+def _tell_percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _tell_shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -18,7 +18,7 @@ from ftcli.recipe.schema import Backbone, Recipe
 
 @dataclass(frozen=True)
 class Document:
-    """A recipe and where it came from."""
+    """A recipe and where it came from. `overrides` are the options of the command line that values come from."""
 
     recipe: Recipe
     source: str
@@ -121,7 +121,7 @@ def _holds(data: Any, part: str | int) -> bool:
 def _locate(origin: _Origin | Document, place: Place, data: Any, *, value: bool) -> str:
     for length in range(len(place), -1, -1):
         if place[:length] in origin.overrides:
-            return f"--set {origin.overrides[place[:length]]}: {join(_by_name(data, place))}"
+            return f"{origin.overrides[place[:length]]}: {join(_by_name(data, place))}"
     mark = _mark(origin, place, value=value)
     at = f"{origin.source}:{mark}" if mark else origin.source
     return f"{at}: {join(_by_name(data, place))}"
@@ -169,7 +169,7 @@ def _override(data: Any, text: str, done: dict[Place, str]) -> str | None:
                 return f"--set {text}: {join(tuple(place))}: unknown key; {suggest(key, known_keys(tuple(place[:-1])))}"
             data[step] = {}
         data = data[step]
-    done[tuple(place)] = text
+    done[tuple(place)] = f"--set {text}"
     return None
 
 

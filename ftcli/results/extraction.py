@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class ProbeScore(Result):
 
     `parameters` are those that cross-validation inside train chose, with the accuracy `cv_accuracy`. `test_accuracy`
     and its 95 % Wilson interval are None where there is no test split, `val_accuracy` where there is no val.
+    `test_majority` is the accuracy on test of always giving the class that train has most of.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ProbeScore(Result):
     test_high: float | None
     test_images: int
     seconds: float
+    test_majority: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Extraction(Result):
 
     `output` is the file of the features, `picture` that of the accuracies by depth, `head` the checkpoint that has the
     probe as its head; None for what was not asked for. `seconds` is the time that computing the features took.
+    `splits` tell how many images each split has, `pool` how outputs were pooled: None averages maps and tokens, and
+    leaves vectors as they are.
     """
 
     source: str
@@ -73,3 +77,5 @@ class Extraction(Result):
     head: Path | None = None
     skipped: tuple[str, ...] = ()
     next_command: str | None = None
+    splits: dict[str, int] = field(default_factory=dict)
+    pool: str | None = None

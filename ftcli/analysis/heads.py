@@ -1,0 +1,193 @@
+"""A probe as the head of a network: a checkpoint to evaluate, to predict with, or to go on training from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ftcli.analysis.subjects import Subject
+from ftcli.data.loading import Loader, choose_workers
+from ftcli.data.sources import ImageSet
+from ftcli.errors import RecipeError, RunError
+from ftcli.features.probing import Probe
+from ftcli.inference.classifier import Classifier, revive_model
+from ftcli.inference.metrics import measure_accuracy, measure_loss
+from ftcli.inference.outputs import Outputs, compute_outputs
+from ftcli.planning import Plan, build_skeleton, plan_recipe
+from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.results import Reporter
+from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
+from ftcli.runtime import explain_memory
+
+_CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+"""Where two scores differ by less than this share of the terms that they are sums of, rounding decides between them."""
+
+
+def save_head(
+    document: Document,
+    subject: Subject,
+    images: ImageSet,
+    weight: Tensor,
+    bias: Tensor,
+    probe: Probe,
+    target: Path,
+    reporter: Reporter,
+) -> None:
+    """Write a checkpoint: the network of a subject with the linear layer that a probe was folded into as its head.
+
+    Its recipe is the document's without hidden layers, it stands at the end of the first stage, and its figures are
+    those on val. They are measured with the network as it will be read from the file, which has to answer as the probe
+    does for every image of val and test, and as often right as the probe was; images on the border of two classes,
+    where rounding decides, are told.
+
+    Raises RecipeError for a network or a recipe that cannot have such a head, RunError where an answer differs or the
+    file cannot be written.
+    """
+    plan = plan_linear(document, subject, f"--save-head {target}")
+    checkpoint = Checkpoint(
+        kind="best",
+        recipe=plan.recipe.model_dump(mode="json"),
+        classes=images.classes,
+        preprocessing=subject.preprocessing,
+        stage=plan.recipe.stages[0].name,
+        epoch=0,
+        metrics={},
+        origin=_tell_origin(subject, probe),
+        held={split: tuple(sample.path for sample in samples) for split, samples in images.splits.items()},
+        state=_join(subject, plan, weight, bias),
+    )
+    model = revive_model(plan, checkpoint, str(target))
+    device = next(subject.model.parameters()).device
+    classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
+    metrics = {}
+    for split, known in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
+        if split in images.splits:
+            answers = _ask(classifier, plan, images, split, reporter)
+            _compare(answers, probe, known, (weight, bias), f"{target}: {split}", reporter)
+            if split == "val":
+                metrics = {"val_loss": measure_loss(answers.outputs), "val_accuracy": measure_accuracy(answers.outputs)}
+    write_checkpoint(target, replace(checkpoint, metrics=metrics))
+
+
+def plan_linear(document: Document, subject: Subject, where: str) -> Plan:
+    """The plan of a recipe whose head is a single linear layer on the network of a subject.
+
+    Raises RecipeError that begins with `where` if the network's own head is none on a vector; and the faults of a
+    recipe whose patterns name hidden layers that are no longer there.
+    """
+    plain = document.recipe.model_dump(mode="json")
+    plain["head"]["hidden"] = []
+    linear = replace(document, recipe=revive_recipe(plain, document.source).recipe)
+    plan = plan_recipe(linear, subject.preprocessing)
+    head = plan.anatomy.shapes[plan.head.path]
+    if plan.head.type != "Linear" or head is None or len(head) != 1:
+        raise RecipeError(
+            f"{where}: the head of {subject.name}, {plan.head.path}, is no linear layer that reads a vector "
+            f"({plan.head.type}), so no probe can take its place; choose another model"
+        )
+    return plan
+
+
+def _join(subject: Subject, plan: Plan, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """The tensors of the subject's network, but for its head, whose place a linear layer takes."""
+    head, state = plan.head.path, subject.model.state_dict()
+    joined: dict[str, Tensor] = {}
+    for name in build_skeleton(plan, len(weight)).state_dict():
+        if name.startswith(f"{head}."):
+            joined[name] = weight if name.endswith("weight") else bias
+        else:
+            joined[name] = state[name]
+    return joined
+
+
+def _tell_origin(subject: Subject, probe: Probe) -> Mapping[str, Any]:
+    trained = subject.classes is not None  # the weights are a checkpoint's, and sha256 is its digest
+    return {
+        "weights": subject.weights,
+        "weights_sha256": None if trained else subject.sha256,
+        "checkpoint": subject.sha256 if trained else None,
+        "probe": {
+            "name": probe.score.name,
+            "layer": probe.score.layer,
+            "parameters": dict(probe.score.parameters),
+            "cv_accuracy": probe.score.cv_accuracy,
+        },
+    }
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The outputs of a network, and the features (n, d) that its head made them of, in the number format `dtype`."""
+
+    outputs: Outputs
+    features: Tensor
+    dtype: torch.dtype
+
+
+def _ask(classifier: Classifier, plan: Plan, images: ImageSet, split: str, reporter: Reporter) -> _Answers:
+    data = plan.recipe.data
+    workers = choose_workers(data.workers)
+    read: list[Tensor] = []
+    given: list[torch.dtype] = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        read.append(inputs[0].float().cpu())
+        given.append(output.dtype)
+
+    handle = classifier.model.get_submodule(plan.head.path).register_forward_hook(note)
+    try:
+        with (
+            explain_memory(),
+            Loader(
+                images.splits[split], images.root, classifier.transform, data.batch_size, workers, data.on_bad_image
+            ) as loader,
+        ):
+            outputs = compute_outputs(classifier, loader, reporter, f"evaluating {split}")
+    finally:
+        handle.remove()
+    assert outputs is not None  # nothing stops it
+    return _Answers(outputs, torch.cat(read), given[0])
+
+
+def _compare(
+    answers: _Answers, probe: Probe, known: float | None, layer: tuple[Tensor, Tensor], where: str, reporter: Reporter
+) -> None:
+    """Raise RunError unless a network's answers are the probe's, and right as often as is known of that."""
+    outputs = answers.outputs
+    wanted, given = torch.from_numpy(probe.predict(answers.features.numpy())), outputs.logits.argmax(1)
+    close = _find_close(answers, *layer)
+    differing, images = wanted != given, len(given)
+    if len(wrong := np.flatnonzero(differing & ~close)):
+        first = int(wrong[0])
+        raise RunError(
+            f"{where}: the head answers otherwise than the probe for {len(wrong)} of {images} images, the first is "
+            f"{outputs.paths[first]} ({probe.classes[given[first]]} instead of {probe.classes[wanted[first]]}), so it "
+            "is not written; set precision: float32 in the recipe, or leave --save-head out"
+        )
+    right = int((given == outputs.labels).sum())
+    if known is not None and abs(right - round(known * images)) > int(close.sum()):
+        raise RunError(
+            f"{where}: the head has {right} of {images} images right, and the probe {round(known * images)}, so the "
+            "network does not give the features that the probe was fitted to; the head is not written"
+        )
+    if ties := int(differing.sum()):
+        verb = "is" if ties == 1 else "are"
+        reporter.say(
+            f"{where}: {ties} of {images} images {verb} on the border of two classes, where rounding decides, and "
+            f"{verb} given another class than by the probe"
+        )
+
+
+def _find_close(answers: _Answers, weight: Tensor, bias: Tensor) -> Tensor:
+    """Which images have two best scores that rounding may swap, bool (n)."""
+    features, weights, biases = answers.features.double(), weight.double(), bias.double()
+    best, places = (features @ weights.T + biases).topk(2, dim=1)
+    first, second = places.T
+    terms = (features.abs() * (weights[first] - weights[second]).abs()).sum(1) + (biases[first] - biases[second]).abs()
+    return (best[:, 0] - best[:, 1]) <= _CLOSE[answers.dtype] * terms

@@ -1,0 +1,72 @@
+"""What features are taken of: a model's name and a checkpoint come to a recipe and its images, as in training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftcli.analysis.drafting import Brief, draft_recipe
+from ftcli.analysis.extraction import Wish, extract
+from ftcli.analysis.sources import Source, Target, find_images, open_source
+from ftcli.errors import DataError, RecipeError
+from ftcli.recipe.loading import read_recipe, revive_recipe
+from ftcli.recipe.parsing import parse_yaml
+from ftcli.recipe.schema import Backbone
+from ftcli.results import Silent
+
+
+def test_a_name_gets_the_stages_that_init_would_write(photo_folder: Path) -> None:
+    backbone = Backbone(name="resnet18")
+    target = Target(source="resnet18", backbone=backbone, data=photo_folder, image_size=64)
+    source, images = find_images(open_source(target, Silent()), target, Silent())
+    drafted = draft_recipe(Brief(data=photo_folder, backbone="resnet18", device="cpu"), Silent())
+    recipe, other = source.document.recipe, revive_recipe(parse_yaml(drafted.recipe, "init").data, "init").recipe
+    assert recipe.stages == other.stages
+    assert (recipe.name, recipe.head.hidden, recipe.data.image_size) == ("resnet18", (), 64)
+    assert (recipe.backbone, recipe.data.roots) == (backbone, (str(photo_folder),))
+    assert images.classes == ("china", "flower")
+    with pytest.raises(RecipeError) as caught:
+        open_source(replace(target, image_size=1, backbone=Backbone(name="alexnet")), Silent())
+    assert str(caught.value).startswith(
+        "--image-size 1: data.image_size: the network takes no images of 1 x 1 pixels ("
+    )
+
+
+def test_images_stay_in_the_split_that_they_had_in_training(finished: Path, photo_folder: Path) -> None:
+    held = json.loads((finished / "runs/photos/manifest.json").read_text())["data"]["splits"]
+    rows = [f"{photo_folder / path},{Path(path).parent.name}" for paths in held.values() for path in paths]
+    shutil.copy(photo_folder / "train/china/0.jpg", finished / "new.jpg")
+    (finished / "all.csv").write_text("\n".join(["path,label", *rows, "new.jpg,china"]))
+    target = Target(source="best_loss.pt", data=Path("all.csv"))
+    source, images = find_images(open_source(target, Silent()), target, Silent())
+    found = {sample.path: split for split, samples in images.splits.items() for sample in samples}
+    del found["new.jpg"]
+    assert found == {str(photo_folder / path): split for split, paths in held.items() for path in paths}
+    assert (source.subject.sha256, source.subject.epoch > 0) == (source.subject.sha256, True)
+    other = Source(source.document, replace(source.subject, classes=("flower", "china")), source.path)
+    _, turned = find_images(other, target, Silent())
+    assert {"flower" in sample.path for sample in turned.splits["train"] if sample.label == 0} == {True}
+
+
+def test_images_are_checked_before_weights_are_loaded(workplace: Path, photo_folder: Path) -> None:
+    rows = [
+        f"{photo_folder}/train/{name}/{number}.jpg,{name},{split},{name} {split}"
+        for name in ("china", "flower")
+        for number, split in enumerate(("train", "train", "val", "test"))
+    ]
+    Path("two.csv").write_text("\n".join(["path,label,split,group", *rows]))
+    backbone = Backbone(name="resnet18", weights="missing.pth")
+    target = Target(source="resnet18", backbone=backbone, data=Path("two.csv"), image_size=32)
+    with pytest.raises(DataError) as caught:
+        extract(Wish(target=target, probe="svm"), Silent())
+    assert str(caught.value).startswith(
+        "--probe svm: cross-validation needs at least 2 groups of each class in train, and 2 of 2 classes have "
+    )
+    document = read_recipe(Path("r.yaml"))
+    with pytest.raises(RecipeError) as refused:
+        extract(Wish(target=Target(source="r.yaml", document=document), probe="svm", device="gpu"), Silent())
+    assert str(refused.value) == "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps"
