@@ -8,32 +8,36 @@ from pathlib import Path
 from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import ImageSet, list_split
 from ftcli.data.transforms import build_eval_transform
-from ftcli.errors import DataError, suggest
+from ftcli.errors import DataError, RunError, suggest
 from ftcli.inference.classifier import Classifier, load_classifier
-from ftcli.inference.outputs import Outputs, compute_outputs
+from ftcli.inference.outputs import AS_THEY_ARE, VIEWS, Outputs, compute_outputs
 from ftcli.planning import align_classes, gather_images
 from ftcli.recipe.loading import Document
 from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.runs.folder import find_checkpoint
-from ftcli.runtime import choose_device
+from ftcli.runtime import choose_device, explain_memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What the user asked: without `data` the images of the checkpoint's own recipe, without `split` the test split
-    where there is one, else val; all of `data` where that has no splits."""
+    where there is one, else val; all of `data` where that has no splits. Where `batch_size` or `workers` is None, the
+    recipe tells. `views` names what each image is averaged over, None for the image alone."""
 
     checkpoint: Path
     data: Path | None = None
     split: str | None = None
     device: str
+    batch_size: int | None = None
+    workers: int | None = None
+    views: str | None = None
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A classifier and its outputs for one split. `images` has at least that split; those of the checkpoint's own
-    recipe have all. `document` is the recipe in the checkpoint, which was read from `path`."""
+class Case:
+    """A classifier and the images that a question is about. `images` has at least the split; those of the checkpoint's
+    own recipe have all. `document` is the recipe in the checkpoint, which was read from `path`."""
 
     path: Path
     checkpoint: Checkpoint
@@ -41,11 +45,29 @@ class Measurement:
     classifier: Classifier
     images: ImageSet
     split: str
+    question: Question
+
+
+@dataclass(frozen=True)
+class Measurement(Case):
+    """The same with the outputs for the split."""
+
     outputs: Outputs
 
 
 def measure(question: Question, reporter: Reporter) -> Measurement:
-    """Compute what a checkpoint gives for the images of a question.
+    """Compute what a checkpoint gives for the images of a question. Raises as `open_case` and `run_split` do."""
+    return measure_case(open_case(question, reporter), reporter)
+
+
+def measure_case(case: Case, reporter: Reporter) -> Measurement:
+    """Compute the outputs for the split of a case. Raises as `run_split` does."""
+    outputs = run_split(case, case.images, case.split, reporter, case.question.views)
+    return Measurement(**vars(case), outputs=outputs)
+
+
+def open_case(question: Question, reporter: Reporter) -> Case:
+    """Load the checkpoint of a question and list its images; none is read yet.
 
     Classes are matched by name, and the images of a split are those it had in training. Raises CheckpointError for a
     checkpoint that cannot be used or that has other classes, DataError for images that are not there.
@@ -54,31 +76,41 @@ def measure(question: Question, reporter: Reporter) -> Measurement:
     if note:
         reporter.say(note)
     classifier, checkpoint, document = load_classifier(path, choose_device(question.device))
-    images, split = _choose_images(question, path, checkpoint, document, reporter)
-    outputs = run_split(classifier, document, images, split, reporter)
-    return Measurement(path, checkpoint, document, classifier, images, split, outputs)
-
-
-def run_split(classifier: Classifier, document: Document, images: ImageSet, split: str, reporter: Reporter) -> Outputs:
-    """The outputs for every image of a split, in batches of the recipe's size."""
-    data, transform = document.recipe.data, build_eval_transform(classifier.preprocessing)
-    workers = choose_workers(data.workers)
-    with Loader(images.splits[split], images.root, transform, data.batch_size, workers, data.on_bad_image) as loader:
-        outputs = compute_outputs(classifier, loader, reporter, f"evaluating {split}")
-    assert outputs is not None  # nothing stops it
-    return outputs
-
-
-def _choose_images(
-    question: Question, path: Path, checkpoint: Checkpoint, document: Document, reporter: Reporter
-) -> tuple[ImageSet, str]:
     if question.data is not None:
         images = list_split(question.data, question.split, checkpoint.classes, "--data")
         (split,) = images.splits
-        return images, split
-    images = gather_images(document, reporter, checkpoint.splits_by_path())
-    images = align_classes(images, checkpoint.classes, str(path))
+        return Case(path, checkpoint, document, classifier, images, split, question)
+    images = gather_own(document, checkpoint, path, reporter)
     split = question.split or ("test" if "test" in images.splits else "val")
     if split not in images.splits:
         raise DataError(f"--split {split}: {images.source} has no such split; {suggest(split, images.splits)}")
-    return images, split
+    return Case(path, checkpoint, document, classifier, images, split, question)
+
+
+def gather_own(document: Document, checkpoint: Checkpoint, path: Path, reporter: Reporter) -> ImageSet:
+    """The images of a checkpoint's own recipe, each in the split that it was in. Raises as `open_case` does."""
+    images = gather_images(document, reporter, checkpoint.splits_by_path())
+    return align_classes(images, checkpoint.classes, str(path))
+
+
+def run_split(case: Case, images: ImageSet, split: str, reporter: Reporter, views: str | None = None) -> Outputs:
+    """The outputs for every image of a split, in batches of the size that the question or the recipe tells, averaged
+    over the `views` of that name. Raises RunError for outputs that are not finite, or where memory runs out."""
+    data, transform = case.document.recipe.data, build_eval_transform(case.classifier.preprocessing)
+    size = case.question.batch_size or data.batch_size
+    workers = choose_workers(data.workers if case.question.workers is None else case.question.workers)
+    seen = AS_THEY_ARE if views is None else VIEWS[views]
+    with (
+        explain_memory(),
+        Loader(images.splits[split], images.root, transform, size, workers, data.on_bad_image) as loader,
+    ):
+        outputs = compute_outputs(case.classifier, loader, reporter, f"evaluating {split}", views=seen)
+    assert outputs is not None  # nothing stops it
+    finite = outputs.logits.isfinite().all(1)
+    if not finite.all():
+        path = outputs.paths[int(finite.int().argmin())]
+        raise RunError(
+            f"evaluating {split}: the network gives numbers that are not finite for {int((~finite).sum())} of "
+            f"{len(finite)} images, first {path}; take another checkpoint, or train anew with a lower learning rate"
+        )
+    return outputs

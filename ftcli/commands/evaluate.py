@@ -22,15 +22,58 @@ def evaluate(
             help="train, val, test, or all where --data has no splits. Without it: test, or else val; all of --data."
         ),
     ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Of two classes: the threshold of the best precision at this recall, such as 0.95."),
+    ] = None,
+    tta: Annotated[
+        str | None,
+        typer.Option(
+            metavar="flips",
+            help="Average each image's probabilities over four views: as it is, mirrored left to right, top to bottom, "
+            "and both.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Write a new checkpoint with a temperature, fitted on val, in its head, and measure that one.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where --calibrate writes it. Without it: CHECKPOINT-calibrated.pt.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="A .csv or .parquet file for a row an image: label, answer, probabilities.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="An .html file for the whole report, with plots.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Images computed at a time. Without it: as in training.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Processes that load images. Without it: as in training.")
+    ] = None,
     device: DEVICE = "auto",
     as_json: JSON = False,
 ) -> None:
-    """Measure a checkpoint: loss, accuracy, figures of each class, confusion, the worst mistakes."""
+    """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
     from ftcli.analysis.evaluation import evaluate as run
     from ftcli.analysis.measurement import Question
+    from ftcli.analysis.wishes import Wish
     from ftcli.runtime import keep_freed_memory
 
     keep_freed_memory()
     with Terminal() as terminal:
-        result = run(Question(checkpoint=checkpoint, data=data, split=split, device=device), terminal)
+        question = Question(
+            checkpoint=checkpoint,
+            data=data,
+            split=split,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            views=tta,
+        )
+        wish = Wish(recall=recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
+        result = run(question, wish, terminal)
     print_result(result, as_json=as_json)

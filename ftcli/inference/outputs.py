@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,13 @@ from ftcli.data.loading import Loader
 from ftcli.errors import DataError
 from ftcli.inference.classifier import Classifier
 from ftcli.results import Progress, Reporter
+
+View = tuple[int, ...]
+"""The dimensions of images (n, 3, height, width) that are turned round; none for the images as they are."""
+
+AS_THEY_ARE: tuple[View, ...] = ((),)
+VIEWS: dict[str, tuple[View, ...]] = {"flips": ((), (3,), (2,), (2, 3))}
+"""What may be averaged over: as it is, mirrored left to right, top to bottom, and both."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,12 @@ def compute_outputs(
     reporter: Reporter,
     task: str,
     stop: Callable[[], bool] = lambda: False,
+    views: tuple[View, ...] = AS_THEY_ARE,
 ) -> Outputs | None:
     """The outputs for every image of a loader, in its order, the network in eval mode; None if `stop` became true.
 
-    The same batches give the same bits on the CPU. Raises DataError if every image is broken.
+    The same batches give the same bits on the CPU. With several views an image's logits are the logarithms of the
+    probabilities that they give on average. Raises DataError if every image is broken.
     """
     classifier.model.eval()
     logits: list[Tensor] = []
@@ -45,7 +55,7 @@ def compute_outputs(
         for batch in loader.batches():
             skipped += batch.broken
             if batch.paths:
-                logits.append(classifier.compute_logits(batch.images).cpu())
+                logits.append(_look(classifier, batch.images, views))
                 labels.append(batch.labels)
                 paths += batch.paths
             done += 1
@@ -55,3 +65,15 @@ def compute_outputs(
     if not paths:
         raise DataError(f"{task}: not one of {len(loader.samples)} images can be read; the first: {skipped[0]}")
     return Outputs(torch.cat(logits), torch.cat(labels), tuple(paths), tuple(skipped))
+
+
+def _look(classifier: Classifier, images: Tensor, views: tuple[View, ...]) -> Tensor:
+    """The logits of images, on the CPU; one view after the other, so that memory does not grow with their number."""
+    if len(views) == 1:
+        return classifier.compute_logits(images).cpu()
+    total: Tensor | None = None
+    for view in views:
+        shares = classifier.compute_logits(images.flip(view)).cpu().double().log_softmax(1)
+        total = shares if total is None else torch.logaddexp(total, shares)
+    assert total is not None
+    return (total - math.log(len(views))).float()

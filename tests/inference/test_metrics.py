@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from ftcli.inference.metrics import count_confusion, measure_accuracy, measure_calibration, measure_loss
+from ftcli.inference.metrics import (
+    count_confusion,
+    count_top,
+    list_reliability,
+    measure_accuracy,
+    measure_calibration,
+    measure_loss,
+)
 from ftcli.inference.outputs import Outputs
 
 
@@ -27,6 +34,15 @@ def test_figures_equal_those_of_scikit_learn(seed: int, images: int, classes: in
     assert measure_accuracy(outputs) == accuracy_score(labels, given)
     theirs = confusion_matrix(labels, given, labels=range(classes))
     assert numpy.array_equal(count_confusion(outputs).numpy(), theirs)
+    if classes > 5:
+        top = top_k_accuracy_score(labels, probabilities, k=5, labels=range(classes), normalize=False)
+        assert count_top(outputs, 5) == top
+
+
+def test_of_equal_logits_the_first_classes_are_on_top() -> None:
+    outputs = Outputs(torch.zeros(6, 6), torch.arange(6), ("",) * 6, ())
+    assert [count_top(outputs, top) for top in (1, 5, 6)] == [1, 5, 6]
+    assert measure_accuracy(outputs) == 1 / 6
 
 
 def test_calibration_is_the_gap_between_sureness_and_accuracy() -> None:
@@ -46,3 +62,25 @@ def test_calibration_weighs_bins_by_their_images() -> None:
         if inside.any():
             gaps += float(inside.sum()) / 2000 * abs(float(right[inside].mean() - sure[inside].mean()))
     assert measure_calibration(outputs) == pytest.approx(gaps, abs=1e-12)
+
+
+def test_a_bin_holds_its_upper_bound() -> None:
+    bins = list_reliability(Outputs(torch.zeros(3, 3), torch.arange(3), ("",) * 3, ()))
+    (filled,) = [one for one in bins if one.images]
+    assert (filled.low, filled.high, filled.images, filled.accuracy) == (4 / 15, 5 / 15, 3, 1 / 3)
+
+
+def test_the_bins_add_up_to_the_calibration_error() -> None:
+    outputs = draw(5, 500, 4)
+    bins = list_reliability(outputs)
+    assert [(one.low, one.high) for one in bins] == [(place / 15, (place + 1) / 15) for place in range(15)]
+    assert sum(one.images for one in bins) == 500
+    gaps = 0.0
+    for one in bins:
+        if one.confidence is None or one.accuracy is None:
+            assert one.images == 0
+            continue
+        assert one.low < one.confidence <= one.high
+        gaps += one.images / 500 * abs(one.accuracy - one.confidence)
+    assert gaps == pytest.approx(measure_calibration(outputs), abs=1e-12)
+    assert bins[0].confidence is None  # four classes leave no top probability below a quarter

@@ -1,0 +1,78 @@
+"""Temperature scaling: a classifier that says how sure it may be (Guo et al., arXiv 1706.04599)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from scipy.optimize import brentq
+from torch import Tensor, nn
+
+from ftcli.errors import DataError, RunError
+from ftcli.inference.outputs import Outputs
+from ftcli.results import tell_count
+
+COLDEST, HOTTEST = 0.01, 100.0
+"""Between these a temperature is looked for."""
+
+
+def fit_temperature(outputs: Outputs, where: str) -> float:
+    """The temperature with the lowest mean cross-entropy of logits / temperature, to 1e-6 of itself.
+
+    The cross-entropy is convex in 1 / temperature, so its slope, in float64, is 0 once at most. Raises DataError that
+    begins with `where` for outputs that no temperature between COLDEST and HOTTEST fits best.
+    """
+    logits, labels = outputs.logits.double(), outputs.labels
+    own = logits.gather(1, labels[:, None])[:, 0]
+
+    def slope(heat: float) -> float:
+        shares = (logits / math.exp(heat)).softmax(1)
+        return float(((shares * logits).sum(1) - own).mean())
+
+    images = tell_count(len(labels), "image")
+    if slope(math.log(HOTTEST)) >= 0:
+        raise DataError(
+            f"{where}: no temperature up to {HOTTEST:g} helps on the {images} of val: the network is no better there "
+            "than one that gives every class the same probability; train it further first"
+        )
+    if slope(math.log(COLDEST)) <= 0:
+        raise DataError(
+            f"{where}: no temperature down to {COLDEST} is cold enough for the {images} of val: nearly all are right, "
+            "so the surer the network, the better; keep more images for validation"
+        )
+    return math.exp(brentq(slope, math.log(COLDEST), math.log(HOTTEST), xtol=1e-9))
+
+
+def find_last_layer(model: nn.Module, head: str) -> str:
+    """The name of the layer that gives a network's logits: the head, or the last layer in it."""
+    module = model.get_submodule(head)
+    return f"{head}.{len(module) - 1}" if isinstance(module, nn.Sequential) else head
+
+
+def scale_layer(state: Mapping[str, Tensor], layer: str, temperature: float) -> dict[str, Tensor]:
+    """The same tensors, with a layer's weight and bias divided by a temperature, so that what it gives is divided by
+    it too. What may follow it, as SqueezeNet's rectifier and mean do, has to commute with that."""
+    scaled = {name: (state[name].double() / temperature).to(state[name].dtype) for name in _name_tensors(state, layer)}
+    return {**state, **scaled}
+
+
+def check_scaling(before: Outputs, after: Outputs, temperature: float, exact: bool) -> None:
+    """Raise RunError unless the new logits are the old ones over the temperature, and the top classes the same.
+
+    Logits may differ by 1e-4 of the largest one, or by 2e-2 where not `exact`: computed in bfloat16. Which of two is
+    the top class is left to rounding where they differ by less than 1e-5 of it, or by 2e-2.
+    """
+    largest = float(before.logits.abs().max())
+    gap = float((after.logits * temperature - before.logits).abs().max())
+    first, second = before.logits.topk(2).values.T
+    clear = first - second > largest * (1e-5 if exact else 2e-2)
+    moved = (after.logits.argmax(1) != before.logits.argmax(1)) & clear
+    if gap > largest * (1e-4 if exact else 2e-2) or bool(moved.any()):
+        raise RunError(
+            f"--calibrate: the network with its head divided by {temperature:.6g} gives other logits than the old one "
+            f"divided by it (by up to {gap:.2g}); nothing was written, please report this with the recipe"
+        )
+
+
+def _name_tensors(state: Mapping[str, Tensor], layer: str) -> tuple[str, ...]:
+    return tuple(name for name in (f"{layer}.weight", f"{layer}.bias") if name in state)

@@ -1,0 +1,103 @@
+"""A temperature is the best there is, and a head divided by it gives what the logits divided by it are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from ftcli.errors import DataError, RunError
+from ftcli.inference.calibration import check_scaling, find_last_layer, fit_temperature, scale_layer
+from ftcli.inference.outputs import Outputs
+from ftcli.models.heads import build_head, replace_head
+from ftcli.models.states import put_tensors
+from ftcli.models.zoo import build_network
+from ftcli.recipe.schema import Head
+
+
+def draw(images: int, heat: float) -> Outputs:
+    """Images of a classifier whose logits are `heat` times those that would tell the truth."""
+    generator = torch.Generator().manual_seed(images)
+    logits = torch.randn(images, 4, generator=generator, dtype=torch.float64) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    return Outputs((logits * heat).float(), labels, ("",) * images, ())
+
+
+def test_a_known_temperature_is_found() -> None:
+    for heat in (0.3, 1.0, 4.0):
+        assert fit_temperature(draw(50_000, heat), "here") == pytest.approx(heat, rel=0.02)
+
+
+def test_no_other_temperature_is_better() -> None:
+    outputs = draw(200, 3.0)
+    found = fit_temperature(outputs, "here")
+
+    def loss(temperature: float) -> float:
+        return float(functional.cross_entropy(outputs.logits.double() / temperature, outputs.labels))
+
+    assert all(loss(found) < loss(found * other) for other in (1e-2, 0.5, 0.999, 1.001, 2.0, 1e2))
+    step = 1e-6  # the slope changes its sign within a millionth
+    assert loss(found * (1 - 2 * step)) > loss(found * (1 - step)) > loss(found)
+    assert loss(found * (1 + 2 * step)) > loss(found * (1 + step)) > loss(found)
+
+
+def test_outputs_that_no_temperature_fits() -> None:
+    good = Outputs(torch.eye(3) * 5, torch.arange(3), ("",) * 3, ())
+    with pytest.raises(DataError) as caught:
+        fit_temperature(good, "--calibrate")
+    assert str(caught.value) == (
+        "--calibrate: no temperature down to 0.01 is cold enough for the 3 images of val: nearly all are right, so the "
+        "surer the network, the better; keep more images for validation"
+    )
+    for bad in (replace(good, logits=-good.logits), replace(good, logits=torch.zeros(3, 3))):
+        with pytest.raises(DataError) as caught:
+            fit_temperature(bad, "--calibrate")
+        assert str(caught.value) == (
+            "--calibrate: no temperature up to 100 helps on the 3 images of val: the network is no better there than "
+            "one that gives every class the same probability; train it further first"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "head"),
+    [
+        ("squeezenet1_1", "classifier.1", Head(hidden=(), dropout=0.0)),
+        ("squeezenet1_1", "classifier.1", Head(hidden=(8,), dropout=0.5)),
+        ("shufflenet_v2_x0_5", "fc", Head(hidden=(8,), dropout=0.5)),
+    ],
+)
+def test_a_scaled_head_divides_the_logits(name: str, path: str, head: Head) -> None:
+    torch.manual_seed(0)
+    model = build_network(name, False, 64).eval()
+    replace_head(model, path, build_head(model.get_submodule(path), head, 3).eval())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = model(images)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    scaled = scale_layer(state, find_last_layer(model, path), 2.5)
+    assert sum(not torch.equal(scaled[key], state[key]) for key in state) >= 1
+    put_tensors(model, scaled)
+    with torch.inference_mode():
+        after = model(images)
+    assert before.abs().max() > 0
+    assert np.allclose(after * 2.5, before, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_that_does_not_follow_its_head_is_refused() -> None:
+    before = draw(20, 1.0)
+    check_scaling(before, replace(before, logits=before.logits / 2), 2.0, True)
+    check_scaling(before, replace(before, logits=before.logits / 2 * 1.001), 2.0, False)
+    tied = replace(before, logits=torch.tensor([[10.0, 9.99995]]))
+    check_scaling(tied, replace(tied, logits=tied.logits.roll(1, 1) / 2), 2.0, True)
+    near = replace(before, logits=torch.tensor([[10.0, 9.9996]]))
+    with pytest.raises(RunError):
+        check_scaling(near, replace(near, logits=near.logits.roll(1, 1) / 2), 2.0, True)
+    for wrong in (before.logits, before.logits / 2 * 1.001, before.logits.roll(1, 1) / 2):
+        with pytest.raises(RunError) as caught:
+            check_scaling(before, replace(before, logits=wrong), 2.0, True)
+        assert str(caught.value).startswith(
+            "--calibrate: the network with its head divided by 2 gives other logits than the old one divided by it (by "
+        )
