@@ -1,0 +1,119 @@
+"""Plots as SVG within a page: their words are the page's text, their colours the page's own."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+_COLOURS = {
+    "#000000": "var(--ink)",
+    "#0072b2": "var(--blue)",
+    "#d55e00": "var(--orange)",
+    "#999999": "var(--soft)",
+    "#b0b0b0": "var(--rule)",
+}
+"""What plots are drawn with, and what the page has in its stead, which is another in the dark."""
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text: any script that the reader's browser has, and it can be selected
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 10,
+    "axes.labelsize": 10,
+}
+_REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
+
+
+def draw_svg(name: str, size: tuple[float, float], title: str, description: str, draw: Callable[[Any], None]) -> Markup:
+    """An <svg> of `size` pixels that `draw` has filled a matplotlib figure for, with a title and a description for
+    those who do not see it.
+
+    Its ids begin with `name`, it brings no style sheet, and the same drawing gives the same text. Words may be in any
+    script; they must be free of what XML forbids. Raises KeyError for a colour that pages do not have.
+    """
+    from matplotlib import rc_context  # slow to import
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    target = io.StringIO()
+    with rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser has fonts of its own
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
+        FigureCanvasSVG(figure)
+        draw(figure)
+        figure.savefig(target, format="svg")
+    root = ElementTree.fromstring(target.getvalue())
+    _drop_namespaces(root)
+    _rename(root, name)
+    for element in root.iter():
+        if style := element.get("style"):
+            element.set("style", _restyle(style))
+    return Markup(_wrap(root, name, title, description))
+
+
+def _drop_namespaces(root: ElementTree.Element) -> None:
+    """HTML knows SVG's elements by their plain names. Style sheets, which would hold for the whole page, and metadata
+    go."""
+    for element in root.iter():
+        element.tag = _get_local(element.tag)
+        element.attrib = {_get_local(key): value for key, value in element.attrib.items()}
+    for element in list(root.iter()):
+        for child in list(element):
+            if child.tag in ("style", "metadata"):
+                element.remove(child)
+
+
+def _get_local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _rename(root: ElementTree.Element, name: str) -> None:
+    """Leave the ids that something refers to, numbered: matplotlib draws them at random, and a page may have none
+    twice."""
+    used: dict[str, str] = {}
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if found := _REFERENCE.search(value):
+                old = found[1] or found[2]
+                new = used.setdefault(old, f"{name}-{len(used)}")
+                element.set(key, value.replace(f"#{old}", f"#{new}"))
+    for element in root.iter():
+        old = element.attrib.pop("id", "")
+        if old in used:
+            element.set("id", used[old])
+
+
+def _restyle(style: str) -> str:
+    """The same style in the page's colours and font."""
+    kept = []
+    for rule in style.split(";"):
+        key, _, value = rule.partition(":")
+        value = value.strip()
+        if key.strip() != "font-family":
+            kept.append(f"{key.strip()}:{_COLOURS[value] if value.startswith('#') else value}")
+    return ";".join(kept)
+
+
+def _wrap(root: ElementTree.Element, name: str, title: str, description: str) -> str:
+    width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "width": f"{width:g}",
+        "height": f"{height:g}",
+        "role": "img",
+        "aria-labelledby": f"{name}-title {name}-description",
+    }
+    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(tag, {"id": f"{name}-{'description' if tag == 'desc' else tag}"})
+        element.text = text
+        root.insert(place, element)
+    return ElementTree.tostring(root, encoding="unicode")
