@@ -3,8 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 RUN := runs/solar-cells
+EXPERIMENT := frozen unfrozen from-scratch
 
-.PHONY: setup demo test check docs bench clean
+.PHONY: setup demo experiment test check docs bench clean
 
 setup: $(READY)
 
@@ -19,6 +20,15 @@ demo: setup
 	if [ -e $(RUN)/last.pt ]; then $(BIN)/ftcli train --resume $(RUN)/last.pt; \
 	else $(BIN)/ftcli train configs/solar-cells.yaml; fi
 	$(BIN)/ftcli evaluate $(RUN)/best_loss.pt
+
+# Trains the solar cells with a pretrained network that is frozen, one that is not, and one that is not pretrained, and
+# compares the three. What is trained already is not trained again; interrupted, it goes on where it stopped.
+experiment: setup
+	for name in $(EXPERIMENT); do \
+		if [ -e runs/$$name/last.pt ]; then $(BIN)/ftcli train --resume runs/$$name/last.pt || exit; \
+		else $(BIN)/ftcli train configs/$$name.yaml || exit; fi; \
+	done
+	$(BIN)/ftcli compare $(EXPERIMENT:%=runs/%) --out runs/experiment.png
 
 # Two processes with a thread each take half the time of one with two: small tensors gain nothing from threads.
 test: setup check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,53 @@ def test_a_recipe_fits_its_network_and_begins_with_its_command(name: str) -> Non
     assert name == f"{plan.recipe.name}.yaml"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["solar-cells", "from-scratch"])
-def test_a_recipe_whose_data_are_here_trains_a_short_epoch(few_cells: Path, ftcli: Ftcli, name: str) -> None:
-    recipe = few_cells / f"configs/{name}.yaml"
+def _train_a_little(name: str, ftcli: Ftcli) -> None:
+    """Train a shipped recipe for an epoch a stage on small images, in a folder of few solar cells."""
+    recipe = Path(f"configs/{name}.yaml")
     short = [f"--set=stages.{stage.name}.epochs=1" for stage in read_recipe(recipe).recipe.stages]
     outcome = ftcli("train", recipe, *short, "--set=data.image_size=64", "--set=data.workers=0", "--json")
     assert outcome.code == 0, outcome.err
-    assert outcome.json["test"]["images"] == sum(1 for _ in (few_cells / "data/solar-cells/test").rglob("*.png"))
+    assert outcome.json["test"]["images"] == sum(1 for _ in Path("data/solar-cells/test").rglob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_demo_trains_a_short_epoch(few_cells: Path, ftcli: Ftcli) -> None:
+    _train_a_little("solar-cells", ftcli)
+
+
+@pytest.mark.slow
+def test_the_experiment_differs_in_nothing_but_what_it_is_about(few_cells: Path, ftcli: Ftcli) -> None:
+    names = ("frozen", "unfrozen", "from-scratch")
+    for name in names:
+        _train_a_little(name, ftcli)
+    outcome = ftcli("compare", *(f"runs/{name}" for name in names), "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    settings = {row["key"]: row["values"] for row in outcome.json["settings"]}
+    weights, digests = settings["backbone.weights"], settings["origin.weights_sha256"]
+    assert settings == {
+        "backbone.weights": [weights[0], weights[0], "none"],
+        "backbone.match": ["position", "position", "name"],
+        "stages.main.freeze": ["backbone", "none", "none"],
+        "stages.main.batch_norm": ["frozen", "frozen", "train"],
+        "stages.main.optimizer.lr": [0.003, 0.0003, 0.003],
+        "origin.weights_sha256": [digests[0], digests[0], None],
+    }
+    assert [run["name"] for run in outcome.json["runs"]] == list(names)
+    assert len(outcome.json["differences"]) == 3
+
+
+def test_make_trains_the_experiment_and_goes_on_with_it() -> None:
+    told = subprocess.run(
+        ["make", "--dry-run", "experiment"], cwd=CONFIGS.parent, check=True, capture_output=True, text=True
+    ).stdout
+    loop, compared = told.splitlines()[-5:-1], told.splitlines()[-1]
+    assert loop == [
+        "for name in frozen unfrozen from-scratch; do \\",
+        "\tif [ -e runs/$name/last.pt ]; then .venv/bin/ftcli train --resume runs/$name/last.pt || exit; \\",
+        "\telse .venv/bin/ftcli train configs/$name.yaml || exit; fi; \\",
+        "done",
+    ]
+    assert compared == (".venv/bin/ftcli compare runs/frozen runs/unfrozen runs/from-scratch --out runs/experiment.png")
 
 
 def test_hotdog_trains_as_dive_into_deep_learning_does() -> None:

@@ -8,12 +8,35 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import DEVICE, JSON
+from ftcli.console import Terminal, print_result
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or checkpoints in them.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Two or more: folders of runs, or checkpoints such as stages/head.pt."),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Another folder or manifest to test on; its classes are matched by name.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, val, test, or all where --data has no splits. Without it: test, or else val; all of --data."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="The picture of the curves. Without it: comparison.png.")
+    ] = None,
     device: DEVICE = "auto",
     as_json: JSON = False,
 ) -> None:
     """Set runs beside one another: what differs in their recipes, their curves, and whether one is truly better."""
-    raise NotImplementedError
+    from ftcli.analysis.comparison import Wish
+    from ftcli.analysis.comparison import compare as run
+    from ftcli.runtime import keep_freed_memory
+
+    keep_freed_memory()
+    with Terminal() as terminal:
+        result = run(Wish(runs=tuple(runs), data=data, split=split, out=out, device=device), terminal)
+    print_result(result, as_json=as_json)

