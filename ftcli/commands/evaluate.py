@@ -58,9 +58,8 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
+    from ftcli.analysis.evaluation import Question, Wish
     from ftcli.analysis.evaluation import evaluate as run
-    from ftcli.analysis.measurement import Question
-    from ftcli.analysis.wishes import Wish
     from ftcli.runtime import keep_freed_memory
 
     keep_freed_memory()

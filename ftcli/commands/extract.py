@@ -106,7 +106,7 @@ def extract(
     backbone = choose_weights(named, weights, match, sha256) or (Backbone(name=named) if named else None)
     from ftcli.analysis.extraction import Wish
     from ftcli.analysis.extraction import extract as run
-    from ftcli.analysis.sources import Target
+    from ftcli.analysis.extraction.sources import Target
     from ftcli.runtime import keep_freed_memory
 
     keep_freed_memory()

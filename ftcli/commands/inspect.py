@@ -77,7 +77,10 @@ def inspect(
     with Terminal() as terminal:
         result = run(what, depth, terminal, sort, pretrained)
         if show_augment is not None or show_features is not None:
-            from ftcli.analysis.exhibits import Wish, add_exhibits  # with matplotlib, which takes a while to load
+            from ftcli.analysis.inspection.exhibits import (  # with matplotlib, which takes a while to load
+                Wish,
+                add_exhibits,
+            )
 
             wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()))
             result = add_exhibits(result, what, wish, pretrained, terminal)

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from ftcli.analysis.report import Background
-from ftcli.analysis.sentences import MEANINGS
+from ftcli.analysis.report.page import Background
+from ftcli.analysis.report.sentences import MEANINGS
 from ftcli.results import (
     ClassRow,
     Confusion,

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ftcli.analysis.activations import arrange, check_layers, choose_layers, find_grid, look_at
-from ftcli.analysis.augmentation import choose_samples, draw_augmentation, list_epochs
-from ftcli.analysis.features import colour_filters, draw_features, find_varied, stretch
+from ftcli.analysis.inspection.activations import arrange, check_layers, choose_layers, find_grid, look_at
+from ftcli.analysis.inspection.augmentation import choose_samples, draw_augmentation, list_epochs
+from ftcli.analysis.inspection.features import colour_filters, draw_features, find_varied, stretch
 from ftcli.analysis.pictures import LINE, MARGIN, Pixels, Sheet, check_target, fit_pixels
 from ftcli.analysis.subjects import Subject
 from ftcli.data.images import read_rgb

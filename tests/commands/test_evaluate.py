@@ -14,7 +14,7 @@ import pytest
 import torch
 from pyarrow.parquet import read_table
 
-from ftcli.analysis.measurement import Question, measure
+from ftcli.analysis.evaluation.measurement import Question, measure
 from ftcli.inference.metrics import measure_accuracy, measure_loss
 from ftcli.results import Silent
 from ftcli.runs.checkpoint import read_checkpoint

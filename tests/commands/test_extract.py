@@ -364,7 +364,7 @@ def test_batches_and_processes_are_those_that_are_asked_for(
             super().__init__(*arguments)
             seen.append((self.batch_size, self.workers))
 
-    monkeypatch.setattr("ftcli.analysis.extraction.Loader", Watched)
+    monkeypatch.setattr("ftcli.analysis.extraction.course.Loader", Watched)
     ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--workers", "2")
     assert set(seen) == {(5, 2), (5, 1)}
 

@@ -55,7 +55,7 @@ def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int)
 def _server() -> Any:
     # A server that has imported torch and computed nothing: its children start at once, and their threads are whole.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ftcli.training.run", "ftcli.analysis.evaluation", "torchvision"])
+    context.set_forkserver_preload(["ftcli.training.run", "ftcli.analysis.evaluation.summary", "torchvision"])
     return context
 
 

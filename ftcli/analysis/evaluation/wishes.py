@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.analysis.measurement import Case
-from ftcli.analysis.predictions import ENDINGS
+from ftcli.analysis.evaluation.measurement import Case
+from ftcli.analysis.evaluation.predictions import ENDINGS
 from ftcli.analysis.report import check_report
 from ftcli.errors import RecipeError, suggest
 from ftcli.inference.outputs import VIEWS

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftcli.analysis.contenders import Contender
-from ftcli.analysis.differences import (
+from ftcli.analysis.comparison.contenders import Contender
+from ftcli.analysis.comparison.differences import (
     Answers,
     bootstrap_difference,
     correct_holm,
@@ -19,7 +19,7 @@ from ftcli.analysis.differences import (
     mcnemar,
     tell_differences,
 )
-from ftcli.analysis.settings import find_settings
+from ftcli.analysis.comparison.settings import find_settings
 from ftcli.results import Preprocessing
 from ftcli.runs.checkpoint import Checkpoint
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ftcli.analysis.augmentation import draw_augmentation
-from ftcli.analysis.features import draw_features
+from ftcli.analysis.inspection.augmentation import draw_augmentation
+from ftcli.analysis.inspection.features import draw_features
 from ftcli.errors import RecipeError
 from ftcli.recipe.loading import Document
 from ftcli.recipe.schema import Backbone

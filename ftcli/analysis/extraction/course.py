@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from ftcli.analysis.depth import draw_depth
-from ftcli.analysis.heads import plan_linear, save_head
-from ftcli.analysis.sources import Source, Target, find_images, load_source, open_source
+from ftcli.analysis.extraction.depth import draw_depth
+from ftcli.analysis.extraction.heads import plan_linear, save_head
+from ftcli.analysis.extraction.sources import Source, Target, find_images, load_source, open_source
 from ftcli.analysis.subjects import Subject
 from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import ImageSet

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from ftcli.analysis.plots import HIT, MISS, draw_matrix, draw_progress, draw_reliability, order_classes
+from ftcli.analysis.report.plots import HIT, MISS, draw_matrix, draw_progress, draw_reliability, order_classes
 from ftcli.results import ReliabilityBin
 from tests.analysis.conftest import imagine_outputs, make_evaluation, make_rows
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from ftcli.analysis.proposal import Choice, propose_recipe
-from ftcli.analysis.survey import Survey, survey_images
+from ftcli.analysis.drafting.proposal import Choice, propose_recipe
+from ftcli.analysis.drafting.survey import Survey, survey_images
 from ftcli.errors import RecipeError
 from ftcli.models.anatomy import SizeRefused, examine
 from ftcli.models.zoo import build_network, check_model, default_preprocessing, is_made_for_one_size, list_weights

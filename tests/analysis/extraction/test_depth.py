@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ftcli.analysis.depth import draw_depth
+from ftcli.analysis.extraction.depth import draw_depth
 from ftcli.errors import RunError
 from ftcli.results import FeatureLayer, ProbeScore, Silent
 from ftcli.statistics import wilson

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.analysis.answers import Trial, try_all
-from ftcli.analysis.contenders import Contender, gather_contenders
-from ftcli.analysis.differences import tell_differences
+from ftcli.analysis.comparison.answers import Trial, try_all
+from ftcli.analysis.comparison.contenders import Contender, gather_contenders
+from ftcli.analysis.comparison.differences import tell_differences
+from ftcli.analysis.comparison.settings import find_settings
 from ftcli.analysis.pictures import check_target
-from ftcli.analysis.settings import find_settings
 from ftcli.drawing import fit_text, tell_missing
 from ftcli.errors import RecipeError
 from ftcli.results import ComparedRun, Comparison, Reporter, tell_count

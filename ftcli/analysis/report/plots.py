@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ftcli.analysis.sentences import quote_text, show_share, show_text
-from ftcli.analysis.svg import draw_svg
+from ftcli.analysis.report.sentences import quote_text, show_share, show_text
+from ftcli.analysis.report.svg import draw_svg
 from ftcli.results import EpochRow, Evaluation, ReliabilityBin
 from ftcli.runs.curves import plot_curves
 from ftcli.statistics import wilson

@@ -12,11 +12,11 @@ import torchvision
 from sklearn.metrics import precision_recall_fscore_support
 
 from ftcli import __version__
-from ftcli.analysis.calibration import calibrate
-from ftcli.analysis.measurement import Case, Measurement, Question, measure_case, open_case, run_split
-from ftcli.analysis.predictions import write_predictions
+from ftcli.analysis.evaluation.calibration import calibrate
+from ftcli.analysis.evaluation.measurement import Case, Measurement, Question, measure_case, open_case, run_split
+from ftcli.analysis.evaluation.predictions import write_predictions
+from ftcli.analysis.evaluation.wishes import Wish, check_case, check_wish, name_calibrated
 from ftcli.analysis.report import Background, write_report
-from ftcli.analysis.wishes import Wish, check_case, check_wish, name_calibrated
 from ftcli.inference.intervals import Tally, measure_figures, tally
 from ftcli.inference.metrics import (
     count_confusion,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ftcli.analysis.activations import LayerView, Look, look_at
+from ftcli.analysis.inspection.activations import LayerView, Look, look_at
 from ftcli.analysis.pictures import LINE, MARGIN, Pixels, Sheet, fit_pixels
 from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.images import BrokenImage, read_rgb

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from ftcli.analysis import report
-from ftcli.analysis.plots import HIT, MISS
-from ftcli.analysis.report import check_report, write_report
-from ftcli.analysis.sentences import MEANINGS, judge_confidence, sum_up
+from ftcli.analysis.report.page import check_report, write_report
+from ftcli.analysis.report.plots import HIT, MISS
+from ftcli.analysis.report.sentences import MEANINGS, judge_confidence, sum_up
 from ftcli.errors import RecipeError
 from ftcli.results import Evaluation, Example, Scaling
 from tests.analysis.conftest import Browser, imagine_outputs, make_background, make_evaluation, make_rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from ftcli.analysis.survey import Survey
+from ftcli.analysis.drafting.survey import Survey
 from ftcli.data.folders import name_all
 from ftcli.results import WeightsEntry, tell_count
 

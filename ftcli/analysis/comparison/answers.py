@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ftcli.analysis.contenders import Contender
-from ftcli.analysis.differences import Answers
-from ftcli.analysis.measurement import Measurement, Question, gather_own, measure
+from ftcli.analysis.comparison.contenders import Contender
+from ftcli.analysis.comparison.differences import Answers
+from ftcli.analysis.evaluation.measurement import Measurement, Question, gather_own, measure
 from ftcli.data.sources import ImageSet
 from ftcli.errors import CheckpointError, DataError
 from ftcli.inference.metrics import measure_loss

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftcli.analysis.drafting import Brief, draft_recipe
-from ftcli.analysis.proposal import Choice, propose_recipe
-from ftcli.analysis.survey import Survey, survey_images
+from ftcli.analysis.drafting.draft import Brief, draft_recipe
+from ftcli.analysis.drafting.proposal import Choice, propose_recipe
+from ftcli.analysis.drafting.survey import Survey, survey_images
 from ftcli.errors import DataError, RecipeError
 from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import read_recipe, revive_recipe

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import ftcli as package
-from ftcli.analysis.heads import plan_linear, save_head
+from ftcli.analysis.extraction.heads import plan_linear, save_head
 from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.loading import Loader
 from ftcli.data.sources import ImageSet

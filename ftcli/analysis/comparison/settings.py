@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftcli.analysis.contenders import Contender
+from ftcli.analysis.comparison.contenders import Contender
 from ftcli.results import Setting
 
 _MACHINE = ("ftcli", "python", "torch", "torchvision", "platform", "device", "threads")

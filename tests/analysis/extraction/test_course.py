@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.analysis.drafting import Brief, draft_recipe
-from ftcli.analysis.extraction import Wish, extract
-from ftcli.analysis.sources import Source, Target, find_images, open_source
+from ftcli.analysis.drafting.draft import Brief, draft_recipe
+from ftcli.analysis.extraction.course import Wish, extract
+from ftcli.analysis.extraction.sources import Source, Target, find_images, open_source
 from ftcli.errors import DataError, RecipeError
 from ftcli.recipe.loading import read_recipe, revive_recipe
 from ftcli.recipe.parsing import parse_yaml

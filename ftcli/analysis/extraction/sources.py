@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ftcli.analysis.drafting import fit_name, has_batch_norm
-from ftcli.analysis.proposal import write_stages
+from ftcli.analysis.drafting.draft import fit_name, has_batch_norm
+from ftcli.analysis.drafting.proposal import write_stages
 from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.sources import ImageSet
 from ftcli.models.zoo import build_network, check_model, default_preprocessing

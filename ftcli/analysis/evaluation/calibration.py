@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ftcli.analysis.measurement import Case, gather_own, run_split
+from ftcli.analysis.evaluation.measurement import Case, gather_own, run_split
 from ftcli.inference.calibration import check_scaling, find_last_layer, fit_temperature, scale_layer
 from ftcli.inference.metrics import measure_accuracy, measure_calibration, measure_loss
 from ftcli.inference.outputs import Outputs

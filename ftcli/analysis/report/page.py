@@ -14,9 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ftcli.analysis import sentences
-from ftcli.analysis.plots import HIT, MISS, draw_matrix, draw_progress, draw_reliability, share_rows
-from ftcli.analysis.thumbnails import Thumbnail, make_thumbnail
+from ftcli.analysis.report import sentences
+from ftcli.analysis.report.plots import HIT, MISS, draw_matrix, draw_progress, draw_reliability, share_rows
+from ftcli.analysis.report.thumbnails import Thumbnail, make_thumbnail
 from ftcli.data.sources import natural_key
 from ftcli.errors import RecipeError
 from ftcli.results import EpochRow, Evaluation, Example
@@ -81,7 +81,7 @@ def write_report(evaluation: Evaluation, background: Background, target: Path) -
 
 def _render(evaluation: Evaluation, background: Background) -> str:
     environment = Environment(
-        loader=PackageLoader("ftcli.analysis"),
+        loader=PackageLoader(__package__),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -90,7 +90,7 @@ def _render(evaluation: Evaluation, background: Background) -> str:
     environment.filters.update(
         shown=sentences.show_text, share=sentences.show_share, figure=sentences.show_figure, goal=sentences.tell_goal
     )
-    script = (resources.files("ftcli.analysis") / "templates/report.js").read_text(encoding="utf-8")
+    script = (resources.files(__package__) / "templates/report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.jinja").render(
         evaluation=evaluation,
         background=background,

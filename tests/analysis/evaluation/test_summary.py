@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftcli.analysis.evaluation import evaluate, find_confused
-from ftcli.analysis.measurement import Question, measure, open_case, run_split
-from ftcli.analysis.wishes import Wish
+from ftcli.analysis.evaluation.measurement import Question, measure, open_case, run_split
+from ftcli.analysis.evaluation.summary import evaluate, find_confused
+from ftcli.analysis.evaluation.wishes import Wish
 from ftcli.errors import RunError
 from ftcli.results import Confusion, Progress, Silent
 
