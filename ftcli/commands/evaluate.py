@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import DEVICE, JSON
+from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, WORKERS
 from ftcli.console import Terminal, print_result
 
 
@@ -48,12 +48,8 @@ def evaluate(
         Path | None, typer.Option(help="A .csv or .parquet file for a row an image: label, answer, probabilities.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="An .html file for the whole report, with plots.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Images computed at a time. Without it: as in training.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=256, help="Processes that load images. Without it: as in training.")
-    ] = None,
+    batch_size: BATCH_SIZE = None,
+    workers: WORKERS = None,
     device: DEVICE = "auto",
     as_json: JSON = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS, choose_weights
+from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS
 from ftcli.console import Terminal, print_result
 from ftcli.errors import RecipeError
 from ftcli.results import Inspection
@@ -64,7 +64,7 @@ def inspect(
     as_json: JSON = False,
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
-    from ftcli.recipe.loading import Document, read_recipe
+    from ftcli.recipe.loading import Document, choose_weights, read_recipe
 
     what: str | Document | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import DEVICE
+from ftcli.commands.options import BATCH_SIZE, DEVICE, WORKERS
 from ftcli.console import Form, Terminal, is_file, write_predictions
 from ftcli.errors import DataError, RecipeError
 from ftcli.results import TOP
@@ -26,12 +26,8 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to tell of each image.")] = TOP,
     form: Annotated[Form | None, typer.Option("--format", help="Without it: table.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Images computed at a time. Without it: as in training.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=256, help="Processes that load images. Without it: as in training.")
-    ] = None,
+    batch_size: BATCH_SIZE = None,
+    workers: WORKERS = None,
     device: DEVICE = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write, instead of standard output.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,

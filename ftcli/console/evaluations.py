@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ftcli.console.tables import make_visible, print_skipped, print_table
-from ftcli.results import ClassRow, Evaluation, Example, Figure, Scaling, Threshold
+from ftcli.results import ClassRow, Evaluation, Example, Scaling, Threshold
 
 _MOST_CLASSES = 12
 _BESIDE_NAMES = 78  # columns that all figures of a class take
@@ -108,7 +108,8 @@ def _tell_goal(threshold: Threshold) -> str:
 
 def _print_calibration(console: Console, result: Evaluation) -> None:
     sure = result.calibration["mean_confidence"]
-    verdict = {1: "it is overconfident", -1: "it is underconfident", 0: "no difference beyond chance"}[_judge(result)]
+    judged = result.judge_confidence()
+    verdict = "no difference beyond chance" if judged == "fair" else f"it is {judged}"
     console.print(
         f"\nOn average it holds its answers {sure:.1%} probable, and {result.accuracy:.1%} of them are right: "
         f"{verdict}.",
@@ -116,16 +117,6 @@ def _print_calibration(console: Console, result: Evaluation) -> None:
     )
     if result.scaling is not None:
         console.print(_tell_scaling(result.scaling), soft_wrap=True)
-
-
-def _judge(result: Evaluation) -> int:
-    """1 where the mean probability of the answers lies above the 95 % interval of the accuracy, -1 below, else 0."""
-    accuracy = _find(result, "accuracy")
-    low, high = (accuracy.low, accuracy.high) if accuracy else (None, None)
-    sure = result.calibration["mean_confidence"]
-    if low is None or high is None:
-        return 0
-    return 1 if sure > high else -1 if sure < low else 0
 
 
 def _tell_scaling(scaling: Scaling) -> str:
@@ -139,17 +130,13 @@ def _tell_scaling(scaling: Scaling) -> str:
 def _advise(result: Evaluation) -> list[str]:
     """The commands to type next."""
     command = f"ftcli evaluate {shlex.quote(str(result.checkpoint))}"
-    error = _find(result, "expected_calibration_error")
+    error = result.find("expected_calibration_error")
     advice = []
     if result.scaling is None and error is not None and error.low is not None and error.low > _POOR:
         advice.append(f"{command} --calibrate")
     if result.report is None:
         advice.append(f"{command} --report report.html")
     return advice
-
-
-def _find(result: Evaluation, name: str) -> Figure | None:
-    return next((figure for figure in result.figures if figure.name == name), None)
 
 
 def _show(value: float | None) -> str:

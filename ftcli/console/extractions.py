@@ -24,7 +24,7 @@ def print_extraction(console: Console, result: Extraction) -> None:
     if result.probe is not None:
         console.print(_tell_probe(result.probe))
         if result.probe.test_majority is not None:
-            console.print(f"always the most frequent class: {100 * result.probe.test_majority:.1f} %")
+            console.print(f"always the most frequent class: {result.probe.test_majority:.1%}")
     for what, place in (("features", result.output), ("picture", result.picture), ("checkpoint", result.head)):
         if place is not None:
             console.print(f"{what}: {place}", soft_wrap=True)
@@ -70,12 +70,12 @@ def _print_probes(console: Console, result: Extraction) -> None:
 def _tell_probe(score: ProbeScore) -> str:
     told = f"{_PROBES[score.name]} on {score.layer}: "
     if score.test_accuracy is not None:
-        told += f"test accuracy {100 * score.test_accuracy:.1f} % (95 %: {_tell_interval(score)} %)"
+        told += f"test accuracy {score.test_accuracy:.1%} (95 %: {_tell_interval(score)}%)"
         told += f" on {score.test_images:,} images; "
     if score.val_accuracy is not None:
-        told += f"validation {100 * score.val_accuracy:.1f} %; "
+        told += f"validation {score.val_accuracy:.1%}; "
     parameters = ", ".join(f"{name} = {_tell_value(value)}" for name, value in score.parameters.items())
-    told += f"cross-validation {100 * score.cv_accuracy:.1f} %"
+    told += f"cross-validation {score.cv_accuracy:.1%}"
     return f"{told}, {parameters}" if parameters else told
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import IO, Literal
+from typing import IO
 
 from ftcli.features.spool import Spool
 
@@ -14,7 +14,7 @@ def write_parquet(
     spool: Spool,
     columns: Sequence[str],
     classes: Sequence[str],
-    dtype: Literal["float32", "float16"],
+    dtype: str,
     metadata: Mapping[str, str],
 ) -> None:
     """Columns path, label (the name of the class), label_index and split, and one for each layer: lists of fixed size,

@@ -31,6 +31,9 @@ from ftcli.storage import check_place, replace_bytes_gradually
 FORMATS = (".npz", ".parquet", ".safetensors", ".npy")
 """What the name of a store ends in; each is another format."""
 
+Dtype = Literal["float32", "float16"]
+"""The types that features may be kept in."""
+
 _TEXTS = 1000  # texts that are copied at a time
 
 
@@ -48,7 +51,7 @@ class Description:
     pool: str
     classes: tuple[str, ...]
     preprocessing: dict[str, Any]
-    dtype: Literal["float32", "float16"]
+    dtype: Dtype
 
 
 def find_faults(target: Path, layers: Sequence[str]) -> list[str]:

@@ -54,12 +54,20 @@ def revive_recipe(plain: Mapping[str, Any], source: str, overrides: Sequence[str
     return _check(copy.deepcopy(dict(plain)), _Origin(source, {}, {}), overrides)
 
 
-def check_backbone(name: str, weights: str, match: str | None, sha256: str | None) -> Backbone:
-    """The backbone that options of the command line ask for; None leaves a key its default.
-
-    Raises RecipeError with every fault, each at its option.
+def choose_weights(model: str | None, weights: str | None, match: str | None, sha256: str | None) -> Backbone | None:
+    """The backbone that options of the command line ask for beside the name of a model; None where they ask for no
+    weights. `model` is None where a recipe or a checkpoint is given, which have their own; None leaves a key its
+    default. Raises RecipeError with every fault, each at its option.
     """
-    given = {"name": name, "weights": weights, "match": match, "sha256": sha256}
+    if weights is None:
+        if match or sha256:
+            raise RecipeError(f"--{'match' if match else 'sha256'}: does nothing without --weights; add it")
+        return None
+    if model is None:
+        raise RecipeError(
+            f"--weights {weights}: goes with the name of a model; a recipe or checkpoint has weights of its own"
+        )
+    given = {"name": model, "weights": weights, "match": match, "sha256": sha256}
     try:
         return Backbone.model_validate({key: value for key, value in given.items() if value is not None})
     except pydantic.ValidationError as error:

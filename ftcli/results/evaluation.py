@@ -141,3 +141,15 @@ class Evaluation(Result):
     predictions: Path | None = None
     report: Path | None = None
     skipped: tuple[str, ...] = ()
+
+    def find(self, name: str) -> Figure | None:
+        """The figure of this name, where it is among those that were measured."""
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+    def judge_confidence(self) -> Literal["overconfident", "underconfident", "fair"]:
+        """Whether the mean probability of the answers lies above, below or within the 95 % interval of the share that
+        is right."""
+        accuracy, sure = self.find("accuracy"), self.calibration["mean_confidence"]
+        if accuracy is None or accuracy.low is None or accuracy.high is None:
+            return "fair"
+        return "overconfident" if sure > accuracy.high else "underconfident" if sure < accuracy.low else "fair"

@@ -76,7 +76,7 @@ def make_evaluation(
         ),
         confusion=tuple(tuple(int(count) for count in row) for row in counts),
         classes=tuple(classes),
-        calibration={"expected_calibration_error": 0.05},
+        calibration={"expected_calibration_error": 0.05, "mean_confidence": float(sure.mean())},
         reliability=tuple(_fill(low, sure, hits) for low in range(15)),
         worst=tuple(sorted((e for e in examples if e.label != e.predicted), key=lambda e: -e.probability)[:10]),
         unsure=tuple(sorted((e for e in examples if e.label == e.predicted), key=lambda e: e.probability)[:10]),

@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import ftcli as package
-from ftcli.commands.extract import LINEAR, POOLS
+from ftcli.analysis.extraction.wishes import LINEAR
 from ftcli.console.extractions import print_extraction
 from ftcli.data.loading import Loader
 from ftcli.features.arrays import ArrayStream
@@ -28,6 +28,7 @@ from ftcli.features.layers import Layer
 from ftcli.features.pooling import Pool, pool_values
 from ftcli.features.probing import PROBES
 from ftcli.features.spool import Spool
+from ftcli.features.stores import Dtype
 from ftcli.planning import gather_images
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import Extraction, FeatureLayer, ProbeScore, Silent
@@ -129,11 +130,11 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
         "layer: layer3, 256x2x2 (avg) -> 256 numbers an image",
     ]
     assert re.fullmatch(
-        r"k nearest neighbours on layer3: test accuracy [0-9.]+ % \(95 %: [0-9.]+ to [0-9.]+ %\) on 12 images; "
-        r"validation [0-9.]+ %; cross-validation [0-9.]+ %, n_neighbors = \d+",
+        r"k nearest neighbours on layer3: test accuracy [0-9.]+% \(95 %: [0-9.]+ to [0-9.]+%\) on 12 images; "
+        r"validation [0-9.]+%; cross-validation [0-9.]+%, n_neighbors = \d+",
         lines[3],
     )
-    assert lines[4:] == ["always the most frequent class: 50.0 %", "features: c.npz"]
+    assert lines[4:] == ["always the most frequent class: 50.0%", "features: c.npz"]
 
 
 @pytest.mark.parametrize(
@@ -378,8 +379,10 @@ def test_mean_and_std_are_measured_as_in_training(workplace: Path, ftcli: Ftcli)
     assert json.loads(str(np.load("a.npz")["about"]))["preprocessing"] == trained
 
 
-def test_the_choices_are_those_of_the_library() -> None:
-    assert set(POOLS) == set(get_args(Pool))
+def test_the_choices_that_are_offered_are_those_of_the_library(ftcli: Ftcli) -> None:
+    told = ftcli("extract", "--help").out
+    for option, known in (("--pool", get_args(Pool)), ("--dtype", get_args(Dtype)), ("--probe", PROBES)):
+        assert re.search(rf"{option} +{re.escape('|'.join(known))}\s", told), option
     assert set(LINEAR) < set(PROBES)
 
 
@@ -404,8 +407,8 @@ def test_the_table_of_layers_fits_a_narrow_terminal() -> None:
         "layer1   10%      64 90.0   - 50.0 25.0 to 75.0 *",
         "layer2  100%      64 80.0   -    - -",
         "",
-        "RBF SVM on layer1: test accuracy 50.0 % (95 %: 25.0 to 75.0",
-        "%) on 12 images; cross-validation 90.0 %, C = 0.01, gamma =",
+        "RBF SVM on layer1: test accuracy 50.0% (95 %: 25.0 to 75.0%)",
+        "on 12 images; cross-validation 90.0%, C = 0.01, gamma =",
         "scale",
-        "always the most frequent class: 50.0 %",
+        "always the most frequent class: 50.0%",
     ]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import RecipeError
-from ftcli.recipe.loading import check_backbone, read_recipe
+from ftcli.recipe.loading import choose_weights, read_recipe
+from ftcli.recipe.schema import Backbone
 
 RECIPE = """\
 name: x
@@ -55,15 +56,15 @@ def test_a_digest_of_no_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_are_checked_as_a_recipe_is() -> None:
-    assert check_backbone("resnet18", "w.pth", None, None).match == "name"
+    assert choose_weights("resnet18", "w.pth", None, None) == Backbone(name="resnet18", weights="w.pth", match="name")
     with pytest.raises(RecipeError) as error:
-        check_backbone("resnet18", "w.pth", "order", "x")
+        choose_weights("resnet18", "w.pth", "order", "x")
     assert error.value.faults == (
         "--match: 'order' is not one of name, position",
         "--sha256: 'x' is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them",
     )
     with pytest.raises(RecipeError) as error:
-        check_backbone("resnet18", "https://example.org/w.pth", None, None)
+        choose_weights("resnet18", "https://example.org/w.pth", None, None)
     assert error.value.faults == (
         "--weights: weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, or "
         "that `sha256sum FILE` tells of a copy that you trust",

@@ -5,15 +5,14 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from ftcli.analysis.extraction.depth import draw_depth
 from ftcli.analysis.extraction.heads import plan_linear, save_head
-from ftcli.analysis.extraction.sources import Source, Target, find_images, load_source, open_source
+from ftcli.analysis.extraction.sources import Source, find_images, load_source, open_source
+from ftcli.analysis.extraction.wishes import Wish, check_wish
 from ftcli.analysis.subjects import Subject
 from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import ImageSet
@@ -22,32 +21,13 @@ from ftcli.errors import DataError, RecipeError
 from ftcli.features.extraction import Extractor
 from ftcli.features.folding import fold_head
 from ftcli.features.layers import Layer, resolve_layers
-from ftcli.features.pooling import Pool, pool_shape
+from ftcli.features.pooling import pool_shape
 from ftcli.features.probing import Codes, Probe, check_codes, fit_probe
 from ftcli.features.spool import Spool
 from ftcli.features.stores import Description, check_capacity, find_faults, write_store
 from ftcli.results import Extraction, FeatureLayer, Progress, Reporter
 from ftcli.runtime import choose_device
 from ftcli.storage import check_writable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What the user asked of `ftcli extract`. Without `layers` the input of the head is taken; where `pool` is None,
-    maps and tokens are averaged; where `batch_size` or `workers` is None, the recipe tells. `out`, `head` and `picture`
-    are the files for the features, for a checkpoint with the probe as its head, and for the accuracies by depth."""
-
-    target: Target
-    layers: tuple[str, ...] = ()
-    pool: Pool | None = None
-    out: Path | None = None
-    dtype: Literal["float32", "float16"] = "float32"
-    probe: str | None = None
-    head: Path | None = None
-    picture: Path | None = None
-    batch_size: int | None = None
-    workers: int | None = None
-    device: str = "auto"
 
 
 def extract(wish: Wish, reporter: Reporter) -> Extraction:
@@ -58,6 +38,7 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
     layers or the images is told before weights are loaded. Raises RecipeError, DataError, CheckpointError, and
     RunError where the disk is full or a number is not finite; no file is half written then.
     """
+    check_wish(wish)
     device = choose_device(wish.device)
     source = open_source(wish.target, reporter)
     layers = _choose_layers(wish, source.subject)
@@ -190,7 +171,7 @@ def _describe(wish: Wish, subject: Subject, images: ImageSet, layers: Sequence[L
         pool=wish.pool or "default",
         classes=images.classes,
         preprocessing=subject.preprocessing.to_dict(),
-        dtype=wish.dtype,
+        dtype=wish.dtype or "float32",
     )
 
 

@@ -13,7 +13,7 @@ from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.sources import ImageSet
 from ftcli.models.zoo import build_network, check_model, default_preprocessing
 from ftcli.planning import align_classes, gather_images, plan_recipe
-from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.recipe.loading import Document, choose_weights, revive_recipe
 from ftcli.recipe.parsing import Place, parse_yaml
 from ftcli.recipe.schema import Backbone
 from ftcli.results import Reporter
@@ -23,14 +23,28 @@ from ftcli.runs.folder import find_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is looked at: the `source` as the user named it, with `document` where it is a recipe and `backbone` where
-    it is a model's name; without both it is a checkpoint. `data` and `image_size` stand in for the recipe's own."""
+    """What is looked at: the `source` as the user named it, with `document` where it is a recipe. What ends in .pt is a
+    checkpoint, and anything else the name of a model, with which `weights`, `match` and `sha256` go as in a recipe's
+    backbone. `data` and `image_size` stand in for the recipe's own."""
 
     source: str
     document: Document | None = None
-    backbone: Backbone | None = None
+    weights: str | None = None
+    match: str | None = None
+    sha256: str | None = None
     data: Path | None = None
     image_size: int | None = None
+
+    @property
+    def model(self) -> str | None:
+        """The name of a model, where it is one that is looked at."""
+        return None if self.document or self.source.endswith(".pt") else self.source
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The model with its weights. Raises RecipeError for options that do not go together."""
+        chosen = choose_weights(self.model, self.weights, self.match, self.sha256)
+        return chosen or (Backbone(name=self.model) if self.model else None)
 
 
 @dataclass(frozen=True)
@@ -50,15 +64,15 @@ class Source:
 def open_source(target: Target, reporter: Reporter) -> Source:
     """Raises RecipeError for what is not known or does not fit, CheckpointError for a checkpoint that cannot be used.
     Nothing is downloaded."""
-    if target.document is None and target.backbone is None:
-        return _open_checkpoint(target, reporter)
-    if target.backbone is not None:
-        check_model(target.backbone.name, "extract")
-        default_preprocessing(target.backbone.name, target.backbone.weights, "--weights")  # are there such weights?
-        document = _draft_document(target, target.backbone, train=0)
-    else:
-        assert target.document is not None
+    backbone = target.backbone
+    if backbone is not None:
+        check_model(backbone.name, "extract")
+        default_preprocessing(backbone.name, backbone.weights, "--weights")  # are there such weights?
+        document = _draft_document(target, backbone, train=0)
+    elif target.document is not None:
         document = _revise(target.document, target)
+    else:
+        return _open_checkpoint(target, reporter)
     plan = plan_recipe(document)
     name = plan.recipe.backbone.name
     model = build_network(name, True, plan.preprocessing.image_size)
@@ -74,11 +88,10 @@ def find_images(source: Source, target: Target, reporter: Reporter) -> tuple[Sou
     images = gather_images(source.document, reporter, source.held or None)
     if source.subject.classes is not None:
         return source, align_classes(images, source.subject.classes, str(source.path))
-    if target.backbone is None:
+    backbone = target.backbone
+    if backbone is None:
         return source, images
-    document = _draft_document(
-        target, target.backbone, len(images.splits["train"]), has_batch_norm(source.subject.model)
-    )
+    document = _draft_document(target, backbone, len(images.splits["train"]), has_batch_norm(source.subject.model))
     return replace(source, document=document), images
 
 
@@ -129,6 +142,6 @@ def _list_options(target: Target) -> dict[Place, str]:
         options["data", "root"] = f"--data {target.data}"
     if target.image_size is not None:
         options["data", "image_size"] = f"--image-size {target.image_size}"
-    if target.backbone is not None and target.backbone.weights != "default":
-        options["backbone", "weights"] = f"--weights {target.backbone.weights}"
+    if target.weights is not None:
+        options["backbone", "weights"] = f"--weights {target.weights}"
     return options

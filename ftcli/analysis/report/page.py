@@ -107,7 +107,7 @@ def _describe(evaluation: Evaluation, background: Background) -> dict[str, Any]:
     confusion = np.asarray(evaluation.confusion, dtype=np.int64)
     return {
         "summary": sentences.sum_up(evaluation),
-        "confidence": sentences.judge_confidence(evaluation),
+        "confidence": sentences.tell_confidence(evaluation),
         "scaling": sentences.tell_scaling(evaluation.scaling) if evaluation.scaling else "",
         "meanings": sentences.MEANINGS,
         "optimistic": any(threshold.chosen_on == evaluation.split for threshold in evaluation.thresholds),

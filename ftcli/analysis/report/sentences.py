@@ -78,7 +78,7 @@ def show_figure(value: float | None, share: bool = False) -> str:
 
 def sum_up(evaluation: Evaluation) -> str:
     """How often the classifier is right, beside what always giving the commonest class would come to."""
-    found = next((figure for figure in evaluation.figures if figure.name == "accuracy"), None)
+    found = evaluation.find("accuracy")
     known = found is not None and found.low is not None and found.high is not None
     between = f" (95\N{NO-BREAK SPACE}%: {_show_range(found.low, found.high)})" if known and found else ""
     counts = [sum(row) for row in evaluation.confusion]
@@ -96,25 +96,15 @@ def _show_range(low: float | None, high: float | None) -> str:
     return f"{100 * (low or 0.0):.1f} to {show_share(high or 0.0)}"
 
 
-def judge_confidence(evaluation: Evaluation) -> str:
-    """Whether the classifier is surer than it is right: the mean probability of its answers against the share that is
-    right, and the 95 % interval of that."""
-    filled = [(b.images, b.confidence) for b in evaluation.reliability if b.confidence is not None]
-    if not filled:
-        return "No image was measured, so nothing can be said of its probabilities."
-    sure = sum(images * mean for images, mean in filled) / sum(images for images, _ in filled)
-    found = next((figure for figure in evaluation.figures if figure.name == "accuracy"), None)
-    low = found.low if found is not None and found.low is not None else evaluation.accuracy
-    high = found.high if found is not None and found.high is not None else evaluation.accuracy
-    told = (
-        f"On average it holds its answers {show_share(sure)} probable, and {show_share(evaluation.accuracy)} of them "
-        "are right: "
+def tell_confidence(evaluation: Evaluation) -> str:
+    """Whether the classifier is surer than it is right."""
+    judged = evaluation.judge_confidence()
+    verdict = "no difference beyond chance" if judged == "fair" else f"it is {judged}"
+    sure = show_share(evaluation.calibration["mean_confidence"])
+    return (
+        f"On average it holds its answers {sure} probable, and {show_share(evaluation.accuracy)} of them are right: "
+        f"{verdict}."
     )
-    if sure > high:
-        return told + "it is overconfident."
-    if sure < low:
-        return told + "it is underconfident."
-    return told + "no difference beyond chance."
 
 
 def tell_scaling(scaling: Scaling) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.analysis.drafting.draft import Brief, draft_recipe
-from ftcli.analysis.extraction.course import Wish, extract
+from ftcli.analysis.extraction import Wish, extract
 from ftcli.analysis.extraction.sources import Source, Target, find_images, open_source
 from ftcli.errors import DataError, RecipeError
 from ftcli.recipe.loading import read_recipe, revive_recipe
@@ -20,17 +20,16 @@ from ftcli.results import Silent
 
 
 def test_a_name_gets_the_stages_that_init_would_write(photo_folder: Path) -> None:
-    backbone = Backbone(name="resnet18")
-    target = Target(source="resnet18", backbone=backbone, data=photo_folder, image_size=64)
+    target = Target(source="resnet18", data=photo_folder, image_size=64)
     source, images = find_images(open_source(target, Silent()), target, Silent())
     drafted = draft_recipe(Brief(data=photo_folder, backbone="resnet18", device="cpu"), Silent())
     recipe, other = source.document.recipe, revive_recipe(parse_yaml(drafted.recipe, "init").data, "init").recipe
     assert recipe.stages == other.stages
     assert (recipe.name, recipe.head.hidden, recipe.data.image_size) == ("resnet18", (), 64)
-    assert (recipe.backbone, recipe.data.roots) == (backbone, (str(photo_folder),))
+    assert (recipe.backbone, recipe.data.roots) == (Backbone(name="resnet18"), (str(photo_folder),))
     assert images.classes == ("china", "flower")
     with pytest.raises(RecipeError) as caught:
-        open_source(replace(target, image_size=1, backbone=Backbone(name="alexnet")), Silent())
+        open_source(replace(target, source="alexnet", image_size=1), Silent())
     assert str(caught.value).startswith(
         "--image-size 1: data.image_size: the network takes no images of 1 x 1 pixels ("
     )
@@ -59,8 +58,7 @@ def test_images_are_checked_before_weights_are_loaded(workplace: Path, photo_fol
         for number, split in enumerate(("train", "train", "val", "test"))
     ]
     Path("two.csv").write_text("\n".join(["path,label,split,group", *rows]))
-    backbone = Backbone(name="resnet18", weights="missing.pth")
-    target = Target(source="resnet18", backbone=backbone, data=Path("two.csv"), image_size=32)
+    target = Target(source="resnet18", weights="missing.pth", data=Path("two.csv"), image_size=32)
     with pytest.raises(DataError) as caught:
         extract(Wish(target=target, probe="svm"), Silent())
     assert str(caught.value).startswith(

@@ -22,7 +22,7 @@ import pytest
 from ftcli.analysis import report
 from ftcli.analysis.report.page import check_report, write_report
 from ftcli.analysis.report.plots import HIT, MISS
-from ftcli.analysis.report.sentences import MEANINGS, judge_confidence, sum_up
+from ftcli.analysis.report.sentences import MEANINGS, sum_up, tell_confidence
 from ftcli.errors import RecipeError
 from ftcli.results import Evaluation, Example, Scaling
 from tests.analysis.conftest import Browser, imagine_outputs, make_background, make_evaluation, make_rows
@@ -337,13 +337,13 @@ def test_sentences_say_what_was_measured() -> None:
         "It is right for 50.0 % of 4 images (95 %: 15.0 to 85.0 %); always answering ‘\u2068a\u2069’ would be "
         "right for 75.0 %, so this is no better."
     )
-    assert judge_confidence(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
+    assert tell_confidence(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
         "On average it holds its answers 90.0 % probable, and 50.0 % of them are right: it is overconfident."
     )
     right = make_evaluation(("a", "b"), ["x"] * 40, np.zeros(40, int), np.tile([0.7, 0.3], (40, 1)))
-    assert judge_confidence(right).endswith("it is underconfident.")
+    assert tell_confidence(right).endswith("it is underconfident.")
     fair = make_evaluation(("a", "b"), ["x"] * 40, np.arange(40) // 28, np.tile([0.7, 0.3], (40, 1)))
-    assert judge_confidence(fair).endswith("are right: no difference beyond chance.")
+    assert tell_confidence(fair).endswith("are right: no difference beyond chance.")
 
 
 def read_palette(dark: bool) -> dict[str, tuple[int, ...]]:
