@@ -60,7 +60,10 @@ def main() -> None:
     except FtcliError as error:
         print_faults(error.faults, error.table)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:
+            raise
+        # Typer makes an exit with 130 of a KeyboardInterrupt, without a word.
         print_faults(["stopped at once; what was saved last is whole"])
         sys.exit(130)
     except BrokenPipeError:

@@ -91,6 +91,13 @@ def check_writable(path: Path, option: str) -> None:
         ) from error
 
 
+def is_same_file(place: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, through links too; it need not be there."""
+    return os.path.realpath(place) == os.path.realpath(other) or (
+        place.exists() and other.exists() and place.samefile(other)
+    )
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it. Raises RecipeError if it cannot be made or written."""
     try:
@@ -148,6 +155,19 @@ def hold_folder(folder: Path) -> Iterator[None]:
             path.unlink()
             raise RunError(explain_failure(path, 1, error)) from error
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds a folder. One that holds it itself must not ask: it would let go of it."""
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _flush_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from ftcli.drawing import FittedText, fit_text, tell_missing
 from ftcli.errors import RecipeError
 from ftcli.results import Reporter
-from ftcli.storage import check_place, replace_file
+from ftcli.storage import check_writable, replace_file
 
 Pixels = NDArray[np.uint8]
 """Height, width, and red, green, blue from 0 to 255."""
@@ -32,7 +32,7 @@ def check_target(target: Path, option: str) -> None:
         raise RecipeError(f"{option}: {target} does not end in .png, the one format that is drawn; give such a name")
     if not target.parent.is_dir():
         raise RecipeError(f"{option}: the folder {target.parent} is not there; make it, or give another place")
-    check_place(target, option)
+    check_writable(target, option)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import DEVICE, JSON
+from ftcli.commands.options import DEVICE, JSON, OTHER_DATA, SPLIT
 from ftcli.console import Terminal, print_result
 
 
@@ -16,15 +16,8 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN...", help="Two or more: folders of runs, or checkpoints such as stages/head.pt."),
     ],
-    data: Annotated[
-        Path | None, typer.Option(help="Another folder or manifest to test on; its classes are matched by name.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="train, val, test, or all where --data has no splits. Without it: test, or else val; all of --data."
-        ),
-    ] = None,
+    data: OTHER_DATA = None,
+    split: SPLIT = None,
     out: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="The picture of the curves. Without it: comparison.png.")
     ] = None,

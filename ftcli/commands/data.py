@@ -21,7 +21,7 @@ def describe() -> None:
 
 @data.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help=f"A known data set: {', '.join(NAMES)}.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"A known data set: {', '.join(NAMES)}.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make, instead of data/<name>.")] = None,
     as_json: JSON = False,
 ) -> None:

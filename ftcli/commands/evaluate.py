@@ -7,21 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, WORKERS
+from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, JSON, OTHER_DATA, SPLIT, WORKERS
 from ftcli.console import Terminal, print_result
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that ftcli train wrote.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Another folder or manifest; its classes are matched by name.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="train, val, test, or all where --data has no splits. Without it: test, or else val; all of --data."
-        ),
-    ] = None,
+    checkpoint: CHECKPOINT,
+    data: OTHER_DATA = None,
+    split: SPLIT = None,
     recall: Annotated[
         float | None,
         typer.Option(help="Of two classes: the threshold of the best precision at this recall, such as 0.95."),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+CHECKPOINT = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, such as runs/NAME/best_loss.pt.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+OTHER_DATA = Annotated[Path | None, typer.Option(help="Another folder or manifest; its classes are matched by name.")]
+SPLIT = Annotated[
+    str | None,
+    typer.Option(
+        help="train, val, test, or all where --data has no splits. Without it: test, or else val; all of --data."
+    ),
+]
 BATCH_SIZE = Annotated[
     int | None, typer.Option(min=1, max=100_000, help="Images computed at a time. Without it: as in training.")
 ]

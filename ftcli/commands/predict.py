@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, DEVICE, WORKERS
+from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, WORKERS
 from ftcli.console import Form, Terminal, is_file, write_predictions
 from ftcli.errors import DataError, RecipeError
 from ftcli.results import TOP
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint that ftcli train wrote.")],
+    checkpoint: CHECKPOINT,
     images: Annotated[
         list[str] | None,
         typer.Argument(

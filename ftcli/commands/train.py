@@ -12,7 +12,9 @@ from ftcli.console import Terminal, print_result
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Argument(help="A YAML recipe. Not needed with --resume.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="A YAML recipe. Not needed with --resume.")
+    ] = None,
     stage: Annotated[str | None, typer.Option(help="Train this stage alone.")] = None,
     resume: Annotated[
         Path | None,

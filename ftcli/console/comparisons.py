@@ -49,7 +49,7 @@ def _list_results(result: Comparison) -> list[_Row]:
 
     rows = [
         row("epochs", lambda run: None if run.epochs is None else str(run.epochs)),
-        row("seconds", lambda run: None if run.seconds is None else f"{run.seconds:.0f}"),
+        row("seconds", lambda run: None if run.seconds is None else f"{run.seconds:.1f}"),
         row("val loss", lambda run: _decimal(run.val_loss)),
         row("val accuracy", lambda run: _percent(run.val_accuracy)),
     ]
@@ -105,9 +105,11 @@ def _measure(text: str) -> int:
 
 
 def _show(value: Any) -> str:
-    """A value of a recipe. A digest is cut: its beginning tells it from another."""
+    """A value of a recipe. A digest is cut: its beginning tells it from another. So are numbers that were measured."""
     if value is None:
         return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, str):
         return f"{value[:8]}…" if len(value) == 64 and not set(value) - set("0123456789abcdef") else value
     return json.dumps(value, ensure_ascii=False)

@@ -13,14 +13,16 @@ from ftcli.inference.outputs import Outputs
 from ftcli.results import tell_count
 
 COLDEST, HOTTEST = 0.01, 100.0
-"""Between these a temperature is looked for."""
+"""Between these a temperature is looked for, and as far beyond as the spread of the logits lies beyond 1: that of a
+network that has hardly begun may be a thousandth, and that of one that grew without bounds many thousands."""
 
 
 def fit_temperature(outputs: Outputs, where: str) -> float:
     """The temperature with the lowest mean cross-entropy of logits / temperature, to 1e-6 of itself.
 
     The cross-entropy is convex in 1 / temperature, so its slope, in float64, is 0 once at most. Raises DataError that
-    begins with `where` for outputs that no temperature between COLDEST and HOTTEST fits best.
+    begins with `where` for outputs that no temperature between COLDEST and HOTTEST fits best, the one or the other
+    multiplied by the spread of the logits, the root of their mean variance within an image.
     """
     logits, labels = outputs.logits.double(), outputs.labels
     own = logits.gather(1, labels[:, None])[:, 0]
@@ -29,18 +31,20 @@ def fit_temperature(outputs: Outputs, where: str) -> float:
         shares = (logits / math.exp(heat)).softmax(1)
         return float(((shares * logits).sum(1) - own).mean())
 
+    spread = math.sqrt(float(logits.var(1, correction=0).mean())) or 1.0
+    coldest, hottest = COLDEST * min(1.0, spread), HOTTEST * max(1.0, spread)
     images = tell_count(len(labels), "image")
-    if slope(math.log(HOTTEST)) >= 0:
+    if slope(math.log(hottest)) >= 0:
         raise DataError(
-            f"{where}: no temperature up to {HOTTEST:g} helps on the {images} of val: the network is no better there "
+            f"{where}: no temperature up to {hottest:.3g} helps on the {images} of val: the network is no better there "
             "than one that gives every class the same probability; train it further first"
         )
-    if slope(math.log(COLDEST)) <= 0:
+    if slope(math.log(coldest)) <= 0:
         raise DataError(
-            f"{where}: no temperature down to {COLDEST} is cold enough for the {images} of val: nearly all are right, "
-            "so the surer the network, the better; keep more images for validation"
+            f"{where}: no temperature down to {coldest:.3g} is cold enough for the {images} of val: nearly all are "
+            "right, so the surer the network, the better; keep more images for validation"
         )
-    return math.exp(brentq(slope, math.log(COLDEST), math.log(HOTTEST), xtol=1e-9))
+    return math.exp(brentq(slope, math.log(coldest), math.log(hottest), xtol=1e-9))
 
 
 def find_last_layer(model: nn.Module, head: str) -> str:

@@ -111,10 +111,13 @@ def measure_figures(outputs: Outputs, tallied: Tally) -> tuple[Figure, ...]:
 
     Shares of images have Wilson's interval. The others have that of a bootstrap (Efron and Tibshirani, An Introduction
     to the Bootstrap, 1993): the images are drawn again with replacement, 1,000 times, fewer, but 200 at least, where
-    there are more than 2 million images times classes, from a seed that depends on their number alone. It is the
-    percentile interval, over the resamples that define the figure. Chance raises the calibration error, and drawing
-    again raises it once more, so that its percentiles lie too high: its interval goes as far below the value, down to
-    0 at most, as the upper percentile lies above it.
+    there are more than 2 million images times classes, from a seed that depends on their number alone, and those that
+    define the figure give percentiles. What chance does to a figure of few images, drawing again does once more: where
+    a class has a handful, average precision and the calibration error rise and macro F1 falls, so that percentiles lie
+    beside the truth, or beside the value even. Therefore the interval has the percentiles and their mirror images about
+    the value, within what the figure can be. That of the calibration error begins at 0 where a classifier whose
+    probabilities are right would come to as much in more than one case of 40. Where every resample gives the same, as
+    those of images that are all right do, they say nothing of other images, and there is no interval.
     """
     images, classes = outputs.logits.shape
     figures = [_share("accuracy", measure_accuracy(outputs), images)]
@@ -125,14 +128,15 @@ def measure_figures(outputs: Outputs, tallied: Tally) -> tuple[Figure, ...]:
     resampled = _resample(tallied, images, classes)
     for name, value, drawn in zip(BOOTSTRAPPED, values, resampled, strict=True):
         defined = drawn[~np.isnan(drawn)]
-        if np.isnan(value) or not len(defined):
+        if np.isnan(value) or not len(defined) or np.ptp(defined) <= 1e-12 * abs(float(value)):
             figures.append(Figure(name, None if np.isnan(value) else float(value), None, None, "bootstrap"))
             continue
         own = exact.get(name, float(value))
         low, high = map(float, np.quantile(defined, (0.025, 0.975)))
-        if name == "expected_calibration_error":
-            low = max(0.0, 2 * own - high)
-        figures.append(Figure(name, own, low, high, "bootstrap"))
+        low, high = max(0.0, min(low, 2 * own - high)), max(high, 2 * own - low)
+        if name == "expected_calibration_error" and own <= _measure_chance(outputs, len(drawn)):
+            low = 0.0
+        figures.append(Figure(name, own, low, high if name == "log_loss" else min(1.0, high), "bootstrap"))
     return tuple(figures)
 
 
@@ -152,6 +156,16 @@ def _resample(tallied: Tally, images: int, classes: int) -> Floats:
         drawn.append(tallied.measure(weights.astype(float)))
         left -= count
     return np.concatenate(drawn, 1)
+
+
+def _measure_chance(outputs: Outputs, draws: int) -> float:
+    """The calibration error that a classifier with these probabilities exceeds in one of 40 draws of what is right if
+    each is right as often as it says (Bröcker and Smith, Weather and Forecasting 22, 2007)."""
+    generator = np.random.default_rng(derive_seed("consistency", len(outputs.paths)))
+    sure = outputs.logits.double().softmax(1).max(1)[0]
+    places, own = place_in_bins(sure)[0].numpy(), sure.numpy()
+    errors = [np.abs(np.bincount(places, (generator.random(len(own)) < own) - own)).sum() for _ in range(draws)]
+    return float(np.quantile(errors, 0.975)) / len(own)
 
 
 def _share(name: str, share: float, images: int) -> Figure:

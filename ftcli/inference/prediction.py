@@ -11,7 +11,7 @@ from ftcli.data.finding import Found
 from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import Sample
 from ftcli.inference.classifier import Classifier, load_classifier
-from ftcli.results import Failure, Prediction, Predictions, Progress, Reporter, tell_duration
+from ftcli.results import Failure, Prediction, Predictions, Progress, Reporter, tell_count, tell_duration
 from ftcli.runs.folder import find_checkpoint
 from ftcli.runtime import choose_device
 
@@ -69,7 +69,7 @@ def stream_predictions(
             rate = done / (time.monotonic() - began)
             if images.count is not None:
                 reporter.advance(Progress("predicting", done, max(done, images.count), rate))
-    reporter.say(f"{done:,} images in {tell_duration(time.monotonic() - began)}, {rate:.0f} images/s")
+    reporter.say(f"{tell_count(done, 'image')} in {tell_duration(time.monotonic() - began)}, {rate:.0f} images/s")
 
 
 def _list_samples(paths: Iterable[str]) -> Iterator[Sample]:

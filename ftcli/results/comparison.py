@@ -11,7 +11,8 @@ from ftcli.results.base import Result
 
 @dataclass(frozen=True)
 class ComparedRun(Result):
-    """A run and its results: the validation loss and accuracy of the checkpoint, the seconds and epochs of its training
+    """A run and its results: the validation loss and accuracy of the checkpoint (None where training stopped
+    before they were measured), the seconds and epochs of its training
     (None for a checkpoint that lies in no run's folder), and the accuracy on the images that all are evaluated on, with
     its 95 % Wilson interval, and the loss (None where there are none). `name` tells it from the others."""
 
@@ -60,7 +61,8 @@ class Difference(Result):
 class Comparison(Result):
     """What `ftcli compare` returns. `settings` hold only what differs; `split`, `images` and `differences` are empty
     where the runs cannot be evaluated on the same images, and `why` then says why. `warnings` tell what makes figures
-    unfit for a comparison: other validation images, and tests on what a run was trained on."""
+    unfit for a comparison: a training that has not ended or that carries on from another, other validation images, and
+    tests on what a run was trained on."""
 
     runs: tuple[ComparedRun, ...]
     settings: tuple[Setting, ...]

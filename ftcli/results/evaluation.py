@@ -14,7 +14,8 @@ Method = Literal["wilson", "bootstrap"]
 @dataclass(frozen=True)
 class Figure(Result):
     """A figure of a classifier on some images, with its 95 % interval; `value`, `low` and `high` are None where these
-    images do not define it, as the area under a curve where all are of one class.
+    images do not define it, as the area under a curve where all are of one class, and `low` and `high` where they are
+    too alike to tell how far it would move on others, as if all are right.
 
     `name` is accuracy, top_5_accuracy, balanced_accuracy, macro_f1, roc_auc, average_precision, log_loss or
     expected_calibration_error; `method` is how the interval was found.

@@ -20,7 +20,8 @@ class Checkpoint:
     """A network at one moment of a run.
 
     `kind` is best (lowest validation loss of the run), stage (of its stage) or last (with `progress`, all that is
-    needed to go on exactly). `held` tells which split each image was in. `digest` is that of the file it was read
+    needed to go on exactly). `metrics` are those of these very weights, empty where they were not measured, as in the
+    middle of an epoch. `held` tells which split each image was in. `digest` is that of the file it was read
     from, empty before it is written.
     """
 

@@ -11,7 +11,7 @@ from typing import Any
 from ftcli.errors import CheckpointError, RecipeError
 from ftcli.results import EpochRow
 from ftcli.runs.curves import draw_curves
-from ftcli.storage import make_folder, replace_file
+from ftcli.storage import is_held, make_folder, replace_file
 
 RUNS = Path("runs")
 
@@ -47,8 +47,13 @@ class RunFolder:
         return self.path / "stages" / f"{name}.pt"
 
     def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return any(file.exists() for file in (self.manifest, self.last, self.best_loss))
+        """Whether a run has come to something here. One that was killed before its first measurement has not: nothing
+        could go on from it, and its place is free again."""
+        return any(file.exists() for file in (self.metrics, self.last, self.best_loss))
+
+    def is_taken(self) -> bool:
+        """Whether a run is here, or one is beginning at this moment. Not to be asked by the one that is beginning."""
+        return self.holds_run() or is_held(self.path)
 
     def prepare(self, recipe: str, manifest: Mapping[str, Any]) -> None:
         """Write what is known before training begins."""
@@ -100,10 +105,10 @@ def choose_folder(out: Path | None, name: str) -> tuple[RunFolder, str | None]:
             )
         return RunFolder(out), None
     first = RunFolder(RUNS / name)
-    if not first.holds_run():
+    if not first.is_taken():
         return first, None
     number = 2
-    while RunFolder(RUNS / f"{name}-{number}").holds_run():
+    while RunFolder(RUNS / f"{name}-{number}").is_taken():
         number += 1
     chosen = RunFolder(RUNS / f"{name}-{number}")
     return chosen, f"{first.path} already holds a run; this one goes to {chosen.path}"

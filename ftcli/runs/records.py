@@ -25,6 +25,14 @@ def find_run(checkpoint: Path) -> RunFolder | None:
     return RunFolder(folder) if RunFolder(folder).metrics.is_file() else None
 
 
+def is_of_run(path: Path) -> bool:
+    """Whether a file is one of the checkpoints that a training wrote for itself."""
+    run = find_run(path)
+    if run is None or not path.exists():
+        return False
+    return path.name in (run.best_loss.name, run.last.name) or path.absolute().parent.name == "stages"
+
+
 def read_rows(folder: RunFolder) -> tuple[EpochRow, ...]:
     """The measured epochs of a run, in order. Raises CheckpointError for a metrics.jsonl that is missing, that ftcli
     did not write, or in which an epoch is missing."""

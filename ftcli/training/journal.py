@@ -70,13 +70,15 @@ class Journal:
     def save_last(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> None:
         """Write last.pt: from it the run goes on exactly where it is."""
         progress = {**self._progress(), "state": dataclasses.asdict(state), "optimizer": optimizer.state_dict()}
-        self._write_last(model, state.stage, max(state.epoch, 0), progress)
+        measured = state.epoch >= 0 and state.step == 0  # the last row is then of these very weights
+        metrics = _figures(self.rows[-1]) if measured else {}
+        self._write_last(model, state.stage, max(state.epoch, 0), metrics, progress)
 
     def save_finished(self, model: nn.Module, test: TestResult | None) -> None:
-        """Write the last.pt of a run that has nothing left to do."""
-        last = self.rows[-1]
+        """Write the last.pt of a run that has nothing left to do, and whose best weights are in the model."""
+        last, best = self.rows[-1], min(self.rows, key=lambda row: row.val_loss)
         progress = {**self._progress(), "finished": True, "test": None if test is None else test.to_dict()}
-        self._write_last(model, last.stage, last.epoch, progress)
+        self._write_last(model, last.stage, last.epoch, _figures(best), progress)
 
     def close_stage(self, state: StageState, trainable: int) -> StageResult:
         """Sum up a stage that has ended."""
@@ -106,8 +108,9 @@ class Journal:
             "fingerprint": self.fingerprint,
         }
 
-    def _write_last(self, model: nn.Module, stage: str, epoch: int, progress: Mapping[str, Any]) -> None:
-        metrics = _figures(self.rows[-1]) if self.rows else {}
+    def _write_last(
+        self, model: nn.Module, stage: str, epoch: int, metrics: Mapping[str, float], progress: Mapping[str, Any]
+    ) -> None:
         write_checkpoint(
             self.folder.last,
             dataclasses.replace(

@@ -8,6 +8,17 @@ import sys
 from ftcli import __version__
 from tests.conftest import Ftcli
 
+ARGUMENTS = {
+    "init": "{DIR}",
+    "inspect": "[[MODEL|GLOB|RECIPE|CHECKPOINT]]",
+    "train": "[RECIPE]",
+    "extract": "{MODEL|RECIPE|CHECKPOINT}",
+    "evaluate": "{CHECKPOINT}",
+    "compare": "{RUN...}...",
+    "predict": "{CHECKPOINT} [IMAGE...]...",
+    "data fetch": "{NAME}",
+}
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
@@ -33,7 +44,13 @@ def test_help_and_a_recipes_faults_need_no_torch() -> None:
 
 def test_help_names_every_command(ftcli: Ftcli) -> None:
     out = ftcli("--help").out
-    assert all(name in out for name in ("init", "inspect", "train", "evaluate", "predict", "schema", "data"))
+    names = ("init", "inspect", "train", "extract", "evaluate", "compare", "predict", "schema", "data")
+    assert all(name in out for name in names)
+
+
+def test_help_writes_what_stands_for_something_in_capitals(ftcli: Ftcli) -> None:
+    usage = {name: " ".join(ftcli(*name.split(), "--help").out.split("\n\n")[0].split()) for name in ARGUMENTS}
+    assert {name: text.partition("[OPTIONS] ")[2] for name, text in usage.items()} == ARGUMENTS
 
 
 def test_usage_errors_are_plain_and_end_with_2(ftcli: Ftcli) -> None:

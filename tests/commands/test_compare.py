@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from scipy.stats import binomtest
 from ftcli.console.comparisons import print_comparison
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import ComparedRun, Comparison, Setting, Silent
+from ftcli.runs.folder import RunFolder
 from ftcli.training.beginning import Order
+from ftcli.training.loop import _take_step
 from ftcli.training.run import train
 from tests.conftest import Ftcli
 
@@ -183,12 +187,12 @@ def test_images_that_are_gone_or_of_other_classes_are_no_error(three: Path, ftcl
     Path("r.yaml").write_text(text.replace(root, "mine").replace("name: photos", "name: mine"))
     assert ftcli("train", "r.yaml", "--stage", "head", "--set=stages.head.epochs=1").code == 0
     told = ftcli("compare", "runs/photos", "runs/mine", "--json").json
-    assert told["why"] == "photos and mine know other classes: china, flower; and flower, temple"
+    assert told["why"] == ("photos and mine know other classes: china of the first alone; temple of the second alone")
     shutil.rmtree("mine")
     told = ftcli("compare", "runs/mine", "runs/mine/stages/head.pt", "--json").json
     assert told["why"] == (
         "not all can be measured: runs/mine/best_loss.pt: data.root: mine is not there; give a folder with "
-        "train/<class>/, or with one folder a class"
+        "train/<class>/, or with one folder a class; or give images for all with --data"
     )
     assert ftcli("compare", "runs/mine", "runs/photos").code == 0
 
@@ -213,9 +217,71 @@ def test_a_run_that_has_not_ended_is_told(three: Path, ftcli: Ftcli) -> None:
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "ended": None}))
     outcome = ftcli("compare", "runs/photos", "runs/wide")
     assert outcome.code == 0
-    assert _warnings(outcome.err) == [
-        "wide: has not ended its training; its figures are those that it has reached",
-    ]
+    told = ["wide: has not ended its training; its figures are those that it has reached"]
+    assert _warnings(outcome.err) == told
+    assert ftcli("compare", "runs/photos", "runs/wide", "--json").json["warnings"] == told
+
+
+def test_a_run_that_carries_on_from_another_is_told(three: Path, ftcli: Ftcli) -> None:
+    more = ("--set=stages.all.epochs=1", "--out")
+    assert ftcli("train", "--resume", "runs/other/best_loss.pt", *more, "runs/on").code == 0
+    outcome = ftcli("compare", "runs/on", "runs/other", "runs/photos", "--json")
+    assert outcome.json["runs"][0]["epochs"] == 1
+    assert outcome.json["warnings"][0] == ("on: carries on from other; its epochs and seconds are those since then")
+    assert ftcli("compare", "runs/on", "runs/photos", "--json").json["warnings"][0] == (
+        "on: carries on from another checkpoint; its epochs and seconds are those since then"
+    )
+
+
+def test_weights_in_the_middle_of_an_epoch_have_no_figures(
+    three: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def stop_at_sixth(*given: Any) -> tuple[float, int]:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return _take_step(*given)
+
+    monkeypatch.setattr("ftcli.training.loop._take_step", stop_at_sixth)
+    assert ftcli("train", "r.yaml", "--set=name=young").code == 130
+    told = ftcli("compare", "runs/young/last.pt", "runs/photos/last.pt", "runs/photos", "--json").json
+    young, last, best = told["runs"]
+    assert (young["val_loss"], young["val_accuracy"], young["epochs"]) == (None, None, 1)
+    assert young["accuracy"] is not None
+    assert last["val_loss"] == best["val_loss"]
+    facts = [ftcli("inspect", f"runs/photos/{name}.pt", "--json").json["checkpoint"] for name in ("last", "best_loss")]
+    assert facts[0]["val_loss"] == facts[1]["val_loss"] == best["val_loss"]  # not that of the last epoch
+    assert "val_loss" not in ftcli("inspect", "runs/young/last.pt", "--json").json["checkpoint"]
+
+
+def test_a_calibrated_stage_has_the_epochs_of_the_stage(three: Path, ftcli: Ftcli) -> None:
+    assert ftcli("evaluate", "runs/photos/stages/head.pt", "--calibrate").code == 0
+    outcome = ftcli("compare", "runs/photos/stages/head.pt", "runs/photos/stages/head-calibrated.pt")
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["epochs", "2", "2"] in lines
+    assert not any(line[:2] == ["trained", "stages"] for line in lines)
+    (temperature,) = (line for line in lines if line[:1] == ["origin.temperature"])
+    assert len(temperature[2]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("place", "given", "names"),
+    [
+        (".", ("runs/photos", "mine/photos"), ["runs/photos", "mine/photos"]),
+        (".", ("runs/photos/", "mine/photos/stages/head.pt"), ["photos", "photos/stages/head.pt"]),
+        ("runs/photos", (".", "stages/head.pt"), ["photos", "photos/stages/head.pt"]),
+        ("runs/photos/stages", ("head.pt", "../best_loss.pt"), ["photos/stages/head.pt", "photos"]),
+    ],
+)
+def test_runs_are_known_from_everywhere(
+    three: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, place: str, given: tuple[str, ...], names: list[str]
+) -> None:
+    shutil.copytree("runs/photos", "mine/photos")
+    monkeypatch.chdir(place)
+    assert [run["name"] for run in ftcli("compare", *given, "--json").json["runs"]] == names
 
 
 def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli) -> None:
@@ -226,13 +292,24 @@ def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli
     metrics.write_text(metrics.read_text().splitlines()[0] + "\n")
     Path("runs/headless/best_loss.pt").unlink()
     Path("runs/damaged/metrics.jsonl").write_text("x\n")
-    given = ("photos", "runs/photo", "empty", "runs/young", "runs/headless", "runs/damaged", "runs/photos/x.pt")
+    RunFolder(Path("unmeasured")).prepare("", {})
+    given = (
+        "photos",
+        "runs/photo",
+        "empty",
+        "unmeasured",
+        "runs/young",
+        "runs/headless",
+        "runs/damaged",
+        "runs/photos/x.pt",
+    )
     outcome = ftcli("compare", *given, "--out", "c.png")
     assert outcome.code == 4
     assert outcome.faults == [
         "photos: there is no such run; did you mean 'runs/photos'?",
         "runs/photo: there is no such run; did you mean 'runs/photos' or 'runs/other' or 'runs/young'?",
         "empty: is no folder of a run; give one that ftcli train made, such as runs/NAME",
+        "unmeasured: has not come to its first measurement, so there is nothing to compare; train it first",
         "runs/young: has not finished its first epoch, so there is nothing to compare; go on with `ftcli train "
         "--resume runs/young/last.pt`",
         "runs/headless/best_loss.pt: is missing; put it back, or give another checkpoint of the run",
@@ -261,6 +338,10 @@ def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli
         (
             ("runs/photos", "runs/photos/last.pt", "--out", "nowhere/c.png"),
             "--out: the folder nowhere is not there; make it, or give another place",
+        ),
+        (
+            ("runs/photos", "runs/photos/last.pt", "--out", "/proc/c.png"),
+            "--out: the folder /proc cannot be written (No such file or directory); give a place that you may write to",
         ),
     ],
 )

@@ -80,6 +80,28 @@ def test_validation_is_measured_on_the_images_of_the_training(ftcli: Ftcli, trai
     assert ftcli("evaluate", trained, "--split", "train", "--json").json["images"] == 30
 
 
+def test_images_that_came_or_went_since_training_are_told(ftcli: Ftcli, scripts: Path) -> None:
+    test = Path("data/test")
+    first = min(path for path in test.rglob("*") if path.is_file())
+    first.rename(first.with_name("new.jpg"))
+    outcome = ftcli("evaluate", scripts, "--json")
+    assert outcome.err == (
+        f"warning: {scripts}: test is not as it was in training: 1 image missing, such as {first.relative_to('data')}; "
+        f"1 image added, such as {first.with_name('new.jpg').relative_to('data')}\n"
+    )
+    assert outcome.json["images"] == 20
+    shutil.rmtree(test)
+    outcome = ftcli("evaluate", scripts)
+    assert (outcome.code, outcome.faults) == (
+        3,
+        [
+            f"{scripts}: data has no test any more, of which training knew 20 images; put them back, or give --split "
+            "train or val"
+        ],
+    )
+    assert ftcli("evaluate", scripts, "--split", "val").code == 0
+
+
 def test_another_folder_is_matched_by_name(workplace: Path, ftcli: Ftcli, trained: Path, photo_folder: Path) -> None:
     own = ftcli("evaluate", trained, "--json").json
     # Only one class, which stands first here and second in the checkpoint.
@@ -109,6 +131,10 @@ def test_a_split_that_is_not_there(ftcli: Ftcli, trained: Path) -> None:
     assert outcome.code == 3
     (told,) = outcome.faults
     assert told.endswith("has no such split; did you mean 'test'?")
+    outcome = ftcli("evaluate", trained, "--split", "")
+    assert outcome.code == 3
+    assert outcome.faults[0].endswith(" has no such split; known: test, train, val")
+    assert outcome.faults[0].startswith("--split '': ")
 
 
 def test_thresholds_are_chosen_on_val_where_that_is_not_measured(
@@ -322,6 +348,17 @@ def test_the_report_tells_of_the_run_where_it_is_there(ftcli: Ftcli, trained: Pa
     shutil.copy(trained, "taken.pt")
     ftcli("evaluate", "taken.pt", "--report", "taken.html")
     assert len(Path("taken.html").read_text()) < len(beside) - 1000  # the curves of the training are missing
+    with (trained.parent / "metrics.jsonl").open("a") as file:
+        file.write("[]\n")
+    outcome = ftcli("evaluate", trained, "--report", "damaged.html")
+    line = (trained.parent / "metrics.jsonl").read_text().count("\n")
+    assert (outcome.code, outcome.err.splitlines()[0]) == (
+        0,
+        f"warning: --report: the curves of the training are left out: {trained.parent}/metrics.jsonl:{line}: is no "
+        "line that ftcli train wrote (it holds no mapping); put the file back as it was",
+    )
+    assert 'id="training"' in beside
+    assert 'id="training"' not in Path("damaged.html").read_text()
 
 
 def test_people_get_tables(ftcli: Ftcli, trained: Path) -> None:

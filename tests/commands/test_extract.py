@@ -338,20 +338,33 @@ def test_what_float16_cannot_hold_ends_the_pass(workplace: Path, ftcli: Ftcli, m
     assert list_names(workplace) == ["r.yaml"]
 
 
-@pytest.mark.parametrize("place", [(Spool, "add"), (ArrayStream, "write")])
-def test_a_termination_in_the_middle_leaves_nothing(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str]
+@pytest.mark.parametrize(
+    ("place", "number", "code", "sentence"),
+    [
+        ((Spool, "add"), signal.SIGTERM, 143, "terminated; nothing is half written"),
+        ((ArrayStream, "write"), signal.SIGTERM, 143, "terminated; nothing is half written"),
+        ((ArrayStream, "write"), signal.SIGINT, 130, "stopped at once; what was saved last is whole"),
+    ],
+)
+def test_a_signal_in_the_middle_leaves_nothing(
+    workplace: Path,
+    ftcli: Ftcli,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[type, str],
+    number: signal.Signals,
+    code: int,
+    sentence: str,
 ) -> None:
     work = getattr(*place)
 
     def work_and_stop(*arguments: Any) -> None:
         work(*arguments)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(*place, work_and_stop)
     monkeypatch.setenv("TMPDIR", str(workplace))
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz")
-    assert (outcome.code, outcome.faults) == (143, ["terminated; nothing is half written"])
+    assert (outcome.code, outcome.faults) == (code, [sentence])
     assert list_names(workplace) == ["r.yaml"]
 
 
@@ -368,6 +381,12 @@ def test_batches_and_processes_are_those_that_are_asked_for(
     monkeypatch.setattr("ftcli.analysis.extraction.course.Loader", Watched)
     ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--workers", "2")
     assert set(seen) == {(5, 2), (5, 1)}
+    seen.clear()
+    monkeypatch.setattr("ftcli.analysis.extraction.heads.Loader", Watched)
+    arguments = ("--probe", "logistic", "--save-head", "head.pt", "--batch-size", "64", "--workers", "1")
+    assert ftcli("extract", "r.yaml", *arguments).code == 0
+    splits = json.loads(ftcli("extract", "r.yaml", "--out", "a.npz", "--json").out)["splits"]
+    assert seen[: len(splits) + 2] == [(64, 0)] * len(splits) + [(64, 1)] * 2
 
 
 def test_mean_and_std_are_measured_as_in_training(workplace: Path, ftcli: Ftcli) -> None:

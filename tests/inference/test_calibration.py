@@ -27,8 +27,14 @@ def draw(images: int, heat: float) -> Outputs:
 
 
 def test_a_known_temperature_is_found() -> None:
-    for heat in (0.3, 1.0, 4.0):
+    for heat in (1e-6, 0.3, 1.0, 4.0, 1e5):
         assert fit_temperature(draw(50_000, heat), "here") == pytest.approx(heat, rel=0.02)
+
+
+def test_a_class_that_is_far_from_all_others_does_not_hide_the_temperature() -> None:
+    near = draw(2000, 3.0)
+    far = replace(near, logits=torch.cat([near.logits, torch.full((2000, 1), -5000.0)], 1))
+    assert fit_temperature(far, "here") == pytest.approx(fit_temperature(near, "here"), rel=1e-6)
 
 
 def test_no_other_temperature_is_better() -> None:
@@ -49,15 +55,15 @@ def test_outputs_that_no_temperature_fits() -> None:
     with pytest.raises(DataError) as caught:
         fit_temperature(good, "--calibrate")
     assert str(caught.value) == (
-        "--calibrate: no temperature down to 0.01 is cold enough for the 3 images of val: nearly all are right, so the "
-        "surer the network, the better; keep more images for validation"
+        "--calibrate: no temperature down to 0.01 is cold enough for the 3 images of val: nearly all are right, so "
+        "the surer the network, the better; keep more images for validation"
     )
-    for bad in (replace(good, logits=-good.logits), replace(good, logits=torch.zeros(3, 3))):
+    for bad, hottest in ((replace(good, logits=-good.logits), 236), (replace(good, logits=torch.zeros(3, 3)), 100)):
         with pytest.raises(DataError) as caught:
             fit_temperature(bad, "--calibrate")
         assert str(caught.value) == (
-            "--calibrate: no temperature up to 100 helps on the 3 images of val: the network is no better there than "
-            "one that gives every class the same probability; train it further first"
+            f"--calibrate: no temperature up to {hottest} helps on the 3 images of val: the network is no better "
+            "there than one that gives every class the same probability; train it further first"
         )
 
 

@@ -111,7 +111,7 @@ def test_an_area_of_many_classes_is_that_of_one_against_the_rest() -> None:
     assert figure.value == pytest.approx(roc_auc_score(labels, shares, multi_class="ovr"), abs=1e-12)
 
 
-def test_intervals_are_percentiles_of_images_drawn_again() -> None:
+def test_intervals_are_percentiles_of_images_drawn_again_and_their_mirror_images() -> None:
     rng = np.random.default_rng(3)
     labels = np.arange(90) % 3
     logits = rng.normal(size=(90, 3)) + 1.5 * np.eye(3)[labels]
@@ -121,9 +121,10 @@ def test_intervals_are_percentiles_of_images_drawn_again() -> None:
     drawn = np.random.default_rng(derive_seed("bootstrap", 90)).integers(90, size=(1000, 90))
     given = outputs.logits.argmax(1).numpy()
 
-    def percentiles(measure: Callable[[Any], float]) -> tuple[float, float]:
-        low, high = np.quantile([measure(own) for own in drawn], (0.025, 0.975))
-        return float(low), float(high)
+    def mirror(measure: Callable[[Any], float]) -> tuple[float, float]:
+        low, high = map(float, np.quantile([measure(own) for own in drawn], (0.025, 0.975)))
+        value = measure(np.arange(90))
+        return max(0.0, min(low, 2 * value - high)), min(1.0, max(high, 2 * value - low))
 
     def recall(own: Any) -> float:
         return float(np.mean([(given[own] == one)[labels[own] == one].mean() for one in range(3)]))
@@ -135,16 +136,65 @@ def test_intervals_are_percentiles_of_images_drawn_again() -> None:
         return float(sum(abs(gaps[place == one].sum()) for one in np.unique(place)) / 90)
 
     balanced, calibration = figures["balanced_accuracy"], figures["expected_calibration_error"]
-    assert (balanced.low, balanced.high) == pytest.approx(percentiles(recall), abs=1e-12)
-    high = percentiles(error)[1]
-    assert calibration.value is not None
-    assert (calibration.low, calibration.high) == pytest.approx((max(0.0, 2 * calibration.value - high), high))
+    assert (balanced.low, balanced.high) == pytest.approx(mirror(recall), abs=1e-12)
+    assert (calibration.low, calibration.high) == pytest.approx((0.0, mirror(error)[1]))  # no more than chance
+    sharp = Outputs(9 * outputs.logits, outputs.labels, outputs.paths, ())
+    outputs, figures = sharp, by_name(measure_figures(sharp, tally(sharp)))
+    calibration = figures["expected_calibration_error"]
+    assert (calibration.low, calibration.high) == pytest.approx(mirror(error))
+    assert calibration.low is not None
+    assert calibration.low > 0.05
     right = int((given == labels).sum())
     assert (figures["accuracy"].low, figures["accuracy"].high) == wilson(right, 90)
     assert {name: figure.method for name, figure in figures.items()} == {
         "accuracy": "wilson",
         **dict.fromkeys(BOOTSTRAPPED, "bootstrap"),
     }
+
+
+def imagine(rng: np.random.Generator, images: int, classes: int) -> Outputs:
+    """A classifier that is fairly good, whose probabilities are nearly right."""
+    labels, logits = rng.integers(classes, size=images), 1.5 * rng.normal(size=(images, classes))
+    logits[np.arange(images), labels] += 2.5
+    return Outputs(torch.tensor(logits).float(), torch.tensor(labels), ("",) * images, ())
+
+
+def test_intervals_hold_the_truth_where_classes_have_few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "RESAMPLES", 200)
+    rng, tries = np.random.default_rng(5), 20
+    for images, classes, names in (
+        (1000, 50, ("macro_f1", "average_precision")),
+        (60, 2, ("expected_calibration_error",)),
+    ):
+        whole = tally(imagine(rng, 30_000, classes)).measure(np.ones((30_000, 1)))[:, 0]
+        truth = dict(zip(BOOTSTRAPPED, whole, strict=True))
+        held = dict.fromkeys(names, 0)
+        for _ in range(tries):
+            outputs = imagine(rng, images, classes)
+            figures = by_name(measure_figures(outputs, tally(outputs)))
+            for figure in figures.values():
+                assert figure.value is not None
+                assert figure.low is not None
+                assert figure.high is not None
+                assert 0 <= figure.low <= figure.value <= figure.high, figure
+                assert figure.name == "log_loss" or figure.high <= 1
+            for name in names:
+                low, high = figures[name].low, figures[name].high
+                assert low is not None
+                assert high is not None
+                held[name] += low <= truth[name] <= high
+        assert min(held.values()) >= 0.85 * tries, held
+
+
+def test_draws_that_are_all_alike_tell_no_interval() -> None:
+    labels = torch.arange(6) % 2
+    perfect = Outputs(torch.eye(2)[labels] * 4, labels, ("",) * 6, ())
+    for figure in measure_figures(perfect, tally(perfect)):
+        if figure.name == "accuracy":
+            assert (figure.value, figure.low, figure.high) == (1.0, *wilson(6, 6))
+        else:
+            assert figure.value is not None
+            assert (figure.low, figure.high) == (None, None), figure
 
 
 def test_images_of_one_class_define_no_curves() -> None:

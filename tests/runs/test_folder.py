@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,9 +47,27 @@ def test_an_explicit_folder_that_holds_a_run_is_refused() -> None:
 def test_a_run_that_never_began_leaves_its_name_free() -> None:
     run = RunFolder(Path("runs/x"))
     run.prepare("name: x\n", {})
-    assert run.holds_run()
     run.discard_unbegun()
     assert not Path("runs/x").exists()
+
+
+def test_a_run_that_was_killed_before_it_was_measured_leaves_its_name_free() -> None:
+    run = RunFolder(Path("runs/x"))
+    run.prepare("name: x\n", {})
+    holder = "from pathlib import Path; from ftcli.storage import hold_folder\n"
+    holder += "with hold_folder(Path('runs/x')): print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", holder], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        assert choose_folder(None, "x") == (
+            RunFolder(Path("runs/x-2")),
+            "runs/x already holds a run; this one goes to runs/x-2",
+        )
+        process.kill()
+    assert choose_folder(None, "x") == (run, None)
+    assert choose_folder(Path("runs/x"), "x") == (run, None)
+    run.metrics.write_text("")
+    assert choose_folder(None, "x")[0] == RunFolder(Path("runs/x-2"))
 
 
 def test_what_the_user_put_there_stays() -> None:

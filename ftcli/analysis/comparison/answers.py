@@ -18,6 +18,9 @@ from ftcli.inference.metrics import measure_loss
 from ftcli.recipe.loading import revive_recipe
 from ftcli.results import Reporter, tell_count
 
+_SHOWN = 5
+"""How many classes are named."""
+
 Key = tuple[str, str]
 """The real, absolute path of an image, and the name of its class."""
 
@@ -42,8 +45,7 @@ def try_all(
     first = contenders[0]
     for other in contenders[1:]:
         if set(other.checkpoint.classes) != set(first.checkpoint.classes):
-            own, its = (", ".join(sorted(each.checkpoint.classes)) for each in (first, other))
-            return (), f"{first.name} and {other.name} know other classes: {own}; and {its}"
+            return (), _tell_other_classes(first, other)
     try:
         # Before any image is read.
         if data is None and (why := _tell_other_images([_list_own(each, split, reporter) for each in contenders])):
@@ -53,7 +55,7 @@ def try_all(
     except (CheckpointError, DataError) as error:
         if data is not None or split is not None:
             raise
-        return (), f"not all can be measured: {error.faults[0]}"
+        return (), f"not all can be measured: {error.faults[0]}; or give images for all with --data"
     # A recipe may leave out broken images.
     why = _tell_other_images([_Listed(trial.answers.name, trial.split, trial.keys) for trial in trials])
     return ((), why) if why else (tuple(trials), None)
@@ -94,6 +96,17 @@ def _arrange(contender: Contender, found: Measurement) -> Trial:
     given, labels = outputs.logits.argmax(1).numpy(), outputs.labels.numpy()
     answers = Answers(contender.name, table[given[order]], table[labels[order]])
     return Trial(answers, tuple(keys[place] for place in order), found.split, measure_loss(outputs))
+
+
+def _tell_other_classes(first: Contender, other: Contender) -> str:
+    """Which classes one of two runs knows and the other does not, the first few of each."""
+    own, its = (set(each.checkpoint.classes) for each in (first, other))
+    parts = []
+    for classes, place in ((sorted(own - its), "first"), (sorted(its - own), "second")):
+        if classes:
+            more = f" and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
+            parts.append(f"{', '.join(classes[:_SHOWN])}{more} of the {place} alone")
+    return f"{first.name} and {other.name} know other classes: {'; '.join(parts)}"
 
 
 def _tell_other_images(listed: Sequence[_Listed]) -> str | None:

@@ -31,11 +31,7 @@ class Contender:
 
     @property
     def val_figures(self) -> tuple[float | None, float | None]:
-        """The validation loss and accuracy of the checkpoint's weights, as they were measured in training."""
-        progress = self.checkpoint.progress
-        if self.rows and progress and progress["finished"]:  # its weights are then the best
-            best = min(self.rows, key=lambda row: row.val_loss)
-            return best.val_loss, best.val_accuracy
+        """The validation loss and accuracy of the checkpoint's weights; None where they were not measured."""
         metrics = self.checkpoint.metrics
         return metrics.get("val_loss"), metrics.get("val_accuracy")
 
@@ -65,10 +61,7 @@ def gather_contenders(given: Sequence[Path], reporter: Reporter) -> tuple[Conten
     if faults:
         raise CheckpointError(*faults)
     _check_different(given, found)
-    for contender, name in zip(found, names := _choose_names(found), strict=True):
-        if contender.manifest is not None and contender.manifest.get("ended") is None:
-            reporter.warn(f"{name}: has not ended its training; its figures are those that it has reached")
-    return tuple(replace(contender, name=name) for contender, name in zip(found, names, strict=True))
+    return tuple(replace(each, name=name) for each, name in zip(found, _choose_names(found), strict=True))
 
 
 def _read(given: Path, reporter: Reporter) -> Contender:
@@ -99,6 +92,10 @@ def _read(given: Path, reporter: Reporter) -> Contender:
 def _find_best(folder: RunFolder) -> Path:
     if folder.best_loss.is_file():
         return folder.best_loss
+    if not folder.holds_run() and folder.manifest.is_file():
+        raise CheckpointError(
+            f"{folder.path}: has not come to its first measurement, so there is nothing to compare; train it first"
+        )
     if not folder.holds_run():
         raise CheckpointError(
             f"{folder.path}: is no folder of a run; give one that ftcli train made, such as runs/NAME"
@@ -130,13 +127,15 @@ def _check_different(given: Sequence[Path], found: Sequence[Contender]) -> None:
 
 def _choose_names(found: Sequence[Contender]) -> list[str]:
     """The shortest names that tell all from one another: that of a run's folder, with the file where it is not the best
-    checkpoint; else the paths as they were given, as for a checkpoint that is in no run's folder."""
-    short = []
+    checkpoint; else the folder's whole path in its place. A checkpoint that is in no run's folder has its path."""
+    short, long = [], []
     for contender in found:
         if not contender.rows:
             short.append(str(contender.path))
+            long.append(str(contender.path))
             continue
-        file = contender.path.relative_to(contender.run)
-        folder = Path(os.path.normpath(contender.run.absolute())).name
-        short.append(folder if file.name == "best_loss.pt" else f"{folder}/{file.as_posix()}")
-    return short if len(set(short)) == len(short) else [str(contender.path) for contender in found]
+        file = Path(os.path.relpath(contender.path, contender.run))  # either path may be absolute
+        inner = "" if file == Path("best_loss.pt") else f"/{file.as_posix()}"
+        short.append(f"{Path(os.path.normpath(contender.run.absolute())).name}{inner}")
+        long.append(f"{contender.run}{inner}")
+    return short if len(set(short)) == len(short) else long

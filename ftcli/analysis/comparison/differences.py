@@ -129,7 +129,7 @@ def _tell(found: Difference, images: int, pairs: int, same: bool) -> str:
     )
     if won < lost:
         better, other, won, lost, low, high = other, better, lost, won, -high, -low
-    gain = f"{100 * (won - lost) / images:.1f} points better" if won > lost else "neither is better"
+    gain = f"{_points((won - lost) / images)} points better" if won > lost else "neither is better"
     counted = (
         f"{better} is right on {tell_count(won, 'image')} that {other} gets wrong, and wrong on {lost or 'none'} that "
         f"{other} gets right: {gain} (95 %: {_points(low)} to {_points(high)})."
@@ -148,11 +148,14 @@ def _tell(found: Difference, images: int, pairs: int, same: bool) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f}" if abs(share) >= 0.0005 else "0.0"
+    """A share in percent, with a digit that matters: of many images one is little, but not nothing."""
+    return f"{100 * share:.1f}" if abs(share) >= 0.0005 else f"{100 * share:.1g}" if share else "0.0"
 
 
 def _percent(share: float) -> str:
-    return "less than 0.01 %" if share < 0.0001 else f"{100 * share:.2g} %" if share < 0.01 else f"{100 * share:.0f} %"
+    return (
+        "less than 0.01 %" if share < 0.0001 else f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
+    )
 
 
 def _round(count: int) -> int:

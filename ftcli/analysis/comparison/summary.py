@@ -39,11 +39,14 @@ def compare(wish: Wish, reporter: Reporter) -> Comparison:
     Where they cannot be measured on the same images, the result says why. Raises RecipeError or CheckpointError for
     runs that cannot be compared at all, and, for images or a split that were asked for, what `measure` raises.
     """
-    check_target(wish.out or PICTURE, "--out")
     contenders = gather_contenders(wish.runs, reporter)
     picture = _choose_picture(wish, contenders)
     trials, why = try_all(contenders, wish.data, wish.split, wish.device, reporter)
-    warnings = (*_find_other_validation(contenders), *_find_seen(contenders, trials, wish))
+    warnings = (
+        *_find_partial(contenders),
+        *_find_other_validation(contenders),
+        *_find_seen(contenders, trials, wish),
+    )
     for warning in warnings:
         reporter.warn(warning)
     if picture is not None:
@@ -61,9 +64,11 @@ def compare(wish: Wish, reporter: Reporter) -> Comparison:
 
 
 def _choose_picture(wish: Wish, contenders: Sequence[Contender]) -> Path | None:
-    """The file for the curves; None where no checkpoint lies in the folder of its run."""
+    """The file for the curves; None where no checkpoint lies in the folder of its run. Raises RecipeError where it
+    cannot be written."""
     if any(each.rows for each in contenders):
-        return wish.out or PICTURE
+        check_target(target := wish.out or PICTURE, "--out")
+        return target
     if wish.out is not None:
         raise RecipeError(
             f"--out: {wish.out} would be empty, for none of the checkpoints lies in the folder of its run; leave it out"
@@ -77,6 +82,22 @@ def _draw(contenders: Sequence[Contender], target: Path, reporter: Reporter) -> 
     stages = {row.stage for each in drawn for row in each.rows}
     if missing := tell_missing(map(fit_text, [*(each.name for each in drawn), *sorted(stages)])):
         reporter.warn(f"{target}: {missing}")
+
+
+def _find_partial(contenders: Sequence[Contender]) -> list[str]:
+    """A warning for each run whose figures are not those of a whole training."""
+    warnings = []
+    for each in contenders:
+        if each.manifest is not None and each.manifest.get("ended") is None:
+            warnings.append(f"{each.name}: has not ended its training; its figures are those that it has reached")
+        before = each.checkpoint.origin.get("checkpoint")
+        if each.rows and before is not None:
+            known = {other.checkpoint.digest: other.name for other in contenders}
+            warnings.append(
+                f"{each.name}: carries on from {known.get(before, 'another checkpoint')}; its epochs and seconds are "
+                "those since then"
+            )
+    return warnings
 
 
 def _find_other_validation(contenders: Sequence[Contender]) -> list[str]:

@@ -49,7 +49,7 @@ def calibrate(case: Case, target: Path, reporter: Reporter) -> tuple[Case, Scali
     check_scaling(before, after, temperature, exact)
     made: Checkpoint = replace(
         old,
-        kind="best",
+        kind="stage" if old.kind == "stage" else "best",
         metrics={"val_loss": measure_loss(after), "val_accuracy": measure_accuracy(after)},
         origin={**old.origin, "temperature": temperature, "calibrated_from": old.digest},
         state=state,

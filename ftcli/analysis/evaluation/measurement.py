@@ -13,7 +13,7 @@ from ftcli.inference.classifier import Classifier, load_classifier
 from ftcli.inference.outputs import AS_THEY_ARE, VIEWS, Outputs, compute_outputs
 from ftcli.planning import align_classes, gather_images
 from ftcli.recipe.loading import Document
-from ftcli.results import Reporter
+from ftcli.results import Reporter, tell_count
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.runs.folder import find_checkpoint
 from ftcli.runtime import choose_device, explain_memory
@@ -70,7 +70,8 @@ def open_case(question: Question, reporter: Reporter) -> Case:
     """Load the checkpoint of a question and list its images; none is read yet.
 
     Classes are matched by name, and the images of a split are those it had in training. Raises CheckpointError for a
-    checkpoint that cannot be used or that has other classes, DataError for images that are not there.
+    checkpoint that cannot be used or that has other classes, DataError for images that are not there. The reporter is
+    warned where a split of the checkpoint's own recipe has lost or gained images since training.
     """
     path, note = find_checkpoint(question.checkpoint)
     if note:
@@ -81,10 +82,30 @@ def open_case(question: Question, reporter: Reporter) -> Case:
         (split,) = images.splits
         return Case(path, checkpoint, document, classifier, images, split, question)
     images = gather_own(document, checkpoint, path, reporter)
-    split = question.split or ("test" if "test" in images.splits else "val")
+    known = {*images.splits, *checkpoint.held}
+    split = ("test" if "test" in known else "val") if question.split is None else question.split
     if split not in images.splits:
-        raise DataError(f"--split {split}: {images.source} has no such split; {suggest(split, images.splits)}")
+        if held := checkpoint.held.get(split):
+            raise DataError(
+                f"{path}: {images.source} has no {split} any more, of which training knew "
+                f"{tell_count(len(held), 'image')}; put them back, or give --split {' or '.join(images.splits)}"
+            )
+        named = split or repr(split)
+        raise DataError(f"--split {named}: {images.source} has no such split; {suggest(split, images.splits)}")
+    _tell_changes(checkpoint, images, split, path, reporter)
     return Case(path, checkpoint, document, classifier, images, split, question)
+
+
+def _tell_changes(checkpoint: Checkpoint, images: ImageSet, split: str, path: Path, reporter: Reporter) -> None:
+    """Warn where a split is not, image by image, what training knew."""
+    held, found = set(checkpoint.held.get(split, ())), {sample.path for sample in images.splits[split]}
+    changes = [
+        f"{tell_count(len(paths), 'image')} {what}, such as {min(paths)}"
+        for paths, what in ((held - found, "missing"), (found - held, "added"))
+        if paths
+    ]
+    if held and changes:
+        reporter.warn(f"{path}: {split} is not as it was in training: {'; '.join(changes)}")
 
 
 def gather_own(document: Document, checkpoint: Checkpoint, path: Path, reporter: Reporter) -> ImageSet:

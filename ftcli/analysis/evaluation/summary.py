@@ -17,6 +17,7 @@ from ftcli.analysis.evaluation.measurement import Case, Measurement, Question, m
 from ftcli.analysis.evaluation.predictions import write_predictions
 from ftcli.analysis.evaluation.wishes import Wish, check_case, check_wish, name_calibrated
 from ftcli.analysis.report import Background, write_report
+from ftcli.errors import CheckpointError
 from ftcli.inference.intervals import Tally, measure_figures, tally
 from ftcli.inference.metrics import (
     count_confusion,
@@ -48,7 +49,7 @@ def evaluate(question: Question, wish: Wish, reporter: Reporter) -> Evaluation:
     check_wish(wish, question.views)
     case = open_case(question, reporter)
     check_case(wish, case)
-    rows = _read_run(case) if wish.report is not None else ()
+    rows = _read_run(case, reporter) if wish.report is not None else ()
     scaling: Scaling | None = None
     val: Outputs | None = None
     if wish.calibrate:
@@ -159,10 +160,17 @@ def find_confused(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], ..
     return tuple(sorted(pairs, key=lambda pair: (-pair.images, -pair.share))[:LISTED])
 
 
-def _read_run(case: Case) -> tuple[EpochRow, ...]:
-    """The epochs of the run that a checkpoint lies in; none where it was taken elsewhere."""
+def _read_run(case: Case, reporter: Reporter) -> tuple[EpochRow, ...]:
+    """The epochs of the run that a checkpoint lies in; none where it was taken elsewhere, and none, which the reporter
+    is warned of, where they cannot be read: the rest of a report stands without them."""
     run = find_run(case.path)
-    return () if run is None else read_rows(run)
+    if run is None:
+        return ()
+    try:
+        return read_rows(run)
+    except CheckpointError as error:
+        reporter.warn(f"--report: the curves of the training are left out: {error}")
+        return ()
 
 
 def _describe(measured: Measurement, rows: tuple[EpochRow, ...]) -> Background:

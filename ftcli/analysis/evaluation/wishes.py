@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from ftcli.analysis.evaluation.predictions import ENDINGS
 from ftcli.analysis.report import check_report
 from ftcli.errors import RecipeError, suggest
 from ftcli.inference.outputs import VIEWS
-from ftcli.runs.records import find_run
-from ftcli.storage import check_writable
+from ftcli.runs.records import is_of_run
+from ftcli.storage import check_writable, is_same_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ def check_wish(wish: Wish, views: str | None) -> None:
         faults.append(f"--out: {wish.out} is where --calibrate puts its checkpoint; add --calibrate, or leave it out")
     if wish.out is not None and wish.out.suffix != ".pt":
         faults.append(f"--out: {wish.out} does not end in .pt, as checkpoints do; give such a name")
-    if wish.out is not None and _is_of_run(wish.out):
+    if wish.out is not None and is_of_run(wish.out):
         faults.append(f"--out: {wish.out} is a checkpoint that its run goes on from; give another name")
     if wish.predictions is not None and (fault := _find_fault(wish.predictions)):
         faults.append(fault)
@@ -53,7 +52,7 @@ def check_wish(wish: Wish, views: str | None) -> None:
     places = _list_places(wish)
     for number, (option, place) in enumerate(places):
         for other, before in places[:number]:
-            if _is_same(place, before):
+            if is_same_file(place, before):
                 faults.append(f"{option}: {place} is also where {other} writes; give each a name of its own")
     if faults:
         raise RecipeError(*faults)
@@ -74,7 +73,7 @@ def check_case(wish: Wish, case: Case) -> None:
         except RecipeError as error:
             faults += error.faults
     for option, place in _list_places(wish):
-        if _is_same(place, case.path):
+        if is_same_file(place, case.path):
             faults.append(f"{option}: {place} is the checkpoint itself, which stays as it is; give another name")
     if faults:
         raise RecipeError(*faults)
@@ -98,18 +97,3 @@ def _list_places(wish: Wish) -> list[tuple[str, Path]]:
     """The files that the user names, each with its option."""
     named = (("--out", wish.out), ("--predictions", wish.predictions), ("--report", wish.report))
     return [(option, place) for option, place in named if place is not None]
-
-
-def _is_of_run(path: Path) -> bool:
-    """Whether a file is one of the checkpoints that a training wrote for itself."""
-    run = find_run(path)
-    if run is None or not path.exists():
-        return False
-    return path.name in (run.best_loss.name, run.last.name) or path.absolute().parent.name == "stages"
-
-
-def _is_same(place: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, through links too."""
-    return os.path.realpath(place) == os.path.realpath(other) or (
-        place.exists() and other.exists() and place.samefile(other)
-    )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ftcli.analysis.extraction.depth import draw_depth
-from ftcli.analysis.extraction.heads import plan_linear, save_head
+from ftcli.analysis.extraction.heads import LinearHead, plan_linear, save_head
 from ftcli.analysis.extraction.sources import Source, find_images, load_source, open_source
-from ftcli.analysis.extraction.wishes import Wish, check_wish
+from ftcli.analysis.extraction.wishes import Wish, check_kept, check_wish
 from ftcli.analysis.subjects import Subject
 from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import ImageSet
@@ -41,6 +43,7 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
     check_wish(wish)
     device = choose_device(wish.device)
     source = open_source(wish.target, reporter)
+    check_kept(wish, source.path, source.document.recipe.backbone.weights)
     layers = _choose_layers(wish, source.subject)
     picture = _check_layers(wish, source, layers)
     source, images = find_images(source, wish.target, reporter)
@@ -64,9 +67,10 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
             title = f"{subject.name}, weights: {subject.weights}"
             draw_depth([probe.score for probe in probes], taken, picture, title, reporter)
         if wish.head is not None:
-            weight, bias = fold_head(probes[0], taken[0].dimensions)
-            save_head(source.document, subject, images, weight, bias, probes[0], wish.head, reporter)
-        return _sum_up(wish, subject, spool, taken, probes, seconds, skipped, picture)
+            head = LinearHead(probes[0], *fold_head(probes[0], taken[0].dimensions))
+            trained = replace(source, subject=subject)
+            save_head(trained, images, head, wish.head, reporter, wish.batch_size, wish.workers)
+        return replace(_sum_up(wish, subject, spool, taken, probes, seconds, skipped), picture=picture)
 
 
 def _choose_layers(wish: Wish, subject: Subject) -> tuple[Layer, ...]:
@@ -114,7 +118,7 @@ def _check_images(wish: Wish, images: ImageSet) -> None:
         check_capacity(wish.out, [sample.path for sample, _ in samples], splits)
 
 
-def _list_groups(images: ImageSet, paths: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.str_]] | None:
+def _list_groups(images: ImageSet, paths: Sequence[str]) -> NDArray[np.str_] | None:
     """The group of each of some images, where any has one; an image without one is a group of its own."""
     groups = {s.path: s.group for samples in images.splits.values() for s in samples if s.group is not None}
     return np.array([groups.get(path, f"path {path}") for path in paths]) if groups else None
@@ -151,7 +155,7 @@ def _fit_probes(
     assert wish.probe is not None
     labels, splits, groups = spool.labels, np.array(spool.splits), _list_groups(images, spool.paths)
     if skipped:
-        check_codes(labels, splits, images.classes, f"--probe {wish.probe}", groups)
+        _check_left(wish, images, labels, splits, groups, skipped)
     probes: list[Probe] = []
     for number, layer in enumerate(spool.layers):
         codes = Codes(spool.features(number).reshape(len(spool), -1), labels, splits, groups)
@@ -159,6 +163,22 @@ def _fit_probes(
         accuracy = f"{probes[-1].score.cv_accuracy:.1%}"
         reporter.advance(Progress(f"fitting {wish.probe}", number + 1, len(spool.layers), details=accuracy))
     return tuple(probes)
+
+
+def _check_left(
+    wish: Wish,
+    images: ImageSet,
+    labels: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    groups: NDArray[np.str_] | None,
+    skipped: Sequence[str],
+) -> None:
+    """Raise DataError where no probe can be fitted to the images that could be read."""
+    try:
+        check_codes(labels, splits, images.classes, f"--probe {wish.probe}", groups)
+    except DataError as error:
+        left_out = f"--probe {wish.probe}: broken images left out: {len(skipped)}; the first: {skipped[0]}"
+        raise DataError(*error.faults, left_out) from error
 
 
 def _describe(wish: Wish, subject: Subject, images: ImageSet, layers: Sequence[Layer]) -> Description:
@@ -187,7 +207,6 @@ def _sum_up(
     probes: Sequence[Probe],
     seconds: float,
     skipped: tuple[str, ...],
-    picture: Path | None,
 ) -> Extraction:
     scores = tuple(probe.score for probe in probes)
     # The first of equals: less of the network is computed for it.
@@ -203,7 +222,6 @@ def _sum_up(
         probe=scores[best] if scores else None,
         layers=layers,
         probes=scores,
-        picture=picture,
         head=wish.head,
         skipped=skipped,
         next_command=None if wish.head is None else f"ftcli evaluate {shlex.quote(str(wish.head))}",

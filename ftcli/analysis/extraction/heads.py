@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ftcli.analysis.extraction.sources import Source
 from ftcli.analysis.subjects import Subject
 from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import ImageSet
@@ -21,6 +22,7 @@ from ftcli.inference.metrics import measure_accuracy, measure_loss
 from ftcli.inference.outputs import Outputs, compute_outputs
 from ftcli.planning import Plan, build_skeleton, plan_recipe
 from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.recipe.schema import Data
 from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.runtime import explain_memory
@@ -29,27 +31,36 @@ _CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Where two scores differ by less than this share of the terms that they are sums of, rounding decides between them."""
 
 
+@dataclass(frozen=True)
+class LinearHead:
+    """A probe, and the linear layer that it was folded into: weight (classes, features) and bias (classes), float32."""
+
+    probe: Probe
+    weight: Tensor
+    bias: Tensor
+
+
 def save_head(
-    document: Document,
-    subject: Subject,
+    source: Source,
     images: ImageSet,
-    weight: Tensor,
-    bias: Tensor,
-    probe: Probe,
+    head: LinearHead,
     target: Path,
     reporter: Reporter,
+    batch_size: int | None = None,
+    workers: int | None = None,
 ) -> None:
-    """Write a checkpoint: the network of a subject with the linear layer that a probe was folded into as its head.
+    """Write a checkpoint: the network of a source with the linear layer that a probe was folded into as its head.
 
-    Its recipe is the document's without hidden layers, it stands at the end of the first stage, and its figures are
+    Its recipe is the source's without hidden layers, it stands at the end of the first stage, and its figures are
     those on val. They are measured with the network as it will be read from the file, which has to answer as the probe
     does for every image of val and test, and as often right as the probe was; images on the border of two classes,
-    where rounding decides, are told.
+    where rounding decides, are told. `workers` processes read `batch_size` images at a time; None is as the recipe has.
 
     Raises RecipeError for a network or a recipe that cannot have such a head, RunError where an answer differs or the
     file cannot be written.
     """
-    plan = plan_linear(document, subject, f"--save-head {target}")
+    subject, probe = source.subject, head.probe
+    plan = plan_linear(source.document, subject, f"--save-head {target}")
     checkpoint = Checkpoint(
         kind="best",
         recipe=plan.recipe.model_dump(mode="json"),
@@ -60,16 +71,18 @@ def save_head(
         metrics={},
         origin=_tell_origin(subject, probe),
         held={split: tuple(sample.path for sample in samples) for split, samples in images.splits.items()},
-        state=_join(subject, plan, weight, bias),
+        state=_join(subject, plan, head),
     )
     model = revive_model(plan, checkpoint, str(target))
+    own = {"batch_size": batch_size, "workers": workers}
+    data = plan.recipe.data.model_copy(update={key: value for key, value in own.items() if value is not None})
     device = next(subject.model.parameters()).device
     classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
     metrics = {}
     for split, known in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
         if split in images.splits:
-            answers = _ask(classifier, plan, images, split, reporter)
-            _compare(answers, probe, known, (weight, bias), f"{target}: {split}", reporter)
+            answers = _ask(classifier, plan.head.path, data, images, split, reporter)
+            _compare(answers, head, known, f"{target}: {split}", reporter)
             if split == "val":
                 metrics = {"val_loss": measure_loss(answers.outputs), "val_accuracy": measure_accuracy(answers.outputs)}
     write_checkpoint(target, replace(checkpoint, metrics=metrics))
@@ -84,7 +97,13 @@ def plan_linear(document: Document, subject: Subject, where: str) -> Plan:
     plain = document.recipe.model_dump(mode="json")
     plain["head"]["hidden"] = []
     linear = replace(document, recipe=revive_recipe(plain, document.source).recipe)
-    plan = plan_recipe(linear, subject.preprocessing)
+    try:
+        plan = plan_recipe(linear, subject.preprocessing)
+    except RecipeError as error:
+        if not document.recipe.head.hidden:
+            raise
+        faults = (f"{where}: puts one linear layer in the place of the hidden ones: {fault}" for fault in error.faults)
+        raise RecipeError(*faults) from error
     head = plan.anatomy.shapes[plan.head.path]
     if plan.head.type != "Linear" or head is None or len(head) != 1:
         raise RecipeError(
@@ -94,13 +113,13 @@ def plan_linear(document: Document, subject: Subject, where: str) -> Plan:
     return plan
 
 
-def _join(subject: Subject, plan: Plan, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+def _join(subject: Subject, plan: Plan, own: LinearHead) -> dict[str, Tensor]:
     """The tensors of the subject's network, but for its head, whose place a linear layer takes."""
     head, state = plan.head.path, subject.model.state_dict()
     joined: dict[str, Tensor] = {}
-    for name in build_skeleton(plan, len(weight)).state_dict():
+    for name in build_skeleton(plan, len(own.weight)).state_dict():
         if name.startswith(f"{head}."):
-            joined[name] = weight if name.endswith("weight") else bias
+            joined[name] = own.weight if name.endswith("weight") else own.bias
         else:
             joined[name] = state[name]
     return joined
@@ -130,8 +149,7 @@ class _Answers:
     dtype: torch.dtype
 
 
-def _ask(classifier: Classifier, plan: Plan, images: ImageSet, split: str, reporter: Reporter) -> _Answers:
-    data = plan.recipe.data
+def _ask(classifier: Classifier, head: str, data: Data, images: ImageSet, split: str, reporter: Reporter) -> _Answers:
     workers = choose_workers(data.workers)
     read: list[Tensor] = []
     given: list[torch.dtype] = []
@@ -140,7 +158,7 @@ def _ask(classifier: Classifier, plan: Plan, images: ImageSet, split: str, repor
         read.append(inputs[0].float().cpu())
         given.append(output.dtype)
 
-    handle = classifier.model.get_submodule(plan.head.path).register_forward_hook(note)
+    handle = classifier.model.get_submodule(head).register_forward_hook(note)
     try:
         with (
             explain_memory(),
@@ -155,13 +173,11 @@ def _ask(classifier: Classifier, plan: Plan, images: ImageSet, split: str, repor
     return _Answers(outputs, torch.cat(read), given[0])
 
 
-def _compare(
-    answers: _Answers, probe: Probe, known: float | None, layer: tuple[Tensor, Tensor], where: str, reporter: Reporter
-) -> None:
+def _compare(answers: _Answers, head: LinearHead, known: float | None, where: str, reporter: Reporter) -> None:
     """Raise RunError unless a network's answers are the probe's, and right as often as is known of that."""
-    outputs = answers.outputs
+    outputs, probe = answers.outputs, head.probe
     wanted, given = torch.from_numpy(probe.predict(answers.features.numpy())), outputs.logits.argmax(1)
-    close = _find_close(answers, *layer)
+    close = _find_close(answers, head)
     differing, images = wanted != given, len(given)
     if len(wrong := np.flatnonzero(differing & ~close)):
         first = int(wrong[0])
@@ -184,9 +200,9 @@ def _compare(
         )
 
 
-def _find_close(answers: _Answers, weight: Tensor, bias: Tensor) -> Tensor:
+def _find_close(answers: _Answers, head: LinearHead) -> Tensor:
     """Which images have two best scores that rounding may swap, bool (n)."""
-    features, weights, biases = answers.features.double(), weight.double(), bias.double()
+    features, weights, biases = answers.features.double(), head.weight.double(), head.bias.double()
     best, places = (features @ weights.T + biases).topk(2, dim=1)
     first, second = places.T
     terms = (features.abs() * (weights[first] - weights[second]).abs()).sum(1) + (biases[first] - biases[second]).abs()

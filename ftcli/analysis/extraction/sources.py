@@ -11,6 +11,7 @@ from ftcli.analysis.drafting.draft import fit_name, has_batch_norm
 from ftcli.analysis.drafting.proposal import write_stages
 from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.sources import ImageSet
+from ftcli.errors import RecipeError
 from ftcli.models.zoo import build_network, check_model, default_preprocessing
 from ftcli.planning import align_classes, gather_images, plan_recipe
 from ftcli.recipe.loading import Document, choose_weights, revive_recipe
@@ -131,6 +132,11 @@ def _revise(document: Document, target: Target) -> Document:
             plain["data"]["classes"] = None
     if target.image_size is not None:
         plain["data"]["image_size"] = target.image_size
+        if (resized := plain["data"]["resize_size"]) is not None and resized < target.image_size:
+            raise RecipeError(
+                f"--image-size {target.image_size}: {document.source} resizes images to {resized} pixels before it "
+                f"cuts them (data.resize_size); give at most {resized}, or a larger resize_size in the recipe"
+            )
     recipe = revive_recipe(plain, document.source).recipe
     return replace(document, recipe=recipe, overrides={**document.overrides, **_list_options(target)})
 

@@ -13,7 +13,8 @@ from ftcli.errors import FtcliError, RecipeError, suggest
 from ftcli.features.pooling import Pool
 from ftcli.features.probing import check_probe
 from ftcli.features.stores import Dtype, find_faults
-from ftcli.storage import check_writable
+from ftcli.runs.records import is_of_run
+from ftcli.storage import check_writable, is_same_file
 
 LINEAR = ("svm", "logistic")
 """The probes that can become a head."""
@@ -47,6 +48,19 @@ def check_wish(wish: Wish) -> None:
         *_check_uses(wish),
         *_check_places(wish),
     ]
+    if faults:
+        raise RecipeError(*faults)
+
+
+def check_kept(wish: Wish, checkpoint: Path | None, weights: str) -> None:
+    """Raise RecipeError where a file would take the place of the checkpoint, or of the file of weights, that it is made
+    from."""
+    faults = []
+    for option, place in _list_places(wish):
+        if checkpoint is not None and is_same_file(place, checkpoint):
+            faults.append(f"{option}: {place} is the checkpoint itself, which stays as it is; give another name")
+        elif checkpoint is None and is_same_file(place, Path(weights)):
+            faults.append(f"{option}: {place} holds the weights, and stays as it is; give another name")
     if faults:
         raise RecipeError(*faults)
 
@@ -95,9 +109,16 @@ def _check_places(wish: Wish) -> Iterator[str]:
     for option, place, ending in (("--save-head", wish.head, ".pt"), ("--picture", wish.picture, ".png")):
         if place is not None and place.suffix.lower() != ending:
             yield f"{option}: {place} does not end in {ending}; give such a name"
-    for option, place in (("--out", wish.out), ("--save-head", wish.head), ("--picture", wish.picture)):
-        if place is not None:
-            yield from _collect(check_writable, place, option)
+    if wish.head is not None and is_of_run(wish.head):
+        yield f"--save-head: {wish.head} is a checkpoint that its run goes on from; give another name"
+    for option, place in _list_places(wish):
+        yield from _collect(check_writable, place, option)
+
+
+def _list_places(wish: Wish) -> list[tuple[str, Path]]:
+    """The files that the user names, each with its option."""
+    named = (("--out", wish.out), ("--save-head", wish.head), ("--picture", wish.picture))
+    return [(option, place) for option, place in named if place is not None]
 
 
 def _collect(check: Callable[..., Any], *arguments: Any) -> tuple[str, ...]:

@@ -110,6 +110,8 @@ def _describe(evaluation: Evaluation, background: Background) -> dict[str, Any]:
         "confidence": sentences.tell_confidence(evaluation),
         "scaling": sentences.tell_scaling(evaluation.scaling) if evaluation.scaling else "",
         "meanings": sentences.MEANINGS,
+        "wilsons": sentences.tell_wilsons(evaluation.figures),
+        "alike": any(figure.low is None and figure.value is not None for figure in evaluation.figures),
         "optimistic": any(threshold.chosen_on == evaluation.split for threshold in evaluation.thresholds),
         "places": {evaluation.classes[i]: place for place, i in enumerate(ranks)},
         "shares": share_rows(confusion).tolist(),

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftcli.results import EpochRow, Evaluation, Scaling, Threshold, tell_count
+from ftcli.results import EpochRow, Evaluation, Figure, Scaling, Threshold, tell_count
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,14 @@ def sum_up(evaluation: Evaluation) -> str:
 
 def _show_range(low: float | None, high: float | None) -> str:
     return f"{100 * (low or 0.0):.1f} to {show_share(high or 0.0)}"
+
+
+def tell_wilsons(figures: Sequence[Figure]) -> str:
+    """Which figures have Wilson's interval: those that are shares of images."""
+    labels = [MEANINGS[figure.name].label.lower() for figure in figures if figure.method == "wilson"]
+    if len(labels) == 1:
+        return f"The interval of {labels[0]} is"
+    return f"The intervals of {' and '.join(labels)} are"
 
 
 def tell_confidence(evaluation: Evaluation) -> str:

@@ -126,7 +126,16 @@ def test_several_pairs_are_corrected_for() -> None:
     assert [each.p_value for each in found] == [mcnemar(6, 0), mcnemar(6, 0), 1.0]
     assert [each.p_corrected for each in found] == [3 * mcnemar(6, 0), 3 * mcnemar(6, 0), 1.0]
     assert not any(each.significant for each in found)
-    assert "in 3 % of cases, or 9 % with 3 pairs to find one in: this may well be luck" in found[0].words
+    assert "in 3.1 % of cases, or 9.4 % with 3 pairs to find one in: this may well be luck" in found[0].words
+
+
+def test_words_do_not_round_a_difference_away() -> None:
+    (found,) = tell_differences([_answer("a", "1" * 2600), _answer("b", "1" * 2599 + "0")])
+    assert ": 0.04 points better (95 %: 0.0 to 0.1). " in found.words
+    won, lost = "1" * 16 + "0" * 6, "0" * 16 + "1" * 6
+    (found,) = tell_differences([_answer("a", won), _answer("b", lost)])
+    assert mcnemar(16, 6) == pytest.approx(0.0525, abs=1e-4)
+    assert " in 5.2 % of cases: this may well be luck; " in found.words  # not in 5 %, which is the level
 
 
 def _make_contender(recipe: dict[str, Any], manifest: dict[str, Any] | None = None) -> Contender:

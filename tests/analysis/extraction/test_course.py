@@ -68,3 +68,62 @@ def test_images_are_checked_before_weights_are_loaded(workplace: Path, photo_fol
     with pytest.raises(RecipeError) as refused:
         extract(Wish(target=Target(source="r.yaml", document=document), probe="svm", device="gpu"), Silent())
     assert str(refused.value) == "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps"
+
+
+def test_broken_images_that_leave_a_class_too_few_are_told_with_it(workplace: Path, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, workplace / "photos")
+    for image in (workplace / "photos/train/china").iterdir():
+        image.write_bytes(b"no image")
+    text = Path("r.yaml").read_text().replace("workers: 0", "workers: 0\n  on_bad_image: skip")
+    Path("r.yaml").write_text(text)
+    target = Target(source="r.yaml", document=read_recipe(Path("r.yaml")), data=Path("photos"))
+    _, images = find_images(open_source(target, Silent()), target, Silent())
+    broken = [sample.path for samples in images.splits.values() for sample in samples if "train/china" in sample.path]
+    flowers = sum("flower" in sample.path for sample in images.splits["train"])
+    with pytest.raises(DataError) as caught:
+        extract(Wish(target=target, probe="svm"), Silent())
+    assert caught.value.faults == (
+        f"--probe svm: all {flowers} images of train are of the class flower, and a probe tells at least two apart; "
+        "add a folder with images of another class to train",
+        f"--probe svm: broken images left out: {len(broken)}; the first: photos/{broken[0]}: is no image that can be "
+        "read; replace it, remove it, or set data.on_bad_image: skip",
+    )
+
+
+def test_what_features_are_taken_from_is_not_written_over(finished: Path, photo_folder: Path) -> None:
+    run = Path("runs/photos")
+    shutil.copy(run / "best_loss.pt", "own.pt")
+    Path("link").symlink_to(finished, target_is_directory=True)
+
+    def refuse(source: str, place: str) -> tuple[str, ...]:
+        target = Target(source=source)
+        if target.model is not None:
+            target = replace(target, weights=place, data=photo_folder, image_size=32)
+        before = Path(place).read_bytes()
+        with pytest.raises(RecipeError) as caught:
+            extract(Wish(target=target, probe="svm", head=Path(place)), Silent())
+        assert Path(place).read_bytes() == before
+        return caught.value.faults
+
+    assert refuse("own.pt", "link/own.pt") == (
+        "--save-head: link/own.pt is the checkpoint itself, which stays as it is; give another name",
+    )
+    assert refuse("shufflenet_v2_x0_5", "own.pt") == (
+        "--save-head: own.pt holds the weights, and stays as it is; give another name",
+    )
+    assert refuse("own.pt", f"{run}/last.pt") == (
+        f"--save-head: {run}/last.pt is a checkpoint that its run goes on from; give another name",
+    )
+
+
+def test_a_size_that_the_recipe_cannot_cut_is_told_at_its_option(workplace: Path) -> None:
+    text = Path("r.yaml").read_text().replace("image_size: 32", "image_size: 32\n  resize_size: 40")
+    Path("r.yaml").write_text(text)
+    target = Target(source="r.yaml", document=read_recipe(Path("r.yaml")), image_size=64)
+    with pytest.raises(RecipeError) as caught:
+        open_source(target, Silent())
+    assert str(caught.value) == (
+        "--image-size 64: r.yaml resizes images to 40 pixels before it cuts them (data.resize_size); give at most 40, "
+        "or a larger resize_size in the recipe"
+    )
+    assert open_source(replace(target, image_size=40), Silent()).subject.preprocessing.image_size == 40

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import ftcli as package
-from ftcli.analysis.extraction.heads import plan_linear, save_head
+from ftcli.analysis.extraction.heads import LinearHead, plan_linear, save_head
+from ftcli.analysis.extraction.sources import Source
 from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.loading import Loader
 from ftcli.data.sources import ImageSet
@@ -121,7 +122,7 @@ def test_a_head_that_answers_otherwise_is_not_written(workplace: Path) -> None:
     weight, bias = fold_head(probe, 1024)
     target = workplace / "head.pt"
     with pytest.raises(RunError) as error:
-        save_head(document, subject, images, -weight, -bias, probe, target, Silent())
+        save_head(Source(document, subject), images, LinearHead(probe, -weight, -bias), target, Silent())
     count, first = len(images.splits["val"]), images.splits["val"][0].path
     label = int(probe.predict(codes.features[codes.splits == "val"])[0])
     assert str(error.value) == (
@@ -138,7 +139,7 @@ def test_a_network_with_other_features_than_the_probe_saw_is_told(workplace: Pat
     right = int((probe.predict(codes.features) == codes.labels)[codes.splits == "val"].sum())
     count, target = len(images.splits["val"]), workplace / "head.pt"
     with pytest.raises(RunError) as error:
-        save_head(document, subject, images, *fold_head(probe, 1024), known, target, Silent())
+        save_head(Source(document, subject), images, LinearHead(known, *fold_head(probe, 1024)), target, Silent())
     assert str(error.value) == (
         f"{target}: val: the head has {right} of {count} images right, and the probe 0, so the network does not give "
         "the features that the probe was fitted to; the head is not written"
@@ -158,7 +159,8 @@ def test_an_image_between_two_classes_is_told(workplace: Path) -> None:
     margin = float(margins[nearest])
     moved = bias.double() - torch.tensor([0.0, margin + np.sign(margin) * 4e-6 * terms], dtype=torch.float64)
     listener = Listener()
-    save_head(document, subject, images, weight, moved.float(), probe, workplace / "head.pt", listener)
+    head = LinearHead(probe, weight, moved.float())
+    save_head(Source(document, subject), images, head, workplace / "head.pt", listener)
     split = codes.splits[held[nearest]]
     assert listener.said == [
         f"{workplace}/head.pt: {split}: 1 of {len(images.splits[split])} images is on the border of two classes, where "
@@ -169,9 +171,8 @@ def test_an_image_between_two_classes_is_told(workplace: Path) -> None:
 def test_bfloat16_answers_within_its_own_rounding(workplace: Path) -> None:
     document, subject, images, probe, _ = prepare()
     recipe: Any = document.recipe.model_copy(update={"precision": "bfloat16"})
-    save_head(
-        replace(document, recipe=recipe), subject, images, *fold_head(probe, 1024), probe, Path("head.pt"), Silent()
-    )
+    head = LinearHead(probe, *fold_head(probe, 1024))
+    save_head(Source(replace(document, recipe=recipe), subject), images, head, Path("head.pt"), Silent())
     assert read_checkpoint(Path("head.pt")).recipe["precision"] == "bfloat16"
 
 
@@ -186,5 +187,9 @@ def test_what_can_have_no_linear_head_is_told(ftcli: Ftcli, workplace: Path, pho
     text = Path("r.yaml").read_text().replace("lr_mult: {head: 10}", 'lr_mult: {"fc.0": 10}')
     Path("r.yaml").write_text(text)
     document = read_recipe(Path("r.yaml"))
-    with pytest.raises(RecipeError, match=r"r.yaml:\d+:\d+: stages.all.lr_mult"):
+    with pytest.raises(RecipeError) as caught:
         plan_linear(document, load_subject(document, Silent()), "--save-head head.pt")
+    assert str(caught.value) == (
+        "--save-head head.pt: puts one linear layer in the place of the hidden ones: r.yaml:21:14: stages.all.lr_mult: "
+        "'fc.0' matches no parameter of the network; did you mean 'fc.1' or 'fc'?"
+    )

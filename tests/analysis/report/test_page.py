@@ -22,9 +22,9 @@ import pytest
 from ftcli.analysis import report
 from ftcli.analysis.report.page import check_report, write_report
 from ftcli.analysis.report.plots import HIT, MISS
-from ftcli.analysis.report.sentences import MEANINGS, sum_up, tell_confidence
+from ftcli.analysis.report.sentences import MEANINGS, sum_up, tell_confidence, tell_wilsons
 from ftcli.errors import RecipeError
-from ftcli.results import Evaluation, Example, Scaling
+from ftcli.results import Evaluation, Example, Figure, Scaling
 from tests.analysis.conftest import Browser, imagine_outputs, make_background, make_evaluation, make_rows
 from tests.conftest import SCRIPTS, Ftcli
 
@@ -340,6 +340,9 @@ def test_sentences_say_what_was_measured() -> None:
     assert tell_confidence(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
         "On average it holds its answers 90.0 % probable, and 50.0 % of them are right: it is overconfident."
     )
+    assert tell_wilsons(evaluation.figures) == "The interval of accuracy is"
+    top = Figure("top_5_accuracy", 0.5, 0.4, 0.6, "wilson")
+    assert tell_wilsons((*evaluation.figures, top)) == "The intervals of accuracy and top-5 accuracy are"
     right = make_evaluation(("a", "b"), ["x"] * 40, np.zeros(40, int), np.tile([0.7, 0.3], (40, 1)))
     assert tell_confidence(right).endswith("it is underconfident.")
     fair = make_evaluation(("a", "b"), ["x"] * 40, np.arange(40) // 28, np.tile([0.7, 0.3], (40, 1)))
