@@ -62,7 +62,11 @@ def test_the_experiment_differs_in_nothing_but_what_it_is_about(few_cells: Path,
 
 def test_make_trains_the_experiment_and_goes_on_with_it() -> None:
     told = subprocess.run(
-        ["make", "--dry-run", "experiment"], cwd=CONFIGS.parent, check=True, capture_output=True, text=True
+        ["make", "--dry-run", "--no-print-directory", "experiment"],
+        cwd=CONFIGS.parent,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     loop, compared = told.splitlines()[-5:-1], told.splitlines()[-1]
     assert loop == [
