@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ftcli import __version__
+from ftcli.commands.cache import cache
 from ftcli.commands.compare import compare
 from ftcli.commands.data import data
 from ftcli.commands.evaluate import evaluate
@@ -28,6 +29,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 for command in (init, inspect, train, extract, evaluate, compare, predict, schema):
     app.command(no_args_is_help=False)(command)
 app.add_typer(data, name="data")
+app.add_typer(cache, name="cache")
 
 
 def _show_version(wanted: bool) -> None:

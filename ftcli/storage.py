@@ -18,7 +18,7 @@ from ftcli.errors import RecipeError, RunError
 _File = TypeVar("_File", TextIO, BinaryIO)
 
 
-def replace_file(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | memoryview | str) -> None:
     """Write a file so that a reader, a kill or a power cut sees the old content or the new one, never a mix.
 
     The content goes to a file beside it, is flushed to the disk and renamed; the folder is flushed too.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ftcli.console.tables import print_table
-from ftcli.results import StageEstimate, tell_duration
+from ftcli.results import StageEstimate, tell_duration, tell_size
 
 
 def print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> None:
@@ -16,17 +16,18 @@ def print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> Non
         (
             each.stage,
             str(each.epochs),
-            f"{each.seconds_per_step:.3f}",
+            "solved" if each.seconds_per_step is None else f"{each.seconds_per_step:.3f}",
             tell_duration(each.seconds),
+            tell_duration(each.seconds_frozen) if each.kept_bytes else "-",
+            tell_size(each.kept_bytes) if each.kept_bytes else "-",
             f"{each.memory_bytes / 1e9:.2f}",
             f"{each.memory.activations / 1e9:.2f}",
         )
         for each in estimates
     ]
     console.print("\nestimated for this machine:")
-    print_table(
-        console, ("stage", ">epochs", ">seconds a step", ">time", ">memory GB", ">of it for the backward pass"), rows
-    )
+    columns = ("stage", ">epochs", ">seconds a step", ">time", ">frozen part, once", ">kept on the disk")
+    print_table(console, (*columns, ">memory GB", ">of it for the backward pass"), rows)
     first = estimates[0]
     if first.from_data:
         counts = f"{first.images:,} training and {first.validation_images:,} validation images"

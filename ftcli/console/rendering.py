@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+from ftcli.console.caches import print_cache
 from ftcli.console.comparisons import print_comparison
 from ftcli.console.evaluations import print_evaluation
 from ftcli.console.extractions import print_extraction
@@ -13,6 +14,7 @@ from ftcli.console.networks import print_inspection
 from ftcli.console.runs import print_training
 from ftcli.console.tables import open_console, print_table
 from ftcli.results import (
+    CacheListing,
     Comparison,
     Draft,
     Evaluation,
@@ -45,6 +47,8 @@ def print_result(result: Result, *, as_json: bool) -> None:
             print_extraction(console, result)
         case Comparison():
             print_comparison(console, result)
+        case CacheListing():
+            print_cache(console, result)
         case Fetched():
             rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]
             console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ftcli import storage
-from ftcli.downloads.transfer import Transfer, TransferError, name_tag, tell_size
+from ftcli.caching.places import find_cache
+from ftcli.downloads.transfer import Transfer, TransferError, name_tag
 from ftcli.errors import FtcliError, RunError
-from ftcli.results import Reporter
+from ftcli.results import Reporter, tell_size
 
 _NAMES = {"sha256": "SHA-256", "sha1": "SHA-1", "md5": "MD5"}
 _PLAIN = re.compile(r"[!-~]+\Z")  # what an address may hold: ASCII, and neither spaces nor control characters
@@ -110,13 +111,8 @@ def _download(url: str, kind: str, part: Path, file: FileIO, path: Path, reporte
 
 def _place_download(url: str, wanted: str) -> Path:
     """The file's place in the cache: its digest's beginning, so that two of one name do not meet, and its name."""
-    own, general = os.environ.get("FTCLI_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    try:
-        cache = Path(own) if own else (Path(general) if general else Path.home() / ".cache") / "ftcli"
-    except RuntimeError as error:
-        raise RunError("the home folder is unknown; set FTCLI_CACHE to a folder for downloads") from error
     name = re.sub(r"[^\w.+-]", "_", unquote(urlsplit(url).path).rpartition("/")[2], flags=re.ASCII)
-    return cache / "downloads" / f"{wanted[:16]}-{name[-100:] or 'file'}"
+    return find_cache() / "downloads" / f"{wanted[:16]}-{name[-100:] or 'file'}"
 
 
 def _measure(path: Path, kind: str) -> str | None:

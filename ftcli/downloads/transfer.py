@@ -20,7 +20,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ftcli import __version__, storage
 from ftcli.errors import RunError
-from ftcli.results import Progress, Reporter
+from ftcli.results import Progress, Reporter, tell_size
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each new try; one more try without a new byte ends the download."""
@@ -195,11 +195,6 @@ class _Redirects(HTTPRedirectHandler):
 def name_tag(part: Path) -> Path:
     """Where a download keeps what tells the server's version of the file."""
     return part.with_name(f"{part.name}.tag")
-
-
-def tell_size(size: int) -> str:
-    """A number of bytes as people say it: 12.3 MB."""
-    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def _choose_tag(headers: Message) -> str | None:

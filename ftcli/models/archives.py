@@ -50,7 +50,7 @@ def write_archive(path: Path, plain: Mapping[str, Any]) -> str:
     buffer.write(struct.pack("<H", _COMMENT_LENGTH))
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(f"sha256:{digest}".encode())
-    replace_file(path, buffer.getvalue())
+    replace_file(path, buffer.getbuffer())
     return digest
 
 

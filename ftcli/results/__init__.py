@@ -1,6 +1,7 @@
 """What the library hands back and reports: frozen dataclasses and the Reporter protocol. Nothing here prints."""
 
 from ftcli.results.base import Result
+from ftcli.results.caching import CacheListing, Shelf
 from ftcli.results.comparison import ComparedRun, Comparison, Difference, Setting
 from ftcli.results.data import Fetched
 from ftcli.results.drafting import Draft
@@ -29,12 +30,13 @@ from ftcli.results.network import (
 )
 from ftcli.results.prediction import TOP, Failure, Guess, Prediction, Predictions
 from ftcli.results.recipe import RecipeSchema
-from ftcli.results.reporting import Progress, Reporter, Silent, tell_count, tell_duration
-from ftcli.results.training import EpochRow, StageResult, TestResult, TrainResult
+from ftcli.results.reporting import Progress, Reporter, Silent, tell_count, tell_duration, tell_size
+from ftcli.results.training import EpochRow, StageResult, StageTimes, TestResult, TrainResult
 from ftcli.results.weights import LoadedWeights
 
 __all__ = [
     "TOP",
+    "CacheListing",
     "ClassRow",
     "ComparedRun",
     "Comparison",
@@ -69,14 +71,17 @@ __all__ = [
     "Result",
     "Scaling",
     "Setting",
+    "Shelf",
     "Silent",
     "StageEstimate",
     "StageResult",
     "StageSummary",
+    "StageTimes",
     "TestResult",
     "Threshold",
     "TrainResult",
     "WeightsEntry",
     "tell_count",
     "tell_duration",
+    "tell_size",
 ]

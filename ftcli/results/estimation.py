@@ -26,8 +26,10 @@ class MemoryParts(Result):
 class StageEstimate(Result):
     """What a stage costs on this machine. `images` and `validation_images` are those of an epoch; without data they
     stand for 1,000 training images. `measured_batch` is smaller than `batch_size` where a whole batch takes too long
-    to try; figures are then scaled. `seconds` is the whole stage: steps, reading (where there are data) and
-    validations. `memory_bytes` is the sum of `memory`."""
+    to try; figures are then scaled. `seconds` is the whole stage: the frozen part, steps, reading (where there are
+    data) and validations. `kept_bytes` are those that the cache takes on the disk for what the frozen part gives, and
+    `seconds_frozen` what computing and reading it takes, of which a later run saves the most; both are 0 where it is
+    not kept. A stage that is solved has no steps: `seconds_per_step` is None. `memory_bytes` is the sum of `memory`."""
 
     stage: str
     epochs: int
@@ -36,9 +38,11 @@ class StageEstimate(Result):
     from_data: bool
     batch_size: int
     measured_batch: int
-    seconds_per_step: float
+    seconds_per_step: float | None
     seconds_per_validation_image: float
     seconds_per_image_read: float | None
+    kept_bytes: int
+    seconds_frozen: float
     seconds: float
     memory: MemoryParts
     memory_bytes: int

@@ -65,3 +65,8 @@ def tell_duration(seconds: float) -> str:
 def tell_count(number: int, noun: str) -> str:
     """A number of things as people say it: 1 epoch, 1,200 steps."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def tell_size(size: int) -> str:
+    """A number of bytes as people say it: 12.3 MB."""
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

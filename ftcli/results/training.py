@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +26,30 @@ class EpochRow(Result):
 
 
 @dataclass(frozen=True)
+class StageTimes(Result):
+    """Where the seconds of a stage went. `frozen` is the computing of what is kept of the frozen part, `data` the
+    waiting for batches, `validation` all of it, `other` what is none of these."""
+
+    frozen: float = 0.0
+    data: float = 0.0
+    forward: float = 0.0
+    backward: float = 0.0
+    optimizer: float = 0.0
+    solving: float = 0.0
+    validation: float = 0.0
+    checkpoints: float = 0.0
+    other: float = 0.0
+
+    def __add__(self, more: StageTimes) -> StageTimes:
+        """The seconds of two stages together."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(more)
+        return StageTimes(**{part: round(mine[part] + theirs[part], 3) for part in mine})
+
+
+@dataclass(frozen=True)
 class StageResult(Result):
-    """What a stage came to: its best epoch's validation figures, and what it cost."""
+    """What a stage came to: its best epoch's validation figures, and what it cost. `seconds` is the whole stage's time,
+    from its preparation to its checkpoints; `times` divides it."""
 
     name: str
     epochs: int
@@ -35,6 +58,7 @@ class StageResult(Result):
     val_accuracy: float
     seconds: float
     trainable_parameters: int
+    times: StageTimes
 
 
 @dataclass(frozen=True)
@@ -51,7 +75,7 @@ class TestResult(Result):
 @dataclass(frozen=True)
 class TrainResult(Result):
     """What `ftcli train` returns; `skipped` are the broken images that were left out, `next_command` is what to type
-    next."""
+    next. `bottleneck` says what most of the stages' time went into and what would shorten it."""
 
     run: Path
     best_loss: Path
@@ -59,3 +83,4 @@ class TrainResult(Result):
     test: TestResult | None
     skipped: tuple[str, ...]
     next_command: str
+    bottleneck: str | None = None

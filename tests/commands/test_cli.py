@@ -17,6 +17,7 @@ ARGUMENTS = {
     "compare": "{RUN...}...",
     "predict": "{CHECKPOINT} [IMAGE...]...",
     "data fetch": "{NAME}",
+    "cache clear": "[NAME...]...",
 }
 
 
@@ -44,7 +45,7 @@ def test_help_and_a_recipes_faults_need_no_torch() -> None:
 
 def test_help_names_every_command(ftcli: Ftcli) -> None:
     out = ftcli("--help").out
-    names = ("init", "inspect", "train", "extract", "evaluate", "compare", "predict", "schema", "data")
+    names = ("init", "inspect", "train", "extract", "evaluate", "compare", "predict", "schema", "data", "cache")
     assert all(name in out for name in names)
 
 

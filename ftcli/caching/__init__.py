@@ -1,0 +1,1 @@
+"""What is kept on the disk so that it need not be computed again."""

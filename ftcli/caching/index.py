@@ -1,0 +1,80 @@
+"""Where the records of many chunks are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ftcli.caching.chunks import KEY_BYTES, Chunk
+
+Keys = NDArray[np.bytes_]
+"""Keys of 16 bytes. NumPy drops zeros at their ends when it gives one of them, but not when it compares them."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An entry a record, sorted by key: its chunk, its row there, its first byte, its length and sum, and whether it is
+    known to be what was written."""
+
+    chunks: tuple[Chunk, ...]
+    keys: Keys
+    chunk: NDArray[np.int32]
+    row: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+    crc: NDArray[np.uint32]
+    checked: NDArray[np.bool_]
+
+    def search(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The entries of keys, and whether they are there at all: where they are not, the entry means nothing."""
+        if not len(self.keys):
+            return np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=bool)
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return places, self.keys[places] == keys
+
+
+def join_keys(keys: Sequence[bytes]) -> Keys:
+    """Keys as an array."""
+    return np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
+
+
+def make_index(chunks: Sequence[Chunk], present: Collection[Path]) -> Index:
+    """The index of chunks. Of records under one key the last that is not broken counts. A chunk that is not `present`
+    any more, and of which nothing counts, is let go."""
+    chunks = sorted(chunks, key=lambda chunk: (chunk.path in present, chunk.path))
+    counts = [len(chunk.checked) for chunk in chunks]
+    total = sum(counts)
+    # A column at a time, so that there is little more in memory than the index itself.
+    entries = {"key": f"S{KEY_BYTES}", "offset": np.int64, "length": np.int64, "crc": np.uint32}
+    columns = {name: np.empty(total, dtype=kind) for name, kind in entries.items()}
+    end = 0
+    for chunk, count in zip(chunks, counts, strict=True):
+        found = chunk.load_entries()
+        for name, column in columns.items():
+            column[end : end + count] = found[name]
+        end += count
+    columns["chunk"] = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
+    columns["row"] = _join([np.arange(count, dtype=np.int32) for count in counts], np.int32)
+    columns["checked"] = _join([chunk.checked for chunk in chunks], np.bool_)
+    order = np.flatnonzero(~_join([chunk.broken for chunk in chunks], np.bool_))
+    order = order[np.argsort(columns["key"][order], kind="stable")]
+    keys = columns["key"][order]
+    order = order[np.append(keys[1:] != keys[:-1], True)[: len(keys)]]
+    del keys
+    for name, column in columns.items():
+        columns[name] = column[order]
+    serving = np.bincount(columns["chunk"], minlength=len(chunks)) > 0
+    kept = [place for place, chunk in enumerate(chunks) if serving[place] or chunk.path in present]
+    numbers = np.zeros(len(chunks), dtype=np.int32)
+    numbers[kept] = np.arange(len(kept))
+    columns["chunk"] = numbers[columns["chunk"]]
+    return Index(chunks=tuple(chunks[place] for place in kept), keys=columns.pop("key"), **columns)
+
+
+def _join(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([*parts, np.zeros(0, dtype=kind)])
