@@ -77,41 +77,60 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """Read an image file as 8-bit RGB.
+def read_rgb(path: Path, needed: int | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB, as `read_image` does."""
+    return _make_rgb(read_image(path, needed))
+
+
+def read_image(path: Path, needed: int | None = None) -> Image.Image:
+    """Read an image file as 8-bit RGB, or as 8-bit grey (mode L) if it is grey.
 
     The orientation that a camera noted is applied (metadata that cannot be parsed notes none); whatever is transparent
     is put on white; 16-bit grey v becomes round(v / 257); of an animation the first frame is taken; colour profiles
-    are not applied. Raises BrokenImage for what is missing, empty, cut short, damaged, no image, larger than Pillow
-    holds for safe, or of 32-bit or floating-point values beyond 0 to 65,535, whose range nobody agreed on.
+    are not applied. A JPEG is decoded at a half, a quarter or an eighth of its size where its shorter side keeps
+    `needed` pixels or more; None asks for all. Raises BrokenImage for what is missing, empty, cut short, damaged, no
+    image, larger than Pillow holds for safe, or of 32-bit or floating-point values beyond 0 to 65,535, whose range
+    nobody agreed on.
     No warning of Pillow leaves this function.
     """
     with _explain_faults(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
-        return _make_rgb(path, image)
+        _reduce(image, needed)
+        return _make_upright(path, image)
 
 
 def convert_rgb(image: Image.Image, name: str) -> Image.Image:
     """What `read_rgb` makes of an image, of one that Pillow has opened already; `name` is what faults call it."""
     with _explain_faults(Path(name)):
-        return _make_rgb(Path(name), image)
+        return _make_rgb(_make_upright(Path(name), image))
 
 
-def read_shape(path: Path) -> tuple[int, int, bool]:
-    """Width and height in pixels, the right side up, and whether the file is grey; its pixels are not read.
+def read_shape(path: Path, needed: int | None = None) -> tuple[int, int, bool]:
+    """Width and height in pixels that `read_image` gives, and whether the file is grey; its pixels are not read.
 
     Raises BrokenImage for what is missing, empty, no image, or larger than Pillow holds for safe.
     """
     with _explain_faults(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
+        _reduce(image, needed)
         width, height = image.size
         turned = _read_orientation(image) in (5, 6, 7, 8)
         return (height, width, _is_grey(image)) if turned else (width, height, _is_grey(image))
+
+
+def _reduce(image: Image.Image, needed: int | None) -> None:
+    """Have a JPEG decoded at a part of its size; of Pillow's readers no other takes notice."""
+    if needed is not None:
+        image.draft(None, (needed, needed))
 
 
 def _is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
 
 
-def _make_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _make_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _make_upright(path: Path, image: Image.Image) -> Image.Image:
     image.load()
     return _turn_upright(_flatten(path, image), _read_orientation(image))
 
@@ -154,7 +173,7 @@ def _quote(error: Exception) -> str:
 
 
 def _flatten(path: Path, image: Image.Image) -> Image.Image:
-    """The image as RGB, without transparency."""
+    """The image as RGB or grey, without transparency."""
     if image.mode == "F":
         raise _refuse(path, "has floating-point pixels, which have no agreed range", _SAVE_ANEW)
     if image.mode.startswith("I"):
@@ -164,11 +183,13 @@ def _flatten(path: Path, image: Image.Image) -> Image.Image:
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(layer, mask=layer.getchannel("A"))
         return canvas
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode == "L" else _make_rgb(image)
 
 
 def _narrow(path: Path, image: Image.Image) -> Image.Image:
-    """16-bit grey, whatever mode Pillow keeps it in, as RGB: scaled, where convert() would clip."""
+    """16-bit grey, whatever mode Pillow keeps it in, as 8-bit grey: scaled, where convert() would clip."""
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
@@ -176,7 +197,7 @@ def _narrow(path: Path, image: Image.Image) -> Image.Image:
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(grey)
 
 
 def _read_orientation(image: Image.Image) -> Any:

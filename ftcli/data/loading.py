@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from ftcli import runtime
-from ftcli.data.images import BrokenImage, read_rgb
+from ftcli.data.batches import Batch, Draw, count_batches, divide_order
+from ftcli.data.images import BrokenImage, read_shape
+from ftcli.data.reading import BatchReader, ImageFiles, Job
 from ftcli.data.sources import ImageSet, Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform
 from ftcli.data.workers import WorkerPool
@@ -22,89 +21,14 @@ from ftcli.errors import DataError, FtcliError
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
-Draw = tuple[int | str, ...]
+LIGHT = 1_500_000
+"""Pixels of an image up to which reading it is light work."""
+_LOOKS = 8
 Triple = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A broken image that was left out: its path as its sample has it, what is wrong, and the whole sentence."""
-
-    path: str
-    why: str
-    sentence: str
-
-
-@dataclass
-class Batch:
-    """Images as uint8 (n, 3, h, w), their labels as int64 (n,), their weights in the training loss as float64 (n,) and
-    their paths relative to the root.
-
-    `left_out` are the images that are broken; if all are, n is 0.
-    """
-
-    images: Tensor
-    labels: Tensor
-    weights: Tensor
-    paths: tuple[str, ...]
-    left_out: tuple[LeftOut, ...] = ()
-
-    @property
-    def broken(self) -> tuple[str, ...]:
-        """The sentences of the images that were left out."""
-        return tuple(one.sentence for one in self.left_out)
-
-    def pin_memory(self) -> Batch:
-        """The batch in memory that a GPU can copy from by itself."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.weights, self.paths, self.left_out)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a batch is made from. It carries its samples, so that a worker never touches (and copies) the whole list."""
-
-    samples: tuple[Sample, ...]
-    draw: Draw | None
-
-
-class _Reader(Dataset["Batch | FtcliError"]):
-    """Makes batches, here or in a worker. A fault is handed back, not raised: a worker would wrap it in a traceback."""
-
-    def __init__(self, root: Path, transform: ImageTransform, skip: bool) -> None:
-        self.root = root
-        self.transform = transform
-        self.skip = skip
-
-    def __getitem__(self, job: _Job) -> Batch | FtcliError:
-        images: list[Tensor] = []
-        kept: list[Sample] = []
-        left_out: list[LeftOut] = []
-        with torch.random.fork_rng(devices=[], enabled=job.draw is not None):
-            for sample in job.samples:
-                try:
-                    image = read_rgb(self.root / sample.path)
-                except BrokenImage as error:
-                    if not self.skip:
-                        return error
-                    left_out.append(LeftOut(sample.path, error.why, str(error)))
-                    continue
-                except FtcliError as error:
-                    return error
-                if job.draw is not None:
-                    torch.default_generator.manual_seed(runtime.derive_seed(*job.draw, sample.path))
-                images.append(self.transform(image))
-                kept.append(sample)
-        return Batch(
-            torch.stack(images) if images else torch.empty((0, 3, 0, 0), dtype=torch.uint8),
-            torch.tensor([sample.label for sample in kept], dtype=torch.int64),
-            torch.tensor([sample.weight for sample in kept], dtype=torch.float64),
-            tuple(sample.path for sample in kept),
-            tuple(left_out),
-        )
-
-
 class Loader:
-    """Reads samples in batches, with `workers` processes that stay between passes, or in this one if 0.
+    """Reads samples in batches, with processes that stay between passes, or in this one if `files` asks for none.
 
     What becomes of an image depends on (draw, path) alone, so any number of workers gives the same bytes in the same
     order, and the random state of the calling process stays as it was. One pass at a time: a new one ends the one
@@ -113,21 +37,15 @@ class Loader:
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        root: Path,
-        transform: ImageTransform,
-        batch_size: int,
-        workers: int,
-        on_bad_image: Literal["error", "skip"],
-        pin_memory: bool = False,
+        self, samples: Sequence[Sample], transform: ImageTransform, batch_size: int, files: ImageFiles
     ) -> None:
         self.samples = tuple(samples)
         self.batch_size = batch_size
-        self.workers = workers
-        self._pin_memory = pin_memory and torch.cuda.is_available()
-        self._reader = _Reader(root, transform, on_bad_image == "skip")
-        self._pool = WorkerPool(self._reader, workers, self._pin_memory) if workers else None
+        self.workers = files.workers
+        self._pixels = files.pixels
+        self._pin_memory = files.pin_memory and torch.cuda.is_available()
+        self._reader = BatchReader(files, transform)
+        self._pool = WorkerPool(self._reader, files.workers, self._pin_memory) if files.workers else None
         self._token = object()
 
     def __enter__(self) -> Loader:
@@ -146,9 +64,7 @@ class Loader:
 
     def count_batches(self, count: int | None = None, merge_last: bool = False) -> int:
         """The number of batches that `count` images make; None stands for all samples."""
-        images = len(self.samples) if count is None else count
-        batches = -(-images // self.batch_size)
-        return batches - 1 if merge_last and self._is_last_single(images) else batches
+        return count_batches(len(self.samples) if count is None else count, self.batch_size, merge_last)
 
     def batches(
         self,
@@ -174,9 +90,11 @@ class Loader:
         However many there are, no more than those are held. Raises what `batches` does.
         """
         coming = iter(samples)
-        yield from self._make(_Job(taken, None) for taken in iter(lambda: tuple(islice(coming, self.batch_size)), ()))
+        yield from self._make(
+            self._plan_job(taken, None) for taken in iter(lambda: tuple(islice(coming, self.batch_size)), ())
+        )
 
-    def _make(self, jobs: Iterator[_Job]) -> Iterator[Batch]:
+    def _make(self, jobs: Iterator[Job]) -> Iterator[Batch]:
         token = self._token = object()
         for made in self._pool.run(jobs) if self._pool else map(self._reader.__getitem__, jobs):
             if isinstance(made, FtcliError):
@@ -185,19 +103,42 @@ class Loader:
             if self._token is not token:
                 raise RuntimeError("this pass is over: the loader was closed, or has begun another")
 
-    def _plan_jobs(self, order: Sequence[int], draw: Draw | None, start: int, merge_last: bool) -> Iterator[_Job]:
-        last = self.count_batches(len(order), merge_last) - 1
-        for number in range(start, last + 1):
-            end = len(order) if number == last else (number + 1) * self.batch_size
-            yield _Job(tuple(self.samples[place] for place in order[number * self.batch_size : end]), draw)
+    def _plan_jobs(self, order: Sequence[int], draw: Draw | None, start: int, merge_last: bool) -> Iterator[Job]:
+        for places in divide_order(order, self.batch_size, start, merge_last):
+            yield self._plan_job(tuple(self.samples[place] for place in places), draw)
 
-    def _is_last_single(self, images: int) -> bool:
-        return images > self.batch_size > 1 and images % self.batch_size == 1
+    def _plan_job(self, samples: tuple[Sample, ...], draw: Draw | None) -> Job:
+        pixels = self._pixels
+        keys = tuple(pixels.find_key(sample.path) if pixels else None for sample in samples)
+        return Job(samples, keys, draw)
 
 
 def choose_workers(wanted: int | None) -> int:
     """The number of worker processes: the wanted one, or as many as this process has cores, at most 8."""
     return min(8, runtime.count_cores()) if wanted is None else wanted
+
+
+def share_cores(wanted: int | None, device: torch.device, images: ImageSet) -> int:
+    """The number of worker processes beside a network that computes on `device`: the wanted one, or else as
+    `choose_workers`, but none on the CPU where images have no more than LIGHT pixels on average, as some of them tell.
+
+    Reading such an image takes about a millisecond. Processes that do it meanwhile compete with the network for the
+    cores, whose threads then wait for one another: a training step takes a tenth longer.
+    """
+    if wanted is None and device.type == "cpu" and _weigh(images) <= LIGHT:
+        return 0
+    return choose_workers(wanted)
+
+
+def _weigh(images: ImageSet) -> float:
+    """The pixels of an image on average, from those of a few; 0 where none can be read."""
+    samples = [sample for split in images.splits.values() for sample in split]
+    pixels: list[int] = []
+    for sample in samples[:: max(1, len(samples) // _LOOKS)]:
+        with suppress(BrokenImage):
+            width, height, _ = read_shape(images.root / sample.path)
+            pixels.append(width * height)
+    return sum(pixels) / max(1, len(pixels))
 
 
 def order_epoch(seed: int, stage: str, epoch: int, count: int) -> list[int]:
@@ -210,8 +151,9 @@ def order_epoch(seed: int, stage: str, epoch: int, count: int) -> list[int]:
 def measure_preprocessing(preprocessing: Preprocessing, images: ImageSet, data: schema.Data) -> Preprocessing:
     """The same preprocessing with mean and std of the training images, as `normalize: data` asks for. Raises as
     `measure_normalization` does."""
-    transform, workers = build_eval_transform(preprocessing), choose_workers(data.workers)
-    with Loader(images.splits["train"], images.root, transform, data.batch_size, workers, data.on_bad_image) as loader:
+    files = ImageFiles(images.root, data.on_bad_image, choose_workers(data.workers))
+    transform = build_eval_transform(preprocessing)
+    with Loader(images.splits["train"], transform, data.batch_size, files) as loader:
         mean, std = measure_normalization(loader)
     return replace(preprocessing, mean=mean, std=std)
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
-from typing import Any, assert_never
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
+import PIL
 import torch
-from PIL import Image
+import torchvision
+from PIL import Image, features
 from torch import Tensor
 from torchvision.transforms import v2
 
+from ftcli.data.changes import Change, Changing, build_change
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
-ImageTransform = Callable[[Image.Image], Tensor]
+Step = Callable[[Image.Image], Image.Image]
 
 _FLIP = schema.RandomHorizontalFlip(name="random_horizontal_flip")
 _CROP = schema.RandomResizedCrop(name="random_resized_crop")
@@ -34,24 +41,79 @@ PRESETS: dict[schema.Preset, tuple[schema.Transform, ...]] = {
 ImageNet weights were trained."""
 
 
-def build_eval_transform(pre: Preprocessing) -> ImageTransform:
-    """How an image reaches the network when nothing is random.
+_MARGIN = 2
+"""How many times larger than it is resized to an image is decoded at least. A JPEG decoded at 1/k of its size gives the
+means of blocks of k by k pixels. Resizing by 2 or more averages several of these, and leaves pixels within 1 of 255 on
+average of those of the whole image; without a margin they are twice as far, and some classes change."""
 
-    Gives uint8 (3, image_size, image_size), red green blue. Resizing is antialiased unless interpolation is nearest.
+
+@dataclass(frozen=True, eq=False)
+class ImageTransform:
+    """How an image reaches the network: as uint8 (3, size, size), red green blue.
+
+    First come the `fixed` steps, without chance; then those of `chance`, which draw from torch's global CPU generator
+    alone; then `changes`, which draw from it too, and are made here or, where `is_deferred`, by whoever has the pixels
+    then. `needed` is the length of the shorter side that a file is decoded with at least, None for all of it.
+    `identity` is a text that decides, with the image file and the state of the generator, every pixel;
+    `fixed_identity` decides what the fixed steps give.
     """
-    return _compose([*_fit(pre), v2.PILToTensor()])
+
+    size: int
+    fixed: tuple[Step, ...]
+    chance: tuple[Step, ...]
+    changes: tuple[Change, ...]
+    needed: int | None
+    identity: str
+    fixed_identity: str
+    is_deferred: bool = False
+
+    @property
+    def is_random(self) -> bool:
+        """Whether chance has a part in it; if not, every look at an image gives the same."""
+        return bool(self.chance or self.changes)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """What becomes of an image that `data.images` has read, every change made."""
+        made, _ = replace(self, is_deferred=False).vary(self.fix(image))
+        pixels: Tensor = v2.functional.pil_to_tensor(made)
+        return pixels
+
+    def fix(self, image: Image.Image) -> Image.Image:
+        """An RGB or grey image after the fixed steps, as RGB."""
+        # Grey is resized as the one channel that it is: three equal ones give equal results, in three times the time.
+        for step in self.fixed:
+            image = step(image)
+        return image if image.mode == "RGB" else image.convert("RGB")
+
+    def vary(self, image: Image.Image) -> tuple[Image.Image, tuple[tuple[int, ...], ...]]:
+        """A fixed image after everything that chance decides, and the numbers of each change that is left: of none
+        unless they are deferred."""
+        for step in self.chance:
+            image = step(image)
+        drawn = tuple(change.draw(image.size) for change in self.changes)
+        if self.is_deferred:
+            return image, drawn
+        for change, numbers in zip(self.changes, drawn, strict=True):
+            image = change.apply(image, numbers)
+        return image, ()
+
+    def defer(self) -> ImageTransform:
+        """The same transform with its changes left to `changes.apply_changes`, for batches that go to a device."""
+        return replace(self, is_deferred=True)
+
+
+def build_eval_transform(pre: Preprocessing) -> ImageTransform:
+    """How an image reaches the network when nothing is random. Resizing is antialiased unless interpolation is
+    nearest."""
+    return _build(pre, ())
 
 
 def build_train_transform(pre: Preprocessing, augment: schema.Preset | tuple[schema.Transform, ...]) -> ImageTransform:
     """How an image reaches the network in training: the transforms of a preset or list, in order.
 
-    Without a random_resized_crop the image first reaches its size as in evaluation. Gives uint8
-    (3, image_size, image_size); draws from torch's global CPU generator alone.
+    Without a random_resized_crop the image first reaches its size as in evaluation.
     """
-    transforms = PRESETS[augment] if isinstance(augment, str) else augment
-    sized = any(isinstance(transform, schema.RandomResizedCrop) for transform in transforms)
-    steps = [_build(transform, pre) for transform in transforms]
-    return _compose([*([] if sized else _fit(pre)), *steps, v2.PILToTensor()])
+    return _build(pre, PRESETS[augment] if isinstance(augment, str) else augment)
 
 
 class Normalizer:
@@ -93,12 +155,51 @@ def _trim(image: Image.Image) -> Image.Image:
     return image.crop((left, top, min(width, left + longest), min(height, top + longest)))
 
 
-def _compose(steps: list[Any]) -> ImageTransform:
-    composed: ImageTransform = v2.Compose(steps)
-    return composed
+def _build(pre: Preprocessing, transforms: tuple[schema.Transform, ...]) -> ImageTransform:
+    crops = [transform for transform in transforms if isinstance(transform, schema.RandomResizedCrop)]
+    needed = _find_needed(pre, crops[0] if crops else None)
+    resizing = {name: getattr(pre, name) for name in ("image_size", "resize_size", "resize", "interpolation")}
+    reading = {"needed": needed, **_list_versions()}
+    apart = len(transforms)
+    while apart and isinstance(transforms[apart - 1], Changing):
+        apart -= 1
+    return ImageTransform(
+        pre.image_size,
+        () if crops else tuple(_fit(pre)),
+        tuple(_build_step(transform, pre) for transform in transforms[:apart]),
+        tuple(build_change(transform) for transform in transforms[apart:] if isinstance(transform, Changing)),
+        needed,
+        _write({**resizing, **reading, "transforms": [transform.model_dump(mode="json") for transform in transforms]}),
+        _write(reading if crops else {**resizing, **reading}),
+    )
 
 
-def _fit(pre: Preprocessing) -> list[Any]:
+def _find_needed(pre: Preprocessing, crop: schema.RandomResizedCrop | None) -> int | None:
+    """The length of the shorter side that an image must keep so that no detail is missed when it is resized.
+
+    The smallest part that is cut out is `share` of the area, and its shorter side is the root of share / ratio of the
+    image's shorter side or more: it must not have to grow.
+    """
+    if pre.interpolation == "nearest":  # it picks pixels of the file, not averages of them
+        return None
+    if crop is None:
+        return _MARGIN * pre.resize_size
+    longest = max(crop.ratio[1], 1 / crop.ratio[0])
+    return max(_MARGIN * pre.image_size, math.ceil(pre.image_size * math.sqrt(longest / crop.scale[0])))
+
+
+@cache
+def _list_versions() -> dict[str, str | None]:
+    """What decodes and changes images. Other versions of it may round another way."""
+    decoders = {name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif", "jpg_2000")}
+    return {"pillow": PIL.__version__, "torchvision": torchvision.__version__, **decoders}
+
+
+def _write(parts: dict[str, Any]) -> str:
+    return json.dumps(parts, sort_keys=True)
+
+
+def _fit(pre: Preprocessing) -> list[Step]:
     """The steps that bring an image to its size without chance."""
     interpolation = v2.InterpolationMode(pre.interpolation)
     if pre.resize == "pad":
@@ -108,22 +209,28 @@ def _fit(pre: Preprocessing) -> list[Any]:
     return [v2.Resize([pre.resize_size, pre.resize_size], interpolation), v2.CenterCrop(pre.image_size)]
 
 
-def _build(transform: schema.Transform, pre: Preprocessing) -> Any:
+class _AtOnce:
+    """A change that is made where it is drawn, for another step comes after it."""
+
+    def __init__(self, change: Change) -> None:
+        self.change = change
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return self.change.apply(image, self.change.draw(image.size))
+
+
+def _build_step(transform: schema.Transform, pre: Preprocessing) -> Step:
+    """A transform as a step from one RGB image to another."""
+    step: Step
     match transform:
         case schema.RandomResizedCrop(scale=scale, ratio=ratio):
-            return v2.RandomResizedCrop(pre.image_size, scale, ratio, v2.InterpolationMode(pre.interpolation))
-        case schema.RandomHorizontalFlip(p=p):
-            return v2.RandomHorizontalFlip(p)
-        case schema.RandomVerticalFlip(p=p):
-            return v2.RandomVerticalFlip(p)
+            step = v2.RandomResizedCrop(pre.image_size, scale, ratio, v2.InterpolationMode(pre.interpolation))
         case schema.RandomRotation(degrees=degrees):
-            return v2.RandomRotation(degrees, v2.InterpolationMode.BILINEAR)
+            step = v2.RandomRotation(degrees, v2.InterpolationMode.BILINEAR)
         case schema.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue):
-            return v2.ColorJitter(brightness, contrast, saturation, hue)
+            step = v2.ColorJitter(brightness, contrast, saturation, hue)
         case schema.RandAugment(num_ops=num_ops, magnitude=magnitude):
-            return v2.RandAugment(num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR)
-        case schema.RandomErasing(p=p, scale=scale):
-            # It knows tensors only; the others are faster, and resize better, on images.
-            return v2.Compose([v2.PILToTensor(), v2.RandomErasing(p, scale), v2.ToPILImage()])
+            step = v2.RandAugment(num_ops, magnitude, interpolation=v2.InterpolationMode.BILINEAR)
         case _:
-            assert_never(transform)
+            step = _AtOnce(build_change(transform))
+    return step

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftcli.data.images import EXTENSIONS, BrokenImage, convert_rgb, is_image, read_rgb, read_shape
+from ftcli.data.images import EXTENSIONS, BrokenImage, convert_rgb, is_image, read_image, read_rgb, read_shape
 from ftcli.errors import RunError
 
 REMEDY = "; replace it, remove it, or set data.on_bad_image: skip"
@@ -362,3 +362,66 @@ def test_the_shape_without_the_pixels(tmp_path: Path, photo: Image.Image) -> Non
     assert str(error.value) == (
         f"{tmp_path}/b.png: is empty (0 bytes); replace it, remove it, or set data.on_bad_image: skip"
     )
+
+
+LARGE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "progressive": {"progressive": True},
+    "without subsampling": {"subsampling": 0},
+    "grey": {"mode": "L"},
+    "cmyk": {"mode": "CMYK"},
+    "several pictures": {"format": "MPO", "save_all": True},
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size(
+    tmp_path: Path, photos: tuple[Image.Image, Image.Image], kind: str, turned: bool
+) -> None:
+    options: dict[str, Any] = dict(LARGE[kind])
+    large = photos[0].resize((1601, 1203), Image.Resampling.BICUBIC).convert(options.pop("mode", "RGB"))
+    if options.get("save_all"):
+        options["append_images"] = [large.rotate(180)]
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    large.save(tmp_path / "a.jpg", exif=exif, quality=95, **options)
+    whole = read_rgb(tmp_path / "a.jpg")
+    whole = whole.transpose(Image.Transpose.ROTATE_90) if turned else whole
+    for needed, scale in ((None, 1), (602, 1), (601, 2), (301, 2), (300, 4), (151, 4), (150, 8), (1, 8)):
+        made = read_image(tmp_path / "a.jpg", needed)
+        assert made.mode == ("L" if kind == "grey" else "RGB")
+        size = -(-1601 // scale), -(-1203 // scale)
+        assert made.size == (size[::-1] if turned else size)
+        assert read_shape(tmp_path / "a.jpg", needed)[:2] == made.size
+        reduced = whole.reduce(scale)  # the mean of each block of pixels
+        reduced = reduced.transpose(Image.Transpose.ROTATE_270) if turned else reduced
+        assert distance(made.convert("RGB"), reduced) < (0.1 if scale == 1 else 3)
+        assert read_rgb(tmp_path / "a.jpg", needed).tobytes() == made.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "webp"])
+def test_other_files_are_decoded_whole(tmp_path: Path, photo: Image.Image, ending: str) -> None:
+    photo.save(tmp_path / f"a.{ending}")
+    assert read_image(tmp_path / f"a.{ending}", 10).size == photo.size
+
+
+def test_a_large_jpeg_that_is_cut_short_is_broken_at_any_size(
+    tmp_path: Path, photos: tuple[Image.Image, Image.Image]
+) -> None:
+    photos[0].resize((1600, 1200)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BrokenImage, match=r"a\.jpg: is cut short \("):
+        read_image(tmp_path / "a.jpg", 100)
+
+
+@pytest.mark.parametrize("name", ["1.png", "L.png", "16.png", "L.jpg"])
+def test_grey_stays_grey_until_it_is_asked_for_as_rgb(tmp_path: Path, photo: Image.Image, name: str) -> None:
+    mode = name.split(".")[0]
+    grey = photo.convert("L")
+    made = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "16" else grey.convert(mode)
+    made.save(tmp_path / name)
+    read = read_image(tmp_path / name)
+    assert read.mode == "L"
+    assert read.convert("RGB").tobytes() == read_rgb(tmp_path / name).tobytes()

@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from ftcli import runtime
-from ftcli.data.images import BrokenImage, read_rgb
-from ftcli.data.loading import Batch, Loader, choose_workers, measure_normalization, order_epoch
+from ftcli.data.batches import Batch
+from ftcli.data.images import BrokenImage, read_image, read_rgb
+from ftcli.data.loading import Loader, choose_workers, measure_normalization, order_epoch
+from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
@@ -56,7 +58,7 @@ def list_samples() -> tuple[Sample, ...]:
 def open_loader(
     root: Path, workers: int, on_bad_image: Literal["error", "skip"] = "error", batch_size: int = 4
 ) -> Loader:
-    return Loader(list_samples(), root, STRONG, batch_size, workers, on_bad_image)
+    return Loader(list_samples(), STRONG, batch_size, ImageFiles(root, on_bad_image, workers))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -77,7 +79,7 @@ def sizes(batches: Iterator[Batch]) -> list[int]:
 
 def test_a_batch_has_what_it_says(root: Path) -> None:
     samples = list_samples()
-    loader = Loader(samples, root, PLAIN, 4, 0, "error")
+    loader = Loader(samples, PLAIN, 4, ImageFiles(root, "error", 0))
     batches = list(loader.batches())
     assert [path for batch in batches for path in batch.paths] == [sample.path for sample in samples]
     for batch in batches:
@@ -243,9 +245,11 @@ def test_broken_images_are_left_out_and_told(root: Path, broken: Path, workers: 
 def test_more_workers_than_cores_are_no_reason_to_warn(root: Path) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with Loader(list_samples(), root, PLAIN, 4, runtime.count_cores() + 1, "error", pin_memory=True) as loader:
+        with Loader(
+            list_samples(), PLAIN, 4, ImageFiles(root, "error", runtime.count_cores() + 1, pin_memory=True)
+        ) as loader:
             assert sum(sizes(loader.batches())) == COUNT
-        with Loader(list_samples(), root, PLAIN, 4, 0, "error", pin_memory=True) as loader:
+        with Loader(list_samples(), PLAIN, 4, ImageFiles(root, "error", 0, pin_memory=True)) as loader:
             assert sum(sizes(loader.batches())) == COUNT
     assert [str(warning.message) for warning in told] == []
 
@@ -269,12 +273,12 @@ def test_the_order_of_an_epoch() -> None:
 
 
 def test_mean_and_std_of_all_pixels(root: Path) -> None:
-    with Loader(list_samples(), root, PLAIN, 4, 0, "error") as loader:
+    with Loader(list_samples(), PLAIN, 4, ImageFiles(root, "error", 0)) as loader:
         mean, std = measure_normalization(loader)
         pixels = np.concatenate([batch.images.numpy() for batch in loader.batches()]).astype(np.float64) / 255
     assert mean == pytest.approx(pixels.mean((0, 2, 3)), rel=1e-12)
     assert std == pytest.approx(pixels.std((0, 2, 3)), rel=1e-12)
-    with Loader(list_samples()[::-1], root, PLAIN, 7, 2, "error") as loader:
+    with Loader(list_samples()[::-1], PLAIN, 7, ImageFiles(root, "error", 2)) as loader:
         assert measure_normalization(loader) == (mean, std)
 
 
@@ -282,12 +286,12 @@ def test_mean_and_std_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "b.png")
     with pytest.raises(DataError) as error:
-        measure_normalization(Loader([Sample("a.png", 0)], tmp_path, PLAIN, 4, 0, "skip"))
+        measure_normalization(Loader([Sample("a.png", 0)], PLAIN, 4, ImageFiles(tmp_path, "skip", 0)))
     assert str(error.value) == (
         "data.normalize: no image could be read to measure mean and std; give numbers, or weights"
     )
     with pytest.raises(DataError) as error:
-        measure_normalization(Loader([Sample("b.png", 0)], tmp_path, PLAIN, 4, 0, "skip"))
+        measure_normalization(Loader([Sample("b.png", 0)], PLAIN, 4, ImageFiles(tmp_path, "skip", 0)))
     assert str(error.value) == (
         "data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights"
     )
@@ -303,8 +307,8 @@ def test_samples_that_come_one_by_one(root: Path, workers: int) -> None:
             taken += 1
             yield sample
 
-    plain = Loader(list_samples(), root, PLAIN, 4, 0, "error")
-    with Loader((), root, PLAIN, 4, workers, "error") as loader:
+    plain = Loader(list_samples(), PLAIN, 4, ImageFiles(root, "error", 0))
+    with Loader((), PLAIN, 4, ImageFiles(root, "error", workers)) as loader:
         stream = loader.stream(come())
         first = next(stream)
         assert taken <= 4 * (1 + 2 * workers)
@@ -313,10 +317,24 @@ def test_samples_that_come_one_by_one(root: Path, workers: int) -> None:
 
 
 def test_what_is_left_out_has_its_path_and_its_fault(broken: Path) -> None:
-    loader = Loader((), broken, PLAIN, 4, 1, "skip")
+    loader = Loader((), PLAIN, 4, ImageFiles(broken, "skip", 1))
     with loader:
         (batch,) = loader.stream(iter(list_samples()[4:7]))
     (one,) = batch.left_out
     assert one.path == "5-a.png"
     assert one.why.startswith("is cut short (")
     assert one.sentence == f"{broken}/5-a.png: {one.why}; replace it, remove it, or set data.on_bad_image: skip"
+
+
+def test_large_jpegs_are_read_at_a_part_of_their_size(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> None:
+    photos[0].resize((1280, 854)).save(tmp_path / "a.jpg")
+    (batch,) = Loader([Sample("a.jpg", 0)], PLAIN, 4, ImageFiles(tmp_path, "error", 0)).batches()
+    assert torch.equal(batch.images[0], PLAIN(read_image(tmp_path / "a.jpg", 64)))
+    assert not torch.equal(batch.images[0], PLAIN(read_rgb(tmp_path / "a.jpg")))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_lie_as_networks_take_them(root: Path, workers: int) -> None:
+    with open_loader(root, workers) as loader:
+        for batch in loader.batches(draw=(0,)):
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)

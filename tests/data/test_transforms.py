@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import pickle
 from typing import Any, get_args
 
 import numpy as np
+import PIL
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageOps
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -256,3 +260,80 @@ def test_a_very_thin_image_keeps_its_middle_and_fits_into_memory() -> None:
     pixels = build_eval_transform(pre)(image)
     assert pixels.shape == (3, 64, 64)
     assert pixels[0, 32].tolist()[::63] == [255, 0]
+
+
+@pytest.mark.parametrize("resize", ["shorter", "squash", "pad"])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("preset", ["none", "flips", "standard"])
+def test_grey_gives_what_its_three_equal_channels_give(
+    photo: Image.Image, resize: str, interpolation: str, preset: schema.Preset
+) -> None:
+    transform = build_train_transform(Preprocessing(64, 72, resize, interpolation, PRE.mean, PRE.std), preset)
+    grey = photo.convert("L")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        made = transform(grey)
+        torch.manual_seed(3)
+        assert torch.equal(transform(grey.convert("RGB")), made)
+
+
+def test_the_identity_tells_all_that_decides_the_pixels() -> None:
+    flip = {"name": "random_horizontal_flip"}
+    others = [
+        dataclasses.replace(PRE, image_size=95),
+        dataclasses.replace(PRE, resize_size=111),
+        dataclasses.replace(PRE, resize="pad"),
+        dataclasses.replace(PRE, interpolation="bilinear"),
+    ]
+    made = [build_eval_transform(pre) for pre in (PRE, *others)]
+    made += [
+        build_train_transform(PRE, build(*transforms))
+        for transforms in (
+            [flip],
+            [{**flip, "p": 0.4}],
+            [{"name": "random_rotation"}, flip],
+            [flip, {"name": "random_rotation"}],
+        )
+    ]
+    assert len({transform.identity for transform in made}) == len(made)
+    assert {transform.fixed_identity for transform in made[5:]} == {made[0].fixed_identity}
+    assert len({transform.fixed_identity for transform in made[:5]}) == 5
+    # Mean and std come after it, and a preset is its list.
+    scaled = dataclasses.replace(PRE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert build_eval_transform(scaled).identity == made[0].identity == build_train_transform(PRE, "none").identity
+    assert build_train_transform(PRE, PRESETS["strong"]).identity == build_train_transform(PRE, "strong").identity
+    told = json.loads(made[0].identity)
+    assert (told["pillow"], told["torchvision"]) == (PIL.__version__, torchvision.__version__)
+
+
+def test_only_transforms_with_chance_are_random() -> None:
+    assert not build_eval_transform(PRE).is_random
+    assert [build_train_transform(PRE, preset).is_random for preset in PRESETS] == [False, True, True, True, True]
+    assert build_train_transform(PRE, build({"name": "color_jitter"})).is_random
+
+
+def test_twice_the_size_is_needed_or_what_the_smallest_crop_takes() -> None:
+    def find(pre: Preprocessing, *transforms: dict[str, Any]) -> int | None:
+        return build_train_transform(pre, build(*transforms)).needed
+
+    crop = {"name": "random_resized_crop"}
+    assert build_eval_transform(PRE).needed == find(PRE, {"name": "random_rotation"}) == 220
+    assert find(PRE, crop) == 392  # 96 times the root of 4/3 / 0.08
+    assert find(PRE, {**crop, "scale": [0.5, 1.0], "ratio": [0.125, 2.0]}) == 384  # 96 times the root of 8 / 0.5
+    assert find(PRE, {**crop, "scale": [0.9, 1.0]}) == 192
+    # it takes single pixels of the file
+    assert build_eval_transform(SHARP).needed is None
+    assert find(SHARP, crop) is None
+
+
+def test_the_smallest_crop_of_a_reduced_image_need_not_grow(photos: tuple[Image.Image, ...]) -> None:
+    transform = build_train_transform(PRE, "standard")
+    assert transform.needed is not None
+    reduced = photos[0].resize((transform.needed, transform.needed * 2))
+    sides = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(2000):
+            drawn = v2.RandomResizedCrop(96).make_params([reduced])
+            sides += [drawn["height"], drawn["width"]]
+    assert min(sides) >= 96

@@ -1,0 +1,200 @@
+"""Decoded images on the disk: what training reads again each epoch is decoded once."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ftcli.caching.images import digest_images
+from ftcli.caching.places import make_room
+from ftcli.caching.store import Key, Store, make_key
+from ftcli.data.images import BrokenImage, read_image, read_shape
+from ftcli.data.sources import Sample
+from ftcli.data.transforms import ImageTransform
+from ftcli.data.workers import WorkerPool
+from ftcli.errors import FtcliError
+from ftcli.results import Progress, Reporter
+
+_HEAD = struct.Struct("<II")  # height and width; then come the pixels, row by row, red green blue
+_LOOKS = 16  # images whose size is looked at for an estimate
+_TASK = 4 * 2**20  # bytes of pixels that a process makes at a time
+_TALK = 0.2  # seconds between reports
+
+
+class PixelCache:
+    """The images of a folder as the fixed steps of a transform leave them, with equal bits to decoding them anew.
+
+    They are known by the content of their files and the fixed steps. Only what `fill` was asked for can be read; what
+    has left the disk since is decoded again. `verify` reads every file anew to know it by its bytes. May be sent to
+    another process.
+    """
+
+    def __init__(self, root: Path, transform: ImageTransform, verify: bool = False) -> None:
+        self.root = root
+        self._transform = transform
+        self._verify = verify
+        self._keys: dict[str, Key] = {}
+        self._store = self._open()
+
+    def estimate(self, samples: Sequence[Sample]) -> int:
+        """About the bytes that the images of these samples take, from the sizes of a few; broken ones take none."""
+        if self._transform.fixed:
+            return len(samples) * _count_bytes(self._transform.size, self._transform.size)
+        looked = samples[:: max(1, len(samples) // _LOOKS)][:_LOOKS]
+        sizes = []
+        for sample in looked:
+            try:
+                width, height, _ = read_shape(self.root / sample.path, self._transform.needed)
+            except BrokenImage:
+                continue
+            sizes.append(_count_bytes(width, height))
+        return len(samples) * sum(sizes) // max(1, len(looked))
+
+    def fill(
+        self,
+        samples: Sequence[Sample],
+        workers: int,
+        on_bad_image: Literal["error", "skip"],
+        reporter: Reporter,
+        task: str,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Decode the images that are not there yet, with `workers` processes or here if 0, and keep them if there is
+        room; False if `stop` became true, and then what was decoded is kept.
+
+        Broken images are left out, or the first of them is raised as BrokenImage under "error". Raises RunError if the
+        disk is full or a worker was killed.
+        """
+        paths = list(dict.fromkeys(sample.path for sample in samples))
+        digests = zip(paths, digest_images(self.root, paths, self._verify), strict=True)
+        keys = {path: make_key(digest) for path, digest in digests if digest is not None}
+        if self._list_missing(keys):
+            with self._store.fill(reporter, stop) as filler:
+                if filler is None:
+                    return False
+                missing = self._list_missing(keys)  # another process may have filled it meanwhile
+                each = max(1, self.estimate(samples) // len(samples))
+                if not make_room(each * len(missing)):
+                    missing = []  # they are decoded whenever they are read
+                together = max(1, _TASK // each)
+                count = _Count(task, len(paths), len(missing), reporter)
+                with closing(self._decode(missing, together, workers)) as records:
+                    for path, record in zip(missing, records, strict=True):
+                        if stop():
+                            return False
+                        if isinstance(record, memoryview):
+                            filler.add(keys[path], record)
+                        elif on_bad_image == "error" or not isinstance(record, BrokenImage):
+                            raise record
+                        count.add()
+        there = self._store.find(list(keys.values()))
+        self._keys |= {path: key for (path, key), found in zip(keys.items(), there, strict=True) if found}
+        return True
+
+    def find_key(self, path: str) -> Key | None:
+        """The key that `read` takes for an image; None for one that is not there."""
+        return self._keys.get(path)
+
+    def read(self, key: Key) -> Image.Image | None:
+        """An image after the fixed steps, as RGB; None if it has left the disk."""
+        try:
+            record = self._store.read(key)
+        except KeyError:
+            return None
+        height, width = _HEAD.unpack_from(record)
+        pixels = np.frombuffer(record, dtype=np.uint8, offset=_HEAD.size)
+        return Image.fromarray(pixels.reshape(height, width, 3))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Mapped files cannot be sent; and whoever reads is told its keys.
+        return {"root": self.root, "_transform": self._transform, "_verify": False, "_keys": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._store = self._open()
+
+    def _open(self) -> Store:
+        return Store("pixels", {"fixed": self._transform.fixed_identity}, f"decoded images of {self.root}")
+
+    def _list_missing(self, keys: Mapping[str, Key]) -> list[str]:
+        there = self._store.find(list(keys.values()))
+        return [path for path, found in zip(keys, there, strict=True) if not found]
+
+    def _decode(
+        self, paths: Sequence[str], together: int, workers: int
+    ) -> Generator[memoryview | FtcliError, None, None]:
+        """The record of each image, or why there is none, in their order."""
+        decoder = _Decoder(self.root, self._transform)
+        tasks = iter([tuple(paths[start : start + together]) for start in range(0, len(paths), together)])
+        pool = WorkerPool(decoder, workers, pin_memory=False) if workers else None
+        try:
+            for records, ends in pool.run(tasks) if pool else map(decoder.__getitem__, tasks):
+                data, start = records.numpy().data, 0
+                for end in ends:
+                    if isinstance(end, int):
+                        yield data[start:end]
+                        start = end
+                    else:
+                        yield end
+        finally:
+            if pool:
+                pool.close()
+
+
+class _Decoder(Dataset[tuple[Tensor, tuple[int | FtcliError, ...]]]):
+    """Makes records of some images, one after the other as uint8, with where each ends, or why it is missing."""
+
+    def __init__(self, root: Path, transform: ImageTransform) -> None:
+        self.root = root
+        self.transform = transform
+
+    def __getitem__(self, paths: tuple[str, ...]) -> tuple[Tensor, tuple[int | FtcliError, ...]]:
+        records = bytearray()
+        ends: list[int | FtcliError] = []
+        for path in paths:
+            try:
+                image = self.transform.fix(read_image(self.root / path, self.transform.needed))
+            except FtcliError as error:
+                ends.append(error)
+                continue
+            records += _HEAD.pack(image.height, image.width)
+            records += image.tobytes()
+            ends.append(len(records))
+        return torch.frombuffer(records, dtype=torch.uint8) if records else torch.empty(0, dtype=torch.uint8), tuple(
+            ends
+        )
+
+
+class _Count:
+    """Tells how many of `total` images are there, of which `missing` had to be decoded."""
+
+    def __init__(self, task: str, total: int, missing: int, reporter: Reporter) -> None:
+        self._task = task
+        self._total = total
+        self._reporter = reporter
+        self._before = total - missing
+        self._done = 0
+        self._begun = self._told = time.perf_counter()
+
+    def add(self) -> None:
+        """One more is there."""
+        self._done += 1
+        now = time.perf_counter()
+        if now - self._told >= _TALK or self._before + self._done == self._total:
+            self._told = now
+            rate = self._done / max(now - self._begun, 1e-9)
+            self._reporter.advance(Progress(self._task, self._before + self._done, self._total, rate))
+
+
+def _count_bytes(width: int, height: int) -> int:
+    return _HEAD.size + 3 * width * height
