@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ftcli.data.loading import LeftOut, Loader
+from ftcli.data.batches import Feed, LeftOut
+from ftcli.data.loading import Loader
 from ftcli.data.transforms import Normalizer
 from ftcli.errors import RunError
 from ftcli.features.graphs import build_graph, run_graph
@@ -77,6 +78,18 @@ class Extractor:
                         features = self._compute(model, graph, inputs)
                 self._check_finite(features, batch.paths)
             yield FeatureBatch(features, batch.labels, batch.paths, batch.left_out)
+
+    def pool_feed(self, feed: Feed) -> Iterator[FeatureBatch]:
+        """The same for a feed of what the head is given, where that is the one layer. The network does nothing.
+
+        Raises RunError where a value is not finite, and what the feed raises.
+        """
+        (layer,) = self.layers
+        assert layer.kind == "input"
+        for batch in feed.batches():
+            pooled = pool_values(batch.values[0], layer, self.pool).contiguous()
+            self._check_finite((pooled,), batch.paths)
+            yield FeatureBatch((pooled,), batch.labels, batch.paths, batch.left_out)
 
     def _compute(self, model: nn.Module, graph: fx.GraphModule | None, inputs: Tensor) -> tuple[Tensor, ...]:
         kept: dict[Layer, Tensor] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,8 +19,13 @@ def fold_head(probe: Probe, dimensions: int) -> tuple[Tensor, Tensor]:
     logistic regression holds probable; an SVM's outputs are its margins. Of two classes a probe has one margin m, and
     the layer gives -m/2 and m/2: their difference is m, so the softmax is again the probe's.
     """
-    scaler, classifier = probe.estimator.named_steps["scaler"], probe.estimator.named_steps["classifier"]
-    assert classifier.classes_.tolist() == list(range(len(probe.classes)))  # train has every class: check_codes
+    return fold_estimator(probe.estimator, len(probe.classes), dimensions)
+
+
+def fold_estimator(estimator: Any, classes: int, dimensions: int) -> tuple[Tensor, Tensor]:
+    """The same of a scikit-learn Pipeline of a StandardScaler and a linear classifier that knows `classes` classes."""
+    scaler, classifier = estimator.named_steps["scaler"], estimator.named_steps["classifier"]
+    assert classifier.classes_.tolist() == list(range(classes))  # train has every class: check_codes
     weight = np.asarray(classifier.coef_, dtype=np.float64) / scaler.scale_
     assert weight.shape[1] == dimensions
     bias = np.asarray(classifier.intercept_, dtype=np.float64) - weight @ scaler.mean_

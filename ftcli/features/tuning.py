@@ -91,14 +91,25 @@ def list_candidates(name: str, features: Array, images: int) -> list[Parameters]
             return [{"n_neighbors": count} for count in (25, 15, 9, 5, 3, 1) if count <= images]
 
 
-def fit_pipeline(name: str, parameters: Parameters, features: Array, labels: Labels, seed: int) -> Any:
-    """The scaler and the classifier with these parameters, fitted to all the features, as a scikit-learn Pipeline."""
+def fit_pipeline(
+    name: str,
+    parameters: Parameters,
+    features: Array,
+    labels: Labels,
+    seed: int,
+    weights: NDArray[np.float64] | None = None,
+) -> Any:
+    """The scaler and the classifier with these parameters, fitted to all the features, as a scikit-learn Pipeline.
+
+    `weights` say how often each image counts (None: once), in both.
+    """
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
     scaler, classifier = StandardScaler(), _build(name, parameters, seed)
-    values, basis = _rotate(name, scaler.fit_transform(features))
-    classifier.fit(values, labels)
+    values, basis = _rotate(name, scaler.fit(features, sample_weight=weights).transform(features))
+    weighted = {} if weights is None else {"sample_weight": weights}
+    classifier.fit(values, labels, **weighted)
     if basis is not None:
         classifier.coef_ = classifier.coef_ @ basis.T
         classifier.n_features_in_ = len(basis)

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from ftcli.models.tracing import Trace, heeds_mode, keep_modes, measure, trace
+from ftcli.models.trunk import Trunk, find_summit, measure_input
 from ftcli.results import Crossing
 
 
@@ -30,17 +31,18 @@ class Cut:
     """
 
     crossing: tuple[Crossing, ...]
-    prefix: fx.GraphModule
-    suffix: fx.GraphModule
-    training_suffix: fx.GraphModule
+    prefix: nn.Module
+    suffix: nn.Module
+    training_suffix: nn.Module
     whole: bool
 
 
 def find_cut(model: nn.Module, frozen: Collection[str], still: Collection[str], image_size: int) -> Cut | None:
     """Cut a network for a stage whose `frozen` parameters do not train and whose `still` modules are in eval mode.
 
-    Works with real and with meta tensors and leaves the network as it was. Returns None where its code cannot be
-    traced because it branches on what it computes.
+    Works with real and with meta tensors and leaves the network as it was. Where its code cannot be traced because it
+    branches on what it computes, it is cut at its head if that is all that trains and gives the network's output; None
+    is returned where it cannot be cut so either.
     """
     with keep_modes(model):
         at_rest = trace(model.eval())
@@ -48,10 +50,10 @@ def find_cut(model: nn.Module, frozen: Collection[str], still: Collection[str], 
         for name in still:
             model.get_submodule(name).training = False
         at_work = trace(model)
-        if at_rest is None or at_work is None:
-            return None
         moving = {name for name, _ in model.named_parameters()} - set(frozen)
         moving |= {name for name, module in model.named_modules() if module.training and heeds_mode(module)}
+    if at_rest is None or at_work is None:
+        return _cut_at_head(model, moving, still, image_size)
     values = _classify(at_rest, image_size)
     crossing = set[str]()
     shared = set(at_rest.keys.values()) & set(at_work.keys.values())
@@ -68,6 +70,19 @@ def find_cut(model: nn.Module, frozen: Collection[str], still: Collection[str], 
         _build_suffix(at_work, ordered, values),
         whole,
     )
+
+
+def _cut_at_head(model: nn.Module, moving: set[str], still: Collection[str], image_size: int) -> Cut | None:
+    """The cut before the module that holds all that moves, where it comes last and parameters come before it."""
+    parameters = {name for name, _ in model.named_parameters()}
+    head = find_summit({name.rpartition(".")[0] if name in parameters else name for name in moving})
+    if not moving or not head or all(name.startswith(f"{head}.") for name in parameters):
+        return None
+    shape = measure_input(model, head, still, image_size)
+    if shape is None:
+        return None
+    layer = model.get_submodule(head)
+    return Cut((Crossing(f"{head}.input", shape),), Trunk(model, head), layer, layer, False)
 
 
 @dataclass(frozen=True)

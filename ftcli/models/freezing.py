@@ -12,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ftcli.errors import RecipeError, suggest
 from ftcli.models.anatomy import Anatomy
-from ftcli.recipe.schema import Stage, Through
+from ftcli.recipe.schema import SolvedStage, Stage, Through
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -31,7 +31,9 @@ class Freezing:
     modules: frozenset[str]
 
 
-def resolve_freezing(model: nn.Module, anatomy: Anatomy, head_path: str, stage: Stage, where: str) -> Freezing:
+def resolve_freezing(
+    model: nn.Module, anatomy: Anatomy, head_path: str, stage: Stage | SolvedStage, where: str
+) -> Freezing:
     """What a stage's `freeze` and `batch_norm` come to in a network whose head sits at `head_path`.
 
     - backbone: all but the head's subtree; only the head's modules train, not even the containers around it.
@@ -60,7 +62,7 @@ def resolve_freezing(model: nn.Module, anatomy: Anatomy, head_path: str, stage: 
         )
     if faults:
         raise RecipeError(*faults)
-    if stage.batch_norm == "frozen":
+    if isinstance(stage, Stage) and stage.batch_norm == "frozen":
         kinds = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
         norms = {name for name, module in model.named_modules() if isinstance(module, kinds)}
         freezing = Freezing(freezing.parameters, freezing.modules | norms)

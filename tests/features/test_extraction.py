@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from ftcli.data.loading import Loader
+from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import Normalizer, build_eval_transform
 from ftcli.errors import RunError
@@ -65,7 +66,7 @@ def _open(
 ) -> Loader:
     names = [f"train/{label}/{number}.jpg" for number in range(20) for label in ("china", "flower")][:count]
     samples = [Sample(name, number % 2) for number, name in enumerate(names)]
-    return Loader(samples, root, build_eval_transform(pre), batch_size, 0, bad)
+    return Loader(samples, build_eval_transform(pre), batch_size, ImageFiles(root, bad, 0))
 
 
 def _extractor(

@@ -90,6 +90,7 @@ def test_a_family_trains_is_saved_and_answers_with_the_same_bits(name: str, size
     classifier = Classifier.place(model, plan.preprocessing, CLASSES, CPU, plan.recipe.precision)
     images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for stage in plan.stages:
+        assert isinstance(stage, StagePlan)
         torch.manual_seed(1)
         _take_step(classifier, stage, images)
     logits = _predict(classifier, images)

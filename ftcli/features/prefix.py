@@ -1,0 +1,97 @@
+"""The frozen part of a network, made ready to compute once and for all what it gives for an image."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+
+from ftcli.data.transforms import Normalizer
+from ftcli.features.fusing import fuse_norms
+from ftcli.models.cut import Cut
+from ftcli.models.tracing import keep_modes
+from ftcli.results import Preprocessing
+from ftcli.runtime import autocast, explain_memory
+
+BATCHES = {"cpu": 16}
+"""How many images are computed at a time on a device. On the CPU larger batches gain nothing, and outgrow its caches:
+two of these take as long as one of 32, and less than half as long as one of 64 where freed memory is not kept."""
+
+OTHER_BATCHES = 256
+
+
+class Prefix:
+    """The prefix of a cut in eval mode, with its BatchNorms folded into the convolutions before them.
+
+    Computes batches of one shape alone, so that on the CPU an image's values have the same bits in every company. The
+    network that was cut, which has to be on the device, keeps its tensors and modes. `batch` images are computed at a
+    time, and what is kept of one has `row_bytes` bytes. `computed` counts them.
+    """
+
+    def __init__(self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
+        self.batch = BATCHES.get(device.type, OTHER_BATCHES)
+        self.shapes = tuple(crossing.shape for crossing in cut.crossing)
+        self.row_bytes = 4 * sum(math.prod(shape) for shape in self.shapes)
+        self.computed = 0
+        self._size = preprocessing.image_size
+        self._device = device
+        self._precision = precision
+        self._normalize = Normalizer(preprocessing, device)
+        self._prefix = cut.prefix
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        """The prefix with its norms folded; made when something has to be computed."""
+        with keep_modes(self._prefix):
+            prefix = self._prefix.eval()
+            return fuse_norms(prefix) if isinstance(prefix, fx.GraphModule) else prefix
+
+    def compute(self, images: Tensor) -> NDArray[np.uint8]:
+        """What crosses the cut for at most `batch` uint8 images (n, 3, size, size), as (n, row_bytes): the values one
+        after the other in float32, maps with their channels last. Raises RunError where memory runs out."""
+        count = len(images)
+        self.computed += count
+        with explain_memory(), torch.inference_mode(), keep_modes(self._network):
+            padded = torch.cat([images, images.new_zeros((self.batch - count, *images.shape[1:]))])
+            inputs = self._normalize(padded.to(self._device)).contiguous(memory_format=torch.channels_last)
+            with autocast(self._device, self._precision):
+                values = self._network.eval()(inputs)
+            rows = torch.cat([_flatten(value[:count]) for value in values], 1).cpu()
+        return rows.numpy().view(np.uint8)
+
+    def split_rows(self, rows: NDArray[np.uint8]) -> tuple[Tensor, ...]:
+        """The crossing values that `compute` laid into rows, float32 with the batch first; maps are in the memory
+        format that convolutions are fastest with. A single value shares the rows' memory."""
+        numbers = torch.from_numpy(rows.view(np.float32))
+        if len(self.shapes) == 1:
+            return (_unflatten(numbers, self.shapes[0]),)
+        parts = torch.split(numbers, [math.prod(shape) for shape in self.shapes], 1)
+        return tuple(_unflatten(part.contiguous(), shape) for part, shape in zip(parts, self.shapes, strict=True))
+
+    def measure(self) -> float:
+        """The seconds that an image takes, measured on a full batch of the shape that is computed."""
+        shape, generator = (self.batch, 3, self._size, self._size), torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        self.compute(images[:1])  # the first time takes longer: memory and kernels are got ready
+        began = time.perf_counter()
+        self.compute(images)
+        seconds = time.perf_counter() - began
+        self.computed -= 1 + self.batch
+        return seconds / self.batch
+
+
+def _flatten(value: Tensor) -> Tensor:
+    last = value.permute(0, 2, 3, 1) if value.ndim == 4 else value
+    return last.float().reshape(len(value), -1)
+
+
+def _unflatten(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if len(shape) != 3:
+        return rows.view(len(rows), *shape)
+    channels, height, width = shape
+    return rows.view(len(rows), height, width, channels).permute(0, 3, 1, 2)
