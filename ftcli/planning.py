@@ -19,7 +19,7 @@ from ftcli.models.heads import build_head, replace_head
 from ftcli.models.sizes import sketch_network
 from ftcli.models.zoo import adapt_preprocessing, build_network, check_model, default_preprocessing
 from ftcli.recipe.loading import Document
-from ftcli.recipe.schema import Data, Recipe, Stage
+from ftcli.recipe.schema import Data, Recipe, SolvedStage, Stage
 from ftcli.results import HeadPlace, Preprocessing, Reporter
 from ftcli.runtime import derive_seed
 
@@ -36,6 +36,18 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
+class SolvedPlan:
+    """A stage that is solved instead of trained, with the names of the network filled in. Its head is a single linear
+    layer that reads a vector."""
+
+    stage: SolvedStage
+    freezing: Freezing
+
+
+AnyPlan = StagePlan | SolvedPlan
+
+
+@dataclass(frozen=True)
 class Plan:
     """A recipe that fits its network. `head` is the place of the head, as wide as the backbone left it."""
 
@@ -43,7 +55,14 @@ class Plan:
     preprocessing: Preprocessing
     anatomy: Anatomy
     head: HeadPlace
-    stages: tuple[StagePlan, ...]
+    stages: tuple[AnyPlan, ...]
+
+    @property
+    def reads_vector(self) -> bool:
+        """Whether the last layer is a linear one that reads one vector for an image, and no 1 x 1 convolution, nor one
+        that reads a vector at each of many places."""
+        shape = self.anatomy.shapes[self.head.path]
+        return self.head.type == "Linear" and shape is not None and len(shape) == 1
 
 
 def plan_recipe(document: Document, preprocessing: Preprocessing | None = None) -> Plan:
@@ -65,7 +84,7 @@ def plan_recipe(document: Document, preprocessing: Preprocessing | None = None) 
     replace_head(model, head.path, build_head(model.get_submodule(head.path), recipe.head, classes=2))
     anatomy = examine(model, chosen.image_size, size)
     plan = Plan(recipe, chosen, anatomy, head, ())
-    stages: list[StagePlan] = []
+    stages: list[AnyPlan] = []
     faults: list[str] = []
     for index in range(len(recipe.stages)):
         try:
@@ -77,18 +96,36 @@ def plan_recipe(document: Document, preprocessing: Preprocessing | None = None) 
     return replace(plan, stages=tuple(stages))
 
 
-def _plan_stage(document: Document, index: int, model: nn.Module, plan: Plan) -> StagePlan:
+def _plan_stage(document: Document, index: int, model: nn.Module, plan: Plan) -> AnyPlan:
     stage, head = plan.recipe.stages[index], plan.head.path
 
     def locate(key: str) -> str:
         return document.locate("stages", index, key)
 
+    if isinstance(stage, SolvedStage):
+        _check_solvable(plan, locate("solver"), document.locate("head", "hidden"))
+        return SolvedPlan(stage, resolve_freezing(model, plan.anatomy, head, stage, locate("freeze")))
     if faults := find_faults(model, plan.anatomy, head, stage, locate):
         raise RecipeError(*faults)
     freezing = resolve_freezing(model, plan.anatomy, head, stage, locate("freeze"))
     rates = resolve_rates(model, head, stage.lr_mult, locate("lr_mult"))
     trainable = [name for name, _ in model.named_parameters() if name not in freezing.parameters]
     return StagePlan(stage, freezing, rates, plan.anatomy.measure_share(trainable))
+
+
+def _check_solvable(plan: Plan, where: str, hidden: str) -> None:
+    solver = "a head is solved as a single linear layer"
+    if widths := plan.recipe.head.hidden:
+        raise RecipeError(
+            f"{hidden}: {list(widths)} puts hidden layers in the head, and {solver} ({where}); set head.hidden: [], or "
+            "give the stage epochs and an optimizer instead of a solver"
+        )
+    if not plan.reads_vector:
+        raise RecipeError(
+            f"{where}: {solver} that reads a vector, and that of {plan.recipe.backbone.name}, {plan.head.path}, does "
+            f"not ({plan.head.type}); give the stage epochs and an optimizer instead of a solver, or choose another "
+            "model"
+        )
 
 
 def _missing_data(document: Document) -> Sequence[str]:
@@ -155,11 +192,14 @@ def find_classes(document: Document, reporter: Reporter) -> tuple[str, ...]:
     return gather_images(document, reporter).classes
 
 
-def estimate_seconds(plan: StagePlan, train: int, val: int, forward: float) -> float:
+def estimate_seconds(plan: AnyPlan, train: int, val: int, forward: float) -> float:
     """About how long a stage takes on `train` and `val` images when a forward pass takes `forward` seconds an image.
 
-    A backward pass is counted as twice the forward pass of what gradients flow through.
+    A backward pass is counted as twice the forward pass of what gradients flow through; a stage that is solved is one
+    forward pass.
     """
+    if isinstance(plan, SolvedPlan):
+        return forward * (train + val)
     return plan.stage.epochs * forward * (train * (1 + 2 * plan.live_share) + val)
 
 

@@ -46,6 +46,14 @@ class Outcome:
 Ftcli = Callable[..., Outcome]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the tests' own. They share it: what is in it is the same whoever computed it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FTCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def ftcli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ftcli:
     """Run the command line in this process, from the arguments to the exit code."""
@@ -150,7 +158,7 @@ def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str
             left, top = 50 * label + 20 * number, 13 * number
             photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(place / f"图 {number} 'x' 🙂.jpg")
     text = RECIPE.format(root="data")
-    (folder / "r.yaml").write_text(text[: text.index("  - name: all")])
+    (folder / "r.yaml").write_text(text[: text.index("  - name: all")] + "precision: float32\n")
     subprocess.run([sys.executable, "-m", "ftcli", "train", "r.yaml"], cwd=folder, check=True, capture_output=True)
     return folder
 
@@ -180,4 +188,5 @@ stages:
     optimizer: {{name: adamw, lr: 1e-3, weight_decay: 0.01}}
     schedule: one_cycle
     lr_mult: {{head: 10}}
+precision: float32
 """

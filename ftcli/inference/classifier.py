@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ftcli.data.images import convert_rgb, read_rgb
+from ftcli.data.images import convert_rgb, read_image
 from ftcli.data.transforms import ImageTransform, Normalizer, build_eval_transform
 from ftcli.errors import CheckpointError
 from ftcli.models.states import put_tensors
@@ -19,7 +19,7 @@ from ftcli.planning import Plan, build_model, plan_recipe, put_head
 from ftcli.recipe.loading import Document, revive_recipe
 from ftcli.results import TOP, Guess, Prediction, Preprocessing
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
-from ftcli.runtime import autocast, explain_memory
+from ftcli.runtime import autocast, explain_memory, settle_precision
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Classifier:
         """An image, or an image file, as uint8 (3, image_size, image_size), red green blue, as the network was
         evaluated with. Raises BrokenImage for what cannot be read, TypeError for what is neither."""
         if isinstance(image, Path):
-            return self.transform(read_rgb(image))
+            return self.transform(read_image(image, self.transform.needed))
         if not isinstance(image, Image.Image):
             raise TypeError(
                 f"an image is a pathlib.Path or a PIL image, not {type(image).__name__}; make it one of them"
@@ -100,7 +100,7 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, Check
     document = revive_recipe(checkpoint.recipe, str(path))
     plan = plan_recipe(document, checkpoint.preprocessing)
     model = revive_model(plan, checkpoint, str(path))
-    precision = document.recipe.precision
+    precision = settle_precision(document.recipe.precision, device, checkpoint.precisions)
     return (
         Classifier.place(model.eval(), checkpoint.preprocessing, checkpoint.classes, device, precision),
         checkpoint,

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ftcli.data.loading import Loader
+from ftcli.data.batches import Feed
 from ftcli.errors import DataError
 from ftcli.inference.classifier import Classifier
 from ftcli.results import Progress, Reporter
+from ftcli.runtime import autocast
 
 View = tuple[int, ...]
 """The dimensions of images (n, 3, height, width) that are turned round; none for the images as they are."""
@@ -32,30 +33,33 @@ class Outputs:
     skipped: tuple[str, ...]
 
 
+Look = Callable[[tuple[Tensor, ...]], Tensor]
+"""From the values of a batch to its logits (n, classes) in float32, the network in the mode that it is in."""
+
+
 def compute_outputs(
-    classifier: Classifier,
-    loader: Loader,
+    model: nn.Module,
+    look: Look,
+    feed: Feed,
     reporter: Reporter,
     task: str,
     stop: Callable[[], bool] = lambda: False,
-    views: tuple[View, ...] = AS_THEY_ARE,
 ) -> Outputs | None:
-    """The outputs for every image of a loader, in its order, the network in eval mode; None if `stop` became true.
+    """The outputs for every image of a feed, in its order, the network in eval mode; None if `stop` became true.
 
-    The same batches give the same bits on the CPU. With several views an image's logits are the logarithms of the
-    probabilities that they give on average. Raises DataError if every image is broken.
+    The same batches give the same bits on the CPU. Raises DataError if every image is broken.
     """
-    classifier.model.eval()
+    model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     paths: list[str] = []
     skipped: list[str] = []
-    total, done = loader.count_batches(), 0
+    total, done = feed.count_batches(), 0
     with torch.inference_mode():
-        for batch in loader.batches():
+        for batch in feed.batches():
             skipped += batch.broken
             if batch.paths:
-                logits.append(_look(classifier, batch.images, views))
+                logits.append(look(batch.values).cpu())
                 labels.append(batch.labels)
                 paths += batch.paths
             done += 1
@@ -63,17 +67,38 @@ def compute_outputs(
             if stop():
                 return None
     if not paths:
-        raise DataError(f"{task}: not one of {len(loader.samples)} images can be read; the first: {skipped[0]}")
+        raise DataError(f"{task}: not one of {len(feed.samples)} images can be read; the first: {skipped[0]}")
     return Outputs(torch.cat(logits), torch.cat(labels), tuple(paths), tuple(skipped))
 
 
-def _look(classifier: Classifier, images: Tensor, views: tuple[View, ...]) -> Tensor:
-    """The logits of images, on the CPU; one view after the other, so that memory does not grow with their number."""
-    if len(views) == 1:
-        return classifier.compute_logits(images).cpu()
-    total: Tensor | None = None
-    for view in views:
-        shares = classifier.compute_logits(images.flip(view)).cpu().double().log_softmax(1)
-        total = shares if total is None else torch.logaddexp(total, shares)
-    assert total is not None
-    return (total - math.log(len(views))).float()
+def look_from(classifier: Classifier, views: tuple[View, ...] = AS_THEY_ARE) -> Look:
+    """How a whole network looks at a batch of images.
+
+    With several views an image's logits are the logarithms of the probabilities that they give on average; they are
+    taken one after the other, so that memory does not grow with their number.
+    """
+
+    def look(values: tuple[Tensor, ...]) -> Tensor:
+        (images,) = values
+        if len(views) == 1:
+            return classifier.compute_logits(images)
+        total: Tensor | None = None
+        for view in views:
+            shares = classifier.compute_logits(images.flip(view)).cpu().double().log_softmax(1)
+            total = shares if total is None else torch.logaddexp(total, shares)
+        assert total is not None
+        return (total - math.log(len(views))).float()
+
+    return look
+
+
+def look_through(suffix: nn.Module, classifier: Classifier) -> Look:
+    """How the part of a network behind a cut looks at the values that cross it."""
+
+    def look(values: tuple[Tensor, ...]) -> Tensor:
+        moved = (value.to(classifier.device, non_blocking=True) for value in values)
+        with autocast(classifier.device, classifier.precision):
+            logits: Tensor = suffix(*moved)
+        return logits.float()
+
+    return look

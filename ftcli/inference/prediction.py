@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ftcli.data.finding import Found
 from ftcli.data.loading import Loader, choose_workers
+from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.inference.classifier import Classifier, load_classifier
 from ftcli.results import Failure, Prediction, Predictions, Progress, Reporter, tell_count, tell_duration
@@ -57,7 +58,8 @@ def stream_predictions(
     changes a probability by no more than float arithmetic does, which is below 1e-5 in float32.
     """
     done, began = 0, time.monotonic()
-    loader = Loader((), Path(), classifier.transform, batch_size, workers, "skip", classifier.device.type == "cuda")
+    files = ImageFiles(Path(), "skip", workers, classifier.device.type == "cuda")
+    loader = Loader((), classifier.transform, batch_size, files)
     with loader:
         for batch in loader.stream(_list_samples(images.paths)):
             for broken in batch.left_out:

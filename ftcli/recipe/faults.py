@@ -78,7 +78,7 @@ def context_of(place: Place) -> list[type[pydantic.BaseModel]]:
         if fields:
             models = [found for field in fields for found in _models_in(field.annotation)]
         elif isinstance(part, str):
-            models = [model for model in models if part in _tags(model)] or models
+            models = [model for model in models if part in (model.__name__, *_tags(model))] or models
     return models
 
 

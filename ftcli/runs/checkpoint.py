@@ -21,7 +21,8 @@ class Checkpoint:
 
     `kind` is best (lowest validation loss of the run), stage (of its stage) or last (with `progress`, all that is
     needed to go on exactly). `metrics` are those of these very weights, empty where they were not measured, as in the
-    middle of an epoch. `held` tells which split each image was in. `digest` is that of the file it was read
+    middle of an epoch. `precisions` are the number formats that `precision: auto` came to in training, by the kind of
+    device. `held` tells which split each image was in. `digest` is that of the file it was read
     from, empty before it is written.
     """
 
@@ -36,6 +37,7 @@ class Checkpoint:
     held: Mapping[str, tuple[str, ...]]
     state: Mapping[str, Tensor]
     progress: Mapping[str, Any] | None = None
+    precisions: Mapping[str, str] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
 
     def splits_by_path(self) -> dict[str, str]:
@@ -64,6 +66,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "held": {split: list(paths) for split, paths in checkpoint.held.items()},
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
         "progress": None if checkpoint.progress is None else dict(checkpoint.progress),
+        "precisions": dict(checkpoint.precisions),
     }
     return write_archive(path, plain)
 

@@ -19,7 +19,7 @@ _HARMLESS = ("data.on_bad_image", "data.workers")
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """What the user asked of `ftcli train`. `overrides` are those for the recipe of a checkpoint; a recipe that is
-    given has taken them already."""
+    given has taken them already. `verify` has every image hashed again, lest something be kept of an older one."""
 
     recipe: Document | None = None
     stage: str | None = None
@@ -27,6 +27,7 @@ class Order:
     overrides: tuple[str, ...] = ()
     out: Path | None = None
     device: str
+    verify: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Beginning:
     checkpoint: Checkpoint | None = None
     source: Path | None = None
     exact: bool = False
+    verify: bool = False
 
     @property
     def is_finished(self) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,15 +14,17 @@ import torch
 import torchvision
 
 from ftcli import __version__
-from ftcli.data.loading import Loader, choose_workers, measure_preprocessing
+from ftcli.data.loading import Loader, measure_preprocessing, share_cores
+from ftcli.data.pixels import PixelCache
+from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import ImageSet
-from ftcli.data.transforms import build_eval_transform, build_train_transform
+from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.inference.classifier import Classifier, revive_model
 from ftcli.models.published import name_weights
 from ftcli.models.weights import load_weights, read_preprocessing
 from ftcli.models.zoo import adapt_preprocessing, default_preprocessing
-from ftcli.planning import Plan, StagePlan, align_classes, build_model, gather_images, plan_recipe, put_head
+from ftcli.planning import AnyPlan, Plan, align_classes, build_model, gather_images, plan_recipe, put_head
 from ftcli.recipe.loading import Document
 from ftcli.recipe.schema.network import is_address
 from ftcli.results import Preprocessing, Reporter
@@ -38,7 +39,7 @@ class Job:
 
     beginning: Beginning
     plan: Plan
-    stages: tuple[StagePlan, ...]
+    stages: tuple[AnyPlan, ...]
     images: ImageSet
     classifier: Classifier
     journal: Journal
@@ -170,22 +171,27 @@ def _open_journal(beginning: Beginning, plan: Plan, images: ImageSet, origin: Ma
     return journal
 
 
-@contextmanager
-def open_loaders(job: Job) -> Iterator[dict[str, Loader]]:
-    """A loader for each split, augmented for training; their processes end with the context."""
-    data, preprocessing = job.plan.recipe.data, job.plan.preprocessing
-    workers = choose_workers(data.workers)
-    pin = job.classifier.device.type == "cuda"
-    with ExitStack() as stack:
-        loaders = {}
-        for split, samples in job.images.splits.items():
-            if split == "train":
-                transform = build_train_transform(preprocessing, data.augment)
-            else:
-                transform = build_eval_transform(preprocessing)
-            loader = Loader(samples, job.images.root, transform, data.batch_size, workers, data.on_bad_image, pin)
-            loaders[split] = stack.enter_context(loader)
-        yield loaders
+def choose_transform(job: Job, split: str) -> ImageTransform:
+    """How the images of a split reach the network."""
+    if split == "train":
+        return build_train_transform(job.plan.preprocessing, job.plan.recipe.data.augment)
+    return build_eval_transform(job.plan.preprocessing)
+
+
+def open_loader(job: Job, split: str, pixels: PixelCache | None = None) -> Loader:
+    """A loader of a split, augmented for training; its processes end with its context. What `pixels` holds is not
+    decoded anew. What a device other than the CPU can change by itself, in whole batches, is left to it."""
+    data, device, transform = job.plan.recipe.data, job.classifier.device, choose_transform(job, split)
+    workers = share_cores(data.workers, device, job.images)
+    files = ImageFiles(job.images.root, data.on_bad_image, workers, device.type == "cuda", pixels)
+    if is_deferred(device):
+        transform = transform.defer()
+    return Loader(job.images.splits[split], transform, data.batch_size, files)
+
+
+def is_deferred(device: torch.device) -> bool:
+    """Whether a device makes the changes of images that it can make itself."""
+    return device.type != "cpu"
 
 
 def describe_job(job: Job, ended: str | None = None) -> dict[str, Any]:

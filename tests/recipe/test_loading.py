@@ -9,6 +9,7 @@ import pytest
 
 from ftcli.errors import RecipeError
 from ftcli.recipe.loading import dump_recipe, read_recipe, revive_recipe
+from ftcli.recipe.schema import SolvedStage, Stage
 
 RECIPE = """\
 name: cells
@@ -31,7 +32,7 @@ FAULTS = [
     (
         "name: cells",
         "name: cells\ncolour: red",
-        "r.yaml:2:1: colour: unknown key; known: backbone, data, head, name, precision, seed, stages",
+        "r.yaml:2:1: colour: unknown key; known: backbone, compile, data, head, name, precision, seed, stages",
     ),
     (
         "epochs: 5\n    optimizer: {name: sgd",
@@ -96,6 +97,26 @@ FAULTS = [
         "r.yaml:11:13: stages.all.freeze.through: is missing; give it a value",
     ),
     ("    freeze: none\n", "", "r.yaml:10:5: stages.all.freeze: is missing; give it a value"),
+    (
+        "    epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}",
+        "    solver: logistic\n    epochs: 5",
+        "r.yaml:9:5: stages.head.epochs: unknown key; known: freeze, name, solver",
+    ),
+    (
+        "    epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}",
+        "    solver: svm",
+        "r.yaml:8:13: stages.head.solver: 'svm' is not one of logistic",
+    ),
+    (
+        "freeze: none\n    epochs: 5\n    optimizer: {name: adamw, lr: 1e-3}",
+        "freeze: none\n    solver: logistic",
+        "r.yaml:11:13: stages.all.freeze: 'none' is not one of backbone",
+    ),
+    (
+        "    epochs: 5\n    optimizer: {name: sgd",
+        "    optimizer: {name: sgd",
+        "stages.head.epochs: is missing; give it a value",
+    ),
     ("name: all", "name: head", "r.yaml:6:3: stages: two stages are named 'head'"),
     (
         "name: all",
@@ -164,12 +185,24 @@ def replace(path: Path, old: str, new: str) -> Path:
 
 def test_reads_numbers_as_numbers(write: Path) -> None:
     recipe = read_recipe(write).recipe
-    assert recipe.stages[0].optimizer.lr == 0.01
+    (head, _) = recipe.stages
+    assert isinstance(head, Stage)
+    assert head.optimizer.lr == 0.01
     assert recipe.data.val == 0.1
 
 
 def test_a_dumped_recipe_reads_back_the_same(write: Path, tmp_path: Path) -> None:
     recipe = read_recipe(write, ("data.augment=[{name: random_rotation, degrees: 5}, random_horizontal_flip]",)).recipe
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert read_recipe(tmp_path / "again.yaml").recipe == recipe
+    assert revive_recipe(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
+
+
+def test_a_stage_with_a_solver_is_another_kind_and_survives_a_dump(write: Path, tmp_path: Path) -> None:
+    replace(write, "epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}", "solver: logistic")
+    recipe = read_recipe(write).recipe
+    assert recipe.stages[0] == SolvedStage(name="head", freeze="backbone", solver="logistic")
+    assert isinstance(recipe.stages[1], Stage)
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "again.yaml").recipe == recipe
     assert revive_recipe(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
@@ -280,7 +313,7 @@ def test_only_true_and_false_are_switches(write: Path) -> None:
 
 def test_set_changes_a_value_with_the_same_checks(write: Path) -> None:
     recipe = read_recipe(write, ("stages.all.epochs=3", "stages.0.freeze={through: layer2}", "head.hidden=[64]")).recipe
-    assert recipe.stages[1].epochs == 3
+    assert recipe.stages[1].model_dump()["epochs"] == 3
     assert recipe.stages[0].model_dump()["freeze"] == {"through": "layer2"}
     assert recipe.head.hidden == (64,)
     assert read_recipe(write, ("stages.all.freeze.through=layer1",)).recipe.stages[1].model_dump()["freeze"] == {
@@ -320,3 +353,15 @@ def test_a_name_fits_into_the_name_of_a_file(write: Path) -> None:
         f"r.yaml:6:11: stages.{'字' * 67}.name: '{'字' * 58}…: takes more than 200 bytes, too many for the name of a "
         "file; shorten it"
     )
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("cache.views=0", "stages.head.cache.views: 0 is out of range; give a number of at least 1"),
+        ("cache.views=null", "stages.head.cache.views: null is not a whole number; give one such as 5"),
+        ("cache=yes", "stages.head.cache: 'yes': no setting of the cache; give off, or a mapping such as {views: 8}"),
+    ],
+)
+def test_a_fault_of_the_cache_is_told_once(write: Path, setting: str, sentence: str) -> None:
+    assert faults(write, f"stages.head.{setting}") == [f"--set stages.head.{setting}: {sentence}"]

@@ -24,16 +24,20 @@ class Kill:
     moment: tuple[str, str, int]
 
 
-def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int) -> None:
+def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int, patience: float, cache: str) -> None:
     from ftcli import cli
     from ftcli.console import Terminal
     from ftcli.results import EpochRow, Progress
+    from ftcli.training import journal
 
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.argv = ["ftcli", *arguments]
+    if cache:
+        os.environ["FTCLI_CACHE"] = str(Path(cache).absolute())
+    journal.PATIENCE = patience
 
     def watch(*moment: Any) -> None:
         if kill is not None and kill.moment == moment:
@@ -61,10 +65,19 @@ def _server() -> Any:
 
 @pytest.fixture
 def training(_server: Any) -> Training:
-    """Run `ftcli` with arguments in a folder and give its exit code, which is -9 if it was killed."""
+    """Run `ftcli` with arguments in a folder and give its exit code, which is -9 if it was killed. Checkpoints are
+    written after every epoch, unless `patience` lets them wait; `cache` is one of its own, below the folder."""
 
-    def run(folder: Path, *arguments: str | Path, kill: Kill | None = None, times: int = 1) -> int:
-        process = _server.Process(target=_run, args=(str(folder), tuple(map(str, arguments)), kill, times))
+    def run(
+        folder: Path,
+        *arguments: str | Path,
+        kill: Kill | None = None,
+        times: int = 1,
+        patience: float = 0.0,
+        cache: str = "",
+    ) -> int:
+        words = tuple(map(str, arguments))
+        process = _server.Process(target=_run, args=(str(folder), words, kill, times, patience, cache))
         process.start()
         process.join(timeout=120)
         if process.is_alive():

@@ -11,13 +11,14 @@ from torch import nn
 from ftcli.models.zoo import build_network
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import Silent, StageEstimate
-from ftcli.training import estimation
-from ftcli.training.estimation import _Ledger, choose_batch, estimate_training
+from ftcli.training import trials
+from ftcli.training.estimation import estimate_training
+from ftcli.training.trials import Ledger, choose_batch
 from tests.conftest import Ftcli
 
 
 def estimate(*overrides: str) -> tuple[StageEstimate, ...]:
-    return estimate_training(read_recipe(Path("r.yaml"), overrides), Silent())
+    return estimate_training(read_recipe(Path("r.yaml"), ("precision=float32", *overrides)), Silent())
 
 
 def test_memory_is_counted_to_the_byte(workplace: Path, ftcli: Ftcli) -> None:
@@ -41,7 +42,7 @@ def test_memory_is_counted_to_the_byte(workplace: Path, ftcli: Ftcli) -> None:
 def test_what_the_backward_pass_needs_is_counted_once() -> None:
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
     inputs = torch.randn(7, 10)
-    ledger = _Ledger(model)
+    ledger = Ledger(model)
     with ledger:
         model(inputs).sum()
     # The input, and the output of the ReLU, which the ReLU and the next layer both need; weights are no activations.
@@ -60,7 +61,9 @@ def test_no_batch_has_more_images_than_there_are(workplace: Path) -> None:
 
 
 def test_times_follow_from_what_was_measured(workplace: Path) -> None:
-    for stage in estimate():
+    for stage in estimate("stages.head.cache=off"):
+        assert (stage.kept_bytes, stage.seconds_frozen) == (0, 0.0)
+        assert stage.seconds_per_step is not None
         assert (stage.images, stage.validation_images, stage.from_data) == (30, 10, True)
         assert stage.measured_batch == stage.batch_size == 8
         assert stage.seconds_per_image_read is not None
@@ -69,10 +72,46 @@ def test_times_follow_from_what_was_measured(workplace: Path) -> None:
         assert stage.seconds == pytest.approx(2 * train + 3 * val)
 
 
+def test_what_is_kept_of_the_frozen_part_is_computed_once(workplace: Path) -> None:
+    head, whole = estimate("stages.head.epochs=50", "stages.head.cache.views=3")
+    off = estimate("stages.head.epochs=50", "stages.head.cache=off")[0]
+    assert head.kept_bytes == (3 * 30 + 10) * 1024 * 4  # 1,024 float32 numbers cross the cut at the head
+    assert (whole.kept_bytes, whole.seconds_frozen) == (0, 0.0)
+    assert head.seconds_per_step is not None
+    assert off.seconds_per_step is not None
+    assert head.seconds_per_step < off.seconds_per_step / 2
+    assert head.seconds < off.seconds / 4
+    steps = 50 * 30 * head.seconds_per_step / 8 + 51 * 10 * head.seconds_per_validation_image
+    assert head.seconds == pytest.approx(head.seconds_frozen + steps)
+    assert head.memory.activations == off.memory.activations  # what the head reads, and no more, is kept either way
+    assert estimate("data.augment=none")[0].kept_bytes == (30 + 10) * 1024 * 4
+
+
+def test_what_the_cache_has_no_room_for_is_not_said_to_be_kept(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
+    assert estimate()[0].kept_bytes == 0
+
+
+def test_a_stage_that_is_solved_has_no_steps(workplace: Path) -> None:
+    text = Path("r.yaml").read_text().replace("hidden: [16]", "hidden: []")
+    trained = "epochs: 2\n    optimizer: {name: sgd, lr: 0.05}"
+    assert trained in text
+    Path("r.yaml").write_text(text.replace(trained, "solver: logistic"))
+    head, whole = estimate()
+    assert (head.stage, head.epochs, head.seconds_per_step) == ("head", 1, None)
+    assert head.kept_bytes == (30 + 10) * 1024 * 4
+    assert head.memory.gradients == head.memory.optimizer == 0
+    assert head.seconds > head.seconds_frozen > 0
+    assert whole.seconds_per_step is not None
+
+
 def test_without_data_a_thousand_images_are_meant(workplace: Path) -> None:
     for stage in estimate("data.root=nowhere", "data.classes=[a, b]"):
         assert (stage.images, stage.validation_images, stage.from_data) == (1000, 0, False)
-        assert stage.seconds == pytest.approx(2 * 1000 * stage.seconds_per_step / 8)
+        assert stage.seconds_per_step is not None
+        assert stage.seconds == pytest.approx(stage.seconds_frozen + 2 * 1000 * stage.seconds_per_step / 8)
     assert not Path("nowhere").exists()
 
 
@@ -84,7 +123,7 @@ def test_a_step_that_takes_too_long_is_tried_with_fewer_images(
     assert choose_batch(32, 4, 100.0) == 2
     assert choose_batch(1, 1, 0.1) == 2
     whole = estimate("data.batch_size=16")[1]
-    monkeypatch.setattr(estimation, "LIMIT", 1e-9)
+    monkeypatch.setattr(trials, "LIMIT", 1e-9)
     scaled = estimate("data.batch_size=16")[1]
     assert (scaled.batch_size, scaled.measured_batch) == (16, 2)
     assert scaled.memory.activations == pytest.approx(whole.memory.activations, rel=0.1)

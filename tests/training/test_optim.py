@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from ftcli.recipe import schema
-from ftcli.training.optim import build_optimizer, rate_at, set_rate
+from ftcli.training import optim
+from ftcli.training.optim import build_optimizer, choose_fused, rate_at, set_rate
 
 
 def optimizer(**plain: Any) -> schema.Optimizer:
@@ -126,3 +127,55 @@ def test_one_cycle_is_that_of_pytorch() -> None:
 def test_one_cycle_of_a_few_steps_still_reaches_the_rate() -> None:
     assert rates({"name": "one_cycle"}, steps=1, epochs=1) == [1.0]
     assert rates({"name": "one_cycle"}, steps=2, epochs=1) == [1.0, 1 / 250_000]
+
+
+def test_fused_kernels_are_taken_where_they_are_the_fastest() -> None:
+    small, large = [nn.Parameter(torch.zeros(100))], [nn.Parameter(torch.zeros(2**17))]
+    meta = [nn.Parameter(torch.zeros(100, device="meta"))]
+    sgd, adam, adamw = (optimizer(name=name, lr=0.1) for name in ("sgd", "adam", "adamw"))
+    assert [choose_fused(each, small) for each in (sgd, adam, adamw)] == [True, True, True]
+    assert [choose_fused(each, large) for each in (sgd, adam, adamw)] == [None, True, True]
+    assert [choose_fused(each, meta) for each in (sgd, adam, adamw)] == [None, None, None]
+
+
+OPTIMIZERS = [
+    {"name": "sgd", "lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    {"name": "adam", "lr": 0.1, "weight_decay": 0.01},
+    {"name": "adamw", "lr": 0.1, "weight_decay": 0.01},
+]
+
+
+def take_steps(model: nn.Module, built: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        torch.manual_seed(step)
+        built.zero_grad()
+        model(torch.randn(5, 3)).square().sum().backward()
+        set_rate(built, 0.01 / (step + 1))
+        built.step()
+
+
+def grow(plain: dict[str, Any]) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    return model, build_optimizer(model, optimizer(**plain), {"2.weight": 10.0}, ())
+
+
+@pytest.mark.parametrize("plain", OPTIMIZERS, ids=lambda plain: plain["name"])
+def test_a_fused_step_is_the_plain_one_and_goes_on_exactly(
+    plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, built = grow(plain)
+    assert built.defaults["fused"] is True
+    take_steps(whole, built, range(6))
+    first, half = grow(plain)
+    take_steps(first, half, range(3))
+    second, rest = grow(plain)
+    second.load_state_dict(first.state_dict())
+    rest.load_state_dict(half.state_dict())
+    take_steps(second, rest, range(3, 6))
+    monkeypatch.setattr(optim, "choose_fused", lambda *_: False)
+    other, unfused = grow(plain)
+    take_steps(other, unfused, range(6))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+        assert torch.allclose(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-5), name

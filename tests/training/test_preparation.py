@@ -27,7 +27,9 @@ class Counter(Silent):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.shows("data.workers")
 def test_images_are_loaded_by_as_many_processes_as_asked(workplace: Path, workers: int) -> None:
-    recipe = read_recipe(workplace / "r.yaml", (f"data.workers={workers}", "stages.head.epochs=1"))
+    recipe = read_recipe(
+        workplace / "r.yaml", (f"data.workers={workers}", "stages.head.epochs=1", "stages.head.cache=off")
+    )
     counter = Counter()
     train(Order(recipe=recipe, stage="head", device="cpu"), counter)
     assert counter.counts[0] == workers  # the first validation; later the training and the test have theirs too

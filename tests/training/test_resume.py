@@ -15,7 +15,7 @@ import torch
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.storage import hold_folder
 
-CLOCKS = {"seconds", "images_per_second", "training_seconds", "begun"}
+CLOCKS = {"seconds", "images_per_second", "training_seconds", "begun", "times"}
 
 
 def flatten(value: Any, place: str = "") -> dict[str, Any]:
@@ -94,6 +94,20 @@ def test_killed_and_resumed_is_the_same_as_in_one_go(
         assert_same(one, other)
     rows = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
     assert [(row["stage"], row["epoch"]) for row in rows] == [(s, e) for s in ("head", "all") for e in range(3)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signal", "code"), [("SIGKILL", -9), ("SIGTERM", 143)])
+def test_killed_while_the_frozen_part_is_computed_it_ends_the_same(
+    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], signal: str, code: int
+) -> None:
+    assert training(workplace, "train", "r.yaml", "--out", "whole", cache="one") == 0
+    kill = kill_by(signal, "advance", "head: frozen part, train", 46)
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="two") == code
+    again = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
+    assert training(workplace, "train", *again, cache="two") == 0
+    for name in ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt"):
+        assert_same(read_checkpoint(workplace / "whole" / name), read_checkpoint(workplace / "run" / name))
 
 
 def test_a_resumed_run_keeps_to_the_images_it_began_with(

@@ -26,12 +26,13 @@ from ftcli.recipe.schema.optimization import (
     StepDecay,
 )
 from ftcli.recipe.schema.parts import Part
-from ftcli.recipe.schema.recipe import EarlyStopping, Recipe, Stage, Through
+from ftcli.recipe.schema.recipe import Cache, EarlyStopping, Recipe, SolvedStage, Stage, Through
 
 __all__ = [
     "Adam",
     "AdamW",
     "Backbone",
+    "Cache",
     "ColorJitter",
     "Constant",
     "Cosine",
@@ -52,6 +53,7 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Sgd",
+    "SolvedStage",
     "Stage",
     "StepDecay",
     "Through",

@@ -28,10 +28,38 @@ class EarlyStopping(Part):
     """How much lower a validation loss must be to count as a new best."""
 
 
+def _kind_of_views(value: Any) -> str:
+    return "word" if isinstance(value, str) else "number"
+
+
+class Cache(Part):
+    """Keep what the frozen part of the network gives for each image, so that it is computed once."""
+
+    views: Annotated[
+        Annotated[Count, Tag("number")] | Annotated[Literal["all"], Tag("word")], Discriminator(_kind_of_views)
+    ] = 4
+    """How many augmented views of each training image are kept; epoch e, counted from 0, uses view e mod views. all: as
+    many as there are epochs, each its own, as without a cache. Without augmentation there is one."""
+
+
+def _name_switch(value: Any) -> Any:
+    """YAML 1.1 reads a bare off as false, and on as true."""
+    if isinstance(value, (bool, str)):
+        known: dict[bool | str, Any] = {False: "off", "off": "off", True: Cache(), "on": Cache()}
+        if value not in known:
+            raise ValueError("no setting of the cache; give off, or a mapping such as {views: 8}")
+        return known[value]
+    return value
+
+
 def _kind_of_freeze(value: Any) -> str:
     if isinstance(value, str):
         return "word"
     return "mapping" if isinstance(value, (dict, Through)) else "list"
+
+
+def _kind_of_cache(value: Any) -> str:
+    return "word" if isinstance(value, str) else "mapping"
 
 
 class Stage(Part):
@@ -65,6 +93,38 @@ class Stage(Part):
     """The share of the target that is spread over all classes in training. The validation loss has none."""
     early_stopping: EarlyStopping | None = None
     """Ends the stage when its validation loss no longer falls. null: all epochs are trained."""
+    cache: Annotated[
+        Annotated[Literal["off"], Tag("word")] | Annotated[Cache, Tag("mapping")],
+        Discriminator(_kind_of_cache),
+        BeforeValidator(_name_switch),
+    ] = Cache()
+    """What is kept of images on the disk and used again, in this run and later ones: what the frozen part of the
+    network gives for them, and their decoded pixels. off: everything is computed anew each time."""
+
+
+class SolvedStage(Part):
+    """A stage whose head is solved for instead of trained: one linear layer has a best fit to what the frozen backbone
+    gives for the training images, and it is computed at once."""
+
+    name: Name
+    """What --stage and --set call it; its best weights go to stages/<name>.pt."""
+    freeze: Literal["backbone"]
+    """All but the head must not move."""
+    solver: Literal["logistic"]
+    """logistic: multinomial logistic regression with an L2 penalty on the weights, solved to its optimum. How strong
+    the penalty is, cross-validation within the training images chooses. Images are seen as in evaluation, without
+    augmentation and dropout; the head must be a single linear layer."""
+
+
+def _kind_of_stage(value: Any) -> str:
+    solved = isinstance(value, SolvedStage) or (isinstance(value, dict) and "solver" in value)
+    return SolvedStage.__name__ if solved else Stage.__name__
+
+
+AnyStage = Annotated[
+    Annotated[Stage, Tag(Stage.__name__)] | Annotated[SolvedStage, Tag(SolvedStage.__name__)],
+    Discriminator(_kind_of_stage),
+]
 
 
 class Recipe(Part):
@@ -75,19 +135,24 @@ class Recipe(Part):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """What everything random follows from: splits, new weights, the order of images, augmentation, dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """The number format of the forward pass: auto is bfloat16 on a GPU that has it, else float32."""
+    """The number format of the forward pass: auto is bfloat16 where the hardware computes in it by itself and a tried
+    step is at least 1.1 times as fast as in float32, which it is elsewhere."""
     data: Data
     """The images."""
     backbone: Backbone
     """The network."""
     head: Head = Head()
     """What takes the place of the network's last layer."""
-    stages: Annotated[tuple[Stage, ...], BeforeValidator(tuple_of_list), Field(min_length=1)]
-    """The rounds of training, in order; each begins from the best weights of the one before."""
+    compile: bool = False
+    """Whether the code of each training step is compiled for this machine first (torch.compile), which takes seconds to
+    minutes and needs a C++ compiler. What it cost and gained is told."""
+    stages: Annotated[tuple[AnyStage, ...], BeforeValidator(tuple_of_list), Field(min_length=1)]
+    """The rounds of training, in order; each begins from the best weights of the one before. One with a solver is
+    solved instead of trained."""
 
     @field_validator("stages")
     @classmethod
-    def _names_differ(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _names_differ(cls, value: tuple[Stage | SolvedStage, ...]) -> tuple[Stage | SolvedStage, ...]:
         names = [stage.name for stage in value]
         twice = [name for name in names if names.count(name) > 1]
         if twice:

@@ -1,0 +1,223 @@
+"""How a stage computes: what is kept of its frozen part, and that keeping it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ftcli.data.transforms import build_eval_transform, build_train_transform
+from ftcli.features.cache import FeatureCache
+from ftcli.recipe.schema import AdamW, Stage
+from ftcli.results import EpochRow, Preprocessing
+from ftcli.runs.checkpoint import read_checkpoint
+from ftcli.training.course import count_views
+from tests.conftest import Ftcli
+
+HEAD = ("--stage", "head")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def read_rows(folder: Path, stage: str = "head") -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["stage"] == stage]
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(folder / "last.pt").state)
+
+
+@pytest.mark.shows("stages.cache", "stages.cache.views")
+def test_with_a_view_an_epoch_the_run_sees_what_it_sees_without_a_cache(workplace: Path, ftcli: Ftcli) -> None:
+    for name, setting in (("off", "off"), ("all", "{views: all}"), ("two", "{views: 2}"), ("one", "{views: 1}")):
+        outcome = ftcli("train", "r.yaml", *HEAD, "--set", f"stages.head.cache={setting}", "--out", name)
+        assert outcome.code == 0, outcome.err
+    losses = {name: [row["train_loss"] for row in read_rows(workplace / name)[1:]] for name in ("off", "all", "one")}
+    assert losses["all"] == pytest.approx(losses["off"], rel=1e-4)
+    assert losses["one"][0] == losses["all"][0]  # the first view is the same, however many there are
+    assert losses["one"][1] != losses["all"][1]
+    for name, weight in read_weights(workplace / "two").items():
+        assert torch.equal(weight, read_weights(workplace / "all")[name])
+
+
+@pytest.mark.parametrize("setting", ["off", "false"])
+def test_without_a_cache_nothing_is_kept(workplace: Path, cache: Path, ftcli: Ftcli, setting: str) -> None:
+    assert ftcli("train", "r.yaml", "--set", f"stages.head.cache={setting}", "--set", "stages.all.cache=off").code == 0
+    assert not list(cache.rglob("*.chunk"))
+
+
+def test_a_second_run_computes_nothing_and_ends_in_the_same_bits(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ftcli("train", "r.yaml", *HEAD, "--out", "first")
+    assert (
+        "Stage head: the frozen part, up to mean, is computed once for 2 views of 30 images and 10 for validation"
+        in (first.err)
+    )
+    again = ftcli("train", "r.yaml", *HEAD, "--out", "again", "--verify")
+    assert again.code == 0
+    for path in cache.rglob("*.chunk"):
+        path.unlink()
+    assert ftcli("train", "r.yaml", *HEAD, "--out", "rebuilt").code == 0
+    for name, weight in read_weights(workplace / "first").items():
+        assert torch.equal(weight, read_weights(workplace / "again")[name])
+        assert torch.equal(weight, read_weights(workplace / "rebuilt")[name])
+
+
+def test_a_changed_image_is_computed_anew(workplace: Path, photo_folder: Path, cache: Path, ftcli: Ftcli) -> None:
+    shutil.copytree(photo_folder, workplace / "own")
+    plain = (*HEAD, "--set", "data.root=own", "--set", "data.augment=none")
+    assert ftcli("train", "r.yaml", *plain, "--out", "before").code == 0
+    for image in (workplace / "own/train").rglob("*.jpg"):
+        Image.open(image).rotate(180).save(image, quality=95)
+    assert ftcli("train", "r.yaml", *plain, "--out", "after").code == 0
+    for path in cache.rglob("*.chunk"):
+        path.unlink()
+    assert ftcli("train", "r.yaml", *plain, "--out", "fresh").code == 0
+    before, after, fresh = (read_rows(workplace / name) for name in ("before", "after", "fresh"))
+    assert [row["train_loss"] for row in after] == [row["train_loss"] for row in fresh]
+    assert [row["train_loss"] for row in after] != [row["train_loss"] for row in before]
+
+
+def test_what_does_not_fit_is_computed_in_every_epoch(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
+    outcome = ftcli("train", "r.yaml", *HEAD)
+    assert outcome.code == 0
+    assert (
+        "Stage head: the frozen part is computed in every epoch, for what it gives would take 0.3 MB, more than the "
+        "disk or the cache's limit of 0.1 MB allows"
+    ) in outcome.err.splitlines()
+
+
+@pytest.mark.parametrize(("forward", "kept"), [(1.0, True), (1e-9, False)])
+def test_a_boundary_in_the_middle_is_kept_where_that_is_faster(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward: float, kept: bool
+) -> None:
+    monkeypatch.setattr("ftcli.training.course.SMALL", 1000)
+    monkeypatch.setattr(FeatureCache, "measure_prefix", lambda _self: forward)
+    change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
+    outcome = ftcli("train", "r.yaml", *HEAD, *change)
+    assert outcome.code == 0, outcome.err
+    told = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]
+    assert len(told) == 1
+    assert ("is computed once for 3 views of 30 images" in told[0]) is kept
+    assert ("is computed in every epoch, about 1 s, for keeping" in told[0]) is not kept
+
+
+def test_without_chance_there_is_one_view() -> None:
+    stage = Stage(name="head", freeze="backbone", epochs=10, optimizer=AdamW(name="adamw", lr=1e-3))
+    pre = Preprocessing.from_dict(
+        {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 32, "resize_size": 32, "resize": "shorter",
+         "interpolation": "bilinear"}
+    )  # fmt: skip
+    assert count_views(stage, build_train_transform(pre, "standard")) == 4
+    assert count_views(stage, build_train_transform(pre, "none")) == 1
+    assert count_views(stage, build_eval_transform(pre)) == 1
+
+
+def test_checkpoints_wait_where_epochs_are_short_and_a_kill_loses_no_bit(
+    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
+) -> None:
+    kill = kill_by("SIGKILL", "epoch", "head", 2)
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, patience=1e6) == -9
+    assert sorted(path.name for path in (workplace / "run").glob("*.pt")) == []
+    assert training(workplace, "train", "r.yaml", "--out", "run", patience=1e6) == 0  # its place was free
+    assert training(workplace, "train", "r.yaml", "--out", "each", patience=0) == 0
+    for name in ("best_loss.pt", "stages/head.pt", "stages/all.pt"):
+        one, other = (read_checkpoint(workplace / run / name) for run in ("run", "each"))
+        assert (one.epoch, one.metrics) == (other.epoch, other.metrics)
+        assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
+
+
+def test_what_is_left_to_a_device_changes_no_bit(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = (*HEAD, "--set", "stages.head.cache=off", "--set", "data.augment=strong", "--out")
+    assert ftcli("train", "r.yaml", *change, "here").code == 0
+    monkeypatch.setattr("ftcli.training.preparation.is_deferred", lambda _device: True)
+    assert ftcli("train", "r.yaml", *change, "there").code == 0
+    for name, weight in read_weights(workplace / "here").items():
+        assert torch.equal(weight, read_weights(workplace / "there")[name])
+    assert read_rows(workplace / "here")[1]["train_loss"] == read_rows(workplace / "there")[1]["train_loss"]
+
+
+def test_pixels_are_decoded_once_and_change_no_bit(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
+    change = ("--set", "stages=[{name: all, freeze: none, epochs: 2, optimizer: {name: sgd, lr: 0.01}, cache: CACHE}]")
+    for name in ("off", "on"):
+        setting = [word.replace("CACHE", name) for word in change]
+        assert ftcli("train", "r.yaml", *setting, "--out", name).code == 0
+        assert bool(list(cache.glob("pixels/*/*.chunk"))) is (name == "on")
+    for name, weight in read_weights(workplace / "on").items():
+        assert torch.equal(weight, read_weights(workplace / "off")[name])
+
+
+def test_what_an_earlier_stage_uses_makes_no_room_and_the_run_goes_on(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("--set", "stages.all.freeze=[conv1, stage2]", "--set", "stages.head.cache={views: all}")
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "350kB")  # one stage fits, two do not
+    outcome = ftcli("train", "r.yaml", *settings, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "Stage all: the frozen part is computed in every epoch, for what is in use leaves no room in the cache"
+        in outcome.err.splitlines()
+    )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_resumed_stage_computes_as_it_did_whatever_would_be_faster_now(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr("ftcli.training.course.SMALL", 0)
+    monkeypatch.setattr("ftcli.training.course.weigh_ways", lambda *_: (2.0, 1.0) if kept else (1.0, 2.0))
+    given = ("train", "r.yaml", *HEAD, "--set", "stages.head.cache={views: 1}")
+    assert ftcli(*given, "--out", "whole").code == 0
+
+    def interrupt(_self: Any, row: EpochRow, _epochs: int, _best: bool) -> None:
+        if row.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ftcli.console.Terminal.epoch", interrupt)
+        assert ftcli(*given, "--out", "stopped").code == 130
+    monkeypatch.setattr("ftcli.training.course.weigh_ways", lambda *_: (1.0, 2.0) if kept else (2.0, 1.0))
+    assert ftcli("train", "--resume", "stopped/last.pt").code == 0
+    for name, weight in read_weights(workplace / "whole").items():
+        assert torch.equal(weight, read_weights(workplace / "stopped")[name])
+
+
+def test_a_fault_in_an_epoch_leaves_the_best_checkpoints_that_waited(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftcli.training.journal.PATIENCE", 1e6)
+
+    def vanish(_self: Any, row: EpochRow, _epochs: int, _best: bool) -> None:
+        if row.epoch == 1:
+            for path in cache.rglob("*.chunk"):
+                os.truncate(path, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ftcli.console.Terminal.epoch", vanish)
+        assert ftcli("train", "r.yaml", *HEAD, "--out", "run").code == 1
+    assert [row["epoch"] for row in read_rows(workplace / "run")] == [0, 1]
+    resumed = ftcli("train", "--resume", "run/last.pt")
+    assert resumed.code == 0, resumed.err
+    assert ftcli("train", "r.yaml", *HEAD, "--out", "whole").code == 0
+    for name, weight in read_weights(workplace / "whole").items():
+        assert torch.equal(weight, read_weights(workplace / "run")[name])
