@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, JSON, OTHER_DATA, SPLIT, WORKERS
+from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, JSON, NO_CACHE, OTHER_DATA, SPLIT, VERIFY, WORKERS
 from ftcli.console import Terminal, print_result
 
 
@@ -44,6 +44,8 @@ def evaluate(
     batch_size: BATCH_SIZE = None,
     workers: WORKERS = None,
     device: DEVICE = "auto",
+    no_cache: NO_CACHE = False,
+    verify: VERIFY = False,
     as_json: JSON = False,
 ) -> None:
     """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
@@ -61,6 +63,8 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             views=tta,
+            cache=not no_cache,
+            verify=verify,
         )
         wish = Wish(recall=recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
         result = run(question, wish, terminal)

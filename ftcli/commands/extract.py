@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, MATCH, SHA256, WEIGHTS, WORKERS
+from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, MATCH, NO_CACHE, SHA256, VERIFY, WEIGHTS, WORKERS
 from ftcli.console import Terminal, print_result
 
 SOURCE = Annotated[str, typer.Argument(metavar="MODEL|RECIPE|CHECKPOINT", help="Whose features to take.")]
@@ -71,6 +71,8 @@ def extract(
     batch_size: BATCH_SIZE = None,
     workers: WORKERS = None,
     device: DEVICE = "auto",
+    no_cache: NO_CACHE = False,
+    verify: VERIFY = False,
     as_json: JSON = False,
 ) -> None:
     """Keep what a layer of a network gives for each image, and try simple classifiers on it."""
@@ -98,6 +100,8 @@ def extract(
             batch_size=batch_size,
             workers=workers,
             device=device,
+            cache=not no_cache,
+            verify=verify,
         )
         result = run(wish, terminal)
     print_result(result, as_json=as_json)

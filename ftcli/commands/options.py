@@ -10,6 +10,12 @@ import typer
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 CHECKPOINT = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, such as runs/NAME/best_loss.pt.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+VERIFY = Annotated[
+    bool, typer.Option("--verify", help="Hash every image again, however unchanged it looks, before using the cache.")
+]
+NO_CACHE = Annotated[
+    bool, typer.Option("--no-cache", help="Compute everything anew and keep nothing for the next time.")
+]
 OTHER_DATA = Annotated[Path | None, typer.Option(help="Another folder or manifest; its classes are matched by name.")]
 SPLIT = Annotated[
     str | None,

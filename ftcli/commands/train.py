@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import DEVICE, JSON
+from ftcli.commands.options import DEVICE, JSON, VERIFY
 from ftcli.console import Terminal, print_result
 
 
@@ -28,6 +28,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, instead of runs/<name>.")] = None,
     device: DEVICE = "auto",
+    verify: VERIFY = False,
     as_json: JSON = False,
 ) -> None:
     """Train the stages of a recipe, or carry on from a checkpoint."""
@@ -41,7 +42,13 @@ def train(
     keep_freed_memory()
     with Terminal() as terminal:
         order = Order(
-            recipe=document, stage=stage, resume=resume, overrides=tuple(overrides or ()), out=out, device=device
+            recipe=document,
+            stage=stage,
+            resume=resume,
+            overrides=tuple(overrides or ()),
+            out=out,
+            device=device,
+            verify=verify,
         )
         result = run(order, terminal)
     print_result(result, as_json=as_json)

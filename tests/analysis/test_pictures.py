@@ -18,8 +18,9 @@ from ftcli.analysis.inspection.augmentation import choose_samples, draw_augmenta
 from ftcli.analysis.inspection.features import colour_filters, draw_features, find_varied, stretch
 from ftcli.analysis.pictures import LINE, MARGIN, Pixels, Sheet, check_target, fit_pixels
 from ftcli.analysis.subjects import Subject
+from ftcli.data.batches import Batch
 from ftcli.data.images import read_rgb
-from ftcli.data.loading import Batch, Loader
+from ftcli.data.loading import Loader
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
@@ -104,7 +105,7 @@ def test_the_views_are_those_that_training_trains_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(Loader, "batches", spy)
-        assert ftcli("train", "r.yaml").code == 0
+        assert ftcli("train", "r.yaml", "--set", "stages.head.cache=off").code == 0
     draw_augmentation(read_recipe(Path("r.yaml")), Path("out.png"), Silent())
     picture = read(Path("out.png"))
     recipe = read_recipe(Path("r.yaml")).recipe

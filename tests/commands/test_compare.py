@@ -20,8 +20,8 @@ from ftcli.recipe.loading import read_recipe
 from ftcli.results import ComparedRun, Comparison, Setting, Silent
 from ftcli.runs.folder import RunFolder
 from ftcli.training.beginning import Order
-from ftcli.training.loop import _take_step
 from ftcli.training.run import train
+from ftcli.training.steps import take_step
 from tests.conftest import Ftcli
 
 WIDE = (
@@ -243,9 +243,9 @@ def test_weights_in_the_middle_of_an_epoch_have_no_figures(
         steps += 1
         if steps == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return _take_step(*given)
+        return take_step(*given)
 
-    monkeypatch.setattr("ftcli.training.loop._take_step", stop_at_sixth)
+    monkeypatch.setattr("ftcli.training.loop.take_step", stop_at_sixth)
     assert ftcli("train", "r.yaml", "--set=name=young").code == 130
     told = ftcli("compare", "runs/young/last.pt", "runs/photos/last.pt", "runs/photos", "--json").json
     young, last, best = told["runs"]

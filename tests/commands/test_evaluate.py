@@ -55,7 +55,8 @@ def test_the_figures_agree_with_the_training_and_with_one_another(ftcli: Ftcli, 
     assert {"checkpoint", "split", "images", "loss", "accuracy", "per_class", "confusion", "classes"} <= set(told)
     assert {"calibration", "worst", "skipped"} <= set(told)
     assert told["split"] == "test"
-    assert {key: told[key] for key in ("loss", "accuracy", "images")} == run["test"]
+    assert (told["accuracy"], told["images"]) == (run["test"]["accuracy"], run["test"]["images"])
+    assert told["loss"] == pytest.approx(run["test"]["loss"], rel=1e-5)  # the frozen part is computed in other batches
     confusion = told["confusion"]
     assert sum(map(sum, confusion)) == told["images"] == 12
     assert sum(confusion[i][i] for i in range(2)) / 12 == told["accuracy"]
@@ -76,7 +77,7 @@ def test_the_figures_agree_with_the_training_and_with_one_another(ftcli: Ftcli, 
 def test_validation_is_measured_on_the_images_of_the_training(ftcli: Ftcli, trained: Path) -> None:
     stages = ftcli("train", "--resume", trained.parent / "last.pt", "--json").json["stages"]
     told = ftcli("evaluate", trained, "--split", "val", "--json").json
-    assert told["loss"] == min(stage["val_loss"] for stage in stages)
+    assert told["loss"] == pytest.approx(min(stage["val_loss"] for stage in stages), rel=1e-5)
     assert ftcli("evaluate", trained, "--split", "train", "--json").json["images"] == 30
 
 
@@ -188,7 +189,7 @@ def test_a_calibrated_checkpoint_is_as_any_other(ftcli: Ftcli, trained: Path) ->
         key: told[key] for key in told if key != "scaling"
     }
     run = ftcli("train", "--resume", new, "--stage", "all", "--set", "stages.all.epochs=1", "--json").json
-    assert run["stages"][0]["start_val_loss"] == made.metrics["val_loss"]
+    assert run["stages"][0]["start_val_loss"] == pytest.approx(made.metrics["val_loss"], rel=1e-5)
 
 
 def test_calibration_takes_the_val_images_of_the_recipe(ftcli: Ftcli, trained: Path, photo_folder: Path) -> None:

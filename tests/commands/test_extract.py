@@ -378,12 +378,12 @@ def test_batches_and_processes_are_those_that_are_asked_for(
             super().__init__(*arguments)
             seen.append((self.batch_size, self.workers))
 
-    monkeypatch.setattr("ftcli.analysis.extraction.course.Loader", Watched)
-    ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--workers", "2")
+    monkeypatch.setattr("ftcli.analysis.extraction.passes.Loader", Watched)
+    ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--workers", "2", "--no-cache")
     assert set(seen) == {(5, 2), (5, 1)}
     seen.clear()
-    monkeypatch.setattr("ftcli.analysis.extraction.heads.Loader", Watched)
-    arguments = ("--probe", "logistic", "--save-head", "head.pt", "--batch-size", "64", "--workers", "1")
+    monkeypatch.setattr("ftcli.inference.inputs.Loader", Watched)
+    arguments = ("--probe", "logistic", "--save-head", "head.pt", "--batch-size", "64", "--workers", "1", "--no-cache")
     assert ftcli("extract", "r.yaml", *arguments).code == 0
     splits = json.loads(ftcli("extract", "r.yaml", "--out", "a.npz", "--json").out)["splits"]
     assert seen[: len(splits) + 2] == [(64, 0)] * len(splits) + [(64, 1)] * 2

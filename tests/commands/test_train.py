@@ -42,6 +42,7 @@ def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
         "val_accuracy",
         "seconds",
         "trainable_parameters",
+        "times",
     }
     assert result["stages"][0]["trainable_parameters"] == 1024 * 16 + 16 + 16 * 2 + 2
     assert result["test"]["images"] == 12

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli.analysis.extraction.depth import draw_depth
-from ftcli.analysis.extraction.heads import LinearHead, plan_linear, save_head
+from ftcli.analysis.extraction.heads import LinearHead, Revisit, plan_linear, save_head
+from ftcli.analysis.extraction.passes import fill_spool
 from ftcli.analysis.extraction.sources import Source, find_images, load_source, open_source
 from ftcli.analysis.extraction.wishes import Wish, check_kept, check_wish
 from ftcli.analysis.subjects import Subject
-from ftcli.data.loading import Loader, choose_workers
 from ftcli.data.sources import ImageSet
-from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
 from ftcli.features.extraction import Extractor
 from ftcli.features.folding import fold_head
@@ -34,7 +33,7 @@ from ftcli.storage import check_writable
 
 def extract(wish: Wish, reporter: Reporter) -> Extraction:
     """Send all images of a source through its network once, in the order train, val, test, as in evaluation, and keep
-    what its layers give, in a file, as a probe, or both.
+    what its layers give, in a file, as a probe, or both. What the cache has of the head's input is taken from there.
 
     Memory does not grow with the number of images, but for what a probe needs. Whatever is wrong with the wish, the
     layers or the images is told before weights are loaded. Raises RecipeError, DataError, CheckpointError, and
@@ -56,7 +55,7 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
     names = [layer.name for layer in layers]
     with Spool(wish.out, names, extractor.shapes, narrow=wish.dtype == "float16") as spool:
         began = time.monotonic()
-        skipped = _compute(wish, source, images, extractor, spool, reporter)
+        skipped = fill_spool(wish, source.document.recipe.data, images, extractor, spool, reporter)
         seconds = time.monotonic() - began
         if wish.out is not None:
             write_store(wish.out, spool, _describe(wish, subject, images, layers))
@@ -69,7 +68,8 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
         if wish.head is not None:
             head = LinearHead(probes[0], *fold_head(probes[0], taken[0].dimensions))
             trained = replace(source, subject=subject)
-            save_head(trained, images, head, wish.head, reporter, wish.batch_size, wish.workers)
+            revisit = Revisit(wish.batch_size, wish.workers, wish.cache)
+            save_head(trained, images, head, wish.head, reporter, revisit)
         return replace(_sum_up(wish, subject, spool, taken, probes, seconds, skipped), picture=picture)
 
 
@@ -122,31 +122,6 @@ def _list_groups(images: ImageSet, paths: Sequence[str]) -> NDArray[np.str_] | N
     """The group of each of some images, where any has one; an image without one is a group of its own."""
     groups = {s.path: s.group for samples in images.splits.values() for s in samples if s.group is not None}
     return np.array([groups.get(path, f"path {path}") for path in paths]) if groups else None
-
-
-def _compute(
-    wish: Wish, source: Source, images: ImageSet, extractor: Extractor, spool: Spool, reporter: Reporter
-) -> tuple[str, ...]:
-    """Fill the spool; returns the sentences of the images that were left out."""
-    data, transform = source.document.recipe.data, build_eval_transform(extractor.preprocessing)
-    size = wish.batch_size or data.batch_size
-    workers = choose_workers(data.workers if wish.workers is None else wish.workers)
-    total = sum(map(len, images.splits.values()))
-    skipped: list[str] = []
-    began = time.monotonic()
-    for split, samples in images.splits.items():
-        few = min(workers, -(-len(samples) // size) - 1)  # a single batch is sooner read than handed over
-        pin = extractor.device.type == "cuda"
-        with Loader(samples, images.root, transform, size, few, data.on_bad_image, pin) as loader:
-            for batch in extractor.extract(loader):
-                skipped += [one.sentence for one in batch.left_out]
-                if batch.paths:
-                    spool.add(batch, split)
-                done = len(spool) + len(skipped)
-                reporter.advance(Progress("extracting", done, total, done / (time.monotonic() - began)))
-    if not len(spool):
-        raise DataError(f"extract: not one of {total} images can be read; the first: {skipped[0]}")
-    return tuple(skipped)
 
 
 def _fit_probes(

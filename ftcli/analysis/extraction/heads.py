@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ftcli.analysis.extraction.sources import Source
+from ftcli.analysis.extraction import sources
 from ftcli.analysis.subjects import Subject
-from ftcli.data.loading import Loader, choose_workers
+from ftcli.data.loading import share_cores
 from ftcli.data.sources import ImageSet
 from ftcli.errors import RecipeError, RunError
+from ftcli.features.cache import Source
 from ftcli.features.probing import Probe
+from ftcli.inference.calibration import find_last_layer
 from ftcli.inference.classifier import Classifier, revive_model
+from ftcli.inference.inputs import HeadInputs, Reading, open_feed, open_inputs
 from ftcli.inference.metrics import measure_accuracy, measure_loss
-from ftcli.inference.outputs import Outputs, compute_outputs
+from ftcli.inference.outputs import Look, Outputs, compute_outputs
 from ftcli.planning import Plan, build_skeleton, plan_recipe
 from ftcli.recipe.loading import Document, revive_recipe
 from ftcli.recipe.schema import Data
@@ -40,21 +43,30 @@ class LinearHead:
     bias: Tensor
 
 
+@dataclass(frozen=True)
+class Revisit:
+    """How images are seen again: in batches of `batch_size` by `workers` processes, None is as the recipe has; or, with
+    `cache`, by what is kept of the same network, which is known by its tensors."""
+
+    batch_size: int | None = None
+    workers: int | None = None
+    cache: bool = True
+
+
 def save_head(
-    source: Source,
+    source: sources.Source,
     images: ImageSet,
     head: LinearHead,
     target: Path,
     reporter: Reporter,
-    batch_size: int | None = None,
-    workers: int | None = None,
+    revisit: Revisit = Revisit(),
 ) -> None:
     """Write a checkpoint: the network of a source with the linear layer that a probe was folded into as its head.
 
     Its recipe is the source's without hidden layers, it stands at the end of the first stage, and its figures are
     those on val. They are measured with the network as it will be read from the file, which has to answer as the probe
     does for every image of val and test, and as often right as the probe was; images on the border of two classes,
-    where rounding decides, are told. `workers` processes read `batch_size` images at a time; None is as the recipe has.
+    where rounding decides, are told.
 
     Raises RecipeError for a network or a recipe that cannot have such a head, RunError where an answer differs or the
     file cannot be written.
@@ -74,14 +86,16 @@ def save_head(
         state=_join(subject, plan, head),
     )
     model = revive_model(plan, checkpoint, str(target))
-    own = {"batch_size": batch_size, "workers": workers}
+    own = {"batch_size": revisit.batch_size, "workers": revisit.workers}
     data = plan.recipe.data.model_copy(update={key: value for key, value in own.items() if value is not None})
     device = next(subject.model.parameters()).device
     classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
+    expected, precision = plan.preprocessing, classifier.precision
+    inputs = open_inputs(classifier.model, plan.head.path, expected, device, precision) if revisit.cache else None
     metrics = {}
     for split, known in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
         if split in images.splits:
-            answers = _ask(classifier, plan.head.path, data, images, split, reporter)
+            answers = _ask(classifier, plan.head.path, inputs, data, images, split, reporter)
             _compare(answers, head, known, f"{target}: {split}", reporter)
             if split == "val":
                 metrics = {"val_loss": measure_loss(answers.outputs), "val_accuracy": measure_accuracy(answers.outputs)}
@@ -104,8 +118,7 @@ def plan_linear(document: Document, subject: Subject, where: str) -> Plan:
             raise
         faults = (f"{where}: puts one linear layer in the place of the hidden ones: {fault}" for fault in error.faults)
         raise RecipeError(*faults) from error
-    head = plan.anatomy.shapes[plan.head.path]
-    if plan.head.type != "Linear" or head is None or len(head) != 1:
+    if not plan.reads_vector:
         raise RecipeError(
             f"{where}: the head of {subject.name}, {plan.head.path}, is no linear layer that reads a vector "
             f"({plan.head.type}), so no probe can take its place; choose another model"
@@ -149,28 +162,50 @@ class _Answers:
     dtype: torch.dtype
 
 
-def _ask(classifier: Classifier, head: str, data: Data, images: ImageSet, split: str, reporter: Reporter) -> _Answers:
-    workers = choose_workers(data.workers)
+def _ask(
+    classifier: Classifier,
+    head: str,
+    inputs: HeadInputs | None,
+    data: Data,
+    images: ImageSet,
+    split: str,
+    reporter: Reporter,
+) -> _Answers:
+    task = f"evaluating {split}"
+    counts: list[int] = []
     read: list[Tensor] = []
     given: list[torch.dtype] = []
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        read.append(inputs[0].float().cpu())
+    def note(_: nn.Module, values: tuple[Tensor, ...], output: Tensor) -> None:
+        read.append(values[0].float().cpu())
         given.append(output.dtype)
 
-    handle = classifier.model.get_submodule(head).register_forward_hook(note)
+    def count(look: Look) -> Look:
+        def counting(values: tuple[Tensor, ...]) -> Tensor:
+            counts.append(len(values[0]))
+            return look(values)
+
+        return counting
+
+    reading = Reading(
+        Source(images.root, data.on_bad_image, share_cores(data.workers, classifier.device, images)), data.batch_size
+    )
+    # A head may be a row of layers, which the part of a network behind a cut calls one by one.
+    last = find_last_layer(classifier.model, head)
+    handle = classifier.model.get_submodule(last).register_forward_hook(note)
     try:
         with (
             explain_memory(),
-            Loader(
-                images.splits[split], images.root, classifier.transform, data.batch_size, workers, data.on_bad_image
-            ) as loader,
+            open_feed(classifier, inputs, images.splits[split], reading, reporter, task) as opened,
         ):
-            outputs = compute_outputs(classifier, loader, reporter, f"evaluating {split}")
+            assert opened is not None  # nothing stops it
+            feed, look = opened
+            outputs = compute_outputs(classifier.model, count(look), feed, reporter, task)
     finally:
         handle.remove()
-    assert outputs is not None  # nothing stops it
-    return _Answers(outputs, torch.cat(read), given[0])
+    assert outputs is not None
+    rows = [values[:number] for values, number in zip(read, counts, strict=True)]  # without what fills a batch up
+    return _Answers(outputs, torch.cat(rows), given[0])
 
 
 def _compare(answers: _Answers, head: LinearHead, known: float | None, where: str, reporter: Reporter) -> None:

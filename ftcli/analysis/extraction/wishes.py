@@ -24,7 +24,8 @@ LINEAR = ("svm", "logistic")
 class Wish:
     """What the user asked of `ftcli extract`. Without `layers` the input of the head is taken; where `pool` is None,
     maps and tokens are averaged; where `batch_size` or `workers` is None, the recipe tells. `out`, `head` and `picture`
-    are the files for the features, for a checkpoint with the probe as its head, and for the accuracies by depth."""
+    are the files for the features, for a checkpoint with the probe as its head, and for the accuracies by depth. With
+    `cache` what the head is given is kept and found again; `verify` digests every image anew for that."""
 
     target: Target
     layers: tuple[str, ...] = ()
@@ -37,6 +38,8 @@ class Wish:
     batch_size: int | None = None
     workers: int | None = None
     device: str = "auto"
+    cache: bool = True
+    verify: bool = False
 
 
 def check_wish(wish: Wish) -> None:
@@ -92,6 +95,10 @@ def _check_uses(wish: Wish) -> Iterator[str]:
         yield "extract: nothing is asked for; add --out for a file of the features, or --probe for a classifier on them"
     if wish.dtype is not None and wish.out is None:
         yield f"--dtype {wish.dtype}: does nothing without --out; add it"
+    if wish.verify and not wish.cache:
+        yield "--verify: does nothing with --no-cache; leave one out"
+    if wish.verify and wish.layers:
+        yield f"--verify: does nothing with --layer {wish.layers[0]}, which uses no cache; leave one out"
     if wish.picture is not None and wish.probe is None:
         yield f"--picture {wish.picture}: does nothing without --probe; add it"
     if wish.head is not None and wish.probe not in LINEAR:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from ftcli.analysis.pictures import LINE, MARGIN, Pixels, Sheet, fit_pixels
-from ftcli.data.loading import Draw, Loader
+from ftcli.data.batches import Draw
+from ftcli.data.loading import Loader
+from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import ImageSet, Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.planning import Plan, gather_images, plan_recipe
 from ftcli.recipe.loading import Document
-from ftcli.recipe.schema import Recipe
+from ftcli.recipe.schema import Recipe, Stage
 from ftcli.results import Reporter
 
 _T = TypeVar("_T")
@@ -62,8 +64,9 @@ def _spread(items: Sequence[_T], count: int) -> Sequence[_T]:
 
 
 def list_epochs(recipe: Recipe) -> tuple[tuple[str, int], ...]:
-    """The first epochs of a training, each as its stage's name and its number in it."""
-    epochs = [(stage.name, epoch) for stage in recipe.stages for epoch in range(1, stage.epochs + 1)]
+    """The first epochs of a training, each as its stage's name and its number in it. A solved stage has none."""
+    trained = [stage for stage in recipe.stages if isinstance(stage, Stage)]
+    epochs = [(stage.name, epoch) for stage in trained for epoch in range(1, stage.epochs + 1)]
     return tuple(epochs[:VIEWS])
 
 
@@ -89,7 +92,7 @@ def _read_views(
     rows: defaultdict[Sample, list[Pixels]] = defaultdict(list)
     broken: list[str] = []
     for transform, draw in passes:
-        with Loader(samples, images.root, transform, 1, 0, data.on_bad_image) as loader:
+        with Loader(samples, transform, 1, ImageFiles(images.root, data.on_bad_image, 0)) as loader:
             for sample, batch in zip(samples, loader.batches(draw=draw), strict=True):
                 broken += batch.broken
                 if batch.paths:

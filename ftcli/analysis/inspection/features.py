@@ -15,6 +15,7 @@ from ftcli.analysis.inspection.activations import LayerView, Look, look_at
 from ftcli.analysis.pictures import LINE, MARGIN, Pixels, Sheet, fit_pixels
 from ftcli.analysis.subjects import Subject, load_subject
 from ftcli.data.images import BrokenImage, read_rgb
+from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError
 from ftcli.recipe.loading import Document
 from ftcli.recipe.schema import Backbone
@@ -42,11 +43,11 @@ def draw_features(
     channels that vary most over the image. A checkpoint's picture tells the class it gives too. Raises RecipeError,
     DataError or CheckpointError for what cannot be had, RunError where nothing can be written.
     """
+    subject = load_subject(source, reporter)
     try:
-        pixels = read_rgb(image)
+        pixels = read_rgb(image, build_eval_transform(subject.preprocessing).needed)
     except BrokenImage as error:
         raise DataError(f"--show-features: {image} {error.why}; give another image") from error
-    subject = load_subject(source, reporter)
     look = look_at(subject, pixels, layers)
     _lay_out(subject, image, look).publish(target, reporter)
 
