@@ -4,8 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUN := runs/solar-cells
 EXPERIMENT := frozen unfrozen from-scratch
+PEERS := .venv-bench/.ready
 
-.PHONY: setup demo experiment test check docs bench clean
+.PHONY: setup demo experiment test check docs bench bench-quick bench-accuracy bench-views clean
 
 setup: $(READY)
 
@@ -44,8 +45,26 @@ check: setup
 docs: setup
 	$(BIN)/python -m docs.generator
 
-bench: setup
-	$(BIN)/python -m benchmarks.startup
+# Measures ftcli beside other loops and writes docs/benchmarks.md; interrupted, it goes on where it stopped.
+bench: setup $(PEERS)
+	$(BIN)/python -m benchmarks
+
+bench-quick: setup $(PEERS)
+	$(BIN)/python -m benchmarks --quick
+
+# Measures how long it takes to the accuracy of the tutorials' loop, and how many views of an image are worth keeping.
+bench-accuracy: setup $(PEERS)
+	$(BIN)/python -m benchmarks --rows 8 --resume
+
+bench-views: setup
+	$(BIN)/python -m benchmarks.views
+
+# The other loops have an environment of their own. What pip says is shown where it fails.
+$(PEERS): requirements.lock benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
+		--requirement benchmarks/requirements.txt 2> .venv-bench/said || { cat .venv-bench/said >&2; exit 1; }
+	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

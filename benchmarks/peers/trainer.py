@@ -1,0 +1,92 @@
+"""The Trainer of Hugging Face's transformers, over a module that returns loss and logits."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.peers.parts import Clock, build_network, freeze, open_split, read_job
+
+
+class Wrapped(nn.Module):
+    """A network as the Trainer wants it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.network(pixel_values)
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def collate(examples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
+    """A batch by the names of the module's arguments."""
+    return {
+        "pixel_values": torch.stack([image for image, _ in examples]),
+        "labels": torch.tensor([label for _, label in examples]),
+    }
+
+
+def watch(clock: Clock) -> Any:
+    """A callback that tells the clock of each epoch."""
+    callback = TrainerCallback()
+    found = {"accuracy": 0.0}
+
+    def note(*_: Any, metrics: dict[str, float], **__: Any) -> None:
+        found["accuracy"] = metrics["eval_accuracy"]
+
+    callback.on_evaluate = note
+    callback.on_save = lambda *_, **__: clock.end_epoch(found["accuracy"])
+    callback.on_epoch_begin = lambda *_, **__: clock.start_epoch()
+    return callback
+
+
+def main() -> None:
+    job = read_job()
+    network, head = build_network(job)
+    freeze(network, head, job.stage)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=job.batch_size,
+            per_device_eval_batch_size=job.batch_size,
+            num_train_epochs=job.stage.epochs,
+            learning_rate=job.stage.lr,
+            optim="sgd" if job.stage.optimizer == "sgd" else "adamw_torch",
+            optim_args="momentum=0.9" if job.stage.optimizer == "sgd" else None,
+            lr_scheduler_type="constant",
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_only_model=True,
+            save_total_limit=1,
+            dataloader_num_workers=job.workers,
+            remove_unused_columns=False,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=job.seed,
+        )
+        clock = Clock()
+        trainer = Trainer(
+            model=Wrapped(network),
+            args=arguments,
+            data_collator=collate,
+            train_dataset=open_split(job, "train", training=True),
+            eval_dataset=open_split(job, "val", training=False),
+            compute_metrics=lambda told: {"accuracy": float(np.mean(told.predictions.argmax(1) == told.label_ids))},
+            callbacks=[watch(clock)],
+        )
+        trainer.train()
+        clock.tell()
+
+
+if __name__ == "__main__":
+    main()

