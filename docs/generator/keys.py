@@ -56,15 +56,19 @@ class Reader:
         return self._read(self._document, "", "")
 
     def read_parts(self) -> tuple[Mapping, ...]:
-        """What stands below those keys at the top that hold other keys, in order."""
-        parts = {name: self._only_part(node) for name, node in self._document["properties"].items()}
-        return tuple(self._read(part, name, name) for name, part in parts.items() if part is not None)
+        """What stands below those keys at the top that hold other keys, in order; of a key below which mappings of
+        several kinds may stand, each is told apart by a key that the first lacks."""
+        return tuple(
+            self._read(part, name, self._name_part(name, parts, part))
+            for name, parts in ((name, self._list_parts(node)) for name, node in self._document["properties"].items())
+            for part in parts
+        )
 
     def _read(self, part: Node, place: str, name: str) -> Mapping:
         keys: list[Key] = []
         names: list[Mapping] = []
         for key, node in part["properties"].items():
-            if "const" in node:
+            if key == "name" and "const" in node:
                 continue  # its name, by which it was chosen
             inner = f"{place}.{key}".lstrip(".")
             keys.append(self._read_key(part, key, inner))
@@ -81,13 +85,20 @@ class Reader:
     def _read_key(self, part: Node, key: str, place: str) -> Key:
         node = part["properties"][key]
         default = None if key in part.get("required", ()) else self._tell_default(node)
-        settles = self._only_part(node) is None
+        settles = not self._list_parts(node)
         may_be = self._tell(node) if settles or "." in place else self._link_part(place, node)
         return Key(place, may_be, default, node["description"], settles)
 
     def _link_part(self, name: str, node: Node) -> str:
         several = f"a list{tell_length(node)}, each " if "items" in node else ""
-        return f"{several}a mapping, [below](#{name})"
+        parts = self._list_parts(node)
+        others = [self._name_part(name, parts, part) for part in parts[1:]]
+        links = [f"[below](#{name})", *(f"[{other}](#{link_name(other)})" for other in others)]
+        return f"{several}a mapping, {join_words(links)}"
+
+    def _name_part(self, name: str, parts: list[Node], part: Node) -> str:
+        own = [key for key in part["required"] if key not in parts[0]["properties"]] if part is not parts[0] else []
+        return f"{name} with {own[0]}" if own else name
 
     def _choices(self, node: Node) -> list[Node]:
         """The parts that may stand at a place, or be items of a list there."""
@@ -102,6 +113,18 @@ class Reader:
         only = alternatives[0] if len(alternatives) == 1 else {}
         only = only.get("items", only) if only.get("type") == "array" else only
         return find_part(self._parts, only) if "$ref" in only else None
+
+    def _list_parts(self, node: Node) -> list[Node]:
+        """The parts of which one must stand at a place, or fill a list there, if null is passed over and they are not
+        told apart by names."""
+        only = self._only_part(node)
+        if only is not None:
+            return [only]
+        choices = node.get("items", {}).get("oneOf", ())
+        if not all("$ref" in choice for choice in choices):
+            return []
+        parts = [find_part(self._parts, choice) for choice in choices]
+        return [] if any("const" in part["properties"]["name"] for part in parts) else parts
 
     def _tell_default(self, node: Node) -> str:
         """A default as YAML; a mapping that has nothing but defaults beside its name is told by the name."""
@@ -160,6 +183,11 @@ class Reader:
                 return "text"
             case _:
                 raise ValueError(f"no words for {json.dumps(node)}")
+
+
+def link_name(name: str) -> str:
+    """The anchor of the section of that name."""
+    return name.lower().replace(" ", "-")
 
 
 def join_words(words: list[str], last: str = "or") -> str:

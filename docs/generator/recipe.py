@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from docs.generator.keys import Key, Mapping, Reader, list_keys, tell_value
+from docs.generator.keys import Key, Mapping, Reader, link_name, list_keys, tell_value
 from docs.generator.proofs import find_proofs
 from ftcli.data.transforms import PRESETS
 from ftcli.recipe.reference import describe_recipe
@@ -76,7 +76,7 @@ def _render_reference(reader: Reader) -> str:
 def _render_index(top: Mapping, parts: Iterable[Mapping]) -> str:
     rows = [("[at the top](#at-the-top)", _name_keys(top))]
     for part in parts:
-        rows.append((f"[`{part.name}`](#{part.name})", _name_keys(part)))
+        rows.append((f"[`{part.name}`](#{link_name(part.name)})", _name_keys(part)))
         places = dict.fromkeys(alternative.place for alternative in part.names)
         for place in places:
             names = [alternative.name for alternative in part.names if alternative.place == place]
