@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.planning import plan_recipe
+from ftcli.planning import StagePlan, plan_recipe
 from ftcli.recipe.loading import read_recipe
 from ftcli.recipe.schema import RandomHorizontalFlip, RandomResizedCrop
 from tests.conftest import CONFIGS, Ftcli
@@ -87,6 +87,7 @@ def test_hotdog_trains_as_dive_into_deep_learning_does() -> None:
         RandomResizedCrop(name="random_resized_crop"),
         RandomHorizontalFlip(name="random_horizontal_flip"),
     )
+    assert isinstance(whole, StagePlan)
     optimizer = whole.stage.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("sgd", 5e-5, 1e-3)
     assert (data.batch_size, whole.stage.epochs, whole.stage.schedule.name) == (128, 5, "constant")

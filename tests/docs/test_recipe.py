@@ -47,7 +47,13 @@ def test_marks_are_found_wherever_they_stand(tmp_path: Path) -> None:
 
 def test_keys_are_told_with_all_that_they_may_be() -> None:
     reader = Reader(describe_recipe())
-    keys = {key.place: key for part in (reader.read_top(), *reader.read_parts()) for key in list_keys(part)}
+    *parts, solved = (reader.read_top(), *reader.read_parts())
+    keys = {key.place: key for part in parts for key in list_keys(part)}
+    assert solved.name == "stages with solver"
+    assert [(key.place, key.may_be) for key in solved.keys[1:]] == [
+        ("stages.freeze", "`backbone`"),
+        ("stages.solver", "`logistic`"),
+    ]
     assert keys["seed"].may_be == "a whole number of at least 0 and below 2^63"
     assert keys["data.workers"].may_be == "a whole number from 0 to 256, or `null`"
     assert keys["stages.freeze"].may_be == "`backbone` or `none`, or a list, each text, or a mapping with `through`"
