@@ -112,6 +112,7 @@ class Journal:
         last, best = self.rows[-1], min(self.rows, key=lambda row: row.val_loss)
         progress = {**self._progress(), "finished": True, "test": None if test is None else test.to_dict()}
         self._write_last(model, last.stage, last.epoch, _figures(best), progress)
+        self.folder.write_metrics(self.rows)
 
     def restore_best(self, stage: str, model: nn.Module) -> None:
         """Put the best weights of a stage into the network; where they wait they are written too."""

@@ -73,6 +73,7 @@ def test_a_second_run_computes_nothing_and_ends_in_the_same_bits(
     for path in cache.rglob("*.chunk"):
         path.unlink()
     assert ftcli("train", "r.yaml", *HEAD, "--out", "rebuilt").code == 0
+    assert "Stage head: all of that was computed before and is read from the cache" in again.err.splitlines()
     for name, weight in read_weights(workplace / "first").items():
         assert torch.equal(weight, read_weights(workplace / "again")[name])
         assert torch.equal(weight, read_weights(workplace / "rebuilt")[name])
@@ -221,3 +222,13 @@ def test_a_fault_in_an_epoch_leaves_the_best_checkpoints_that_waited(
     assert ftcli("train", "r.yaml", *HEAD, "--out", "whole").code == 0
     for name, weight in read_weights(workplace / "whole").items():
         assert torch.equal(weight, read_weights(workplace / "run")[name])
+
+
+def test_a_run_without_a_test_leaves_all_its_files(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+    shutil.copytree(photo_folder / "train", workplace / "photos/train")
+    outcome = ftcli("train", "r.yaml", *HEAD, "--set", "data.root=photos", "--out", "run", "--json")
+    assert outcome.json["test"] is None
+    assert len(read_rows(workplace / "run")) == 3
+    files = {str(path.relative_to(workplace / "run")) for path in (workplace / "run").rglob("*") if path.is_file()}
+    assert files >= {"best_loss.pt", "last.pt", "stages/head.pt", "metrics.jsonl", "curves.png", "manifest.json"}
+    assert ftcli("train", "--resume", "run/last.pt").code == 0  # its result, told again
