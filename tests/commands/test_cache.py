@@ -103,7 +103,8 @@ def test_it_clears_what_is_named(cache: Path, ftcli: Ftcli) -> None:
 def test_names_that_are_unknown_clear_nothing(cache: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("cache", "clear", "feature", FEATURES, "zz")
     assert outcome.code == 2
-    names = ", ".join(sorted({"features", "pixels", "downloads", "images", FEATURES, PIXELS, "01234567", "fedcba98"}))
+    kinds = {"features", "pixels", "downloads", "images", "choices"}
+    names = ", ".join(sorted({*kinds, FEATURES, PIXELS, "01234567", "fedcba98"}))
     assert outcome.faults == [
         f"feature: {cache} holds nothing of that name; did you mean 'features'?",
         f"zz: {cache} holds nothing of that name; known: {names}",
