@@ -86,7 +86,8 @@ def _write_page(rows: Sequence[Row], folder: Path, peers: Path, quick: bool) -> 
     if quick:
         print(f"\n{machine}\n\n{table}\n\n{startup}")
         return
-    growth = _render_growth(results["growth"]) if "growth" in results else ""
+    growth = _render_growth(results["growth"]) if "growth" in results else "Not measured yet."
+    startup = startup or "Not measured yet."
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     PAGE.write_text(template.substitute(machine=machine, rows=table, growth=growth, startup=startup), encoding="utf-8")
     print(f"wrote {PAGE}")
