@@ -45,14 +45,16 @@ check: setup
 docs: setup
 	$(BIN)/python -m docs.generator
 
-# Measures ftcli beside other loops and writes docs/benchmarks.md; interrupted, it goes on where it stopped.
+# Measures ftcli beside other loops and writes docs/benchmarks.md, in less than half an hour on two cores that do nothing
+# else, the quick look in less than five minutes; interrupted, it goes on where it stopped.
 bench: setup $(PEERS)
 	$(BIN)/python -m benchmarks
 
 bench-quick: setup $(PEERS)
 	$(BIN)/python -m benchmarks --quick
 
-# Measures how long it takes to the accuracy of the tutorials' loop, and how many views of an image are worth keeping.
+# Measures how long it takes to the accuracy of the tutorials' loop, and how many views of an image are worth keeping;
+# each takes ten to fifteen minutes.
 bench-accuracy: setup $(PEERS)
 	$(BIN)/python -m benchmarks --rows 8 --resume
 

@@ -16,6 +16,8 @@ from benchmarks.processes import Outcome, run_program
 from benchmarks.recipes import write_recipe
 
 _COMMANDS = ("train", "extract", "evaluate")
+_PASSES = ("extract", "evaluate", "forward", "fastest_forward")
+"""Programs that train nothing."""
 _OWN = ("own_loop", "memory_loop", "fastest_forward")
 """Loops that are not as people write them but as fast as can be: they run with ftcli's Python, and as ftcli does."""
 
@@ -35,6 +37,11 @@ class Contestant:
     settings: tuple[str, ...] = ()
     after: str = ""
     epochs: int = 0
+
+    @property
+    def trained(self) -> int:
+        """The epochs that are measured, of all stages; 0 where nothing is trained."""
+        return 0 if self.program in _PASSES else sum(stage.epochs for stage in self.job.stages)
 
     @property
     def is_scaled(self) -> bool:

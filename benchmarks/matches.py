@@ -51,9 +51,11 @@ class Book:
 
     def find(self, contestant: Contestant, number: int) -> bool:
         """Whether the go of a round is written down, of this very contestant and state of the code."""
-        entry = self.entries.get(contestant.name, {})
-        same = entry.get("contestant") == _plain(contestant) and entry.get("code") == self.code
-        return same and len(entry["rounds"]) > number
+        return (
+            self._holds(contestant)
+            and not self.is_older([contestant])
+            and len(self.entries[contestant.name]["rounds"]) > number
+        )
 
     def add(self, contestant: Contestant, number: int, measurement: Measurement) -> None:
         """Write down a go; what is there of another contestant, state of the code, or from this round on, goes."""
@@ -69,9 +71,21 @@ class Book:
         """Let these contestants be measured anew."""
         self.entries = {name: entry for name, entry in self.entries.items() if name not in names}
 
-    def read(self) -> Results:
-        """All that is written down."""
-        return {name: [Measurement.revive(one) for one in entry["rounds"]] for name, entry in self.entries.items()}
+    def read(self, contestants: Sequence[Contestant]) -> Results:
+        """What is written down of these very contestants, of whatever state of the code; those without are left out."""
+        return {
+            one.name: [Measurement.revive(go) for go in self.entries[one.name]["rounds"]]
+            for one in contestants
+            if self._holds(one)
+        }
+
+    def is_older(self, contestants: Sequence[Contestant]) -> bool:
+        """Whether what is written down of one of these very contestants is of another state of the code."""
+        return any(self.entries[one.name]["code"] != self.code for one in contestants if self._holds(one))
+
+    def _holds(self, contestant: Contestant) -> bool:
+        same: bool = self.entries.get(contestant.name, {}).get("contestant") == _plain(contestant)
+        return same
 
 
 def _plain(contestant: Contestant) -> Any:

@@ -11,7 +11,9 @@ from benchmarks.figures import Spread, compare_rounds, reach, standard_error
 from benchmarks.matches import Results
 from benchmarks.rows import Comparison, Row
 
-_HEADER = ("contestant", "seconds", "whole process", "memory", "val accuracy")
+_SUMMARY = ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "asked", "holds")
+_HEADER = ("contestant", "rounds", "epochs", "seconds", "whole process", "memory", "val accuracy")
+MISSING = "not measured yet"
 
 
 def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -21,36 +23,52 @@ def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def render_rows(rows: Sequence[Row], results: Mapping[str, Results]) -> str:
-    """A summary of all comparisons that were measured, and a section for each row."""
-    measured = [row for row in rows if row.wanted <= results.get(row.match.name, {}).keys()]
-    lines = [line for row in measured for line in _summarize(row, results[row.match.name])]
-    summary = render_table(("row", "ours", "theirs", "theirs over ours", "asked", "holds"), lines)
-    return "\n\n".join((summary, *(_render_row(row, results[row.match.name]) for row in measured)))
+    """A summary of all comparisons, and a section for each row; what is not measured is marked as that, and rows of
+    which nothing is have no section."""
+    found = [(row, results.get(row.match.name, {})) for row in rows]
+    summary = render_table(_SUMMARY, [line for row, measured in found for line in _summarize(row, measured)])
+    sections = (_render_row(row, measured) for row, measured in found if row.wanted & measured.keys())
+    return "\n\n".join((summary, *sections))
 
 
 def _summarize(row: Row, results: Results) -> Iterator[tuple[str, ...]]:
+    found = {one.name: one for one in row.match.contestants}
     for one in row.comparisons:
-        told, holds = judge(one, row, results)
+        rounds, told, holds = "-", MISSING, "-"
+        if {one.ours, one.theirs} <= results.keys():
+            rounds = str(min(len(results[one.ours]), len(results[one.theirs])))
+            told, holds = judge(one, row, results)
+        epochs = dict.fromkeys(_tell_epochs(found[name]) for name in (one.ours, one.theirs))
         asked = "-" if one.figure == "accuracy" or one.bar is None else f"{one.bar:.3g}"
-        yield f"{row.number}. {row.title}", one.ours, one.theirs, told, asked, holds
+        yield f"{row.number}. {row.title}", one.ours, one.theirs, rounds, " : ".join(epochs), told, asked, holds
+
+
+def _tell_epochs(contestant: Contestant) -> str:
+    return str(contestant.trained or "-")
 
 
 def _render_row(row: Row, results: Results) -> str:
-    lines = [_tell(one, results[one.name]) for one in row.match.contestants if one.name in row.wanted]
-    scaled = any(one.is_scaled for one in row.match.contestants if one.name in row.wanted)
+    contestants = [one for one in row.match.contestants if one.name in row.wanted]
+    lines = [_tell(one, results.get(one.name, ())) for one in contestants]
+    scaled = any(one.is_scaled and one.name in results for one in contestants)
     mark = "\\* Fewer epochs were measured and scaled; the accuracy is that after those." if scaled else ""
     parts = [f"### {row.number}. {row.title}", render_table(_HEADER, lines), mark, row.note]
     return "\n\n".join(part for part in parts if part)
 
 
 def _tell(contestant: Contestant, goes: Sequence[Measurement]) -> tuple[str, ...]:
-    """A contestant's line: its name, the median of its seconds and their range, and medians of the rest."""
+    """A contestant's line: its name, rounds and epochs, the median of its seconds and their range, and medians of the
+    rest."""
+    if not goes:
+        return contestant.name, "-", _tell_epochs(contestant), MISSING, "-", "-", "-"
     seconds = Spread.of([go.scale(contestant.epochs) for go in goes])
     between = f" ({seconds.low:.2f} to {seconds.high:.2f})" if len(goes) > 1 else ""
     mark = "\\*" if contestant.is_scaled else ""
     last = [go.accuracies[-1] for go in goes if go.accuracies and not math.isnan(go.accuracies[-1])]
     return (
         contestant.name,
+        str(len(goes)),
+        _tell_epochs(contestant),
         f"{seconds.median:.2f}{between}{mark}",
         f"{median(go.wall for go in goes):.1f}",
         f"{median(go.peak for go in goes) / 1e6:,.0f} MB",

@@ -30,11 +30,15 @@ class Answer:
     pairs: int
 
     def __str__(self) -> str:
-        middle, low, high = self.ratios
         return (
             f"{self.name}: {self.ours:.2f} s against {self.theirs:.2f} s for `{self.base}`, "
-            f"ratio {middle:.2f} ({low:.2f} to {high:.2f}, {self.pairs} pairs)"
+            f"ratio {self.tell_ratio()}, {self.pairs} pairs"
         )
+
+    def tell_ratio(self) -> str:
+        """The median ratio with its range."""
+        middle, low, high = self.ratios
+        return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def measure(arguments: Sequence[str]) -> float:

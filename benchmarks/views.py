@@ -121,7 +121,7 @@ def main() -> None:
         match = case.match
         book = Book.open(RESULTS / f"{match.name}.json", code)
         play(match, {one.name for one in match.contestants}, book, Path(sys.executable))
-        found.append((case, read_outcomes(book.read())))
+        found.append((case, read_outcomes(book.read(match.contestants))))
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         epochs=EPOCHS,
         seeds=len(SEEDS),

@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -68,6 +68,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if settle_precision(precision, device, {}) == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def divide_threads(parts: int) -> Iterator[Callable[[], None]]:
+    """Let `parts` threads compute beside one another, each with its share of the threads that torch computes with here.
+    What is given is to be called by each of them first."""
+    before = torch.get_num_threads()
+    share = max(1, before // parts)
+    torch.set_num_threads(share)
+    try:
+        yield lambda: torch.set_num_threads(share)
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

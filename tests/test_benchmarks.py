@@ -8,7 +8,10 @@ import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks import __main__ as program
 from benchmarks import data as making
@@ -21,6 +24,8 @@ from benchmarks.jobs import DataSet, Job, Stage
 from benchmarks.machine import find_peers
 from benchmarks.matches import Book, Match, order_round, play
 from benchmarks.page import judge, render_rows, render_table
+from benchmarks.peers import own_loop
+from benchmarks.peers.parts import MEAN, STD
 from benchmarks.processes import read_document, run_program
 from benchmarks.recipes import write_recipe
 from benchmarks.rows import FULL, QUICK, Comparison, Row, list_rows
@@ -88,7 +93,7 @@ def test_a_match_goes_on_where_it_stopped_and_caches_are_shared_within_a_group_a
     whole = [("a", False), ("warm", True), ("b", False), ("b", False), ("a", False), ("warm", True)]
     assert played == whole
     book = Book.open(tmp_path / "m.json", "1")
-    assert {name: [go.seconds for go in goes] for name, goes in book.read().items()} == {
+    assert {name: [go.seconds for go in goes] for name, goes in book.read(match.contestants).items()} == {
         "a": [1.0, 5.0],
         "warm": [2.0, 6.0],
         "b": [3.0, 4.0],
@@ -139,6 +144,27 @@ def test_noise_is_distinct_and_its_fold_has_others_validate(tmp_path: Path, monk
     assert sum(split == "val" for _, _, split in rows) == 4
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_hand_written_loop_reads_what_it_should_in_order_by_threads_or_by_processes(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    job = dataclasses.replace(JOB, augment="none", image_size=32, resize="squash", batch_size=3)
+    make_data(job.data)
+    assert own_loop.share(job) == 0  # as ftcli has it for images as small as these
+    files = sorted((tmp_path / job.data.folder / "train").rglob("*.png"))
+    order = [5, 0, 7, 2, 1]
+    images, labels = zip(*own_loop.open_batches(job, "train", order, workers), strict=True)
+    wanted = torch.stack([torch.from_numpy(np.array(Image.open(files[place]))) for place in order]).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    assert [len(batch) for batch in images] == [3, 2]
+    assert torch.equal(torch.cat(images), (wanted.float() / 255 - mean) / std)
+    assert torch.cat(labels).tolist() == [int(files[place].parent.name == "b") for place in order]
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in images)
+    assert sum(len(batch) for batch, _ in own_loop.open_batches(job, "val", None, workers)) == 4
+
+
 def test_every_job_of_the_benchmarks_is_a_recipe_and_survives_its_journey(tmp_path: Path) -> None:
     played = [row.match for size in (FULL, QUICK) for row in list_rows(size)]
     played += [list_match(), *(case.match for case in CASES)]
@@ -184,20 +210,28 @@ def test_a_comparison_says_what_it_found_and_whether_that_is_enough() -> None:
     )
 
 
-def test_the_page_has_a_line_for_each_contestant_and_marks_what_was_scaled() -> None:
-    match = Match("m", (_contestant("ours"), _contestant("theirs", epochs=10)), 1)
-    missing = Row(2, "not measured", Match("n", match.contestants, 1), (Comparison("ours", "theirs"),))
-    row = Row(1, "a row", match, (Comparison("ours", "theirs", 2.0),), "A note.")
-    results = {"ours": [_spent(2.0, accuracies=(0.5,))], "theirs": [_spent(3.0, epochs=(1.0,))]}
+def test_the_page_has_a_line_for_each_contestant_and_marks_what_was_scaled_and_what_is_missing() -> None:
+    match = Match("m", (_contestant("ours"), _contestant("theirs", epochs=10), _contestant("late")), 1)
+    row = Row(1, "a row", match, (Comparison("ours", "theirs", 2.0), Comparison("ours", "late", 3.0)), "A note.")
+    contestants = (_contestant("ours"), dataclasses.replace(_contestant("theirs"), program="extract"))
+    missing = Row(2, "no go", Match("n", contestants, 1), (Comparison("ours", "theirs", figure="accuracy"),))
+    results = {"ours": [_spent(2.0, accuracies=(0.5,)), _spent(2.0)], "theirs": [_spent(3.0, epochs=(1.0,))]}
     assert render_rows([row, missing], {"m": results}) == "\n\n".join(
         (
             render_table(
-                ("row", "ours", "theirs", "theirs over ours", "asked", "holds"),
-                [("1. a row", "ours", "theirs", "6.00", "2", "yes")],
+                ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "asked", "holds"),
+                [
+                    ("1. a row", "ours", "theirs", "1", "2", "6.00", "2", "yes"),
+                    ("1. a row", "ours", "late", "-", "2", "not measured yet", "3", "-"),
+                    ("2. no go", "ours", "theirs", "-", "2 : -", "not measured yet", "-", "-"),
+                ],
             ),
             "### 1. a row",
-            "| contestant | seconds | whole process | memory | val accuracy |\n| --- | --: | --: | --: | --: |\n"
-            "| ours | 2.00 | 7.0 | 1 MB | 0.500 |\n| theirs | 12.00\\* | 8.0 | 1 MB | - |",
+            "| contestant | rounds | epochs | seconds | whole process | memory | val accuracy |\n"
+            "| --- | --: | --: | --: | --: | --: | --: |\n"
+            "| ours | 2 | 2 | 2.00 (2.00 to 2.00) | 7.0 | 1 MB | 0.500 |\n"
+            "| theirs | 1 | 2 | 12.00\\* | 8.0 | 1 MB | - |\n"
+            "| late | - | 2 | not measured yet | - | - | - |",
             "\\* Fewer epochs were measured and scaled; the accuracy is that after those.",
             "A note.",
         )
@@ -205,11 +239,13 @@ def test_the_page_has_a_line_for_each_contestant_and_marks_what_was_scaled() -> 
 
 
 def test_what_is_not_measured_is_scaled_along_views_epochs_and_images() -> None:
-    growth = Growth(_spent(3.0, frozen=2.0), _spent(10.0, frozen=5.0))
-    assert (growth.scale(500, 1), growth.scale(500, 5)) == (3.0, 10.0)
-    assert growth.scale(1_000, 9) == 2 * (5.0 + 9.0)
-    assert growth.scale(500, 2) == 3.0 + 2.0
-    results = {one.name: [_spent(2.0)] for one in list_match().contestants}
+    growth = Growth(_spent(30.0, frozen=2.0), _spent(10.0, frozen=5.0, epochs=(0.5, 1.0, 0.5, 1.0, 0.75)))
+    assert (growth.scale(500, 1), growth.scale(500, 5)) == (2.0 + 2.0, 10.0)
+    assert growth.scale(1_000, 9) == 2 * (
+        5.0 + 8.0
+    )  # more than for fewer epochs, though the brief training took longer
+    assert growth.scale(500, 2) == 3.0 + 2.75
+    results = {one.name: [_spent(2.0, epochs=(1.0,))] for one in list_match().contestants}
     assert set(check_scaling(results).values()) == {0.5}
     assert draw_growth(results).startswith(b"\x89PNG")
 
@@ -239,7 +275,10 @@ def test_json_keeps_a_contestant_as_it_is(tmp_path: Path) -> None:
     assert again.find(_contestant("a"), 0)
     assert not again.find(dataclasses.replace(_contestant("a"), cache="1"), 0)
     assert not again.find(_contestant("a"), 1)
-    assert again.read()["a"] == [_spent(1.0, epochs=(1.0, 2.0))]
+    assert again.read([_contestant("a")])["a"] == [_spent(1.0, epochs=(1.0, 2.0))]
+    assert again.read([dataclasses.replace(_contestant("a"), cache="1")]) == {}  # what is asked for is another job now
+    assert not again.is_older([_contestant("a")])
+    assert Book.open(tmp_path / "m.json", "2").is_older([_contestant("a"), _contestant("b")])
     assert json.loads((tmp_path / "m.json").read_text())["a"]["code"] == "1"
 
 
@@ -249,9 +288,9 @@ def _pretend(match: Match, wanted: set[str], book: Book, _: Path) -> None:
             book.add(one, 0, _spent(2.0, epochs=(1.0,), accuracies=(0.8,), course=(2.0,)))
 
 
-def test_the_pages_are_written_from_what_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def pretending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for pages and results; whatever is measured takes two seconds, and what starts up half a second."""
     for module in (program, views):
         monkeypatch.setattr(module, "play", _pretend)
         monkeypatch.setattr(module, "PAGE", tmp_path / f"{module.__name__}.md")
@@ -259,18 +298,62 @@ def test_the_pages_are_written_from_what_was_measured(
     monkeypatch.setattr(views, "RESULTS", tmp_path / "views")
     monkeypatch.setattr(program, "find_peers", lambda _: Path(sys.executable))
     monkeypatch.setattr(program, "describe_machine", lambda _: ["Two cores."])
+    monkeypatch.setattr(program, "digest_code", lambda: "new")
     answer = Answer("ftcli --help", "python -c pass", 0.5, 0.25, (2.0, 1.5, 2.5), 3)
     monkeypatch.setattr(program, "measure_pairs", lambda _: [answer])
-    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    return tmp_path
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     program.main()
-    page = (tmp_path / "benchmarks.__main__.md").read_text()
+
+
+def test_the_pages_are_written_from_what_was_measured(pretending: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(monkeypatch)
+    page = (pretending / "benchmarks.__main__.md").read_text()
     assert "- Two cores.\n" in page
-    assert "| 1. resnet18, head stage of ten epochs, one view | ftcli, one view | ftcli, cache: off | 5.50 |" in page
-    assert "| `ftcli --help` | 0.50 | `python -c pass` | 0.25 | 2.00 |" in page
-    assert "twice the images took, over what was scaled: ftcli, four views 0.50" in page
+    assert (
+        "| 1. resnet18, head stage of ten epochs, one view | ftcli, one view | ftcli, cache: off | 1 | 10 : 2 | 5.50 |"
+    ) in page
+    assert "| `ftcli --help` | 3 | 0.50 | `python -c pass` | 0.25 | 2.00 (1.50 to 2.50) |" in page
+    assert "As a check, 1,000 images took, over what was scaled from 500: ftcli, four views 0.50" in page
     assert "### 8." not in page  # it is measured apart
-    assert (tmp_path / "benchmarks.__main__.png").is_file()
+    assert page.count("not measured yet") == 3  # the seeds of row 8
+    assert "earlier state" not in page
+    assert (pretending / "benchmarks.__main__.png").is_file()
     views.main()
-    page = (tmp_path / "benchmarks.views.md").read_text()
+    page = (pretending / "benchmarks.views.md").read_text()
     assert "| 1 | 0.800 ± 0.016 | 0.800, 0.800, 0.800 | 2.0 |" in page
     assert page.endswith("in every case: **1**.\n")
+
+
+def test_a_page_of_a_part_says_what_is_missing_and_what_is_older(
+    pretending: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run(monkeypatch, "--rows", "1,12")
+    first = list_match().contestants[0]
+    Book.open(pretending / "results/growth.json", "new").add(first, 0, _spent(1.0))  # interrupted after that
+    monkeypatch.setattr(program, "digest_code", lambda: "newer")
+    _run(monkeypatch, "--rows", "9")
+    page = (pretending / "benchmarks.__main__.md").read_text()
+    assert "- Measured with an earlier state of the code, in part at least: growth, head-mobilenet_v3_small, " in page
+    assert ", head-resnet18, start-up.\n" in page
+    assert "### 9. " in page
+    assert "### 3. " not in page
+    assert "## Cost against size\n\nNot measured yet.\n" in page
+    assert "| 2. resnet18, head stage of ten epochs, one view | ftcli, one view | fastai | - | 10 : 1 | not me" in page
+
+
+def test_a_quick_look_is_printed_with_the_rows_that_it_has(
+    pretending: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(monkeypatch, "--quick", "--rows", "7")
+    told = capsys.readouterr().out
+    assert "### 7. " in told
+    assert told.endswith("\n\nNot measured yet.\n")  # start-up
+    assert "| 9." not in told
+    assert not (pretending / "benchmarks.__main__.md").exists()
+    with pytest.raises(SystemExit) as refused:
+        _run(monkeypatch, "--quick", "--rows", "4,7,13")
+    assert str(refused.value) == "--rows: there is no 4, 13 here; there are 1, 2, 3, 6, 7, 8, 9, 10, 12"

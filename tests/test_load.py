@@ -45,7 +45,7 @@ def test_the_example_runs(finished: Path, classifier: Classifier, paths: list[Pa
     checkpoint = read_checkpoint(Path("runs/photos/best_loss.pt"))
     bias = next(name for name in reversed(list(checkpoint.state)) if name.endswith(".bias"))
     moved = checkpoint.state[bias] + torch.tensor([0.0, (least + most) / 2])
-    write_checkpoint(Path("runs/photos/best_loss.pt"), replace(checkpoint, state={**checkpoint.state, bias: moved}))
+    write_checkpoint(replace(checkpoint, state={**checkpoint.state, bias: moved}), Path("runs/photos/best_loss.pt"))
     (finished / "photos").mkdir()
     shutil.copy(told[-1].path, finished / "photos/temple.jpg")
     shutil.copy(told[0].path, finished / "photos/tulip.jpg")

@@ -1,13 +1,15 @@
-"""A loop written by hand with the settings of ftcli: channels last, the same images in the same order, as many workers,
-the frozen part in evaluation mode, a first validation. It runs where ftcli is installed, for the order is ftcli's."""
+"""A loop written by hand with the settings of ftcli: channels last, the same images in the same order, read by as many
+processes or threads as ftcli would have, the frozen part in evaluation mode, a first validation. It runs where ftcli is
+installed, for the order and the number of processes are ftcli's."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -16,22 +18,37 @@ from torchvision.transforms import v2
 
 from benchmarks.jobs import Job
 from benchmarks.peers.parts import MEAN, STD, Clock, build_network, freeze, list_steps, measure_accuracy, read_job
-from ftcli.data.loading import choose_workers, order_epoch
-from ftcli.runtime import keep_freed_memory
+from ftcli.data.loading import order_epoch, share_cores
+from ftcli.data.sources import split_images
+from ftcli.recipe import schema
+from ftcli.runtime import count_cores, keep_freed_memory
 
 STAGE = "main"
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def open_batches(job: Job, split: str, order: list[int] | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of normalised images in channels last; None stands for evaluation."""
-    images = ImageFolder(
-        str(job.data.folder / split), v2.Compose([*list_steps(job, order is not None), v2.PILToTensor()])
-    )
+def open_batches(job: Job, split: str, order: Sequence[int] | None, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of normalised images in channels last; an order of None stands for evaluation."""
+    images = ImageFolder(str(job.data.folder / split), v2.Compose([*list_steps(job, order is not None), np.array]))
+    places = range(len(images)) if order is None else order
+    loaded: Batches = DataLoader(images, job.batch_size, sampler=places, num_workers=workers)
     mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
-    loader: DataLoader[Any] = DataLoader(images, job.batch_size, sampler=order, num_workers=choose_workers(None))
-    for batch, labels in loader:
-        pixels = batch.contiguous(memory_format=torch.channels_last).float()
-        yield pixels.div_(255).sub_(mean).div_(std), labels
+    for batch, labels in loaded if workers else read_batches(images, places, job.batch_size):
+        yield batch.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std), labels
+
+
+def read_batches(images: ImageFolder, places: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of pixels and labels, each read by as many threads as there are cores, which then wait."""
+    with ThreadPoolExecutor(count_cores()) as pool:
+        for begin in range(0, len(places), size):
+            pixels, labels = zip(*pool.map(images.__getitem__, places[begin : begin + size]), strict=True)
+            yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+
+
+def share(job: Job) -> int:
+    """The number of processes that read images, which ftcli would have."""
+    images = split_images(schema.Data(root=str(job.data.folder)), job.seed, "own_loop")
+    return share_cores(None, torch.device("cpu"), images)
 
 
 def main() -> None:
@@ -41,20 +58,21 @@ def main() -> None:
     model = model.to(memory_format=torch.channels_last)
     freeze(model, head, job.stage)
     optimizer = torch.optim.SGD(head.parameters(), lr=job.stage.lr, momentum=0.9, fused=True)
-    criterion, lowest = nn.CrossEntropyLoss(), float("inf")
+    criterion, lowest, workers = nn.CrossEntropyLoss(), float("inf"), share(job)
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
-        measure_accuracy(model, open_batches(job, "val", None))
+        measure_accuracy(model, open_batches(job, "val", None, workers))
         for epoch in range(1, job.stage.epochs + 1):
             clock.start_epoch()
             model.eval()
             head.train()
-            for images, labels in open_batches(job, "train", order_epoch(job.seed, STAGE, epoch, job.data.train)):
+            order = order_epoch(job.seed, STAGE, epoch, job.data.train)
+            for images, labels in open_batches(job, "train", order, workers):
                 loss = criterion(model(images), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-            val_loss, accuracy = measure_accuracy(model, open_batches(job, "val", None))
+            val_loss, accuracy = measure_accuracy(model, open_batches(job, "val", None, workers))
             if val_loss < lowest:
                 lowest = val_loss
                 torch.save(model.state_dict(), Path(folder) / "best.pt")

@@ -80,8 +80,7 @@ def _load_checkpoint(given: Path, reporter: Reporter) -> Subject:
     path, note = find_checkpoint(given)
     if note:
         reporter.say(note)
-    classifier, checkpoint, document = load_classifier(path, torch.device("cpu"))
-    plan = plan_recipe(document, checkpoint.preprocessing)
+    classifier, checkpoint, _, plan = load_classifier(path, torch.device("cpu"))
     name = plan.recipe.backbone.name
     return Subject(
         name,

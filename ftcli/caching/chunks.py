@@ -194,9 +194,8 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Path:
                     writer.add(key, chunk.map(offset, length))
             chunk.release()
         merged = writer.publish()
-    except BaseException:
-        writer.discard()
-        raise
+    finally:
+        writer.discard()  # what is published has another name
     for chunk in chunks:
         chunk.path.unlink(missing_ok=True)
     return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -135,13 +136,42 @@ def _make_upright(path: Path, image: Image.Image) -> Image.Image:
     return _turn_upright(_flatten(path, image), _read_orientation(image))
 
 
+class _Silence:
+    """Keeps the warnings of Pillow in while images are read, by any number of threads.
+
+    The filters of warnings are one for all threads, and whoever puts back what it found may put back another's. So the
+    first to come sets them and the last to go puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._found = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._found = warnings.catch_warnings()
+                self._found.__enter__()
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._found.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def _explain_faults(path: Path) -> Iterator[None]:
     """Raise what Pillow and the system say of an image as BrokenImage. No warning of Pillow gets out."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _silence:
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         why = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"

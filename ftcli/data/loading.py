@@ -15,6 +15,7 @@ from ftcli.data.batches import Batch, Draw, count_batches, divide_order
 from ftcli.data.images import BrokenImage, read_shape
 from ftcli.data.reading import BatchReader, ImageFiles, Job
 from ftcli.data.sources import ImageSet, Sample
+from ftcli.data.threads import Threads, choose_threads
 from ftcli.data.transforms import ImageTransform, build_eval_transform
 from ftcli.data.workers import WorkerPool
 from ftcli.errors import DataError, FtcliError
@@ -28,7 +29,8 @@ Triple = tuple[float, float, float]
 
 
 class Loader:
-    """Reads samples in batches, with processes that stay between passes, or in this one if `files` asks for none.
+    """Reads samples in batches, with processes that stay between passes, or in this one if `files` asks for none: then
+    with a thread for each core, which rests while whoever has a batch works on it.
 
     What becomes of an image depends on (draw, path) alone, so any number of workers gives the same bytes in the same
     order, and the random state of the calling process stays as it was. One pass at a time: a new one ends the one
@@ -46,6 +48,7 @@ class Loader:
         self._pin_memory = files.pin_memory and torch.cuda.is_available()
         self._reader = BatchReader(files, transform)
         self._pool = WorkerPool(self._reader, files.workers, self._pin_memory) if files.workers else None
+        self._threads = Threads(choose_threads())
         self._token = object()
 
     def __enter__(self) -> Loader:
@@ -57,14 +60,15 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes. The loader may be used again; it starts new ones."""
+        """End the worker processes, or the threads. The loader may be used again; it starts new ones."""
         self._token = object()
+        self._threads.close()
         if self._pool:
             self._pool.close()
 
-    def count_batches(self, count: int | None = None, merge_last: bool = False) -> int:
-        """The number of batches that `count` images make; None stands for all samples."""
-        return count_batches(len(self.samples) if count is None else count, self.batch_size, merge_last)
+    def count_batches(self, merge_last: bool = False) -> int:
+        """The number of batches that all samples make."""
+        return count_batches(len(self.samples), self.batch_size, merge_last)
 
     def batches(
         self,
@@ -96,7 +100,7 @@ class Loader:
 
     def _make(self, jobs: Iterator[Job]) -> Iterator[Batch]:
         token = self._token = object()
-        for made in self._pool.run(jobs) if self._pool else map(self._reader.__getitem__, jobs):
+        for made in self._pool.run(jobs) if self._pool else (self._reader.make(job, self._threads) for job in jobs):
             if isinstance(made, FtcliError):
                 raise made
             yield made.pin_memory() if self._pin_memory and not self._pool else made

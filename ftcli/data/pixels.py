@@ -20,6 +20,7 @@ from ftcli.caching.places import make_room
 from ftcli.caching.store import Key, Store, make_key
 from ftcli.data.images import BrokenImage, read_image, read_shape
 from ftcli.data.sources import Sample
+from ftcli.data.threads import Threads, choose_threads
 from ftcli.data.transforms import ImageTransform
 from ftcli.data.workers import WorkerPool
 from ftcli.errors import FtcliError
@@ -69,8 +70,8 @@ class PixelCache:
         task: str,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Decode the images that are not there yet, with `workers` processes or here if 0, and keep them if there is
-        room; False if `stop` became true, and then what was decoded is kept.
+        """Decode the images that are not there yet, with `workers` processes, or threads if 0, and keep them if there
+        is room; False if `stop` became true, and then what was decoded is kept.
 
         Broken images are left out, or the first of them is raised as BrokenImage under "error". Raises RunError if the
         disk is full or a worker was killed.
@@ -137,8 +138,9 @@ class PixelCache:
         decoder = _Decoder(self.root, self._transform)
         tasks = iter([tuple(paths[start : start + together]) for start in range(0, len(paths), together)])
         pool = WorkerPool(decoder, workers, pin_memory=False) if workers else None
+        threads = Threads(choose_threads())
         try:
-            for records, ends in pool.run(tasks) if pool else map(decoder.__getitem__, tasks):
+            for records, ends in pool.run(tasks) if pool else threads.map(decoder.__getitem__, tasks):
                 data, start = records.numpy().data, 0
                 for end in ends:
                     if isinstance(end, int):
@@ -147,6 +149,7 @@ class PixelCache:
                     else:
                         yield end
         finally:
+            threads.close()
             if pool:
                 pool.close()
 

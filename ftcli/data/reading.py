@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +20,7 @@ from ftcli.data.changes import Changes
 from ftcli.data.images import BrokenImage, read_image
 from ftcli.data.pixels import PixelCache
 from ftcli.data.sources import Sample
+from ftcli.data.threads import Threads
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import FtcliError
 
@@ -47,6 +50,9 @@ class Job:
     draw: Draw | None
 
 
+_ALONE = Threads(1)
+
+
 class BatchReader(Dataset["Batch | FtcliError"]):
     """Makes batches, here or in a worker. A fault is handed back, not raised: a worker would wrap it in a traceback."""
 
@@ -55,6 +61,19 @@ class BatchReader(Dataset["Batch | FtcliError"]):
         self.transform = transform
 
     def __getitem__(self, job: Job) -> Batch | FtcliError:
+        return self.make(job, _ALONE)
+
+    def make(self, job: Job, threads: Threads) -> Batch | FtcliError:
+        """The batch of a job, or why there is none, the fixed steps shared by threads; however many, it is the same.
+
+        What chance decides is decided here, image by image: torch has one generator for all threads.
+        """
+        # What is kept is read in less time than a thread is told of it.
+        shared = len(job.samples) > 1 and not any(job.keys)
+        with closing((threads if shared else _ALONE).map(self._try, zip(job.samples, job.keys, strict=True))) as images:
+            return self._gather(job, images)
+
+    def _gather(self, job: Job, images: Iterable[Image.Image | FtcliError]) -> Batch | FtcliError:
         size = self.transform.size
         # As Pillow has it, channels last: that is how networks are fastest, and nothing need be turned round later.
         pixels = np.empty((len(job.samples), size, size, 3), dtype=np.uint8)
@@ -63,20 +82,16 @@ class BatchReader(Dataset["Batch | FtcliError"]):
         left_out: list[LeftOut] = []
         seeded = job.draw is not None and self.transform.is_random
         with torch.random.fork_rng(devices=[], enabled=seeded):
-            for sample, key in zip(job.samples, job.keys, strict=True):
-                try:
-                    image = self._read(sample, key)
-                except BrokenImage as error:
-                    if self.files.on_bad_image == "error":
-                        return error
-                    left_out.append(LeftOut(sample.path, error.why, str(error)))
+            for sample, image in zip(job.samples, images, strict=True):
+                if isinstance(image, BrokenImage) and self.files.on_bad_image == "skip":
+                    left_out.append(LeftOut(sample.path, image.why, str(image)))
                     continue
-                except FtcliError as error:
-                    return error
+                if isinstance(image, FtcliError):
+                    return image
                 if job.draw is not None and seeded:
                     torch.default_generator.manual_seed(runtime.derive_seed(*job.draw, sample.path))
-                image, drawn = self.transform.vary(image)
-                pixels[len(kept)] = np.asarray(image)
+                varied, drawn = self.transform.vary(image)
+                pixels[len(kept)] = np.asarray(varied)
                 kept.append(sample)
                 left.append(drawn)
         return Batch(
@@ -88,8 +103,14 @@ class BatchReader(Dataset["Batch | FtcliError"]):
             self._list_changes(left),
         )
 
+    def _try(self, wanted: tuple[Sample, Key | None]) -> Image.Image | FtcliError:
+        """The image after the fixed steps, or why there is none."""
+        try:
+            return self._read(*wanted)
+        except FtcliError as error:
+            return error
+
     def _read(self, sample: Sample, key: Key | None) -> Image.Image:
-        """The image after the fixed steps."""
         if key is not None and self.files.pixels is not None:
             image = self.files.pixels.read(key)
             if image is not None:

@@ -125,7 +125,16 @@ class Normalizer:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 (n, 3, h, w) on the normalizer's device to float32 of the same shape and memory format."""
-        return images.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        mean, std = self._mean, self._std
+        if images.is_contiguous(memory_format=torch.channels_last):
+            # Laid out for a row of pixels: three numbers alone are applied to three at a time, in four times the time.
+            mean, std = (_spread(numbers, images.shape[3]) for numbers in (mean, std))
+        return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def _spread(numbers: Tensor, width: int) -> Tensor:
+    """A number for each channel, (1, 3, 1, 1), as one for each pixel of a row, channels last."""
+    return numbers.expand(1, 3, 1, width).contiguous(memory_format=torch.channels_last)
 
 
 class _PadToSquare:

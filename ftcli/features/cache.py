@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -13,14 +14,14 @@ import torch
 from ftcli.caching.images import digest_images
 from ftcli.caching.places import make_room
 from ftcli.caching.store import Filler, Store, make_key
-from ftcli.data.batches import Batch, Draw, LeftOut, divide_order
+from ftcli.data.batches import Draw, LeftOut, divide_order
 from ftcli.data.loading import Loader
 from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
 from ftcli.features.feeds import KEY_BYTES, ValueFeed
-from ftcli.features.identity import identify_prefix, name_draw
+from ftcli.features.identity import UNKNOWN, Digests, identify_prefix, name_draw
 from ftcli.features.prefix import Prefix
 from ftcli.models.cut import Cut
 from ftcli.results import Preprocessing, Progress, Reporter, tell_count
@@ -62,11 +63,13 @@ class FeatureCache:
     differs in a bit makes other records; nothing else does. `row_bytes` is what one image takes, seen in one way.
     """
 
-    def __init__(self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str, known: Digests = UNKNOWN
+    ) -> None:
         self._prefix = Prefix(cut, preprocessing, device, precision)
         self.row_bytes = self._prefix.row_bytes
         identity = {
-            **identify_prefix(cut, preprocessing),
+            **identify_prefix(cut, preprocessing, known),
             "device": device.type,
             "precision": settle_precision(precision, device, {}),
             "batch": self._prefix.batch,
@@ -214,27 +217,24 @@ class _Gathering:
             )
 
     def _compute(self, sight: Sight, keys: bytes, places: list[int], filler: Filler, course: _Course) -> bool:
-        for taken, batch in self._read(sight, places):
-            self.left_out |= {one.path: one for one in batch.left_out}
-            kept = [place for place in taken if self.samples[place].path not in self.left_out]
-            if kept:
-                rows = self._prefix.compute(batch.images)
+        draw = sight.draw if sight.transform.is_random else None
+        with self._open(sight, places) as loader, closing(self._prefix.stream(loader.batches(draw=draw))) as computed:
+            for taken, (batch, rows) in zip(divide_order(places, self._prefix.batch), computed, strict=True):
+                self.left_out |= {one.path: one for one in batch.left_out}
+                kept = [place for place in taken if self.samples[place].path not in self.left_out]
                 self._check_unchanged(kept)
                 for place, row in zip(kept, rows, strict=True):
                     filler.add(keys[KEY_BYTES * place : KEY_BYTES * (place + 1)], row.data)
-            if not course.advance(len(taken)):
-                return False
+                if not course.advance(len(taken)):
+                    return False
         return True
 
-    def _read(self, sight: Sight, places: list[int]) -> Iterator[tuple[Sequence[int], Batch]]:
+    def _open(self, sight: Sight, places: list[int]) -> Loader:
         source, size = self._source, self._prefix.batch
         workers = source.workers if len(places) > size else 0  # a single batch is sooner read than handed over
         samples = [self.samples[place] for place in places]
-        draw = sight.draw if sight.transform.is_random else None
         whole = replace(sight.transform, is_deferred=False)  # nobody makes its changes afterwards
-        loader = Loader(samples, whole, size, ImageFiles(source.root, source.on_bad_image, workers))
-        with loader:
-            yield from zip(divide_order(places, size), loader.batches(draw=draw), strict=True)
+        return Loader(samples, whole, size, ImageFiles(source.root, source.on_bad_image, workers))
 
     def _check_unchanged(self, places: list[int]) -> None:
         """Raise DataError where a file is no longer the one that its record would be known by."""

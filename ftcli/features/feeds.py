@@ -44,9 +44,9 @@ class ValueFeed:
         self._labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         self._weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float64)
 
-    def count_batches(self, count: int | None = None, merge_last: bool = False) -> int:
-        """The number of batches that `count` images make; None stands for all samples."""
-        return count_batches(len(self.samples) if count is None else count, self.batch_size, merge_last)
+    def count_batches(self, merge_last: bool = False) -> int:
+        """The number of batches that all samples make."""
+        return count_batches(len(self.samples), self.batch_size, merge_last)
 
     def batches(
         self,

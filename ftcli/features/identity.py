@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,15 +14,21 @@ from torch import Tensor, fx, nn
 
 from ftcli.data.batches import Draw
 from ftcli.models.cut import Cut
+from ftcli.models.states import digest_tensor
 from ftcli.results import Preprocessing
 
+Digests = Mapping[int, str]
+"""Digests of tensors that were worked out just now, by the id of each."""
+UNKNOWN: Digests = MappingProxyType({})
 
-def identify_prefix(cut: Cut, preprocessing: Preprocessing) -> dict[str, Any]:
+
+def identify_prefix(cut: Cut, preprocessing: Preprocessing, known: Digests) -> dict[str, Any]:
     """All that the values crossing a cut depend on, beside the pixels and where they are computed, as plain JSON types:
     every tensor of the prefix to its last bit, its graph and the settings of its layers, the boundary, mean and std,
-    and the libraries. The network's head, and what the weights are called, have no part in it."""
+    and the libraries. The network's head, and what the weights are called, have no part in it. What is `known` is not
+    worked out again."""
     return {
-        "tensors": _digest_tensors(cut.prefix),
+        "tensors": _digest_tensors(cut.prefix, known),
         "graph": _digest_graph(cut.prefix),
         "boundary": [[crossing.name, list(crossing.shape)] for crossing in cut.crossing],
         "mean": list(preprocessing.mean),
@@ -35,14 +42,12 @@ def name_draw(draw: Draw) -> str:
     return repr(draw)
 
 
-def _digest_tensors(prefix: nn.Module) -> str:
-    """A SHA-256 over names, kinds, shapes and bytes, the latter in the order of the elements whatever the memory
-    format."""
+def _digest_tensors(prefix: nn.Module, known: Digests) -> str:
+    """A SHA-256 over names, kinds, shapes and the digests of the bytes."""
     digest = hashlib.sha256()
     for name, tensor in _list_tensors(prefix):
-        plain = tensor.detach().cpu().contiguous().flatten()
-        digest.update(f"{name} {plain.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(plain.view(torch.uint8).numpy().data)
+        own = known.get(id(tensor)) or digest_tensor(tensor)
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {own}\n".encode())
     return digest.hexdigest()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -11,26 +13,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
+from ftcli.data.batches import Batch
+from ftcli.data.threads import Threads
 from ftcli.data.transforms import Normalizer
 from ftcli.features.fusing import fuse_norms
 from ftcli.models.cut import Cut
 from ftcli.models.tracing import keep_modes
 from ftcli.results import Preprocessing
-from ftcli.runtime import autocast, explain_memory
+from ftcli.runtime import autocast, divide_threads, explain_memory
 
 BATCHES = {"cpu": 16}
 """How many images are computed at a time on a device. On the CPU larger batches gain nothing, and outgrow its caches:
 two of these take as long as one of 32, and less than half as long as one of 64 where freed memory is not kept."""
 
 OTHER_BATCHES = 256
+_BESIDE = 4  # batches computed at once: their activations are in memory together
 
 
 class Prefix:
     """The prefix of a cut in eval mode, with its BatchNorms folded into the convolutions before them.
 
-    Computes batches of one shape alone, so that on the CPU an image's values have the same bits in every company. The
-    network that was cut, which has to be on the device, keeps its tensors and modes. `batch` images are computed at a
-    time, and what is kept of one has `row_bytes` bytes. `computed` counts them.
+    Computes batches of one shape alone, so that on the CPU an image's values have the same bits in every company, and
+    with any number of threads. The network that was cut, which has to be on the device, keeps its tensors and modes.
+    `batch` images are computed at a time, and what is kept of one has `row_bytes` bytes. `computed` counts them.
     """
 
     def __init__(self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
@@ -51,16 +56,61 @@ class Prefix:
             prefix = self._prefix.eval()
             return fuse_norms(prefix) if isinstance(prefix, fx.GraphModule) else prefix
 
+    @cached_property
+    def _layers(self) -> list[nn.Module]:
+        return list(self._network.modules())
+
+    @contextmanager
+    def _rest(self) -> Iterator[None]:
+        """Eval mode in the context. To set it takes a small network a tenth of its time, so it is looked at first."""
+        if not any(layer.training for layer in self._layers):
+            yield
+            return
+        with keep_modes(self._network):
+            self._network.eval()
+            yield
+
     def compute(self, images: Tensor) -> NDArray[np.uint8]:
         """What crosses the cut for at most `batch` uint8 images (n, 3, size, size), as (n, row_bytes): the values one
         after the other in float32, maps with their channels last. Raises RunError where memory runs out."""
+        with self._rest():
+            return self._compute(images)
+
+    def stream(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
+        """The same for one batch after another, with the batch. To be closed; until then the network is in eval mode.
+
+        On the CPU some batches are computed beside one another: threads that share one have to wait for each other at
+        every layer.
+        """
+        beside = min(_BESIDE, torch.get_num_threads()) if self._is_free and self._device.type == "cpu" else 1
+
+        def answer(batch: Batch) -> tuple[Batch, NDArray[np.uint8]]:
+            return batch, self._compute(batch.images)
+
+        with self._rest(), divide_threads(beside) as begin:
+            threads = Threads(beside, 1, begin)
+            try:
+                for batch, rows in threads.map(answer, batches):
+                    self.computed += len(rows)
+                    yield batch, rows
+            finally:
+                threads.close()
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether several threads may compute at once: a graph keeps nothing of what it computes."""
+        return isinstance(self._prefix, fx.GraphModule)
+
+    def _compute(self, images: Tensor) -> NDArray[np.uint8]:
         count = len(images)
-        self.computed += count
-        with explain_memory(), torch.inference_mode(), keep_modes(self._network):
-            padded = torch.cat([images, images.new_zeros((self.batch - count, *images.shape[1:]))])
-            inputs = self._normalize(padded.to(self._device)).contiguous(memory_format=torch.channels_last)
+        if not count:
+            return np.empty((0, self.row_bytes), dtype=np.uint8)
+        with explain_memory(), torch.inference_mode():
+            if count < self.batch:
+                images = torch.cat([images, images.new_zeros((self.batch - count, *images.shape[1:]))])
+            inputs = self._normalize(images.to(self._device)).contiguous(memory_format=torch.channels_last)
             with autocast(self._device, self._precision):
-                values = self._network.eval()(inputs)
+                values = self._network(inputs)
             rows = torch.cat([_flatten(value[:count]) for value in values], 1).cpu()
         return rows.numpy().view(np.uint8)
 
@@ -80,9 +130,7 @@ class Prefix:
         self.compute(images[:1])  # the first time takes longer: memory and kernels are got ready
         began = time.perf_counter()
         self.compute(images)
-        seconds = time.perf_counter() - began
-        self.computed -= 1 + self.batch
-        return seconds / self.batch
+        return (time.perf_counter() - began) / self.batch
 
 
 def _flatten(value: Tensor) -> Tensor:

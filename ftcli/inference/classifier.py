@@ -94,8 +94,9 @@ class Classifier:
         return outputs.float()
 
 
-def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, Checkpoint, Document]:
-    """The network of a checkpoint in eval mode, with the checkpoint and its recipe. Needs no other file."""
+def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, Checkpoint, Document, Plan]:
+    """The network of a checkpoint in eval mode, with the checkpoint, its recipe and what that comes to. Needs no other
+    file."""
     checkpoint = read_checkpoint(path)
     document = revive_recipe(checkpoint.recipe, str(path))
     plan = plan_recipe(document, checkpoint.preprocessing)
@@ -105,6 +106,7 @@ def load_classifier(path: Path, device: torch.device) -> tuple[Classifier, Check
         Classifier.place(model.eval(), checkpoint.preprocessing, checkpoint.classes, device, precision),
         checkpoint,
         document,
+        plan,
     )
 
 

@@ -37,7 +37,7 @@ def predict(wish: Wish, reporter: Reporter) -> Predictions:
     path, note = find_checkpoint(wish.checkpoint)
     if note:
         reporter.say(note)
-    classifier, _, document = load_classifier(path, choose_device(wish.device))
+    classifier, _, document, _ = load_classifier(path, choose_device(wish.device))
     data = document.recipe.data
     size = wish.batch_size or data.batch_size
     workers = choose_workers(data.workers if wish.workers is None else wish.workers)

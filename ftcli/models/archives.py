@@ -12,6 +12,7 @@ import io
 import pickle
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,11 @@ class Ancestor:
     state: Mapping[str, Tensor]
 
 
-def write_archive(path: Path, plain: Mapping[str, Any]) -> str:
-    """Write plain data and tensors atomically and return their digest. Raises RunError if the disk is full or not
-    writable."""
+def write_archive(plain: Mapping[str, Any], *paths: Path) -> str:
+    """Write plain data and tensors to each path, atomically, and return their digest.
+
+    Raises RunError if the disk is full or not writable.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "ftcli": __version__, **plain}, buffer)
     # The archive ends with the length of its comment, which torch.save leaves at 0.
@@ -50,7 +53,8 @@ def write_archive(path: Path, plain: Mapping[str, Any]) -> str:
     buffer.write(struct.pack("<H", _COMMENT_LENGTH))
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(f"sha256:{digest}".encode())
-    replace_file(path, buffer.getbuffer())
+    with ThreadPoolExecutor(len(paths)) as pool:  # most of it is waiting for the disk
+        list(pool.map(replace_file, paths, [buffer.getbuffer()] * len(paths)))
     return digest
 
 

@@ -1,7 +1,8 @@
-"""The tensors of a network, taken back from a plain mapping of names."""
+"""The tensors of a network: put back from a plain mapping of names, and known by their bits."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -19,3 +20,9 @@ def put_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             assert own[name].shape == tensor.shape, name
             own[name].copy_(tensor)
+
+
+def digest_tensor(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's bytes, in the order of its elements whatever its memory format and device."""
+    plain = tensor.detach().cpu().contiguous().flatten()
+    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()

@@ -154,6 +154,20 @@ def measure(trace: Trace, image_size: int, batches: Iterable[int]) -> list[dict[
     return [measurement.measure(torch.empty(batch, 3, image_size, image_size, device="meta")) for batch in batches]
 
 
+_SHAPELESS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.SiLU,
+    nn.GELU,
+    nn.Sigmoid,
+)
+"""Layers whose output has the shape of their input. Most of the time would go into their arithmetic, which on the meta
+device is Python's."""
+
+
 class _Measurement(fx.Interpreter):
     def measure(self, images: torch.Tensor) -> dict[fx.Node, Any]:
         with torch.no_grad():
@@ -161,7 +175,6 @@ class _Measurement(fx.Interpreter):
         return dict(self.env)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # Half of the time would go into the arithmetic of BatchNorm, which changes no shape.
-        if isinstance(self.fetch_attr(target), nn.modules.batchnorm._BatchNorm):
+        if isinstance(self.fetch_attr(target), _SHAPELESS):
             return torch.empty_like(args[0])
         return super().call_module(target, args, kwargs)

@@ -28,10 +28,12 @@ class EpochRow(Result):
 @dataclass(frozen=True)
 class StageTimes(Result):
     """Where the seconds of a stage went. `frozen` is the computing of what is kept of the frozen part, `data` the
-    waiting for batches, `validation` all of it, `other` what is none of these."""
+    waiting for batches, `compiling` what `compile: true` costs, `validation` all of it, `other` what is none of
+    these."""
 
     frozen: float = 0.0
     data: float = 0.0
+    compiling: float = 0.0
     forward: float = 0.0
     backward: float = 0.0
     optimizer: float = 0.0

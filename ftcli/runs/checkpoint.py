@@ -19,14 +19,14 @@ from ftcli.results import Preprocessing
 class Checkpoint:
     """A network at one moment of a run.
 
-    `kind` is best (lowest validation loss of the run), stage (of its stage) or last (with `progress`, all that is
-    needed to go on exactly). `metrics` are those of these very weights, empty where they were not measured, as in the
+    `kind` is best (lowest validation loss of its stage, at least) or last (with `progress`, all that is needed to go on
+    exactly). `metrics` are those of these very weights, empty where they were not measured, as in the
     middle of an epoch. `precisions` are the number formats that `precision: auto` came to in training, by the kind of
     device. `held` tells which split each image was in. `digest` is that of the file it was read
     from, empty before it is written.
     """
 
-    kind: Literal["best", "stage", "last"]
+    kind: Literal["best", "last"]
     recipe: Mapping[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
@@ -52,8 +52,9 @@ class Checkpoint:
         return known | {os.path.normpath(base / path): split for path, split in known.items()}
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
-    """Write a checkpoint atomically and return its digest. Raises RunError if the disk is full or not writable."""
+def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
+    """Write a checkpoint to each path, atomically, and return its digest. Raises RunError if the disk is full or not
+    writable."""
     plain: dict[str, Any] = {
         "kind": checkpoint.kind,
         "recipe": dict(checkpoint.recipe),
@@ -68,7 +69,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
         "progress": None if checkpoint.progress is None else dict(checkpoint.progress),
         "precisions": dict(checkpoint.precisions),
     }
-    return write_archive(path, plain)
+    return write_archive(plain, *paths)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -20,7 +20,7 @@ _FIGURES = (*_TRAINING, "val_loss", "val_accuracy", "seconds")
 def find_run(checkpoint: Path) -> RunFolder | None:
     """The run whose folder, or whose stages/, a checkpoint lies in; None where it has been taken elsewhere."""
     folder = checkpoint.parent
-    if folder.absolute().name == "stages":
+    if is_of_stage(checkpoint):
         folder = folder.parent if folder.name else folder.absolute().parent
     return RunFolder(folder) if RunFolder(folder).metrics.is_file() else None
 
@@ -30,7 +30,12 @@ def is_of_run(path: Path) -> bool:
     run = find_run(path)
     if run is None or not path.exists():
         return False
-    return path.name in (run.best_loss.name, run.last.name) or path.absolute().parent.name == "stages"
+    return path.name in (run.best_loss.name, run.last.name) or is_of_stage(path)
+
+
+def is_of_stage(checkpoint: Path) -> bool:
+    """Whether a checkpoint lies where a run keeps what each of its stages came to."""
+    return checkpoint.absolute().parent.name == "stages"
 
 
 def read_rows(folder: RunFolder) -> tuple[EpochRow, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from ftcli.data.transforms import ImageTransform
 from ftcli.features.cache import FeatureCache, NoRoom, Sight, Source
 from ftcli.inference.outputs import Look, look_from, look_through
 from ftcli.models.cut import Cut, find_cut
-from ftcli.models.freezing import set_modes
+from ftcli.models.freezing import list_frozen_tensors, set_modes
 from ftcli.planning import StagePlan
 from ftcli.recipe.schema import Stage
 from ftcli.results import Reporter, tell_count, tell_duration, tell_size
@@ -52,20 +52,26 @@ class Course:
 
 @contextmanager
 def open_course(
-    job: Job, plan: StagePlan, ledger: Ledger, reporter: Reporter, stop: StopSignals, before: bool | None = None
+    job: Job,
+    plan: StagePlan,
+    ledger: Ledger,
+    reporter: Reporter,
+    stop: StopSignals,
+    digests: Mapping[str, str],
+    before: bool | None = None,
 ) -> Iterator[Course | None]:
     """Choose how a stage computes, say so, and compute what is to be kept of the frozen part; None if a signal came
-    meanwhile. Processes that read images end with the context. `before` is whether the frozen part was kept when the
-    stage began, where it goes on: it does as before, with the same looks at the images even if there is no room now.
+    meanwhile. Processes that read images end with the context. `digests` are those of the frozen tensors as they are
+    now. `before` is whether the frozen part was kept when the stage began, where it goes on: it does as before, with
+    the same looks at the images even if there is no room now.
 
     Raises what reading images raises, and RunError where the disk is full.
     """
     with ledger.measure("frozen"):
-        cut = None if plan.stage.cache == "off" or before is False else _find_cut(job, plan)
-        cache = None if before is False else _choose_cache(job, plan, cut, reporter, before is not None)
-        course = None if cut is None or cache is None else _gather(job, plan, cut, cache, reporter, stop)
+        kept = None if before is False else _choose_cache(job, plan, digests, reporter, before is not None)
+        course = None if kept is None else _gather(job, plan, *kept, reporter, stop)
     if course is not None:
-        yield _compile(job, plan, course, reporter)
+        yield _compile(job, plan, course, ledger, reporter)
         return
     if stop.is_set():
         yield None
@@ -79,16 +85,18 @@ def open_course(
         return
     with open_loader(job, "train", pixels.get("train")) as train, open_loader(job, "val", pixels.get("val")) as val:
         draws = [(job.plan.recipe.seed, stage.name, view + 1) for view in range(views)]
-        yield _compile(job, plan, Course(train, val, look, look, draws, cached=False), reporter)
+        yield _compile(job, plan, Course(train, val, look, look, draws, cached=False), ledger, reporter)
 
 
-def _compile(job: Job, plan: StagePlan, course: Course, reporter: Reporter) -> Course:
+def _compile(job: Job, plan: StagePlan, course: Course, ledger: Ledger, reporter: Reporter) -> Course:
     """The course with its steps compiled, if the recipe asks for that."""
     if not job.plan.recipe.compile:
         return course
     set_modes(job.classifier.model, plan.freezing)
-    first = next(course.train.batches(range(min(course.train.batch_size, len(course.train.samples))), course.draw(0)))
-    return replace(course, training=compile_look(course.training, first.values, job.classifier.model, reporter))
+    with ledger.measure("compiling"):
+        size = min(course.train.batch_size, len(course.train.samples))
+        first = next(course.train.batches(range(size), course.draw(0)))
+        return replace(course, training=compile_look(course.training, first.values, job.classifier.model, reporter))
 
 
 def count_views(stage: Stage, transform: ImageTransform) -> int:
@@ -99,23 +107,21 @@ def count_views(stage: Stage, transform: ImageTransform) -> int:
     return min(wanted, stage.epochs)
 
 
-def _find_cut(job: Job, plan: StagePlan) -> Cut | None:
-    freezing, size = plan.freezing, job.plan.preprocessing.image_size
-    return find_cut(job.classifier.model, freezing.parameters, freezing.modules, size)
-
-
-def _choose_cache(job: Job, plan: StagePlan, cut: Cut | None, reporter: Reporter, anyway: bool) -> FeatureCache | None:
-    """The cache of what the frozen part gives, where there is such a part, it fits and it is worth while, or wanted
-    `anyway`."""
-    stage, freezes = plan.stage, bool(plan.freezing.parameters)
-    if stage.cache == "off" or not freezes:
+def _choose_cache(
+    job: Job, plan: StagePlan, digests: Mapping[str, str], reporter: Reporter, anyway: bool
+) -> tuple[Cut, FeatureCache] | None:
+    """The cut and the cache of what the frozen part gives, where there is such a part, it fits and it is worth while,
+    or wanted `anyway`."""
+    stage, freezing, classifier = plan.stage, plan.freezing, job.classifier
+    if stage.cache == "off" or not freezing.parameters:
         return None
+    cut = find_cut(classifier.model, freezing.parameters, freezing.modules, job.plan.preprocessing.image_size)
     if cut is None or cut.whole:
         why = "its code cannot be divided" if cut is None else "what trains comes before it"
         reporter.say(f"Stage {stage.name}: the frozen part is computed in every epoch, for {why}")
         return None
-    classifier = job.classifier
-    cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision)
+    known = {id(tensor): digests[name] for name, tensor in list_frozen_tensors(classifier.model, freezing).items()}
+    cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision, known)
     train, val = (len(job.images.splits[split]) for split in ("train", "val"))
     views = count_views(stage, choose_transform(job, "train"))
     size = (views * train + val) * cache.row_bytes
@@ -140,7 +146,7 @@ def _choose_cache(job: Job, plan: StagePlan, cut: Cut | None, reporter: Reporter
     reporter.say(
         f"Stage {stage.name}: the frozen part, up to {names}, is computed once for {kept}, {tell_size(size)}{gain}"
     )
-    return cache
+    return cut, cache
 
 
 def weigh_ways(cache: FeatureCache, epochs: int, images: tuple[int, int], views: int, size: int) -> tuple[float, float]:

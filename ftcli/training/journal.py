@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Journal:
     skipped: set[str] = field(default_factory=set)
     begun: list[str] = field(default_factory=list)
     fingerprint: str = ""
-    _waiting: dict[Literal["best", "stage"], Checkpoint] = field(default_factory=dict)
+    _waiting: tuple[Checkpoint, tuple[Path, ...]] | None = None
     _best: Checkpoint | None = None
     _place: tuple[str, int, int] | None = None
     _written: float = field(default_factory=time.monotonic)
@@ -81,10 +81,8 @@ class Journal:
         best_of_run = row.val_loss < min((past.val_loss for past in self.rows), default=float("inf"))
         self.rows.append(row)
         if best_of_stage:
-            weights = _copy_weights(model, state.frozen)
-            self._waiting["stage"] = self._checkpoint("stage", row, weights)
-            if best_of_run:
-                self._waiting["best"] = self._checkpoint("best", row, weights)
+            paths = (self.folder.stage(row.stage), *([self.folder.best_loss] if best_of_run else []))
+            self._waiting = (self._checkpoint(row, _copy_weights(model, state.frozen)), paths)
         if time.monotonic() - self._written >= PATIENCE * self._cost:
             self.save(model, optimizer, state)
         return best_of_run
@@ -139,15 +137,10 @@ class Journal:
         return result
 
     def _write_waiting(self) -> None:
-        def write(kind: str, checkpoint: Checkpoint) -> None:
-            write_checkpoint(
-                self.folder.best_loss if kind == "best" else self.folder.stage(checkpoint.stage), checkpoint
-            )
-
-        with ThreadPoolExecutor(2) as pool:  # most of it is digesting, and waiting for the disk
-            list(pool.map(write, self._waiting.keys(), self._waiting.values()))
-        self._best = self._waiting.get("stage", self._best)
-        self._waiting.clear()
+        if self._waiting is not None:
+            self._best, paths = self._waiting
+            write_checkpoint(self._best, *paths)
+            self._waiting = None
 
     def _progress(self) -> dict[str, Any]:
         return {
@@ -163,23 +156,21 @@ class Journal:
     def _write_last(
         self, model: nn.Module, stage: str, epoch: int, metrics: Mapping[str, float], progress: Mapping[str, Any]
     ) -> None:
-        write_checkpoint(
-            self.folder.last,
-            dataclasses.replace(
-                self.world,
-                kind="last",
-                stage=stage,
-                epoch=epoch,
-                metrics=metrics,
-                state=model.state_dict(),
-                progress=progress,
-            ),
+        checkpoint = dataclasses.replace(
+            self.world,
+            kind="last",
+            stage=stage,
+            epoch=epoch,
+            metrics=metrics,
+            state=model.state_dict(),
+            progress=progress,
         )
+        write_checkpoint(checkpoint, self.folder.last)
 
-    def _checkpoint(self, kind: Literal["best", "stage"], row: EpochRow, weights: Mapping[str, Tensor]) -> Checkpoint:
+    def _checkpoint(self, row: EpochRow, weights: Mapping[str, Tensor]) -> Checkpoint:
         return dataclasses.replace(
             self.world,
-            kind=kind,
+            kind="best",
             stage=row.stage,
             epoch=row.epoch,
             metrics=_figures(row),

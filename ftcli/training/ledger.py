@@ -11,7 +11,9 @@ import torch
 
 from ftcli.results import StageTimes
 
-Part = Literal["frozen", "data", "forward", "backward", "optimizer", "solving", "validation", "checkpoints"]
+Part = Literal[
+    "frozen", "data", "compiling", "forward", "backward", "optimizer", "solving", "validation", "checkpoints"
+]
 
 
 class Ledger:
@@ -77,6 +79,7 @@ class Ledger:
 _REMEDIES = {
     "frozen": "the frozen part and the decoding of images; a later run reads what the cache could keep of them",
     "data": "waiting for images; raise data.workers, or make the image files smaller",
+    "compiling": "compiling the steps; train more epochs, or set compile: false",
     "forward": "the forward passes of what trains; freeze more, lower data.image_size, or take a smaller network",
     "backward": "the backward passes of what trains; freeze more, lower data.image_size, or take a smaller network",
     "optimizer": "the optimizer's steps; raise data.batch_size",

@@ -24,9 +24,9 @@ from ftcli.training.course import open_course
 from ftcli.training.journal import Journal, StageState
 from ftcli.training.ledger import Ledger
 from ftcli.training.optim import build_optimizer, rate_at, set_rate
-from ftcli.training.proof import digest_tensors, prove_unmoved
+from ftcli.training.proof import digest_tensors
 from ftcli.training.steps import take_step
-from ftcli.training.workshop import Bench, Workshop, give_up, save_and_stop
+from ftcli.training.workshop import Bench, Workshop, end_stage, give_up, save_and_stop
 
 
 def run_stage(shop: Workshop, plan: StagePlan, resumed: Mapping[str, Any] | None) -> StageResult:
@@ -42,11 +42,12 @@ def run_stage(shop: Workshop, plan: StagePlan, resumed: Mapping[str, Any] | None
     optimizer = build_optimizer(model, stage.optimizer, plan.rates, list_norm_and_bias(model))
     if resumed is not None:
         optimizer.load_state_dict(resumed["optimizer"])
+    digests = digest_tensors(list_frozen_tensors(model, plan.freezing))
     if state is None:
-        state = StageState(stage.name, digest_tensors(list_frozen_tensors(model, plan.freezing)))
+        state = StageState(stage.name, digests)
     with (
         _save_reached(shop, optimizer, state, ledger),
-        open_course(shop.job, plan, ledger, shop.reporter, shop.stop, state.cached) as course,
+        open_course(shop.job, plan, ledger, shop.reporter, shop.stop, digests, state.cached) as course,
     ):
         if course is None:
             save_and_stop(shop, optimizer, state, ledger, "the computing of its frozen part")
@@ -59,13 +60,7 @@ def run_stage(shop: Workshop, plan: StagePlan, resumed: Mapping[str, Any] | None
             _measure(shop, bench)
             if state.epoch == 0:
                 shop.reporter.say(_foretell(shop, bench))
-    prove_unmoved(state.frozen, list_frozen_tensors(model, plan.freezing), stage.name)
-    with ledger.measure("checkpoints"):
-        state.times = ledger.keep()
-        if not shop.ends_with(plan):
-            journal.catch_up(model, optimizer, state)
-        journal.restore_best(stage.name, model)
-    return journal.close_stage(state, sum(p.numel() for p in model.parameters() if p.requires_grad), ledger)
+    return end_stage(shop, plan, optimizer, state, ledger)
 
 
 @contextmanager

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ftcli.errors import RunError
+from ftcli.models.states import digest_tensor
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """A SHA-256 of each tensor's bytes, in the order of its elements whatever its memory format."""
-    return {name: _digest(tensor) for name, tensor in tensors.items()}
+    """What each tensor is known by to its last bit."""
+    return {name: digest_tensor(tensor) for name, tensor in tensors.items()}
 
 
 def prove_unmoved(before: Mapping[str, str], tensors: Mapping[str, Tensor], stage: str) -> None:
@@ -26,8 +25,3 @@ def prove_unmoved(before: Mapping[str, str], tensors: Mapping[str, Tensor], stag
             f"stage {stage}: frozen tensors moved: {named}; the stage's result is not to be trusted, please report "
             "this with the recipe"
         )
-
-
-def _digest(tensor: Tensor) -> str:
-    plain = tensor.detach().cpu().contiguous().flatten()
-    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()

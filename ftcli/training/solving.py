@@ -32,9 +32,9 @@ from ftcli.planning import SolvedPlan
 from ftcli.results import EpochRow, StageResult, tell_count
 from ftcli.training.journal import StageState
 from ftcli.training.ledger import Ledger
-from ftcli.training.proof import digest_tensors, prove_unmoved
+from ftcli.training.proof import digest_tensors
 from ftcli.training.reading import Reading, answer, find_layer, watch
-from ftcli.training.workshop import Workshop, save_and_stop
+from ftcli.training.workshop import Workshop, end_stage, save_and_stop
 
 _Progress = tuple[torch.optim.Optimizer, StageState, Ledger]
 
@@ -47,7 +47,7 @@ def solve_stage(shop: Workshop, plan: SolvedPlan, resumed: Mapping[str, Any] | N
     RecipeError for a network that goes on behind its head, RunError for values that are not finite and for a frozen
     tensor that moved, Interrupted after a signal, when everything is saved.
     """
-    stage, model, journal = plan.stage, shop.model, shop.job.journal
+    stage, model = plan.stage, shop.model
     state = None if resumed is None else StageState(**resumed["state"])
     ledger = Ledger(shop.job.classifier.device, state.times if state else None)
     apply_freezing(model, plan.freezing)
@@ -63,13 +63,7 @@ def solve_stage(shop: Workshop, plan: SolvedPlan, resumed: Mapping[str, Any] | N
         if splits is None:
             save_and_stop(shop, optimizer, state, ledger, "the computing of its frozen part")
         _solve(shop, plan, layer, splits, (optimizer, state, ledger))
-    prove_unmoved(state.frozen, list_frozen_tensors(model, plan.freezing), stage.name)
-    with ledger.measure("checkpoints"):
-        state.times = ledger.keep()
-        if not shop.ends_with(plan):
-            journal.catch_up(model, optimizer, state)
-        journal.restore_best(stage.name, model)
-    return journal.close_stage(state, sum(p.numel() for p in model.parameters() if p.requires_grad), ledger)
+    return end_stage(shop, plan, optimizer, state, ledger)
 
 
 def _check_samples(shop: Workshop, plan: SolvedPlan) -> None:

@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 from ftcli.errors import RunError
+from ftcli.models.freezing import list_frozen_tensors
 from ftcli.planning import AnyPlan, StagePlan
-from ftcli.results import Reporter
+from ftcli.results import Reporter, StageResult
 from ftcli.training.course import Course
 from ftcli.training.interruption import StopSignals
 from ftcli.training.journal import StageState
 from ftcli.training.ledger import Ledger
 from ftcli.training.preparation import Job
+from ftcli.training.proof import prove_unmoved
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,21 @@ def save_and_stop(
     journal.save(shop.model, optimizer, state)
     last = journal.folder.last
     raise shop.stop.error(f"Stopped in stage {state.stage}, {place}; go on with: ftcli train --resume {last}")
+
+
+def end_stage(
+    shop: Workshop, plan: AnyPlan, optimizer: torch.optim.Optimizer, state: StageState, ledger: Ledger
+) -> StageResult:
+    """Prove that what was frozen did not move, write what is not written yet, put the best weights into the model and
+    sum up. Raises RunError for a frozen tensor that moved."""
+    model, journal = shop.model, shop.job.journal
+    prove_unmoved(state.frozen, list_frozen_tensors(model, plan.freezing), state.stage)
+    with ledger.measure("checkpoints"):
+        state.times = ledger.keep()
+        if not shop.ends_with(plan):
+            journal.catch_up(model, optimizer, state)
+        journal.restore_best(state.stage, model)
+    return journal.close_stage(state, sum(p.numel() for p in model.parameters() if p.requires_grad), ledger)
 
 
 def give_up(shop: Workshop, bench: Bench, place: str, loss: float, lr: float) -> NoReturn:

@@ -282,7 +282,7 @@ def test_a_checkpoint_tells_the_class_that_it_gives(
 
     monkeypatch.setattr(Sheet, "write", spy)
     draw_features("runs/photos/best_loss.pt", image, Path("out.png"), ["stage2"], Silent())
-    classifier, checkpoint, _ = load_classifier(finished / "runs/photos/best_loss.pt", torch.device("cpu"))
+    classifier, checkpoint, *_ = load_classifier(finished / "runs/photos/best_loss.pt", torch.device("cpu"))
     pixels = build_eval_transform(checkpoint.preprocessing)(read_rgb(image))
     with torch.inference_mode():
         sure, best = classifier.compute_logits(pixels[None]).softmax(1)[0].max(0)

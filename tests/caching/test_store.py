@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ftcli.caching import filling
+from ftcli.caching.chunks import Chunk
 from ftcli.caching.store import Filler, Store, make_key
 from ftcli.errors import RunError
 from ftcli.results import Silent
@@ -203,6 +204,23 @@ def test_many_small_chunks_become_one() -> None:
         assert all(store.find(KEYS[:20]))
         assert (gather(store, range(20)) == ROWS[:20]).all()
     assert len(reader._index.chunks) == len(list_chunks(reader))  # what serves nothing more is let go
+
+
+def test_a_merge_that_is_broken_off_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in range(7):
+        store = fill([place])
+    before = list_chunks(store)
+
+    def interrupt(_: Chunk) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Chunk, "release", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fill([7])
+    assert len(list_chunks(store)) == 8
+    assert set(before) < set(list_chunks(store))
+    assert sorted(path.name for path in store.folder.glob(".*")) == [".lock"]
+    assert make_store().find(KEYS[:9]) == [True] * 8 + [False]
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -41,6 +42,16 @@ def test_help_and_a_recipes_faults_need_no_torch() -> None:
         )
         loaded = run("-c", code, *arguments).stdout.splitlines()[-1]
         assert loaded == "[]" if arguments == ["--help"] else loaded in ("[]", "['pydantic']")
+
+
+def test_objects_that_stay_are_gone_through_rarely(ftcli: Ftcli) -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(700)
+    try:
+        assert ftcli("--version").code == 0
+        assert gc.get_threshold()[0] == 50_000
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_help_names_every_command(ftcli: Ftcli) -> None:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
+from ftcli.analysis.comparison.contenders import gather_contenders
 from ftcli.console.comparisons import print_comparison
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import ComparedRun, Comparison, Setting, Silent
@@ -277,11 +278,11 @@ def test_a_calibrated_stage_has_the_epochs_of_the_stage(three: Path, ftcli: Ftcl
     ],
 )
 def test_runs_are_known_from_everywhere(
-    three: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, place: str, given: tuple[str, ...], names: list[str]
+    three: Path, monkeypatch: pytest.MonkeyPatch, place: str, given: tuple[str, ...], names: list[str]
 ) -> None:
     shutil.copytree("runs/photos", "mine/photos")
     monkeypatch.chdir(place)
-    assert [run["name"] for run in ftcli("compare", *given, "--json").json["runs"]] == names
+    assert [run.name for run in gather_contenders([Path(run) for run in given], Silent())] == names
 
 
 def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli) -> None:

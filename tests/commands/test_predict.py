@@ -36,7 +36,7 @@ def trained(finished: Path, photo_folder: Path) -> Path:
 @pytest.fixture
 def renamed(trained: Path) -> Path:
     """The checkpoint with classes whose names are hard to write."""
-    write_checkpoint(Path("odd.pt"), replace(read_checkpoint(trained), classes=NAMES))
+    write_checkpoint(replace(read_checkpoint(trained), classes=NAMES), Path("odd.pt"))
     return Path("odd.pt")
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_asked(ftcli: Ftcli, trained: Path) -> None:
 def test_the_preprocessing_is_that_of_the_checkpoint(ftcli: Ftcli, trained: Path) -> None:
     checkpoint = read_checkpoint(trained)
     other = replace(checkpoint.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="pad")
-    write_checkpoint(Path("other.pt"), replace(checkpoint, preprocessing=other))
+    write_checkpoint(replace(checkpoint, preprocessing=other), Path("other.pt"))
     first, second = (ftcli("predict", path, "photos", "--json").json["predictions"] for path in (trained, "other.pt"))
     assert first != second
     with Image.open("photos/china/20.jpg") as image:

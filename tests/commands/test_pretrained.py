@@ -26,7 +26,7 @@ HEAD = "fc.0.weight [16, 1024], fc.0.bias [16], fc.3.weight [2, 16], fc.3.bias [
 def earlier(finished: Path) -> Checkpoint:
     """A checkpoint of another run, `earlier.pt`, with a preprocessing of its own, and `r2.yaml` that begins from it."""
     checkpoint = replace(read_checkpoint(finished / "runs/photos/best_loss.pt"), preprocessing=OWN)
-    write_checkpoint(finished / "earlier.pt", checkpoint)
+    write_checkpoint(checkpoint, finished / "earlier.pt")
     text = (finished / "r.yaml").read_text().replace("  image_size: 32\n", "").replace("name: photos", "name: later")
     (finished / "r2.yaml").write_text(text.replace("weights: none", "weights: earlier.pt"))
     return checkpoint

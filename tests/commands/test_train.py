@@ -76,8 +76,8 @@ def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
     assert f"next: ftcli evaluate {run}" not in outcome.out  # --json prints the document alone
 
 
-def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(workplace: Path, ftcli: Ftcli) -> None:
-    first = ftcli("train", "r.yaml", "--json").json
+def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(finished: Path, ftcli: Ftcli) -> None:
+    first = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     again = ftcli("train", "runs/photos/recipe.yaml", "--json")
     assert "runs/photos already holds a run; this one goes to runs/photos-2" in again.err
     assert again.json["test"] == first["test"]
@@ -114,18 +114,17 @@ def test_the_three_lines_one_after_another(workplace: Path, ftcli: Ftcli) -> Non
         assert stage["start_val_loss"] == stored
 
 
-def test_a_best_checkpoint_goes_on_with_the_next_stage(workplace: Path, ftcli: Ftcli) -> None:
-    whole = ftcli("train", "r.yaml", "--json").json
+def test_a_best_checkpoint_goes_on_with_the_next_stage(finished: Path, ftcli: Ftcli) -> None:
+    whole = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     resumed = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--json")
     assert resumed.code == 0
-    assert resumed.json["run"] == str(workplace / "runs/photos-2")
+    assert resumed.json["run"] == str(finished / "runs/photos-2")
     assert [stage["name"] for stage in resumed.json["stages"]] == ["all"]
     # The same as in one go: what a stage does depends on the seed and its name, not on what ran before.
     assert resumed.json["stages"][0]["val_loss"] == whole["stages"][1]["val_loss"]
 
 
-def test_after_the_last_stage_there_is_nothing_to_carry_on_with(workplace: Path, ftcli: Ftcli) -> None:
-    ftcli("train", "r.yaml")
+def test_after_the_last_stage_there_is_nothing_to_carry_on_with(finished: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/stages/all.pt")
     assert outcome.code == 2
     assert outcome.faults == [
@@ -143,8 +142,7 @@ def test_a_finished_run_tells_its_result_again(workplace: Path, ftcli: Ftcli) ->
     assert {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")} == before
 
 
-def test_an_exact_resume_takes_no_other_settings(workplace: Path, ftcli: Ftcli) -> None:
-    ftcli("train", "r.yaml", "--stage", "head")
+def test_an_exact_resume_takes_no_other_settings(finished: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "seed=1")
     assert outcome.code == 2
     assert outcome.faults == [
@@ -154,29 +152,27 @@ def test_an_exact_resume_takes_no_other_settings(workplace: Path, ftcli: Ftcli) 
 
 
 @pytest.mark.shows("name")
-def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(workplace: Path, ftcli: Ftcli) -> None:
-    ftcli("train", "r.yaml", "--stage", "head")
-    text = (workplace / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
-    (workplace / "other.yaml").write_text(text)
-    outcome = ftcli("train", "other.yaml", "--resume", "runs/photos/best_loss.pt", "--json")
+def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(finished: Path, ftcli: Ftcli) -> None:
+    text = (finished / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
+    (finished / "other.yaml").write_text(text)
+    outcome = ftcli("train", "other.yaml", "--resume", "runs/photos/stages/head.pt", "--json")
     assert outcome.code == 0
-    assert outcome.json["run"] == str(workplace / "runs/other")
+    assert outcome.json["run"] == str(finished / "runs/other")
     assert [stage["name"] for stage in outcome.json["stages"]] == ["all"]
-    assert read_checkpoint(workplace / "runs/other/last.pt").recipe["stages"][1]["optimizer"]["lr"] == 1e-4
-    wider = ftcli("train", "other.yaml", "--resume", "runs/photos/best_loss.pt", "--set", "head.hidden=[8]")
+    assert read_checkpoint(finished / "runs/other/last.pt").recipe["stages"][1]["optimizer"]["lr"] == 1e-4
+    wider = ftcli("train", "other.yaml", "--resume", "runs/photos/stages/head.pt", "--set", "head.hidden=[8]")
     assert wider.code == 4
     assert wider.faults == [
-        "runs/photos/best_loss.pt: does not fit shufflenet_v2_x0_5 with this head: 3 have another shape (fc.0.weight "
+        "runs/photos/stages/head.pt: does not fit shufflenet_v2_x0_5 with this head: 3 have another shape (fc.0.weight "
         "is (16, 1024), not (8, 1024), fc.0.bias is (16,), not (8,), fc.3.weight is (2, 16), not (2, 8)); give the "
         "recipe that it was trained with, or leave the recipe out"
     ]
 
 
-def test_other_classes_are_refused_by_name(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    ftcli("train", "r.yaml", "--stage", "head")
-    shutil.copytree(photo_folder, workplace / "others")
+def test_other_classes_are_refused_by_name(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, finished / "others")
     for split in ("train", "test"):
-        (workplace / "others" / split / "china").rename(workplace / "others" / split / "temple")
+        (finished / "others" / split / "china").rename(finished / "others" / split / "temple")
     arguments = ("--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set", "data.root=others")
     outcome = ftcli("train", *arguments)
     assert outcome.code == 4
@@ -240,12 +236,11 @@ def test_a_recipe_that_asks_for_another_normalization_gets_it(finished: Path, ft
     assert means[1] == (0.0, 0.0, 0.0)
 
 
-def test_an_explicit_folder_that_holds_a_run_is_refused(workplace: Path, ftcli: Ftcli) -> None:
-    assert ftcli("train", "r.yaml", "--stage", "head", "--out", "mine").code == 0
-    outcome = ftcli("train", "r.yaml", "--out", "mine")
+def test_an_explicit_folder_that_holds_a_run_is_refused(finished: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("train", "r.yaml", "--out", "runs/photos")
     assert outcome.code == 2
     assert outcome.faults == [
-        "--out: mine already holds a run; give another folder, or go on with --resume mine/last.pt"
+        "--out: runs/photos already holds a run; give another folder, or go on with --resume runs/photos/last.pt"
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import resource
 import struct
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from ftcli.data import images
 from ftcli.data.images import EXTENSIONS, BrokenImage, convert_rgb, is_image, read_image, read_rgb, read_shape
 from ftcli.errors import RunError
 
@@ -425,3 +427,35 @@ def test_grey_stays_grey_until_it_is_asked_for_as_rgb(tmp_path: Path, photo: Ima
     read = read_image(tmp_path / name)
     assert read.mode == "L"
     assert read.convert("RGB").tobytes() == read_rgb(tmp_path / name).tobytes()
+
+
+def test_threads_that_read_leave_the_filters_of_warnings_as_they_were(
+    tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo.save(tmp_path / "first.png")
+    photo.save(tmp_path / "second.png")
+    both, gone = threading.Barrier(2), threading.Event()
+
+    def load(path: Path, image: Image.Image) -> Image.Image:
+        both.wait(20)
+        if path.name == "second.png":  # it begins while the first is read, and ends after it
+            gone.wait(20)
+            warnings.warn("of Pillow", UserWarning, stacklevel=1)
+        return image
+
+    def read_first() -> None:
+        read_image(tmp_path / "first.png")
+        gone.set()
+
+    monkeypatch.setattr(images, "_make_upright", load)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        for _ in range(2):
+            gone.clear()
+            first = threading.Thread(target=read_first)
+            first.start()
+            read_image(tmp_path / "second.png")
+            first.join()
+            assert warnings.filters == before
+    assert told == []

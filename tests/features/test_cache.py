@@ -31,6 +31,7 @@ from ftcli.features.cache import FeatureCache, NoRoom, Sight, Source
 from ftcli.features.feeds import ValueFeed
 from ftcli.features.prefix import Prefix
 from ftcli.models.cut import Cut, find_cut
+from ftcli.models.states import digest_tensor
 from ftcli.results import Preprocessing, Progress, Silent
 
 CPU = torch.device("cpu")
@@ -41,13 +42,13 @@ EXPECTED = Preprocessing(16, 20, "shorter", "bilinear", (0.5, 0.4, 0.3), (0.2, 0
 def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """How many images each batch of a prefix had; an empty cache is in tmp_path."""
     counts: list[int] = []
-    compute = Prefix.compute
+    compute = Prefix._compute
 
     def count(prefix: Prefix, images: torch.Tensor) -> Any:
         counts.append(len(images))
         return compute(prefix, images)
 
-    monkeypatch.setattr(Prefix, "compute", count)
+    monkeypatch.setattr(Prefix, "_compute", count)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FTCLI_CACHE_LIMIT", raising=False)
     return counts
@@ -143,7 +144,7 @@ def test_a_feed_gives_what_a_loader_gives_beside_the_images(photos: Path) -> Non
                 assert torch.equal(own.weights, other.weights)
                 assert own.weights.dtype == torch.float64
         assert feed.count_batches() == loader.count_batches() == 5
-        assert feed.count_batches(17, True) == loader.count_batches(17, True) == 2
+        assert feed.count_batches(merge_last=True) == loader.count_batches(merge_last=True)
     order = list(range(39, -1, -1))
     assert torch.equal(join(feed, order=order), join(feed).flip(0))
 
@@ -298,6 +299,17 @@ def test_other_libraries_and_devices_make_other_records(
     assert keys[0] != keys[1]
 
 
+def test_digests_that_are_known_stand_for_the_tensors_that_they_are_of() -> None:
+    cut = cut_before(build(), 5)
+    plain = identity.identify_prefix(cut, EXPECTED, {})
+    tensors = [*cut.prefix.parameters(), *cut.prefix.buffers()]
+    known = {id(tensor): digest_tensor(tensor) for tensor in tensors}
+    assert identity.identify_prefix(cut, EXPECTED, known) == plain
+    for tensor in tensors:
+        changed = identity.identify_prefix(cut, EXPECTED, known | {id(tensor): "another"})
+        assert {key for key in plain if plain[key] != changed[key]} == {"tensors"}
+
+
 def test_timms_version_counts_for_its_networks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from ftcli.models.zoo import build_network
 
@@ -306,11 +318,11 @@ def test_timms_version_counts_for_its_networks_alone(monkeypatch: pytest.MonkeyP
     still = {name for name, _ in network.named_modules() if name != "fc"}
     cut = find_cut(network, frozen, still, 32)
     assert cut is not None
-    known = identity.identify_prefix(cut, EXPECTED)
+    known = identity.identify_prefix(cut, EXPECTED, {})
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0")
-    changed = identity.identify_prefix(cut, EXPECTED)
+    changed = identity.identify_prefix(cut, EXPECTED, {})
     assert {key for key in known if known[key] != changed[key]} == {"timm"}
-    assert "timm" not in identity.identify_prefix(cut_before(build(), 5), EXPECTED)
+    assert "timm" not in identity.identify_prefix(cut_before(build(), 5), EXPECTED, {})
 
 
 def test_broken_images_are_left_out_as_a_loader_leaves_them_out(photos: Path, computed: list[int]) -> None:
@@ -368,14 +380,14 @@ def test_stopping_keeps_what_was_computed(photos: Path, computed: list[int]) -> 
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_kept(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Prefix.compute
+    compute = Prefix._compute
 
     def meddle(prefix: Prefix, images: torch.Tensor) -> Any:
         (photos / "china/0.jpg").write_bytes((photos / "china/1.jpg").read_bytes())
         return compute(prefix, images)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Prefix, "compute", meddle)
+        patch.setattr(Prefix, "_compute", meddle)
         with pytest.raises(DataError, match=r"china/0\.jpg: changed while it was read; run again when it stays"):
             see(photos)
     assert torch.equal(join(see(photos))[0], join(see(photos))[1])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from ftcli.data.batches import Batch
 from ftcli.data.transforms import Normalizer
 from ftcli.features.fusing import fuse_norms
 from ftcli.features.prefix import BATCHES, Prefix
 from ftcli.models.anatomy import examine, find_head
 from ftcli.models.cut import Cut, find_cut
 from ftcli.models.freezing import Freezing, set_modes
+from ftcli.models.trunk import Trunk
 from ftcli.models.zoo import build_network
 from ftcli.results import Preprocessing
 
@@ -39,6 +44,10 @@ def _cut(network: nn.Module, path: str, size: int) -> Cut:
     cut = find_cut(network, frozen, still, size)
     assert cut is not None
     return cut
+
+
+def _batch(images: torch.Tensor) -> Batch:
+    return Batch((images,), torch.zeros(0), torch.zeros(0), ())
 
 
 def _unsettle(network: nn.Module) -> None:
@@ -164,6 +173,44 @@ def test_an_images_bits_are_the_same_in_every_company() -> None:
     assert np.array_equal(prefix.compute(images[3:8]), whole[3:8])
     assert np.array_equal(prefix.compute(images[5:6]), whole[5:6])
     assert np.array_equal(prefix.compute(images.flip(0)), whole[::-1])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_computed_beside_one_another_have_the_bits_of_each_alone(threads: int) -> None:
+    network = build_network("mobilenet_v3_small", meta=False, image_size=32).train()
+    prefix = Prefix(_cut(network, "classifier.3", 32), _expect(32), CPU, "float32")
+    images = torch.randint(0, 256, (7, BATCHES["cpu"], 3, 32, 32), dtype=torch.uint8)
+    batches = [_batch(each) for each in (*images, images[0][:5], images[0][:0])]
+    alone = [prefix.compute(batch.images) for batch in batches]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = list(prefix.stream(batches))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(one is batch for (one, _), batch in zip(found, batches, strict=True))
+    assert all(np.array_equal(rows, known) for (_, rows), known in zip(found, alone, strict=True))
+    assert prefix.computed == 7 * BATCHES["cpu"] + 5
+    assert all(module.training for module in network.modules())
+
+
+def test_as_many_batches_are_computed_at_once_as_torch_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("resnet18", meta=False, image_size=32)
+    cut = _cut(network, "fc", 32)
+    together = threading.Barrier(3)
+
+    def wait(prefix: Prefix, images: torch.Tensor) -> NDArray[np.uint8]:
+        together.wait(20.0)
+        return np.empty((len(images), prefix.row_bytes), dtype=np.uint8)
+
+    monkeypatch.setattr(Prefix, "_compute", wait)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 6
+    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches))) == 6
+    together = threading.Barrier(1)
+    whole = replace(cut, prefix=Trunk(network, "fc"))  # code that is no graph may remember what it computes
+    assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches))) == 6
 
 
 def test_several_values_and_maps_come_back_as_they_were_and_can_be_trained_on() -> None:

@@ -97,8 +97,8 @@ def test_a_family_trains_is_saved_and_answers_with_the_same_bits(name: str, size
     assert logits.shape == (4, 3)
     assert logits.isfinite().all()
 
-    write_checkpoint(tmp_path / "best.pt", _describe(document, classifier))
-    loaded, checkpoint, _ = load_classifier(tmp_path / "best.pt", CPU)
+    write_checkpoint(_describe(document, classifier), tmp_path / "best.pt")
+    loaded, checkpoint, *_ = load_classifier(tmp_path / "best.pt", CPU)
     assert checkpoint.classes == loaded.classes == CLASSES
     assert loaded.model.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(_predict(loaded, images), logits)

@@ -35,7 +35,7 @@ CHECKPOINT = Checkpoint(
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     path = tmp_path / "best_loss.pt"
-    write_checkpoint(path, CHECKPOINT)
+    write_checkpoint(CHECKPOINT, path)
     return path
 
 
@@ -51,6 +51,14 @@ def test_what_is_written_is_read(written: Path) -> None:
     assert replace(read, state={}) == replace(CHECKPOINT, state={})
     assert all(torch.equal(read.state[name], tensor) for name, tensor in CHECKPOINT.state.items())
     assert read.splits_by_path() == {"a/1.png": "train", "a/2.png": "val"}
+
+
+def test_two_files_at_once_are_the_same_and_none_shares_its_bytes(tmp_path: Path) -> None:
+    best, stage = tmp_path / "best_loss.pt", tmp_path / "head.pt"
+    digest = write_checkpoint(CHECKPOINT, best, stage)
+    assert read_checkpoint(best).digest == read_checkpoint(stage).digest == digest
+    best.write_bytes(b"overwritten in place")
+    assert read_checkpoint(stage).digest == digest
 
 
 def test_torch_reads_it_too(written: Path) -> None:
@@ -142,5 +150,5 @@ def test_a_failed_write_keeps_the_old_checkpoint(written: Path) -> None:
     before = written.read_bytes()
     (written.parent / f".{written.name}.{os.getpid()}.tmp").mkdir()
     with pytest.raises(RunError):
-        write_checkpoint(written, CHECKPOINT)
+        write_checkpoint(CHECKPOINT, written)
     assert written.read_bytes() == before

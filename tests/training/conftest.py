@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -30,6 +31,7 @@ def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int,
     from ftcli.results import EpochRow, Progress
     from ftcli.training import journal
 
+    gc.freeze()  # what the server has imported need not be gone through, nor copied for that
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -57,9 +59,21 @@ def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int,
 
 @pytest.fixture(scope="session")
 def _server() -> Any:
-    # A server that has imported torch and computed nothing: its children start at once, and their threads are whole.
+    # A server that has imported all that a training does, torch and matplotlib among it, and computed nothing: its
+    # children start at once, and their threads are whole.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ftcli.training.run", "ftcli.analysis.evaluation.summary", "torchvision"])
+    context.set_forkserver_preload(
+        [
+            "ftcli.cli",
+            "ftcli.training.run",
+            "ftcli.analysis.evaluation.summary",
+            "ftcli.runs.curves",
+            "ftcli.drawing",
+            "torchvision",
+            "matplotlib.figure",
+            "matplotlib.backends.backend_agg",
+        ]
+    )
     return context
 
 

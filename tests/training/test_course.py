@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from PIL import Image
 
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.features.cache import FeatureCache
+from ftcli.inference.outputs import Look
 from ftcli.recipe.schema import AdamW, Stage
 from ftcli.results import EpochRow, Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
@@ -37,8 +40,12 @@ def read_rows(folder: Path, stage: str = "head") -> list[dict[str, Any]]:
     return [row for row in rows if row["stage"] == stage]
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(read_checkpoint(folder / "last.pt").state)
+def assert_same(folder: Path, *runs: str) -> None:
+    """The runs of a folder ended in the same weights, bit for bit."""
+    first, *others = (read_checkpoint(folder / run / "last.pt").state for run in runs)
+    for other in others:
+        assert first.keys() == other.keys()
+        assert all(torch.equal(weight, other[name]) for name, weight in first.items())
 
 
 @pytest.mark.shows("stages.cache", "stages.cache.views")
@@ -50,13 +57,11 @@ def test_with_a_view_an_epoch_the_run_sees_what_it_sees_without_a_cache(workplac
     assert losses["all"] == pytest.approx(losses["off"], rel=1e-4)
     assert losses["one"][0] == losses["all"][0]  # the first view is the same, however many there are
     assert losses["one"][1] != losses["all"][1]
-    for name, weight in read_weights(workplace / "two").items():
-        assert torch.equal(weight, read_weights(workplace / "all")[name])
+    assert_same(workplace, "two", "all")
 
 
-@pytest.mark.parametrize("setting", ["off", "false"])
-def test_without_a_cache_nothing_is_kept(workplace: Path, cache: Path, ftcli: Ftcli, setting: str) -> None:
-    assert ftcli("train", "r.yaml", "--set", f"stages.head.cache={setting}", "--set", "stages.all.cache=off").code == 0
+def test_without_a_cache_nothing_is_kept(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
+    assert ftcli("train", "r.yaml", "--set", "stages.head.cache=false", "--set", "stages.all.cache=off").code == 0
     assert not list(cache.rglob("*.chunk"))
 
 
@@ -74,9 +79,7 @@ def test_a_second_run_computes_nothing_and_ends_in_the_same_bits(
         path.unlink()
     assert ftcli("train", "r.yaml", *HEAD, "--out", "rebuilt").code == 0
     assert "Stage head: all of that was computed before and is read from the cache" in again.err.splitlines()
-    for name, weight in read_weights(workplace / "first").items():
-        assert torch.equal(weight, read_weights(workplace / "again")[name])
-        assert torch.equal(weight, read_weights(workplace / "rebuilt")[name])
+    assert_same(workplace, "first", "again", "rebuilt")
 
 
 def test_a_changed_image_is_computed_anew(workplace: Path, photo_folder: Path, cache: Path, ftcli: Ftcli) -> None:
@@ -153,8 +156,7 @@ def test_what_is_left_to_a_device_changes_no_bit(
     assert ftcli("train", "r.yaml", *change, "here").code == 0
     monkeypatch.setattr("ftcli.training.preparation.is_deferred", lambda _device: True)
     assert ftcli("train", "r.yaml", *change, "there").code == 0
-    for name, weight in read_weights(workplace / "here").items():
-        assert torch.equal(weight, read_weights(workplace / "there")[name])
+    assert_same(workplace, "here", "there")
     assert read_rows(workplace / "here")[1]["train_loss"] == read_rows(workplace / "there")[1]["train_loss"]
 
 
@@ -164,8 +166,7 @@ def test_pixels_are_decoded_once_and_change_no_bit(workplace: Path, cache: Path,
         setting = [word.replace("CACHE", name) for word in change]
         assert ftcli("train", "r.yaml", *setting, "--out", name).code == 0
         assert bool(list(cache.glob("pixels/*/*.chunk"))) is (name == "on")
-    for name, weight in read_weights(workplace / "on").items():
-        assert torch.equal(weight, read_weights(workplace / "off")[name])
+    assert_same(workplace, "on", "off")
 
 
 def test_what_an_earlier_stage_uses_makes_no_room_and_the_run_goes_on(
@@ -199,8 +200,7 @@ def test_a_resumed_stage_computes_as_it_did_whatever_would_be_faster_now(
         assert ftcli(*given, "--out", "stopped").code == 130
     monkeypatch.setattr("ftcli.training.course.weigh_ways", lambda *_: (1.0, 2.0) if kept else (2.0, 1.0))
     assert ftcli("train", "--resume", "stopped/last.pt").code == 0
-    for name, weight in read_weights(workplace / "whole").items():
-        assert torch.equal(weight, read_weights(workplace / "stopped")[name])
+    assert_same(workplace, "whole", "stopped")
 
 
 def test_a_fault_in_an_epoch_leaves_the_best_checkpoints_that_waited(
@@ -220,8 +220,28 @@ def test_a_fault_in_an_epoch_leaves_the_best_checkpoints_that_waited(
     resumed = ftcli("train", "--resume", "run/last.pt")
     assert resumed.code == 0, resumed.err
     assert ftcli("train", "r.yaml", *HEAD, "--out", "whole").code == 0
-    for name, weight in read_weights(workplace / "whole").items():
-        assert torch.equal(weight, read_weights(workplace / "run")[name])
+    assert_same(workplace, "whole", "run")
+
+
+def test_compiling_is_a_part_of_the_times_and_told_where_it_takes_most(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = list[Look]()
+
+    def compile_slowly(look: Look, *_: object) -> Look:
+        compiled.append(look)
+        return look
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 5000.0 * len(compiled))
+    monkeypatch.setattr("ftcli.training.ledger.time", clock)
+    monkeypatch.setattr("ftcli.training.course.compile_look", compile_slowly)
+    monkeypatch.setattr("ftcli.training.acceleration.check_compiler", lambda *_: None)
+    outcome = ftcli("train", "r.yaml", "--set", "compile=true", "--json")
+    assert outcome.code == 0, outcome.err
+    for stage in outcome.json["stages"]:  # the frozen part of the first is kept, the second has none
+        assert 5000.0 <= stage["times"]["compiling"] < 5060.0
+        assert sum(seconds for part, seconds in stage["times"].items() if part != "compiling") < 60.0
+    assert outcome.json["bottleneck"].endswith("compiling the steps; train more epochs, or set compile: false")
 
 
 def test_a_run_without_a_test_leaves_all_its_files(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:

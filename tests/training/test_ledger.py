@@ -41,4 +41,7 @@ def test_the_bottleneck_is_the_part_that_takes_most_with_what_would_shorten_it()
         "100% of the time went into the frozen part and the decoding of images; a later run reads what the cache could "
         "keep of them"
     )
+    assert name_bottleneck(StageTimes(compiling=3.0, forward=1.0)) == (
+        "75% of the time went into compiling the steps; train more epochs, or set compile: false"
+    )
     assert name_bottleneck(StageTimes()) is None

@@ -42,10 +42,29 @@ def assert_same(one: Checkpoint, other: Checkpoint) -> None:
             assert value == second[place], place
 
 
+FILES = ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt")
+
+
 @pytest.fixture(scope="module")
-def in_one_go() -> dict[int, Path]:
-    """The run folder of an uninterrupted training; made by the first test that needs it."""
+def in_one_go() -> dict[str, Checkpoint]:
+    """What an uninterrupted training leaves, by file; filled by the first test that needs it."""
     return {}
+
+
+def read_plainly(path: Path) -> Checkpoint:
+    """A checkpoint without the number of workers, which changes no bit, and without the place of its run."""
+    checkpoint = read_checkpoint(path)
+    checkpoint.recipe["data"].pop("workers")
+    checkpoint.origin.pop("run", None)  # type: ignore[attr-defined]  # a plain dict when read
+    return checkpoint
+
+
+@pytest.fixture
+def whole(workplace: Path, training: Callable[..., int], in_one_go: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
+    if not in_one_go:
+        assert training(workplace, "train", "r.yaml", "--out", "whole", cache="of its own") == 0
+        in_one_go.update({name: read_plainly(workplace / "whole" / name) for name in FILES})
+    return in_one_go
 
 
 KILLS = [
@@ -68,8 +87,10 @@ KILLS = [
 EXITS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}
 
 
-# The frozen part of stage head is kept, and no process reads images while its head trains.
-CASES = [(kill, workers) for kill in KILLS for workers in (0, 2) if not workers or "head" not in kill[2]]
+# The frozen part of stage head is kept, and no process reads images while its head trains. With processes there is one
+# case in the midst of images, one between two epochs, one in each other look at images, and one of each signal.
+WITH_WORKERS = [KILLS[number] for number in (5, 7, 11, 12, 14)]
+CASES = [*((kill, 0) for kill in KILLS), *((kill, 2) for kill in WITH_WORKERS)]
 
 
 @pytest.mark.slow
@@ -78,23 +99,15 @@ def test_killed_and_resumed_is_the_same_as_in_one_go(
     workplace: Path,
     training: Callable[..., int],
     kill_by: Callable[..., Any],
-    in_one_go: dict[int, Path],
+    whole: dict[str, Checkpoint],
     kill: tuple[str, str, str, int],
     workers: int,
 ) -> None:
-    if not in_one_go:
-        assert training(workplace, "train", "r.yaml", "--out", "whole") == 0
-        in_one_go[0] = workplace / "whole"
-    whole = in_one_go[0]  # the number of workers changes no bit either
     number = ("--set", f"data.workers={workers}")
     assert training(workplace, "train", "r.yaml", "--out", "run", *number, kill=kill_by(*kill)) == EXITS[kill[0]]
     assert training(workplace, "train", "--resume", "run/last.pt") == 0
-    for name in ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt"):
-        one, other = read_checkpoint(whole / name), read_checkpoint(workplace / "run" / name)
-        for checkpoint in (one, other):
-            checkpoint.recipe["data"].pop("workers")
-            checkpoint.origin.pop("run", None)  # type: ignore[attr-defined]  # a plain dict when read
-        assert_same(one, other)
+    for name in FILES:
+        assert_same(whole[name], read_plainly(workplace / "run" / name))
     rows = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
     assert [(row["stage"], row["epoch"]) for row in rows] == [(s, e) for s in ("head", "all") for e in range(3)]
 
@@ -102,15 +115,19 @@ def test_killed_and_resumed_is_the_same_as_in_one_go(
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal", "code"), [("SIGKILL", -9), ("SIGTERM", 143)])
 def test_killed_while_the_frozen_part_is_computed_it_ends_the_same(
-    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], signal: str, code: int
+    workplace: Path,
+    training: Callable[..., int],
+    kill_by: Callable[..., Any],
+    whole: dict[str, Checkpoint],
+    signal: str,
+    code: int,
 ) -> None:
-    assert training(workplace, "train", "r.yaml", "--out", "whole", cache="one") == 0
     kill = kill_by(signal, "advance", "head: frozen part, train", 46)
-    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="two") == code
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="cold") == code
     again = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
-    assert training(workplace, "train", *again, cache="two") == 0
-    for name in ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt"):
-        assert_same(read_checkpoint(workplace / "whole" / name), read_checkpoint(workplace / "run" / name))
+    assert training(workplace, "train", *again, cache="cold") == 0
+    for name in FILES:
+        assert_same(whole[name], read_plainly(workplace / "run" / name))
 
 
 def test_a_resumed_run_keeps_to_the_images_it_began_with(

@@ -13,7 +13,7 @@ from ftcli.errors import CheckpointError, RecipeError, suggest
 from ftcli.results import EpochRow, Reporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.runs.folder import RUNS, RunFolder, find_checkpoint
-from ftcli.runs.records import find_run, read_manifest, read_rows
+from ftcli.runs.records import find_run, is_of_stage, read_manifest, read_rows
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _read(given: Path, reporter: Reporter) -> Contender:
     rows = read_rows(folder)
     if not any(row.epoch for row in rows):
         raise CheckpointError(_tell_unbegun(folder))
-    if checkpoint.kind == "stage":
+    if is_of_stage(path):
         rows = rows[: max((place for place, row in enumerate(rows, 1) if row.stage == checkpoint.stage), default=None)]
     return Contender("", folder.path, path, checkpoint, rows, read_manifest(folder))
 

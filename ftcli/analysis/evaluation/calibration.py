@@ -49,13 +49,13 @@ def calibrate(case: Case, target: Path, reporter: Reporter) -> tuple[Case, Scali
     check_scaling(before, after, temperature, exact)
     made: Checkpoint = replace(
         old,
-        kind="stage" if old.kind == "stage" else "best",
+        kind="best",
         metrics={"val_loss": measure_loss(after), "val_accuracy": measure_accuracy(after)},
         origin={**old.origin, "temperature": temperature, "calibrated_from": old.digest},
         state=state,
         progress=None,
     )
-    write_checkpoint(target, made)
+    write_checkpoint(made, target)
     reporter.say(f"The calibrated checkpoint is {target}")
     scaling = Scaling(
         temperature=temperature,

@@ -14,7 +14,7 @@ from ftcli.features.cache import Source
 from ftcli.inference.classifier import Classifier, load_classifier
 from ftcli.inference.inputs import HeadInputs, Reading, open_feed, open_inputs
 from ftcli.inference.outputs import AS_THEY_ARE, VIEWS, Outputs, compute_outputs
-from ftcli.planning import align_classes, gather_images, plan_recipe
+from ftcli.planning import align_classes, gather_images
 from ftcli.recipe.loading import Document
 from ftcli.results import Reporter, tell_count
 from ftcli.runs.checkpoint import Checkpoint
@@ -89,15 +89,14 @@ def open_case(question: Question, reporter: Reporter) -> Case:
     path, note = find_checkpoint(question.checkpoint)
     if note:
         reporter.say(note)
-    classifier, checkpoint, document = load_classifier(path, choose_device(question.device))
+    classifier, checkpoint, document, plan = load_classifier(path, choose_device(question.device))
 
     @cache
     def open_head() -> HeadInputs | None:
         if not question.cache:
             return None
-        head = plan_recipe(document, checkpoint.preprocessing).head.path
-        expected = checkpoint.preprocessing
-        return open_inputs(classifier.model, head, expected, classifier.device, classifier.precision)
+        model, expected = classifier.model, checkpoint.preprocessing
+        return open_inputs(model, plan.head.path, expected, classifier.device, classifier.precision)
 
     if question.data is not None:
         images = list_split(question.data, question.split, checkpoint.classes, "--data")

@@ -99,7 +99,7 @@ def save_head(
             _compare(answers, head, known, f"{target}: {split}", reporter)
             if split == "val":
                 metrics = {"val_loss": measure_loss(answers.outputs), "val_accuracy": measure_accuracy(answers.outputs)}
-    write_checkpoint(target, replace(checkpoint, metrics=metrics))
+    write_checkpoint(replace(checkpoint, metrics=metrics), target)
 
 
 def plan_linear(document: Document, subject: Subject, where: str) -> Plan:

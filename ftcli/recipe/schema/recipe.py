@@ -145,7 +145,8 @@ class Recipe(Part):
     """What takes the place of the network's last layer."""
     compile: bool = False
     """Whether the code of each training step is compiled for this machine first (torch.compile), which takes seconds to
-    minutes and needs a C++ compiler. What it cost and gained is told."""
+    minutes and needs a C++ compiler. What it cost and gained is told, and counted as compiling where the
+    time of a stage is told."""
     stages: Annotated[tuple[AnyStage, ...], BeforeValidator(tuple_of_list), Field(min_length=1)]
     """The rounds of training, in order; each begins from the best weights of the one before. One with a solver is
     solved instead of trained."""
