@@ -65,6 +65,7 @@ class Size:
 
 
 JPEGS, PNGS, FEW = DataSet("jpeg", 300, 100), DataSet("png", 300, 100), DataSet("jpeg", 64, 32)
+CELLS = DataSet("png", 1968, 656)
 FULL = Size(
     rounds=3,
     epochs=2,
@@ -90,7 +91,7 @@ MEMORY, OWN = "tensors in memory", "hand-written loop"
 def list_rows(size: Size) -> list[Row]:
     """All rows that are measured at this size, and row 8, which is measured apart."""
     rows = [row for name, data in size.heads for row in _list_head(size, name, data)]
-    rows += [_again(size, *size.heads[0]), _four_views(), _through(size), *(_all(one) for one in size.wholes)]
+    rows += [*_list_again(size, *size.heads[0]), _four_views(), _through(size), *(_all(one) for one in size.wholes)]
     rows += [_forward(size), _reach(), _memory(size)]
     return sorted((row for row in rows if row.number in (*size.rows, 8)), key=lambda row: row.number)
 
@@ -118,7 +119,13 @@ def _list_head(size: Size, name: str, data: DataSet) -> list[Row]:
     ]
 
 
-def _again(size: Size, name: str, data: DataSet) -> Row:
+def _list_again(size: Size, name: str, data: DataSet) -> list[Row]:
+    few = _again(name, data, f"again-{name}", size.rounds)
+    # What a warm stage costs beside its steps, its checkpoints most of all, does not grow with the images.
+    return [few, _again(name, CELLS, f"again-{name}-all", 1)] if size is FULL else [few]
+
+
+def _again(name: str, data: DataSet, title: str, rounds: int) -> Row:
     job = Job(data, name, (Stage("backbone", EPOCHS),), augment="none")
     cold = "ftcli, cold cache"
     changes = {
@@ -128,18 +135,18 @@ def _again(size: Size, name: str, data: DataSet) -> Row:
         "other images validate": (f"data.root={data.fold}",),
     }
     warm = [Contestant(told, "train", job, "1", change, after=cold) for told, change in changes.items()]
-    match = Match(f"again-{name}", (Contestant(cold, "train", job, "1"), *warm), size.rounds)
+    match = Match(title, (Contestant(cold, "train", job, "1"), *warm), rounds)
     note = (
         "Without augmentation, so that an image that changes sides is known: with it, its first look would be computed."
     )
     comparisons = tuple(Comparison(one.name, cold, 20.0) for one in warm)
-    return Row(3, f"{name}, head stage of ten epochs, again with a warm cache", match, comparisons, note)
+    told = f"{name}, head stage of ten epochs, {data.train:,} and {data.val:,} images, again with a warm cache"
+    return Row(3, told, match, comparisons, note)
 
 
 def _four_views() -> Row:
-    data = DataSet("png", 1968, 656)
     job = Job(
-        data, "timm/efficientnet_lite0", (Stage("backbone", EPOCHS, 3e-3, "adamw"),), True, 96, "squash", "standard"
+        CELLS, "timm/efficientnet_lite0", (Stage("backbone", EPOCHS, 3e-3, "adamw"),), True, 96, "squash", "standard"
     )
     match = Match("views", (Contestant(OFF, "train", job, "off"), Contestant(FOUR, "train", job, "4")), 1)
     comparisons = (Comparison(FOUR, OFF, 2.2), Comparison(FOUR, OFF, figure="accuracy"))
@@ -206,7 +213,7 @@ def _forward(size: Size) -> Row:
 
 
 def _reach() -> Row:
-    data, seeds = DataSet("png", 1968, 656), (0, 1, 2)
+    seeds = (0, 1, 2)
     contestants, comparisons = [], []
     for seed in seeds:
         for told, program, kept in ((TUTORIAL, "tutorial", "train"), ("ftcli", "train", "frozen")):
@@ -214,7 +221,7 @@ def _reach() -> Row:
                 Stage("backbone", 3, 3e-3, "adamw"),
                 Stage("none", 3, 3e-4, "adamw", batch_norm="train" if kept == "train" else "frozen"),
             )
-            job = Job(data, "timm/efficientnet_lite0", stages, True, 96, "squash", "flips", seed=seed)
+            job = Job(CELLS, "timm/efficientnet_lite0", stages, True, 96, "squash", "flips", seed=seed)
             contestants.append(Contestant(f"{told}, seed {seed}", program, job, "4"))
         comparisons.append(Comparison(f"ftcli, seed {seed}", f"{TUTORIAL}, seed {seed}", 2.0, "reach"))
     title = "Lite0, two stages of three epochs, to the accuracy that the tutorial loop ends with"

@@ -26,13 +26,13 @@ CPU = torch.device("cpu")
 def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """How many images each batch of a prefix had; an empty cache is beside it."""
     counts: list[int] = []
-    compute = Prefix.compute
+    compute = Prefix._compute
 
     def count(prefix: Prefix, images: torch.Tensor) -> Any:
         counts.append(len(images))
         return compute(prefix, images)
 
-    monkeypatch.setattr(Prefix, "compute", count)
+    monkeypatch.setattr(Prefix, "_compute", count)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
     return counts
 

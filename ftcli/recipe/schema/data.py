@@ -84,8 +84,9 @@ class Data(Part):
     batch_size: Count = 32
     """Images in a step."""
     workers: Annotated[int, Field(ge=0, le=256)] | None = None
-    """Processes that load images; 0: the main process loads them. null: as many as there are cores, at most 8; but 0
-    where the CPU computes and images are small (1.5 megapixels), for they would take the cores from the network."""
+    """Processes that load images; 0: the main process loads them, with a thread for each core. null: as many as there
+    are cores, at most 8; but 0 where the CPU computes and images are small (1.5 megapixels), for they would take the
+    cores from the network."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What happens to a broken image: error stops the run, skip leaves it out, counts and names it."""
 
