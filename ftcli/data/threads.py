@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ftcli import runtime
+from ftcli.errors import FtcliError
 
 _MOST = 8  # each may hold an image that fills much of the memory
 
@@ -40,7 +41,8 @@ class Threads:
         """What the function makes of each item, in their order.
 
         No more than `count` results, and those `ahead`, are under way or wait to be taken. What the function raises is
-        raised where its item's turn comes. A pass that is left early waits for what is under way: close it.
+        raised where its item's turn comes, and faults of the items after the results of those before. A pass that is
+        left early waits for what is under way: close it.
         """
         coming = iter(items)
         if self._count < 2:
@@ -48,17 +50,34 @@ class Threads:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._count, "ftcli", self._begin)
-        pool = self._pool
+        begun = _begin(self._pool, function, coming)
         under_way: deque[Future[_Result]] = deque()
         try:
-            under_way.extend(pool.submit(function, item) for item in islice(coming, self._most))
+            under_way.extend(islice(begun, self._most))
             while under_way:
                 result = under_way[0].result()
                 under_way.popleft()
-                under_way.extend(pool.submit(function, item) for item in islice(coming, 1))
+                under_way.extend(islice(begun, 1))
                 yield result
         finally:
             wait([future for future in under_way if not future.cancel()])
+
+
+def _begin(
+    pool: ThreadPoolExecutor, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[Future[_Result]]:
+    """The work on each item, as soon as it is asked for; a fault of the items comes as work that failed."""
+    try:
+        for item in items:
+            yield pool.submit(function, item)
+    except FtcliError as error:  # a broken image, say: what came before it is to be kept
+        yield _fail(error)
+
+
+def _fail(error: FtcliError) -> Future[Any]:
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed
 
 
 def choose_threads() -> int:

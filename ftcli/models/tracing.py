@@ -175,6 +175,6 @@ class _Measurement(fx.Interpreter):
         return dict(self.env)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(self.fetch_attr(target), _SHAPELESS):
+        if args and isinstance(self.fetch_attr(target), _SHAPELESS):
             return torch.empty_like(args[0])
         return super().call_module(target, args, kwargs)

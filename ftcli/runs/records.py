@@ -34,8 +34,9 @@ def is_of_run(path: Path) -> bool:
 
 
 def is_of_stage(checkpoint: Path) -> bool:
-    """Whether a checkpoint lies where a run keeps what each of its stages came to."""
-    return checkpoint.absolute().parent.name == "stages"
+    """Whether a checkpoint lies where a run keeps what its stages came to. A run may be called stages itself."""
+    folder = checkpoint.absolute().parent
+    return folder.name == "stages" and not RunFolder(folder).metrics.is_file()
 
 
 def read_rows(folder: RunFolder) -> tuple[EpochRow, ...]:

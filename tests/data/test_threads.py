@@ -5,11 +5,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from ftcli import runtime
 from ftcli.data.threads import Threads, choose_threads
+from ftcli.errors import DataError
 
 PATIENCE = 20.0
 
@@ -70,6 +72,21 @@ def test_an_error_is_raised_where_its_turn_comes() -> None:
         taken.extend(threads.map(refuse, range(9)))
     assert taken == [0, 1, 2]
     assert list(threads.map(refuse, range(3))) == [0, 1, 2]
+    threads.close()
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_the_items_raise_comes_after_the_results_before_it(count: int, ahead: int) -> None:
+    def give() -> Iterator[int]:
+        yield from range(7)
+        raise DataError("no more")
+
+    threads = Threads(count, ahead)
+    taken: list[int] = []
+    with pytest.raises(DataError, match="no more"):
+        taken.extend(threads.map(lambda item: 10 * item, give()))
+    assert taken == [10 * item for item in range(7)]
     threads.close()
 
 

@@ -360,7 +360,8 @@ def test_a_batch_of_broken_images_alone_is_empty(photos: Path) -> None:
     assert len(first.left_out) == 8
 
 
-def test_stopping_keeps_what_was_computed(photos: Path, computed: list[int]) -> None:
+def test_stopping_keeps_what_was_computed(photos: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # or what is under way beside it would be dropped
     told: list[Progress] = []
 
     class Listener(Silent):

@@ -253,6 +253,28 @@ def test_a_constant_in_a_networks_code_goes_with_the_parts_and_not_with_the_netw
     assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
 
 
+class _Named(nn.Module):
+    """A network that names what it gives to a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.act(input=self.body(images)).mean((2, 3)))
+        return output
+
+
+def test_a_layer_may_be_given_its_input_by_name() -> None:
+    network = _Named()
+    cut = find_cut(network, {"body.weight", "body.bias"}, {"body"}, 8)
+    assert cut is not None
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
+
+
 class _Window(nn.Module):
     """A layer whose code branches on a size, and which gives that size beside its values."""
 

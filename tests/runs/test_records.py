@@ -10,7 +10,7 @@ import pytest
 from ftcli.errors import CheckpointError
 from ftcli.results import EpochRow
 from ftcli.runs.folder import RunFolder
-from ftcli.runs.records import find_run, read_manifest, read_rows
+from ftcli.runs.records import find_run, is_of_run, is_of_stage, read_manifest, read_rows
 
 ROWS = [
     EpochRow("head", 0, None, None, 0.7, 0.5, None, 1.5, None),
@@ -98,3 +98,15 @@ def test_the_run_of_a_checkpoint(folder: RunFolder, monkeypatch: pytest.MonkeyPa
     found = find_run(Path("head.pt"))
     assert found is not None
     assert len(read_rows(found)) == 3
+
+
+def test_a_run_may_be_called_stages(folder: RunFolder) -> None:
+    Path("stages/stages").mkdir(parents=True)
+    run = RunFolder(Path("stages"))
+    run.write_metrics(ROWS)
+    run.last.touch()
+    assert find_run(run.last) == find_run(run.stage("head")) == run
+    assert not is_of_stage(run.last)
+    assert is_of_stage(run.stage("head"))
+    assert is_of_stage(folder.stage("head"))
+    assert is_of_run(run.last)
