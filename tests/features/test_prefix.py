@@ -198,19 +198,22 @@ def test_batches_computed_beside_one_another_have_the_bits_of_each_alone(threads
 def test_as_many_batches_are_computed_at_once_as_torch_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("resnet18", meta=False, image_size=32)
     cut = _cut(network, "fc", 32)
-    together = threading.Barrier(3)
+    together, places = threading.Barrier(3), set[int]()
 
     def wait(prefix: Prefix, images: torch.Tensor) -> NDArray[np.uint8]:
         together.wait(20.0)
+        places.add(threading.get_ident())
         return np.empty((len(images), prefix.row_bytes), dtype=np.uint8)
 
     monkeypatch.setattr(Prefix, "_compute", wait)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 6
     assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches))) == 6
-    together = threading.Barrier(1)
+    assert threading.get_ident() not in places
+    together, places = threading.Barrier(1), set()
     whole = replace(cut, prefix=Trunk(network, "fc"))  # code that is no graph may remember what it computes
     assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches))) == 6
+    assert places == {threading.get_ident()}
 
 
 def test_several_values_and_maps_come_back_as_they_were_and_can_be_trained_on() -> None:
