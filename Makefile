@@ -45,7 +45,7 @@ check: setup
 docs: setup
 	$(BIN)/python -m docs.generator
 
-# Measures ftcli beside other loops and writes docs/benchmarks.md, in less than half an hour on two cores that do nothing
+# Measures ftcli beside other loops and writes docs/benchmarks.md, in about half an hour on two cores that do nothing
 # else, the quick look in less than five minutes; interrupted, it goes on where it stopped.
 bench: setup $(PEERS)
 	$(BIN)/python -m benchmarks
