@@ -20,7 +20,7 @@ from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
-from ftcli.features.feeds import KEY_BYTES, ValueFeed
+from ftcli.features.feeds import KEY_BYTES, Clock, ComputedFeed, ValueFeed
 from ftcli.features.identity import UNKNOWN, Digests, identify_prefix, name_draw
 from ftcli.features.prefix import Prefix
 from ftcli.models.cut import Cut
@@ -86,6 +86,12 @@ class FeatureCache:
     def measure_prefix(self) -> float:
         """The seconds that the prefix takes for an image, measured on a full batch."""
         return self._prefix.measure()
+
+    def compute_anew(
+        self, samples: Sequence[Sample], transform: ImageTransform, batch_size: int, files: ImageFiles, clock: Clock
+    ) -> ComputedFeed:
+        """The same values, on the CPU bit for bit, computed in each pass and kept nowhere."""
+        return ComputedFeed(self._prefix, samples, transform, batch_size, files, clock)
 
     def gather(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,6 @@ from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import build_eval_transform
 from ftcli.features.cache import FeatureCache, NoRoom, Sight, Source
-from ftcli.features.feeds import ValueFeed
 from ftcli.inference.classifier import Classifier
 from ftcli.inference.outputs import AS_THEY_ARE, Look, View, look_from, look_through
 from ftcli.models.cut import Cut, find_cut
@@ -42,23 +41,30 @@ class HeadInputs:
     cache: FeatureCache
     preprocessing: Preprocessing
 
-    def gather(
+    @contextmanager
+    def open(
         self,
         samples: Sequence[Sample],
         source: Source,
         reporter: Reporter,
         task: str,
         stop: Callable[[], bool] = lambda: False,
-    ) -> ValueFeed | None:
+    ) -> Iterator[Feed | None]:
         """What the head is given for samples as evaluation sees them, in batches of ROWS; what is not kept yet is
-        computed first. None if `stop` became true, or, and the reporter is told, where there is no room to keep it.
-        Raises as `FeatureCache.gather`."""
-        sight = Sight(build_eval_transform(self.preprocessing), None)
-        try:
-            return self.cache.gather(samples, [sight], ROWS, source, reporter, task, stop)
-        except NoRoom:
-            reporter.say(f"{task}: the cache has no room for what the network gives, so it is computed without it")
-            return None
+        computed first. Where there is no room to keep it, and the reporter is told, it is computed as it is needed,
+        with the same bits on the CPU. None if `stop` became true. Raises as `FeatureCache.gather`."""
+        transform = build_eval_transform(self.preprocessing)
+        if find_limit():
+            try:
+                feed = self.cache.gather(samples, [Sight(transform, None)], ROWS, source, reporter, task, stop)
+            except NoRoom:
+                reporter.say(f"{task}: the cache has no room for what the network gives, so it is computed without it")
+            else:
+                yield feed
+                return
+        files = ImageFiles(source.root, source.on_bad_image, source.workers)
+        with self.cache.compute_anew(samples, transform, ROWS, files, nullcontext) as anew:
+            yield anew
 
     def look(self, classifier: Classifier) -> Look:
         """How the head of a classifier, whose network was cut, finishes at most ROWS images: always in one shape."""
@@ -76,9 +82,7 @@ def open_inputs(
     model: nn.Module, head: str, preprocessing: Preprocessing, device: torch.device, precision: str
 ) -> HeadInputs | None:
     """Cut a network before its head; it is moved to the device first, in the memory format that convolutions are
-    fastest with. None where nothing may be kept, or where what crosses is not exactly what the head is given."""
-    if find_limit() == 0:
-        return None
+    fastest with. None where what crosses is not exactly what the head is given."""
     placed = model.to(device).to(memory_format=torch.channels_last)
     below = f"{head}."
     frozen = {name for name, _ in placed.named_parameters() if not name.startswith(below)}
@@ -101,15 +105,11 @@ def open_feed(
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Feed, Look] | None]:
     """Where the values of samples come from, and how a classifier looks at them: at the inputs of its head, where there
-    are any and there is room to keep them, else at images, in these views. None if `stop` became true meanwhile. Raises
-    what reading images raises."""
+    are any, else at images, in these views. None if `stop` became true meanwhile. Raises what reading images raises."""
     source = reading.source
-    feed = inputs.gather(samples, source, reporter, f"{task}: frozen part", stop) if inputs is not None else None
-    if inputs is not None and feed is not None:
-        yield feed, inputs.look(classifier)
-        return
-    if stop():
-        yield None
+    if inputs is not None:
+        with inputs.open(samples, source, reporter, f"{task}: frozen part", stop) as feed:
+            yield None if feed is None else (feed, inputs.look(classifier))
         return
     files = ImageFiles(source.root, source.on_bad_image, source.workers)
     with Loader(samples, classifier.transform, reading.batch_size, files) as loader:

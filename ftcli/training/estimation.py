@@ -34,7 +34,7 @@ from ftcli.recipe.loading import Document
 from ftcli.results import MemoryParts, Progress, Reporter, StageEstimate
 from ftcli.runtime import choose_device, count_cores, explain_memory
 from ftcli.training.acceleration import settle_classifier
-from ftcli.training.course import SMALL, count_views, weigh_ways
+from ftcli.training.keeping import SMALL, count_looks, count_views, weigh_ways
 from ftcli.training.trials import choose_way, list_sizes, measure_peak, measure_seconds, try_stage
 
 READ = 16
@@ -79,8 +79,9 @@ class _Bench:
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What is kept of the frozen part: its bytes on the disk, and the seconds to compute it once and to read it."""
+class _Frozen:
+    """The frozen part where the network is cut behind it: the bytes that are kept of it on the disk, and the seconds to
+    compute it once and to read that, or, where nothing is kept, to compute it in every epoch."""
 
     cut: Cut
     bytes: int
@@ -90,7 +91,7 @@ class _Kept:
 def estimate_training(document: Document, reporter: Reporter) -> tuple[StageEstimate, ...]:
     """Time and memory of each stage of a recipe, from steps on random values with random weights.
 
-    What is kept of the frozen part counts as computed once in each stage, as in a first run; compiling is left out.
+    What is kept of a frozen part counts as computed once in each stage, as in a first run; compiling is left out.
     Memory is counted: parameters, gradients, the optimizer's state, what the forward pass keeps, and what the process
     holds already; what a step takes beyond that for a moment is observed. Nothing is downloaded, fetched or written.
     Raises RecipeError and DataError for a recipe or data that do not fit, RunError if memory runs out.
@@ -109,9 +110,9 @@ def estimate_training(document: Document, reporter: Reporter) -> tuple[StageEsti
         estimates = []
         for number, stage in enumerate(plan.stages, 1):
             apply_freezing(model, stage.freezing)
-            kept = _foresee_cache(bench, stage)
+            frozen = _foresee_frozen(bench, stage)
             estimate = _estimate_solving if isinstance(stage, SolvedPlan) else _estimate_steps
-            estimates.append(estimate(bench, stage, kept))  # type: ignore[arg-type]  # each has its kind of stage
+            estimates.append(estimate(bench, stage, frozen))  # type: ignore[arg-type]  # each has its kind of stage
             reporter.advance(Progress("trying stages", number, len(plan.stages)))
     return tuple(estimates)
 
@@ -134,8 +135,9 @@ def _time_reading(plan: Plan, images: ImageSet) -> float:
         return measure_seconds(lambda: [None for _ in loader.batches(draw=(plan.recipe.seed, "reading"))]) / len(chosen)
 
 
-def _foresee_cache(bench: _Bench, stage: AnyPlan) -> _Kept | None:
-    """What a stage will keep, as `open_course` and `solve_stage` decide."""
+def _foresee_frozen(bench: _Bench, stage: AnyPlan) -> _Frozen | None:
+    """What the frozen part of a stage will take, as `open_course` and `solve_stage` decide; None where the network
+    stays whole."""
     plan, freezing, classifier = bench.plan, stage.freezing, bench.classifier
     if not freezing.parameters or (isinstance(stage, StagePlan) and stage.stage.cache == "off"):
         return None
@@ -143,29 +145,27 @@ def _foresee_cache(bench: _Bench, stage: AnyPlan) -> _Kept | None:
     if cut is None or cut.whole:
         return None
     cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision)
-    views, epochs = 1, 1
-    if isinstance(stage, StagePlan):
-        epochs = stage.stage.epochs
-        views = count_views(stage.stage, build_train_transform(plan.preprocessing, plan.recipe.data.augment))
     train, val = bench.material.train, bench.material.val
+    views, looks = 1, train + val
+    if isinstance(stage, StagePlan):
+        views = count_views(stage.stage, build_train_transform(plan.preprocessing, plan.recipe.data.augment))
+        looks = count_looks(stage.stage.epochs, train, val)
     records = views * train + val
     size = records * cache.row_bytes
-    if not can_hold(size):
-        return None
-    again, once = weigh_ways(cache, epochs, (train, val), views, size)
-    if isinstance(stage, StagePlan) and cache.row_bytes > SMALL and once >= again:
-        return None
-    return _Kept(cut, size, records * bench.overlap(once / records))
+    anew, once = weigh_ways(cache, looks, records, size)
+    keeps = can_hold(size) and (isinstance(stage, SolvedPlan) or cache.row_bytes <= SMALL or once < anew)
+    count, seconds = (records, once) if keeps else (looks, anew)
+    return _Frozen(cut, size if keeps else 0, count * bench.overlap(seconds / count))
 
 
-def _estimate_steps(bench: _Bench, stage: StagePlan, kept: _Kept | None) -> StageEstimate:
+def _estimate_steps(bench: _Bench, stage: StagePlan, frozen: _Frozen | None) -> StageEstimate:
     material, epochs = bench.material, stage.stage.epochs
-    way = choose_way(bench.classifier, kept.cut if kept else None)
+    way = choose_way(bench.classifier, frozen.cut if frozen else None)
     trial = try_stage(bench.classifier, stage, way, material.batch, bench.process)
     share = material.batch / trial.batch
     step, forward = trial.step * share, trial.forward / trial.batch
     training, validation = step / material.batch, forward
-    if kept is None:
+    if frozen is None:
         training, validation = bench.overlap(training), bench.overlap(validation)
     model = bench.classifier.model
     held = sum(list_sizes([*model.parameters(), *model.buffers()]))
@@ -183,19 +183,19 @@ def _estimate_steps(bench: _Bench, stage: StagePlan, kept: _Kept | None) -> Stag
     return _sum_up(
         bench,
         stage,
-        kept,
+        frozen,
         memory,
         epochs=epochs,
         measured_batch=trial.batch,
         seconds_per_step=step,
         seconds_per_validation_image=forward,
-        seconds=alone + (kept.seconds if kept else 0.0),
+        seconds=alone + (frozen.seconds if frozen else 0.0),
     )
 
 
-def _estimate_solving(bench: _Bench, stage: SolvedPlan, kept: _Kept | None) -> StageEstimate:
+def _estimate_solving(bench: _Bench, stage: SolvedPlan, frozen: _Frozen | None) -> StageEstimate:
     material, model = bench.material, bench.classifier.model
-    way = choose_way(bench.classifier, kept.cut if kept else None)
+    way = choose_way(bench.classifier, frozen.cut if frozen else None)
     few = way.draw(min(material.batch, FEW))
     model.eval()
     with torch.inference_mode():
@@ -217,21 +217,23 @@ def _estimate_solving(bench: _Bench, stage: SolvedPlan, kept: _Kept | None) -> S
         working=3 * 8 * width * material.train,  # float64: the values, and standardised those of a fold and its rest
         process=bench.process if bench.classifier.device.type == "cpu" else 0,
     )
-    looked = (forward if kept else bench.overlap(forward)) * (material.train + material.val)
+    looked = (forward if frozen else bench.overlap(forward)) * (material.train + material.val)
     return _sum_up(
         bench,
         stage,
-        kept,
+        frozen,
         memory,
         epochs=1,
         measured_batch=material.batch,
         seconds_per_step=None,
         seconds_per_validation_image=forward,
-        seconds=looked + solving + (kept.seconds if kept else 0.0),
+        seconds=looked + solving + (frozen.seconds if frozen else 0.0),
     )
 
 
-def _sum_up(bench: _Bench, stage: AnyPlan, kept: _Kept | None, memory: MemoryParts, **figures: Any) -> StageEstimate:
+def _sum_up(
+    bench: _Bench, stage: AnyPlan, frozen: _Frozen | None, memory: MemoryParts, **figures: Any
+) -> StageEstimate:
     material = bench.material
     return StageEstimate(
         stage=stage.stage.name,
@@ -240,8 +242,8 @@ def _sum_up(bench: _Bench, stage: AnyPlan, kept: _Kept | None, memory: MemoryPar
         from_data=material.reading is not None,
         batch_size=material.batch,
         seconds_per_image_read=material.reading,
-        kept_bytes=kept.bytes if kept else 0,
-        seconds_frozen=kept.seconds if kept else 0.0,
+        kept_bytes=frozen.bytes if frozen else 0,
+        seconds_frozen=frozen.seconds if frozen else 0.0,
         memory=memory,
         memory_bytes=sum(memory.to_dict().values()),
         **figures,

@@ -27,7 +27,7 @@ spends 5 % of its time on them, and a kill costs it no more than that pause."""
 class StageState:
     """How far a stage is. `epoch` is the last one measured (-1 before the first measurement), `step` counts those
     taken of the next; the sums are over these steps' images. `frozen` are the digests that the proof compares with,
-    `times` what a ledger keeps, `cached` whether the stage began with what was kept of its frozen part."""
+    `times` what a ledger keeps."""
 
     stage: str
     frozen: dict[str, str]
@@ -38,7 +38,6 @@ class StageState:
     seen: int = 0
     training_seconds: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
-    cached: bool | None = None
 
     def begin_epoch(self) -> None:
         """The epoch was measured; count the next one from nothing."""

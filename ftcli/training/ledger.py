@@ -19,8 +19,9 @@ Part = Literal[
 class Ledger:
     """Seconds by what they were spent on, and in all, from the moment it is made.
 
-    `before` is what `spent` gave when the stage was left, and is counted on from. Parts are not to be nested. On a GPU,
-    which computes while Python goes on, the parts are measured there, by events in its queue.
+    `before` is what `spent` gave when the stage was left, and is counted on from. Of parts within one another each
+    second counts as the innermost's. On a GPU, which computes while Python goes on, the parts of a step are measured
+    there, by events in its queue.
     """
 
     def __init__(self, device: torch.device, before: Mapping[str, float] | None = None) -> None:
@@ -29,6 +30,7 @@ class Ledger:
         self._elapsed = self._seconds.pop("all", 0.0)
         self._began = time.perf_counter()
         self._open: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._within = [0.0]
 
     @contextmanager
     def measure(self, part: Part) -> Iterator[None]:
@@ -41,10 +43,13 @@ class Ledger:
             self._open.append((part, first, last))
             return
         began = time.perf_counter()
+        self._within.append(0.0)
         try:
             yield
         finally:
-            self._add(part, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self._add(part, took - self._within.pop())
+            self._within[-1] += took
 
     def settle(self) -> None:
         """Wait for the device and count what it has done; to be called once an epoch, lest events pile up."""

@@ -47,11 +47,10 @@ def run_stage(shop: Workshop, plan: StagePlan, resumed: Mapping[str, Any] | None
         state = StageState(stage.name, digests)
     with (
         _save_reached(shop, optimizer, state, ledger),
-        open_course(shop.job, plan, ledger, shop.reporter, shop.stop, digests, state.cached) as course,
+        open_course(shop.job, plan, ledger, shop.reporter, shop.stop, digests) as course,
     ):
         if course is None:
             save_and_stop(shop, optimizer, state, ledger, "the computing of its frozen part")
-        state.cached = course.cached if state.cached is None else state.cached
         bench = Bench(plan, optimizer, state, ledger, course)
         journal.begin()
         while state.epoch < stage.epochs and not is_stale(_losses(journal, stage.name), stage.early_stopping):
@@ -190,7 +189,7 @@ def _foretell(shop: Workshop, bench: Bench) -> str:
     plan, course, stages = bench.plan, bench.course, shop.job.stages
     steps = course.train.count_batches(merge_last=True)
     epochs = f"{tell_count(plan.stage.epochs, 'epoch')} of {tell_count(steps, 'step')}"
-    if course.cached:
+    if course.kept:
         return f"Stage {plan.stage.name}: {epochs}"
     images, checked = len(course.train.samples), len(course.val.samples)
     forward = shop.job.journal.rows[-1].seconds / checked  # with the start of its processes, so rather too long

@@ -181,12 +181,18 @@ def choose_transform(job: Job, split: str) -> ImageTransform:
 def open_loader(job: Job, split: str, pixels: PixelCache | None = None) -> Loader:
     """A loader of a split, augmented for training; its processes end with its context. What `pixels` holds is not
     decoded anew. What a device other than the CPU can change by itself, in whole batches, is left to it."""
-    data, device, transform = job.plan.recipe.data, job.classifier.device, choose_transform(job, split)
-    workers = share_cores(data.workers, device, job.images)
-    files = ImageFiles(job.images.root, data.on_bad_image, workers, device.type == "cuda", pixels)
-    if is_deferred(device):
+    transform = choose_transform(job, split)
+    if is_deferred(job.classifier.device):
         transform = transform.defer()
-    return Loader(job.images.splits[split], transform, data.batch_size, files)
+    return Loader(job.images.splits[split], transform, job.plan.recipe.data.batch_size, find_files(job, pixels))
+
+
+def find_files(job: Job, pixels: PixelCache | None = None) -> ImageFiles:
+    """Where the images of a job are and how they are read beside its network. What `pixels` holds is not decoded
+    anew."""
+    data, device = job.plan.recipe.data, job.classifier.device
+    workers = share_cores(data.workers, device, job.images)
+    return ImageFiles(job.images.root, data.on_bad_image, workers, device.type == "cuda", pixels)
 
 
 def is_deferred(device: torch.device) -> bool:

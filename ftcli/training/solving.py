@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ftcli.caching.places import can_hold
 from ftcli.data.batches import Feed
-from ftcli.data.loading import Loader, share_cores
+from ftcli.data.loading import Loader
 from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.errors import RunError
@@ -32,6 +32,7 @@ from ftcli.planning import SolvedPlan
 from ftcli.results import EpochRow, StageResult, tell_count
 from ftcli.training.journal import StageState
 from ftcli.training.ledger import Ledger
+from ftcli.training.preparation import find_files
 from ftcli.training.proof import digest_tensors
 from ftcli.training.reading import Reading, answer, find_layer, watch
 from ftcli.training.workshop import Workshop, end_stage, save_and_stop
@@ -82,36 +83,42 @@ def _name_groups(samples: Sequence[Sample]) -> NDArray[np.str_] | None:
 
 @contextmanager
 def _open_feeds(shop: Workshop, plan: SolvedPlan) -> Iterator[tuple[Feed, Feed, Look] | None]:
-    """Train and val as evaluation sees them: what the frozen part gives, kept on the disk, or the images, where it
-    cannot be kept; and how to look at either. None if a signal came meanwhile."""
+    """Train and val as evaluation sees them, and how to look at them: what the frozen part gives, kept on the disk or,
+    where there is no room, computed with the same bits on the CPU; or images, where the network cannot be cut. None if
+    a signal came meanwhile."""
     job = shop.job
-    classifier, data, images = job.classifier, job.plan.recipe.data, job.images
-    frozen, size = plan.freezing, job.plan.preprocessing.image_size
-    cut = find_cut(shop.model, frozen.parameters, frozen.modules, size)
-    workers = share_cores(data.workers, classifier.device, images)
-    if cut is not None and not cut.whole:
+    classifier, data, splits = job.classifier, job.plan.recipe.data, job.images.splits
+    frozen, files, transform = plan.freezing, find_files(job), classifier.transform
+    cut = find_cut(shop.model, frozen.parameters, frozen.modules, job.plan.preprocessing.image_size)
+    with ExitStack() as stack:
+        if cut is None or cut.whole:
+            loaders = (Loader(splits[split], transform, data.batch_size, files) for split in ("train", "val"))
+            train, val = (stack.enter_context(loader) for loader in loaders)
+            yield train, val, look_from(classifier)
+            return
+        look = look_through(cut.suffix, classifier)
         cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision)
-        if can_hold(cache.row_bytes * sum(len(images.splits[split]) for split in ("train", "val"))):
-            source = Source(images.root, data.on_bad_image, workers, job.beginning.verify)
-            feeds = _gather(shop, plan.stage.name, cache, source)
-            if feeds is not None:
-                yield *feeds, look_through(cut.suffix, classifier)
-                return
-            if shop.stop.is_set():
-                yield None
-                return
-    files, transform, size = ImageFiles(images.root, data.on_bad_image, workers), classifier.transform, data.batch_size
-    with (
-        Loader(images.splits["train"], transform, size, files) as train,
-        Loader(images.splits["val"], transform, size, files) as val,
-    ):
-        yield train, val, look_from(classifier)
+        fits = can_hold(cache.row_bytes * sum(len(splits[split]) for split in ("train", "val")))
+        feeds = _gather(shop, plan.stage.name, cache, files) if fits else None
+        if feeds is None and shop.stop.is_set():
+            yield None
+            return
+        if feeds is None:
+            anew = [
+                cache.compute_anew(splits[split], transform, data.batch_size, files, nullcontext)
+                for split in ("train", "val")
+            ]
+            for feed in anew:
+                stack.enter_context(feed)
+            feeds = anew[0], anew[1]
+        yield *feeds, look
 
 
-def _gather(shop: Workshop, stage: str, cache: FeatureCache, source: Source) -> tuple[Feed, Feed] | None:
+def _gather(shop: Workshop, stage: str, cache: FeatureCache, files: ImageFiles) -> tuple[Feed, Feed] | None:
     """Train and val, kept; None if a signal came meanwhile, or what is in use leaves no room."""
     job, feeds = shop.job, list[Feed]()
     size, sight = job.plan.recipe.data.batch_size, Sight(job.classifier.transform, None)
+    source = Source(files.root, files.on_bad_image, files.workers, job.beginning.verify)
     for split in ("train", "val"):
         samples, task = job.images.splits[split], f"{stage}: frozen part, {split}"
         try:

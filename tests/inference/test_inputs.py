@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,28 +65,46 @@ def test_without_the_cache_an_evaluation_is_close_and_keeps_nothing(
 ) -> None:
     question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", workers=0)
     plain = measure(replace(question, cache=False), Silent()).outputs
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
-    assert torch.equal(measure(question, Silent()).outputs.logits, plain.logits)
-    assert not (tmp_path / "own-cache").exists()
     assert not computed
+    assert not (tmp_path / "own-cache").exists()
+    kept = measure(question, Silent()).outputs
+    assert sum(computed) == 12
+    assert torch.allclose(kept.logits, plain.logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(kept.logits.argmax(1), plain.logits.argmax(1))
 
+
+@pytest.mark.parametrize("limit", ["0", "1 kB"])
+def test_without_room_an_evaluation_has_the_same_bits(
+    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
+) -> None:
     class Listener(Silent):
         said = ""
 
         def say(self, text: str) -> None:
             self.said += text
 
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 kB")
+    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", workers=0)
+    kept = measure(question, Silent()).outputs
+    shutil.rmtree(tmp_path / "own-cache")
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
     listener = Listener()
-    assert torch.equal(measure(question, listener).outputs.logits, plain.logits)
-    assert listener.said == (
+    assert torch.equal(measure(question, listener).outputs.logits, kept.logits)
+    assert sum(computed) == 2 * 12
+    told = (
         "evaluating test: frozen part: the cache has no room for what the network gives, so it is computed without it"
     )
-    monkeypatch.delenv("FTCLI_CACHE_LIMIT")
-    kept = measure(question, Silent()).outputs
-    assert sum(computed) == 12
-    assert torch.allclose(kept.logits, plain.logits, rtol=1e-5, atol=1e-5)
-    assert torch.equal(kept.logits.argmax(1), plain.logits.argmax(1))
+    assert listener.said == ("" if limit == "0" else told)  # who keeps nothing on purpose knows
+    assert not list((tmp_path / "own-cache").rglob("*.chunk"))
+
+
+def test_without_room_features_have_the_same_bits(
+    ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
+    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "kept.npz").code == 0
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
+    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "anew.npz").code == 0
+    assert Path("kept.npz").read_bytes() == Path("anew.npz").read_bytes()
 
 
 def test_options_that_do_nothing_are_refused(ftcli: Ftcli, finished: Path) -> None:

@@ -22,7 +22,7 @@ from ftcli.inference.outputs import Look
 from ftcli.recipe.schema import AdamW, Stage
 from ftcli.results import EpochRow, Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.training.course import count_views
+from ftcli.training.keeping import count_views
 from tests.conftest import Ftcli
 
 HEAD = ("--stage", "head")
@@ -97,31 +97,45 @@ def test_a_changed_image_is_computed_anew(workplace: Path, photo_folder: Path, c
     assert [row["train_loss"] for row in after] != [row["train_loss"] for row in before]
 
 
-def test_what_does_not_fit_is_computed_in_every_epoch(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+def test_what_does_not_fit_is_computed_in_every_epoch_and_changes_no_bit(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert ftcli("train", "r.yaml", "--out", "kept").code == 0
+    shutil.rmtree(cache)
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
-    outcome = ftcli("train", "r.yaml", *HEAD)
+    outcome = ftcli("train", "r.yaml", "--out", "anew", "--json")
     assert outcome.code == 0
     assert (
         "Stage head: the frozen part is computed in every epoch, for what it gives would take 0.3 MB, more than the "
         "disk or the cache's limit of 0.1 MB allows"
     ) in outcome.err.splitlines()
+    assert_same(workplace, "kept", "anew")
+    for stage in ("head", "all"):
+        kept, anew = (
+            [{key: row[key] for key in ("train_loss", "val_loss", "val_accuracy")} for row in read_rows(run, stage)]
+            for run in (workplace / "kept", workplace / "anew")
+        )
+        assert kept == anew
+    ends = [read_checkpoint(workplace / run / "last.pt").progress for run in ("kept", "anew")]
+    assert len({(end or {})["test"]["loss"] for end in ends}) == 1
+    assert outcome.json["stages"][0]["times"]["frozen"] > 0
 
 
 @pytest.mark.parametrize(("forward", "kept"), [(1.0, True), (1e-9, False)])
-def test_a_boundary_in_the_middle_is_kept_where_that_is_faster(
+def test_a_boundary_in_the_middle_is_kept_where_that_is_faster_and_ends_in_the_same_bits(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward: float, kept: bool
 ) -> None:
+    change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
+    assert ftcli("train", "r.yaml", *HEAD, *change, "--out", "small").code == 0
     monkeypatch.setattr("ftcli.training.course.SMALL", 1000)
     monkeypatch.setattr(FeatureCache, "measure_prefix", lambda _self: forward)
-    change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
-    outcome = ftcli("train", "r.yaml", *HEAD, *change)
+    outcome = ftcli("train", "r.yaml", *HEAD, *change, "--out", "weighed")
     assert outcome.code == 0, outcome.err
     told = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]
     assert len(told) == 1
     assert ("is computed once for 3 views of 30 images" in told[0]) is kept
     assert ("is computed in every epoch, about 1 s, for keeping" in told[0]) is not kept
+    assert_same(workplace, "small", "weighed")
 
 
 def test_without_chance_there_is_one_view() -> None:
@@ -183,7 +197,7 @@ def test_what_an_earlier_stage_uses_makes_no_room_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_resumed_stage_computes_as_it_did_whatever_would_be_faster_now(
+def test_a_resumed_stage_ends_in_the_same_bits_whatever_would_be_faster_now(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     monkeypatch.setattr("ftcli.training.course.SMALL", 0)

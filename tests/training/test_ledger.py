@@ -32,6 +32,23 @@ def test_parts_add_up_to_the_whole_and_go_on_after_a_pause() -> None:
     assert sum(times.to_dict().values()) == pytest.approx(ledger.seconds, abs=0.02)
 
 
+def test_a_second_within_two_parts_counts_once_as_the_inner_ones() -> None:
+    ledger = Ledger(CPU)
+    with ledger.measure("data"):
+        time.sleep(0.02)
+        for _ in range(2):
+            with suppress(KeyError), ledger.measure("frozen"):
+                time.sleep(0.03)
+                raise KeyError
+    with ledger.measure("validation"):
+        time.sleep(0.02)
+    times = ledger.sum_up()
+    assert 0.02 <= times.data < 0.06
+    assert 0.06 <= times.frozen < 0.1
+    assert 0.02 <= times.validation < 0.06
+    assert times.other < 0.02
+
+
 def test_the_bottleneck_is_the_part_that_takes_most_with_what_would_shorten_it() -> None:
     first, second = StageTimes(data=3.0, forward=1.0), StageTimes(data=3.0, backward=2.0, other=1.0)
     assert name_bottleneck(first + second) == (

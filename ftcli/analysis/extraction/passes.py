@@ -59,16 +59,16 @@ def _take(
     inputs: HeadInputs | None,
     reporter: Reporter,
 ) -> Iterator[FeatureBatch]:
-    """The features of a split, from the cache or from a pass of the network."""
+    """The features of a split, from the cut before the head or from a pass of the network."""
     samples = images.splits[split]
     wanted = data.workers if wish.workers is None else wish.workers
     workers = share_cores(wanted, extractor.device, images)
     if inputs is not None:
         reading = Source(images.root, data.on_bad_image, workers, wish.verify)
-        feed = inputs.gather(samples, reading, reporter, f"extracting {split}")
-        if feed is not None:
+        with inputs.open(samples, reading, reporter, f"extracting {split}") as feed:
+            assert feed is not None  # nothing stops it
             yield from extractor.pool_feed(feed)
-            return
+        return
     size, transform = wish.batch_size or data.batch_size, build_eval_transform(extractor.preprocessing)
     few = min(workers, -(-len(samples) // size) - 1)  # a single batch is sooner read than handed over
     files = ImageFiles(images.root, data.on_bad_image, few, pin_memory=extractor.device.type == "cuda")
