@@ -51,9 +51,10 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one go cost: `seconds` of the stage, or of the command without its imports, `wall` of the whole process,
-    and its `peak` of memory in bytes. `epochs` are the seconds of each, `accuracies` those on val after each, `course`
-    the seconds from the beginning to the end of each, `frozen` the seconds in which what is kept was computed."""
+    """What one go cost: `seconds` of the stage, or of the command once its network is built, `wall` of the whole
+    process, and its `peak` of memory in bytes. `epochs` are the seconds of each, `accuracies` those on val after each,
+    `course` the seconds from the beginning to the end of each, `frozen` the seconds in which what is kept was
+    computed."""
 
     seconds: float
     wall: float

@@ -208,7 +208,10 @@ def _forward(size: Size) -> Row:
         for ours in ("ftcli extract", "ftcli evaluate")
         for theirs, bar in ((eager, 1.5), (fastest, 0.95))
     )
-    note = "Of ftcli it is the whole command but its imports: reading the network, listing, files and figures too."
+    note = (
+        "Of ftcli it is all that the command does once the network is built, where the loops begin to count too: the "
+        "cut and digests of the network, images, figures and files."
+    )
     return Row(7, f"{name}, 300 images forward, cold", match, comparisons, note)
 
 

@@ -18,7 +18,7 @@ def print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> Non
             str(each.epochs),
             "solved" if each.seconds_per_step is None else f"{each.seconds_per_step:.3f}",
             tell_duration(each.seconds),
-            tell_duration(each.seconds_frozen) if each.kept_bytes else "-",
+            tell_duration(each.seconds_frozen) if each.seconds_frozen else "-",
             tell_size(each.kept_bytes) if each.kept_bytes else "-",
             f"{each.memory_bytes / 1e9:.2f}",
             f"{each.memory.activations / 1e9:.2f}",
@@ -26,7 +26,7 @@ def print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> Non
         for each in estimates
     ]
     console.print("\nestimated for this machine:")
-    columns = ("stage", ">epochs", ">seconds a step", ">time", ">frozen part, once", ">kept on the disk")
+    columns = ("stage", ">epochs", ">seconds a step", ">time", ">frozen part", ">kept on the disk")
     print_table(console, (*columns, ">memory GB", ">of it for the backward pass"), rows)
     first = estimates[0]
     if first.from_data:

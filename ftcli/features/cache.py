@@ -20,7 +20,7 @@ from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
-from ftcli.features.feeds import KEY_BYTES, Clock, ComputedFeed, ValueFeed
+from ftcli.features.feeds import KEY_BYTES, ValueFeed
 from ftcli.features.identity import UNKNOWN, Digests, identify_prefix, name_draw
 from ftcli.features.prefix import Prefix
 from ftcli.models.cut import Cut
@@ -60,38 +60,22 @@ class FeatureCache:
 
     They are known by what they are made of: the image's bytes, its way to the network, every tensor and layer of the
     prefix, the place of the cut, device type and number format, and the versions of the libraries. Whatever of this
-    differs in a bit makes other records; nothing else does. `row_bytes` is what one image takes, seen in one way.
+    differs in a bit makes other records; nothing else does. `prefix` is what computes them.
     """
 
     def __init__(
         self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str, known: Digests = UNKNOWN
     ) -> None:
-        self._prefix = Prefix(cut, preprocessing, device, precision)
-        self.row_bytes = self._prefix.row_bytes
+        self.prefix = Prefix(cut, preprocessing, device, precision)
         identity = {
             **identify_prefix(cut, preprocessing, known),
             "device": device.type,
             "precision": settle_precision(precision, device, {}),
-            "batch": self._prefix.batch,
+            "batch": self.prefix.batch,
         }
         size = preprocessing.image_size
         about = ", ".join(f"{crossing.name} ({'x'.join(map(str, crossing.shape))})" for crossing in cut.crossing)
         self._store = Store("features", identity, f"{about} of images of {size} x {size} pixels")
-
-    @property
-    def computed(self) -> int:
-        """How many images this process has computed, each time that one is looked at counted."""
-        return self._prefix.computed
-
-    def measure_prefix(self) -> float:
-        """The seconds that the prefix takes for an image, measured on a full batch."""
-        return self._prefix.measure()
-
-    def compute_anew(
-        self, samples: Sequence[Sample], transform: ImageTransform, batch_size: int, files: ImageFiles, clock: Clock
-    ) -> ComputedFeed:
-        """The same values, on the CPU bit for bit, computed in each pass and kept nowhere."""
-        return ComputedFeed(self._prefix, samples, transform, batch_size, files, clock)
 
     def gather(
         self,
@@ -109,7 +93,7 @@ class FeatureCache:
         Raises NoRoom where there is none for it in the cache, DataError for an image that changes while it is read, and
         what a Loader raises. Broken images are left out of the feed as a Loader leaves them out.
         """
-        gathering = _Gathering(self._store, self._prefix, tuple(samples), source)
+        gathering = _Gathering(self._store, self.prefix, tuple(samples), source)
         gathering.see(sights)
         for once in (True, False):  # the twins of a broken image are looked at too, for each is told by its name
             missing = gathering.list_missing(once)
@@ -125,7 +109,7 @@ class FeatureCache:
         keys = {sight.draw: keys for sight, keys in zip(sights, gathering.keys, strict=True)}
         return ValueFeed(
             self._store,
-            self._prefix,
+            self.prefix,
             gathering.samples,
             batch_size,
             keys,
@@ -224,8 +208,12 @@ class _Gathering:
 
     def _compute(self, sight: Sight, keys: bytes, places: list[int], filler: Filler, course: _Course) -> bool:
         draw = sight.draw if sight.transform.is_random else None
-        with self._open(sight, places) as loader, closing(self._prefix.stream(loader.batches(draw=draw))) as computed:
-            for taken, (batch, rows) in zip(divide_order(places, self._prefix.batch), computed, strict=True):
+        shares = list(divide_order(places, self._prefix.batch))
+        with (
+            self._open(sight, places) as loader,
+            closing(self._prefix.stream(loader.batches(draw=draw), len(shares))) as computed,
+        ):
+            for taken, (batch, rows) in zip(shares, computed, strict=True):
                 self.left_out |= {one.path: one for one in batch.left_out}
                 kept = [place for place in taken if self.samples[place].path not in self.left_out]
                 self._check_unchanged(kept)

@@ -79,14 +79,15 @@ class Extractor:
                 self._check_finite(features, batch.paths)
             yield FeatureBatch(features, batch.labels, batch.paths, batch.left_out)
 
-    def pool_feed(self, feed: Feed) -> Iterator[FeatureBatch]:
-        """The same for a feed of what the head is given, where that is the one layer. The network does nothing.
+    def pool_feed(self, feed: Feed, order: Sequence[int]) -> Iterator[FeatureBatch]:
+        """The same for the samples at some places of a feed of what the head is given, where that is the one layer.
+        This network does nothing.
 
         Raises RunError where a value is not finite, and what the feed raises.
         """
         (layer,) = self.layers
         assert layer.kind == "input"
-        for batch in feed.batches():
+        for batch in feed.batches(order):
             pooled = pool_values(batch.values[0], layer, self.pool).contiguous()
             self._check_finite((pooled,), batch.paths)
             yield FeatureBatch((pooled,), batch.labels, batch.paths, batch.left_out)

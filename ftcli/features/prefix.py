@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -76,18 +77,28 @@ class Prefix:
         with self._rest():
             return self._compute(images)
 
-    def stream(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
-        """The same for one batch after another, with the batch. To be closed; until then the network is in eval mode.
+    def stream(self, batches: Iterable[Batch], count: int) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
+        """The same for each of `count` batches, with the batch. To be closed; until then the network is in eval mode.
 
         On the CPU some batches are computed beside one another: threads that share one have to wait for each other at
-        every layer.
+        every layer. Those that are left at the end, too few for that, have all threads one after the other.
         """
         beside = min(_BESIDE, torch.get_num_threads()) if self._is_free and self._device.type == "cpu" else 1
+        coming = iter(batches)
+        with self._rest():
+            yield from self._stream_beside(islice(coming, count - count % beside), beside)
+            for batch in coming:
+                rows = self._compute(batch.images)
+                self.computed += len(rows)
+                yield batch, rows
 
+    def _stream_beside(
+        self, batches: Iterable[Batch], beside: int
+    ) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
         def answer(batch: Batch) -> tuple[Batch, NDArray[np.uint8]]:
             return batch, self._compute(batch.images)
 
-        with self._rest(), divide_threads(beside) as begin:
+        with divide_threads(beside) as begin:
             threads = Threads(beside, 1, begin)
             try:
                 for batch, rows in threads.map(answer, batches):

@@ -16,6 +16,7 @@ from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import build_eval_transform
 from ftcli.features.cache import FeatureCache, NoRoom, Sight, Source
+from ftcli.features.feeds import ComputedFeed
 from ftcli.inference.classifier import Classifier
 from ftcli.inference.outputs import AS_THEY_ARE, Look, View, look_from, look_through
 from ftcli.models.cut import Cut, find_cut
@@ -63,7 +64,7 @@ class HeadInputs:
                 yield feed
                 return
         files = ImageFiles(source.root, source.on_bad_image, source.workers)
-        with self.cache.compute_anew(samples, transform, ROWS, files, nullcontext) as anew:
+        with ComputedFeed(self.cache.prefix, samples, transform, ROWS, files, nullcontext) as anew:
             yield anew
 
     def look(self, classifier: Classifier) -> Look:

@@ -27,9 +27,10 @@ class StageEstimate(Result):
     """What a stage costs on this machine. `images` and `validation_images` are those of an epoch; without data they
     stand for 1,000 training images. `measured_batch` is smaller than `batch_size` where a whole batch takes too long
     to try; figures are then scaled. `seconds` is the whole stage: the frozen part, steps, reading (where there are
-    data) and validations. `kept_bytes` are those that the cache takes on the disk for what the frozen part gives, and
-    `seconds_frozen` what computing and reading it takes, of which a later run saves the most; both are 0 where it is
-    not kept. A stage that is solved has no steps: `seconds_per_step` is None. `memory_bytes` is the sum of `memory`."""
+    data) and validations. `seconds_frozen` is what the frozen part takes where the network is cut behind it, else 0,
+    and `kept_bytes` what the cache then holds of it on the disk: it is computed once and read, and a later run saves
+    the most of that; with 0 bytes it is computed in every epoch. A stage that is solved has no steps:
+    `seconds_per_step` is None. `memory_bytes` is the sum of `memory`."""
 
     stage: str
     epochs: int

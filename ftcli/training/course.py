@@ -110,7 +110,7 @@ def _open_anew(
     def open_split(split: str) -> ComputedFeed:
         samples, transform = job.images.splits[split], choose_transform(job, split)
         files, size = find_files(job, pixels.get(split)), job.plan.recipe.data.batch_size
-        return division.cache.compute_anew(samples, transform, size, files, lambda: ledger.measure("frozen"))
+        return ComputedFeed(division.cache.prefix, samples, transform, size, files, lambda: ledger.measure("frozen"))
 
     with open_split("train") as train, open_split("val") as val:
         yield division.make_course(job, train, val, _list_draws(job, plan.stage), kept=False)
@@ -157,7 +157,7 @@ def _choose_keeping(job: Job, plan: StagePlan, division: _Division, reporter: Re
     train, val = (len(job.images.splits[split]) for split in ("train", "val"))
     views = len(_list_draws(job, stage))
     records = views * train + val
-    size = records * cache.row_bytes
+    size = records * cache.prefix.row_bytes
     if not can_hold(size):
         reporter.say(
             f"Stage {stage.name}: the frozen part is computed in every epoch, for what it gives would take "
@@ -165,8 +165,8 @@ def _choose_keeping(job: Job, plan: StagePlan, division: _Division, reporter: Re
         )
         return False
     gain = ""
-    if cache.row_bytes > SMALL:
-        again, once = weigh_ways(cache, count_looks(stage.epochs, train, val), records, size)
+    if cache.prefix.row_bytes > SMALL:
+        again, once = weigh_ways(cache.prefix, count_looks(stage.epochs, train, val), records, size)
         if once >= again:
             reporter.say(
                 f"Stage {stage.name}: the frozen part is computed in every epoch, about {tell_duration(again)}, for "
@@ -201,7 +201,7 @@ def _gather(job: Job, plan: StagePlan, division: _Division, reporter: Reporter, 
         if feed is None:
             return None
         feeds.append(feed)
-    if not cache.computed:
+    if not cache.prefix.computed:
         reporter.say(f"Stage {name}: all of that was computed before and is read from the cache")
     return division.make_course(job, feeds[0], feeds[1], draws, kept=True)
 

@@ -151,9 +151,9 @@ def _foresee_frozen(bench: _Bench, stage: AnyPlan) -> _Frozen | None:
         views = count_views(stage.stage, build_train_transform(plan.preprocessing, plan.recipe.data.augment))
         looks = count_looks(stage.stage.epochs, train, val)
     records = views * train + val
-    size = records * cache.row_bytes
-    anew, once = weigh_ways(cache, looks, records, size)
-    keeps = can_hold(size) and (isinstance(stage, SolvedPlan) or cache.row_bytes <= SMALL or once < anew)
+    size = records * cache.prefix.row_bytes
+    anew, once = weigh_ways(cache.prefix, looks, records, size)
+    keeps = can_hold(size) and (isinstance(stage, SolvedPlan) or cache.prefix.row_bytes <= SMALL or once < anew)
     count, seconds = (records, once) if keeps else (looks, anew)
     return _Frozen(cut, size if keeps else 0, count * bench.overlap(seconds / count))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftcli.data.transforms import ImageTransform
-from ftcli.features.cache import FeatureCache
+from ftcli.features.prefix import Prefix
 from ftcli.recipe.schema import Stage
 from ftcli.runtime import measure_free_memory
 
@@ -21,12 +21,12 @@ def count_views(stage: Stage, transform: ImageTransform) -> int:
     return min(wanted, stage.epochs)
 
 
-def weigh_ways(cache: FeatureCache, looks: int, records: int, size: int) -> tuple[float, float]:
+def weigh_ways(prefix: Prefix, looks: int, records: int, size: int) -> tuple[float, float]:
     """Seconds that the frozen part takes when it is computed for each of the `looks` that a stage takes at images, and
     when it is computed for `records` of them, of `size` bytes in all, that are kept and read."""
-    forward = cache.measure_prefix()
+    forward = prefix.measure()
     rate = FAST if size < measure_free_memory() / 2 else SLOW
-    return looks * forward, records * forward + (size + looks * cache.row_bytes) / rate
+    return looks * forward, records * forward + (size + looks * prefix.row_bytes) / rate
 
 
 def count_looks(epochs: int, train: int, val: int) -> int:

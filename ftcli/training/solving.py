@@ -22,6 +22,7 @@ from ftcli.data.reading import ImageFiles
 from ftcli.data.sources import Sample
 from ftcli.errors import RunError
 from ftcli.features.cache import FeatureCache, NoRoom, Sight, Source
+from ftcli.features.feeds import ComputedFeed
 from ftcli.features.probing import check_codes
 from ftcli.features.solving import Lesson, Solution, solve_head
 from ftcli.inference.metrics import measure_accuracy, measure_loss
@@ -98,14 +99,14 @@ def _open_feeds(shop: Workshop, plan: SolvedPlan) -> Iterator[tuple[Feed, Feed, 
             return
         look = look_through(cut.suffix, classifier)
         cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision)
-        fits = can_hold(cache.row_bytes * sum(len(splits[split]) for split in ("train", "val")))
+        fits = can_hold(cache.prefix.row_bytes * sum(len(splits[split]) for split in ("train", "val")))
         feeds = _gather(shop, plan.stage.name, cache, files) if fits else None
         if feeds is None and shop.stop.is_set():
             yield None
             return
         if feeds is None:
             anew = [
-                cache.compute_anew(splits[split], transform, data.batch_size, files, nullcontext)
+                ComputedFeed(cache.prefix, splits[split], transform, data.batch_size, files, nullcontext)
                 for split in ("train", "val")
             ]
             for feed in anew:

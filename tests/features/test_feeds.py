@@ -81,7 +81,7 @@ def compute_anew(
     clock: Clock = nullcontext,
 ) -> ComputedFeed:
     files = ImageFiles(root, bad, 0)  # type: ignore[arg-type]
-    return open_cache().compute_anew(samples, transform, batch_size, files, clock)
+    return ComputedFeed(open_cache().prefix, samples, transform, batch_size, files, clock)
 
 
 def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:

@@ -185,7 +185,7 @@ def test_batches_computed_beside_one_another_have_the_bits_of_each_alone(threads
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = list(prefix.stream(batches))
+        found = list(prefix.stream(batches, len(batches)))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -208,12 +208,35 @@ def test_as_many_batches_are_computed_at_once_as_torch_has_threads(monkeypatch: 
     monkeypatch.setattr(Prefix, "_compute", wait)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 6
-    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches))) == 6
+    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches, 6))) == 6
     assert threading.get_ident() not in places
+    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches[:3], 3))) == 3
     together, places = threading.Barrier(1), set()
     whole = replace(cut, prefix=Trunk(network, "fc"))  # code that is no graph may remember what it computes
-    assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches))) == 6
+    assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches, 6))) == 6
     assert places == {threading.get_ident()}
+
+
+def test_batches_too_few_for_the_threads_have_all_of_them_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("resnet18", meta=False, image_size=32)
+    prefix = Prefix(_cut(network, "fc", 32), _expect(32), CPU, "float32")
+    shares: list[tuple[bool, int]] = []
+
+    def note(prefix: Prefix, images: torch.Tensor) -> NDArray[np.uint8]:
+        shares.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return np.empty((len(images), prefix.row_bytes), dtype=np.uint8)
+
+    monkeypatch.setattr(Prefix, "_compute", note)
+    batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 5
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert len(list(prefix.stream(batches, 5))) == 5
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert shares == [(False, 1)] * 3 + [(True, 3)] * 2
+    assert prefix.computed == 5
 
 
 def test_several_values_and_maps_come_back_as_they_were_and_can_be_trained_on() -> None:

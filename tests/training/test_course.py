@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ftcli.data.transforms import build_eval_transform, build_train_transform
-from ftcli.features.cache import FeatureCache
+from ftcli.features.prefix import Prefix
 from ftcli.inference.outputs import Look
 from ftcli.recipe.schema import AdamW, Stage
 from ftcli.results import EpochRow, Preprocessing
@@ -128,7 +128,7 @@ def test_a_boundary_in_the_middle_is_kept_where_that_is_faster_and_ends_in_the_s
     change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
     assert ftcli("train", "r.yaml", *HEAD, *change, "--out", "small").code == 0
     monkeypatch.setattr("ftcli.training.course.SMALL", 1000)
-    monkeypatch.setattr(FeatureCache, "measure_prefix", lambda _self: forward)
+    monkeypatch.setattr(Prefix, "measure", lambda _self: forward)
     outcome = ftcli("train", "r.yaml", *HEAD, *change, "--out", "weighed")
     assert outcome.code == 0, outcome.err
     told = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]

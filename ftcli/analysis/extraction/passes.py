@@ -27,16 +27,22 @@ def fill_spool(
     Raises DataError where not one image can be read, and what the extractor, the cache and reading images raise.
     """
     inputs = _open_inputs(wish, extractor)
+    wanted = data.workers if wish.workers is None else wish.workers
+    source = Source(images.root, data.on_bad_image, share_cores(wanted, extractor.device, images), wish.verify)
     total = sum(map(len, images.splits.values()))
     skipped: list[str] = []
     began = time.monotonic()
-    for split in images.splits:
-        for batch in _take(wish, data, images, split, extractor, inputs, reporter):
-            skipped += [one.sentence for one in batch.left_out]
-            if batch.paths:
-                spool.add(batch, split)
-            done = len(spool) + len(skipped)
-            reporter.advance(Progress("extracting", done, total, done / (time.monotonic() - began)))
+    taken = (
+        _take(images, source, wish.batch_size or data.batch_size, extractor)
+        if inputs is None
+        else _take_inputs(images, source, inputs, extractor, reporter)
+    )
+    for split, batch in taken:
+        skipped += [one.sentence for one in batch.left_out]
+        if batch.paths:
+            spool.add(batch, split)
+        done = len(spool) + len(skipped)
+        reporter.advance(Progress("extracting", done, total, done / (time.monotonic() - began)))
     if not len(spool):
         raise DataError(f"extract: not one of {total} images can be read; the first: {skipped[0]}")
     return tuple(skipped)
@@ -50,27 +56,27 @@ def _open_inputs(wish: Wish, extractor: Extractor) -> HeadInputs | None:
     return open_inputs(extractor.model, head, extractor.preprocessing, extractor.device, extractor.precision)
 
 
-def _take(
-    wish: Wish,
-    data: Data,
-    images: ImageSet,
-    split: str,
-    extractor: Extractor,
-    inputs: HeadInputs | None,
-    reporter: Reporter,
-) -> Iterator[FeatureBatch]:
-    """The features of a split, from the cut before the head or from a pass of the network."""
-    samples = images.splits[split]
-    wanted = data.workers if wish.workers is None else wish.workers
-    workers = share_cores(wanted, extractor.device, images)
-    if inputs is not None:
-        reading = Source(images.root, data.on_bad_image, workers, wish.verify)
-        with inputs.open(samples, reading, reporter, f"extracting {split}") as feed:
-            assert feed is not None  # nothing stops it
-            yield from extractor.pool_feed(feed)
-        return
-    size, transform = wish.batch_size or data.batch_size, build_eval_transform(extractor.preprocessing)
-    few = min(workers, -(-len(samples) // size) - 1)  # a single batch is sooner read than handed over
-    files = ImageFiles(images.root, data.on_bad_image, few, pin_memory=extractor.device.type == "cuda")
-    with Loader(samples, transform, size, files) as loader:
-        yield from extractor.extract(loader)
+def _take(images: ImageSet, source: Source, size: int, extractor: Extractor) -> Iterator[tuple[str, FeatureBatch]]:
+    """The features of each split, from a pass of the network over its images."""
+    transform = build_eval_transform(extractor.preprocessing)
+    for split, samples in images.splits.items():
+        few = min(source.workers, -(-len(samples) // size) - 1)  # a single batch is sooner read than handed over
+        files = ImageFiles(source.root, source.on_bad_image, few, pin_memory=extractor.device.type == "cuda")
+        with Loader(samples, transform, size, files) as loader:
+            for batch in extractor.extract(loader):
+                yield split, batch
+
+
+def _take_inputs(
+    images: ImageSet, source: Source, inputs: HeadInputs, extractor: Extractor, reporter: Reporter
+) -> Iterator[tuple[str, FeatureBatch]]:
+    """The features of each split, at the cut before the head. All splits are computed as one, for each that begins anew
+    ends with a batch that is not full."""
+    samples = [sample for split in images.splits.values() for sample in split]
+    with inputs.open(samples, source, reporter, "extracting: frozen part") as feed:
+        assert feed is not None  # nothing stops it
+        begin = 0
+        for split, own in images.splits.items():
+            for batch in extractor.pool_feed(feed, range(begin, begin + len(own))):
+                yield split, batch
+            begin += len(own)
