@@ -90,13 +90,13 @@ def test_what_is_kept_of_the_frozen_part_is_computed_once(workplace: Path) -> No
 def test_what_the_cache_has_no_room_for_is_not_said_to_be_kept(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = estimate("stages.head.epochs=50")[0]
+    kept = estimate("stages.head.epochs=200")[0]
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
-    anew = estimate("stages.head.epochs=50")[0]
+    anew = estimate("stages.head.epochs=200")[0]
     assert kept.kept_bytes > anew.kept_bytes == 0
-    assert anew.seconds_frozen > 4 * kept.seconds_frozen  # 50 epochs, not 4 views
+    assert anew.seconds_frozen > 4 * kept.seconds_frozen  # 200 epochs, not 4 views
     assert anew.seconds_per_step is not None
-    steps = 50 * 30 * anew.seconds_per_step / 8 + 51 * 10 * anew.seconds_per_validation_image
+    steps = 200 * 30 * anew.seconds_per_step / 8 + 201 * 10 * anew.seconds_per_validation_image
     assert anew.seconds == pytest.approx(anew.seconds_frozen + steps)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,21 +33,27 @@ def test_parts_add_up_to_the_whole_and_go_on_after_a_pause() -> None:
     assert sum(times.to_dict().values()) == pytest.approx(ledger.seconds, abs=0.02)
 
 
-def test_a_second_within_two_parts_counts_once_as_the_inner_ones() -> None:
+def test_a_second_within_two_parts_counts_once_as_the_inner_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+
+    def pass_by(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("ftcli.training.ledger.time", SimpleNamespace(perf_counter=lambda: now))
     ledger = Ledger(CPU)
     with ledger.measure("data"):
-        time.sleep(0.02)
+        pass_by(2)
         for _ in range(2):
             with suppress(KeyError), ledger.measure("frozen"):
-                time.sleep(0.03)
+                pass_by(3)
                 raise KeyError
+        with ledger.measure("compiling"), ledger.measure("data"):
+            pass_by(0.5)
+    pass_by(1)
     with ledger.measure("validation"):
-        time.sleep(0.02)
-    times = ledger.sum_up()
-    assert 0.02 <= times.data < 0.06
-    assert 0.06 <= times.frozen < 0.1
-    assert 0.02 <= times.validation < 0.06
-    assert times.other < 0.02
+        pass_by(4)
+    assert ledger.sum_up() == StageTimes(data=2.5, frozen=6.0, validation=4.0, other=1.0)
 
 
 def test_the_bottleneck_is_the_part_that_takes_most_with_what_would_shorten_it() -> None:
