@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 import contextlib
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -48,8 +49,11 @@ Ftcli = Callable[..., Outcome]
 
 
 def pytest_configure() -> None:
-    """Let Python look for objects that nothing reaches as rarely as the command line does."""
+    """Let Python look for objects that nothing reaches as rarely as the command line does, and let processes that the
+    tests start take notice of SIGINT: they inherit that it is ignored, as it is where a shell runs pytest behind."""
     gc.set_threshold(50_000)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
