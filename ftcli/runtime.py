@@ -71,14 +71,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 @contextmanager
-def divide_threads(parts: int) -> Iterator[Callable[[], None]]:
-    """Let `parts` threads compute beside one another, each with its share of the threads that torch computes with here.
-    What is given is to be called by each of them first."""
+def compute_singly() -> Iterator[Callable[[], None]]:
+    """Let torch compute with one thread alone, in this thread and in each that first calls what is given."""
     before = torch.get_num_threads()
-    share = max(1, before // parts)
-    torch.set_num_threads(share)
+    torch.set_num_threads(1)
     try:
-        yield lambda: torch.set_num_threads(share)
+        yield lambda: torch.set_num_threads(1)
     finally:
         torch.set_num_threads(before)
 

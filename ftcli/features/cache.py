@@ -208,12 +208,8 @@ class _Gathering:
 
     def _compute(self, sight: Sight, keys: bytes, places: list[int], filler: Filler, course: _Course) -> bool:
         draw = sight.draw if sight.transform.is_random else None
-        shares = list(divide_order(places, self._prefix.batch))
-        with (
-            self._open(sight, places) as loader,
-            closing(self._prefix.stream(loader.batches(draw=draw), len(shares))) as computed,
-        ):
-            for taken, (batch, rows) in zip(shares, computed, strict=True):
+        with self._open(sight, places) as loader, closing(self._prefix.stream(loader.batches(draw=draw))) as computed:
+            for taken, (batch, rows) in zip(divide_order(places, self._prefix.batch), computed, strict=True):
                 self.left_out |= {one.path: one for one in batch.left_out}
                 kept = [place for place in taken if self.samples[place].path not in self.left_out]
                 self._check_unchanged(kept)

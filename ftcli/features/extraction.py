@@ -89,7 +89,8 @@ class Extractor:
         assert layer.kind == "input"
         for batch in feed.batches(order):
             pooled = pool_values(batch.values[0], layer, self.pool).contiguous()
-            self._check_finite((pooled,), batch.paths)
+            if batch.paths:
+                self._check_finite((pooled,), batch.paths)
             yield FeatureBatch((pooled,), batch.labels, batch.paths, batch.left_out)
 
     def _compute(self, model: nn.Module, graph: fx.GraphModule | None, inputs: Tensor) -> tuple[Tensor, ...]:

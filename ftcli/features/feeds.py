@@ -173,13 +173,14 @@ class ComputedFeed(_Crossings):
 
     def _compute(self, order: Sequence[int], draw: Draw | None) -> Iterator[NDArray[np.uint8] | LeftOut]:
         """For each place of an order the row of its sample, or why there is none. Batches of the prefix's own size are
-        computed whatever the size of those that are asked for."""
-        for places, batch in zip(
-            divide_order(order, self._prefix.batch), self._loader.batches(order, draw), strict=True
-        ):
+        computed whatever the size of those that are asked for, as many at once as the prefix computes."""
+        shares = divide_order(order, self._prefix.batch)
+        coming = self._loader.batches(order, draw)
+        while taken := list(islice(coming, self._prefix.beside)):
             with self._clock():
-                rows = iter(self._prefix.compute(batch.images))
-            broken = {one.path: one for one in batch.left_out}
-            for place in places:
-                path = self.samples[place].path
-                yield broken[path] if path in broken else next(rows)
+                computed = list(self._prefix.stream(taken))
+            for places, (batch, rows) in zip(islice(shares, len(taken)), computed, strict=True):
+                broken, given = {one.path: one for one in batch.left_out}, iter(rows)
+                for place in places:
+                    path = self.samples[place].path
+                    yield broken[path] if path in broken else next(given)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 import torch
@@ -21,22 +20,24 @@ from ftcli.features.fusing import fuse_norms
 from ftcli.models.cut import Cut
 from ftcli.models.tracing import keep_modes
 from ftcli.results import Preprocessing
-from ftcli.runtime import autocast, divide_threads, explain_memory
+from ftcli.runtime import autocast, compute_singly, explain_memory
 
 BATCHES = {"cpu": 16}
 """How many images are computed at a time on a device. On the CPU larger batches gain nothing, and outgrow its caches:
 two of these take as long as one of 32, and less than half as long as one of 64 where freed memory is not kept."""
 
 OTHER_BATCHES = 256
-_BESIDE = 4  # batches computed at once: their activations are in memory together
+_BESIDE = 16
+"""How many batches are computed at once at most: their activations are in memory together."""
 
 
 class Prefix:
     """The prefix of a cut in eval mode, with its BatchNorms folded into the convolutions before them.
 
     Computes batches of one shape alone, so that on the CPU an image's values have the same bits in every company, and
-    with any number of threads. The network that was cut, which has to be on the device, keeps its tensors and modes.
-    `batch` images are computed at a time, and what is kept of one has `row_bytes` bytes. `computed` counts them.
+    those of a graph with any number of threads. The network that was cut, which has to be on the device, keeps its
+    tensors and modes. `batch` images are computed at a time, and what is kept of one has `row_bytes` bytes. `computed`
+    counts those of `stream`.
     """
 
     def __init__(self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
@@ -74,31 +75,27 @@ class Prefix:
     def compute(self, images: Tensor) -> NDArray[np.uint8]:
         """What crosses the cut for at most `batch` uint8 images (n, 3, size, size), as (n, row_bytes): the values one
         after the other in float32, maps with their channels last. Raises RunError where memory runs out."""
-        with self._rest():
+        with self._rest(), self._choose_threads():
             return self._compute(images)
 
-    def stream(self, batches: Iterable[Batch], count: int) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
-        """The same for each of `count` batches, with the batch. To be closed; until then the network is in eval mode.
+    @property
+    def beside(self) -> int:
+        """How many batches `stream` computes at once, where there are as many."""
+        return min(_BESIDE, torch.get_num_threads()) if self._is_free else 1
 
-        On the CPU some batches are computed beside one another: threads that share one have to wait for each other at
-        every layer. Those that are left at the end, too few for that, have all threads one after the other.
+    def stream(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
+        """The same for one batch after another, with the batch. To be closed; until then the network is in eval mode.
+
+        On the CPU as many are computed beside one another as torch has threads, each by one. Threads that share a
+        batch have to wait for each other at every layer, and where the share of one ends torch computes a few numbers
+        of a sigmoid, say, in another way than those before, with other bits.
         """
-        beside = min(_BESIDE, torch.get_num_threads()) if self._is_free and self._device.type == "cpu" else 1
-        coming = iter(batches)
-        with self._rest():
-            yield from self._stream_beside(islice(coming, count - count % beside), beside)
-            for batch in coming:
-                rows = self._compute(batch.images)
-                self.computed += len(rows)
-                yield batch, rows
+        beside = self.beside
 
-    def _stream_beside(
-        self, batches: Iterable[Batch], beside: int
-    ) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
         def answer(batch: Batch) -> tuple[Batch, NDArray[np.uint8]]:
             return batch, self._compute(batch.images)
 
-        with divide_threads(beside) as begin:
+        with self._rest(), self._choose_threads() as begin:
             threads = Threads(beside, 1, begin)
             try:
                 for batch, rows in threads.map(answer, batches):
@@ -107,10 +104,14 @@ class Prefix:
             finally:
                 threads.close()
 
+    def _choose_threads(self) -> AbstractContextManager[Callable[[], None] | None]:
+        """One thread for a batch, or all, where nothing can be computed beside it."""
+        return compute_singly() if self._is_free else nullcontext()
+
     @property
     def _is_free(self) -> bool:
-        """Whether several threads may compute at once: a graph keeps nothing of what it computes."""
-        return isinstance(self._prefix, fx.GraphModule)
+        """Whether several threads of the CPU may compute at once: a graph keeps nothing of what it computes."""
+        return self._device.type == "cpu" and isinstance(self._prefix, fx.GraphModule)
 
     def _compute(self, images: Tensor) -> NDArray[np.uint8]:
         count = len(images)
@@ -138,10 +139,11 @@ class Prefix:
         """The seconds that an image takes, measured on a full batch of the shape that is computed."""
         shape, generator = (self.batch, 3, self._size, self._size), torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        self.compute(images[:1])  # the first time takes longer: memory and kernels are got ready
-        began = time.perf_counter()
-        self.compute(images)
-        return (time.perf_counter() - began) / self.batch
+        with self._rest():  # with all threads, in the stead of the batches that are computed beside it
+            self._compute(images[:1])  # the first time takes longer: memory and kernels are got ready
+            began = time.perf_counter()
+            self._compute(images)
+            return (time.perf_counter() - began) / self.batch
 
 
 def _flatten(value: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from ftcli.caching.places import can_hold, find_limit
 from ftcli.data.batches import Draw, Feed
 from ftcli.data.loading import choose_workers
@@ -122,9 +124,23 @@ def _compile(job: Job, plan: StagePlan, course: Course, ledger: Ledger, reporter
         return course
     set_modes(job.classifier.model, plan.freezing)
     with ledger.measure("compiling"):
-        size = min(course.train.batch_size, len(course.train.samples))
-        first = next(course.train.batches(range(size), course.draw(0)))
-        return replace(course, training=compile_look(course.training, first.values, job.classifier.model, reporter))
+        values = _take_whole(course.train, course.draw(0))
+        if values is None:
+            return course  # the first epoch tells what is wrong with the images
+        return replace(course, training=compile_look(course.training, values, job.classifier.model, reporter))
+
+
+def _take_whole(feed: Feed, draw: Draw | None) -> tuple[Tensor, ...] | None:
+    """The values of a whole batch, of the first images that are not broken; None if all are."""
+    size, paths = min(feed.batch_size, len(feed.samples)), set[str]()
+    for batch in feed.batches(draw=draw):
+        if len(batch.paths) == size:
+            return batch.values
+        paths.update(batch.paths)
+        if len(paths) >= size:
+            break
+    places = [place for place, sample in enumerate(feed.samples) if sample.path in paths]
+    return next(feed.batches(places[:size], draw)).values if places else None
 
 
 def _list_draws(job: Job, stage: Stage) -> list[Draw | None]:

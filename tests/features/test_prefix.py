@@ -185,7 +185,7 @@ def test_batches_computed_beside_one_another_have_the_bits_of_each_alone(threads
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = list(prefix.stream(batches, len(batches)))
+        found = list(prefix.stream(batches))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -208,16 +208,16 @@ def test_as_many_batches_are_computed_at_once_as_torch_has_threads(monkeypatch: 
     monkeypatch.setattr(Prefix, "_compute", wait)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 6
-    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches, 6))) == 6
+    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches))) == 6
     assert threading.get_ident() not in places
-    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches[:3], 3))) == 3
+    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches[:3]))) == 3
     together, places = threading.Barrier(1), set()
     whole = replace(cut, prefix=Trunk(network, "fc"))  # code that is no graph may remember what it computes
-    assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches, 6))) == 6
+    assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches))) == 6
     assert places == {threading.get_ident()}
 
 
-def test_batches_too_few_for_the_threads_have_all_of_them_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_has_one_thread_and_torch_its_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("resnet18", meta=False, image_size=32)
     prefix = Prefix(_cut(network, "fc", 32), _expect(32), CPU, "float32")
     shares: list[tuple[bool, int]] = []
@@ -231,12 +231,36 @@ def test_batches_too_few_for_the_threads_have_all_of_them_each(monkeypatch: pyte
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert len(list(prefix.stream(batches, 5))) == 5
+        assert prefix.beside == 3
+        assert len(list(prefix.stream(batches))) == 5
+        assert shares == [(False, 1)] * 5
+        prefix.compute(batches[0].images)
+        assert shares[5:] == [(True, 1)]
+        stream = prefix.stream(batches)
+        next(stream)
+        stream.close()
         assert torch.get_num_threads() == 3
+        torch.set_num_threads(32)
+        assert prefix.beside == 16
     finally:
         torch.set_num_threads(before)
-    assert shares == [(False, 1)] * 3 + [(True, 3)] * 2
-    assert prefix.computed == 5
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_a_sigmoid_has_the_same_bits_with_any_number_of_threads(threads: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Sigmoid(), nn.Flatten(), nn.Linear(5 * 75 * 75, 2))
+    prefix = Prefix(_cut(network, "3", 75), _expect(75), CPU, "float32")
+    images = torch.randint(0, 256, (BATCHES["cpu"], 3, 75, 75), dtype=torch.uint8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = prefix.compute(images)
+        torch.set_num_threads(threads)
+        assert np.array_equal(prefix.compute(images), alone)
+        for count in (1, 3, 5):
+            assert all(np.array_equal(rows, alone) for _, rows in prefix.stream([_batch(images)] * count))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_several_values_and_maps_come_back_as_they_were_and_can_be_trained_on() -> None:

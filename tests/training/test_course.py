@@ -258,6 +258,34 @@ def test_compiling_is_a_part_of_the_times_and_told_where_it_takes_most(
     assert outcome.json["bottleneck"].endswith("compiling the steps; train more epochs, or set compile: false")
 
 
+@pytest.mark.parametrize("broken", [3, 8, 40])
+def test_whole_batches_are_compiled_for_whatever_images_are_broken(
+    workplace: Path, photo_folder: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    shutil.copytree(photo_folder, workplace / "own")
+    for image in sorted((workplace / "own/train").rglob("*.jpg"))[:broken]:
+        image.write_bytes(b"")
+    shapes = list[int]()
+
+    def note(look: Look, values: tuple[torch.Tensor, ...], *_: object) -> Look:
+        shapes.append(len(values[0]))
+        return look
+
+    monkeypatch.setattr("ftcli.training.course.compile_look", note)
+    monkeypatch.setattr("ftcli.training.acceleration.check_compiler", lambda *_: None)
+    settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_bad_image=skip")
+    outcome = ftcli("train", "r.yaml", *(part for setting in settings for part in ("--set", setting)))
+    if broken == 40:
+        assert shapes == []
+        assert outcome.faults == [
+            "head 0 validation: not one of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
+            "bytes); replace it, remove it, or set data.on_bad_image: skip"
+        ]
+    else:
+        assert outcome.code == 0, outcome.err
+        assert shapes == [8, 8]
+
+
 def test_a_run_without_a_test_leaves_all_its_files(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     shutil.copytree(photo_folder / "train", workplace / "photos/train")
     outcome = ftcli("train", "r.yaml", *HEAD, "--set", "data.root=photos", "--out", "run", "--json")

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ftcli.analysis.drafting.draft import Brief, draft_recipe
@@ -127,3 +128,15 @@ def test_a_size_that_the_recipe_cannot_cut_is_told_at_its_option(workplace: Path
         "or a larger resize_size in the recipe"
     )
     assert open_source(replace(target, image_size=40), Silent()).subject.preprocessing.image_size == 40
+
+
+def test_a_split_of_broken_images_alone_is_left_out_whole(workplace: Path, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, workplace / "photos")
+    for image in (workplace / "photos/test").glob("*/*.jpg"):
+        image.write_bytes(b"no image")
+    Path("r.yaml").write_text(Path("r.yaml").read_text().replace("workers: 0", "workers: 0\n  on_bad_image: skip"))
+    target = Target(source="r.yaml", document=read_recipe(Path("r.yaml")), data=Path("photos"))
+    for cache in (True, False):
+        extraction = extract(Wish(target=target, out=Path("all.npz"), cache=cache), Silent())
+        assert len(extraction.skipped) == 12
+        assert set(np.load("all.npz")["splits"]) == {"train", "val"}
