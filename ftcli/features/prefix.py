@@ -23,12 +23,21 @@ from ftcli.results import Preprocessing
 from ftcli.runtime import autocast, compute_singly, explain_memory
 
 BATCHES = {"cpu": 16}
-"""How many images are computed at a time on a device. On the CPU larger batches gain nothing, and outgrow its caches:
-two of these take as long as one of 32, and less than half as long as one of 64 where freed memory is not kept."""
+"""How many images are computed at a time on a device at most. On the CPU larger batches gain nothing, and outgrow its
+caches: two of these take as long as one of 32, and less than half as long as one of 64 where freed memory is not
+kept."""
 
 OTHER_BATCHES = 256
+_USUAL = 320  # pixels of a side up to which they are as many; of larger images fewer, of as many pixels in all
 _BESIDE = 16
 """How many batches are computed at once at most: their activations are in memory together."""
+
+
+def choose_batch(device: torch.device, size: int) -> int:
+    """How many images of size x size pixels are computed at a time on a device: a power of 2."""
+    most = BATCHES.get(device.type, OTHER_BATCHES)
+    fitting = max(1, most * _USUAL**2 // max(size, _USUAL) ** 2)
+    return 1 << (fitting.bit_length() - 1)
 
 
 class Prefix:
@@ -41,7 +50,7 @@ class Prefix:
     """
 
     def __init__(self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
-        self.batch = BATCHES.get(device.type, OTHER_BATCHES)
+        self.batch = choose_batch(device, preprocessing.image_size)
         self.shapes = tuple(crossing.shape for crossing in cut.crossing)
         self.row_bytes = 4 * sum(math.prod(shape) for shape in self.shapes)
         self.computed = 0

@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ftcli.data.batches import Batch
 from ftcli.data.transforms import Normalizer
 from ftcli.features.fusing import fuse_norms
-from ftcli.features.prefix import BATCHES, Prefix
+from ftcli.features.prefix import BATCHES, Prefix, choose_batch
 from ftcli.models.anatomy import examine, find_head
 from ftcli.models.cut import Cut, find_cut
 from ftcli.models.freezing import Freezing, set_modes
@@ -215,6 +215,12 @@ def test_as_many_batches_are_computed_at_once_as_torch_has_threads(monkeypatch: 
     whole = replace(cut, prefix=Trunk(network, "fc"))  # code that is no graph may remember what it computes
     assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches))) == 6
     assert places == {threading.get_ident()}
+
+
+def test_batches_of_large_images_are_smaller_lest_they_fill_the_memory() -> None:
+    sizes = (32, 320, 321, 384, 480, 600, 4000)
+    assert [choose_batch(CPU, size) for size in sizes] == [16, 16, 8, 8, 4, 4, 1]
+    assert [choose_batch(torch.device("cuda"), size) for size in sizes] == [256, 256, 128, 128, 64, 64, 1]
 
 
 def test_a_batch_has_one_thread_and_torch_its_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
