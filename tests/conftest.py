@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -46,6 +47,12 @@ class Outcome:
 
 
 Ftcli = Callable[..., Outcome]
+
+
+def read_npz(path: str | Path) -> dict[str, Any]:
+    """All arrays of an npz file, by name. The file is closed: one that is left to be found open fails another test."""
+    with np.load(path) as arrays:
+        return dict(arrays)
 
 
 def pytest_configure() -> None:

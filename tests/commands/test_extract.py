@@ -32,7 +32,7 @@ from ftcli.features.stores import Dtype
 from ftcli.planning import gather_images
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import Extraction, FeatureLayer, ProbeScore, Silent
-from tests.conftest import Ftcli
+from tests.conftest import Ftcli, read_npz
 
 QUICK = ["--workers", "0", "--weights", "none", "--image-size", "32"]
 NAME = "resnet18"
@@ -49,7 +49,7 @@ def test_every_format_holds_the_same(workplace: Path, ftcli: Ftcli) -> None:
         told = ftcli("extract", "r.yaml", "--out", f"codes.{ending}", *dtype, "--json").json
         assert (told["output"], told["images"], told["dimensions"]) == (str(workplace / f"codes.{ending}"), 52, 1024)
         assert told["splits"] == {split: len(samples) for split, samples in images.splits.items()}
-    npz = np.load("codes.npz")
+    npz = read_npz("codes.npz")
     assert npz["labels"].tolist() == [sample.label for sample, _ in samples]
     assert npz["paths"].tolist() == [sample.path for sample, _ in samples]
     assert npz["splits"].tolist() == [split for _, split in samples]
@@ -81,7 +81,7 @@ def test_a_checkpoints_features_are_those_that_its_head_reads(finished: Path, ft
     ]
     assert told["pool"] == "max"
     classifier = package.load(best)
-    codes = np.load("codes.npz")
+    codes = read_npz("codes.npz")
     head = classifier.model.get_submodule("fc")
     with torch.inference_mode():
         given = torch.from_numpy(codes["features/input of fc"])
@@ -322,7 +322,7 @@ def test_broken_images_are_counted_and_named(workplace: Path, ftcli: Ftcli, phot
     assert told["images"] == 51
     assert len(told["skipped"]) == 1
     assert "photos/train/china/3.jpg" in told["skipped"][0]
-    assert "train/china/3.jpg" not in np.load("a.npz")["paths"]
+    assert "train/china/3.jpg" not in read_npz("a.npz")["paths"]
 
 
 def test_what_float16_cannot_hold_ends_the_pass(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,7 +395,7 @@ def test_mean_and_std_are_measured_as_in_training(workplace: Path, ftcli: Ftcli)
     ftcli("extract", "r.yaml", "--out", "a.npz")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=1")
     trained = ftcli("inspect", "best_loss.pt", "--json").json["preprocessing"]
-    assert json.loads(str(np.load("a.npz")["about"]))["preprocessing"] == trained
+    assert json.loads(str(read_npz("a.npz")["about"]))["preprocessing"] == trained
 
 
 def test_the_choices_that_are_offered_are_those_of_the_library(ftcli: Ftcli) -> None:

@@ -18,7 +18,7 @@ from ftcli.inference import inputs as module
 from ftcli.inference.inputs import open_inputs
 from ftcli.models.zoo import build_network
 from ftcli.results import Preprocessing, Silent
-from tests.conftest import Ftcli
+from tests.conftest import Ftcli, read_npz
 
 CPU = torch.device("cpu")
 
@@ -54,7 +54,7 @@ def test_commands_share_what_they_compute(ftcli: Ftcli, finished: Path, computed
     assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
     plain = ftcli("extract", checkpoint, "--json", "--no-cache", *wish, "plain.npz").json
     assert plain["probe"]["cv_accuracy"] == extracted["probe"]["cv_accuracy"]
-    one, other = np.load("a.npz"), np.load("plain.npz")
+    one, other = read_npz("a.npz"), read_npz("plain.npz")
     assert np.array_equal(one["paths"], other["paths"])
     assert np.allclose(one["features"], other["features"], rtol=1e-4, atol=1e-5)
     assert sum(computed) == 30

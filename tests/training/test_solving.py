@@ -21,7 +21,7 @@ from ftcli.recipe.schema import SolvedStage
 from ftcli.results import Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training.reading import find_layer
-from tests.conftest import RECIPE, Ftcli
+from tests.conftest import RECIPE, Ftcli, read_npz
 from tests.training.test_resume import assert_same
 
 
@@ -73,7 +73,7 @@ def test_the_solved_head_is_scikit_learns_and_weights_count(ftcli: Ftcli, solved
     assert ftcli("train", "r.yaml", "--stage", "head", "--set", "data.root=list.csv", "--out", "run").code == 0
     head = "run/stages/head.pt"
     assert ftcli("extract", head, "--out", "f.npz").code == 0
-    features = np.load("f.npz")
+    features = read_npz("f.npz")
     own = features["splits"] == "train"
     weights = np.array([1.0 + 5 * (paths.index(Path(path)) % 4 == 0) for path in features["paths"][own]])
     values, labels = features["features"][own].astype(np.float64), features["labels"][own]

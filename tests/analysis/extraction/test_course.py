@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ftcli.analysis.drafting.draft import Brief, draft_recipe
@@ -18,6 +17,7 @@ from ftcli.recipe.loading import read_recipe, revive_recipe
 from ftcli.recipe.parsing import parse_yaml
 from ftcli.recipe.schema import Backbone
 from ftcli.results import Silent
+from tests.conftest import read_npz
 
 
 def test_a_name_gets_the_stages_that_init_would_write(photo_folder: Path) -> None:
@@ -139,4 +139,4 @@ def test_a_split_of_broken_images_alone_is_left_out_whole(workplace: Path, photo
     for cache in (True, False):
         extraction = extract(Wish(target=target, out=Path("all.npz"), cache=cache), Silent())
         assert len(extraction.skipped) == 12
-        assert set(np.load("all.npz")["splits"]) == {"train", "val"}
+        assert set(read_npz("all.npz")["splits"]) == {"train", "val"}

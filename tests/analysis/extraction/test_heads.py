@@ -28,7 +28,7 @@ from ftcli.planning import gather_images
 from ftcli.recipe.loading import Document, read_recipe
 from ftcli.results import Silent
 from ftcli.runs.checkpoint import read_checkpoint
-from tests.conftest import Ftcli
+from tests.conftest import Ftcli, read_npz
 
 
 class Listener(Silent):
@@ -68,7 +68,7 @@ def test_the_head_answers_as_the_probe_and_training_goes_on_from_it(ftcli: Ftcli
     extracted = ftcli("extract", "r.yaml", *wanted, "--json").json
     assert extracted["head"] == str(few_cells / "head.pt")
 
-    stored = np.load("f.npz")
+    stored = read_npz("f.npz")
     codes = Codes(stored["features"], stored["labels"], stored["splits"])
     probe = fit_probe("logistic", "x", codes, ("defective", "functional"), seed=0)
     tested = codes.splits == "test"
