@@ -121,6 +121,27 @@ def test_what_does_not_fit_is_computed_in_every_epoch_and_changes_no_bit(
     assert outcome.json["stages"][0]["times"]["frozen"] > 0
 
 
+@pytest.mark.parametrize("freeze", ["backbone", "{through: layer3}"])
+def test_what_is_not_kept_has_the_same_looks_and_bits(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, freeze: str
+) -> None:
+    settings = ("backbone.name=resnet18", "data.image_size=64", "stages.head.epochs=3", f"stages.head.freeze={freeze}")
+    given = ("train", "r.yaml", *HEAD, *(part for setting in settings for part in ("--set", setting)))
+    for name, views in (("kept", "{views: 1}"), ("all", "{views: all}"), ("off", "off")):
+        assert ftcli(*given, "--set", f"stages.head.cache={views}", "--out", name).code == 0
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
+    assert ftcli(*given, "--set", "stages.head.cache={views: 1}", "--out", "anew").code == 0
+    losses = {
+        name: [(row["train_loss"], row["val_loss"]) for row in read_rows(workplace / name)]
+        for name in ("kept", "all", "off", "anew")
+    }
+    assert losses["anew"] == losses["kept"]
+    assert_same(workplace, "kept", "anew")
+    # This network tells other looks and a BatchNorm that is not folded, else the above would prove little.
+    assert losses["all"] != losses["kept"]
+    assert losses["off"][:2] != losses["kept"][:2]
+
+
 @pytest.mark.parametrize(("forward", "kept"), [(1.0, True), (1e-9, False)])
 def test_a_boundary_in_the_middle_is_kept_where_that_is_faster_and_ends_in_the_same_bits(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward: float, kept: bool
