@@ -54,10 +54,10 @@ class Job:
     stages: tuple[Stage, ...]
     pretrained: bool = False
     image_size: int = 224
-    resize: Literal["shorter", "squash"] = "shorter"
+    resize: Literal["crop", "squash"] = "crop"
     augment: Augment = "standard"
     batch_size: int = 32
-    workers: int = 2
+    num_workers: int = 2
     seed: int = 0
 
     @property

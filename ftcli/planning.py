@@ -130,7 +130,7 @@ def _check_solvable(plan: Plan, where: str, hidden: str) -> None:
 
 def _missing_data(document: Document) -> Sequence[str]:
     data, where = document.recipe.data, document.locate("data", "root")
-    missing = () if data.fetch else _find_missing(data)
+    missing = () if data.download else _find_missing(data)
     return tuple(
         f"{where}: {root} does not exist; give the "
         f"{'manifest that lists' if is_manifest(Path(root)) else 'folder that holds'} the images"
@@ -148,9 +148,9 @@ def gather_images(document: Document, reporter: Reporter, held: Mapping[str, str
     Raises DataError with every fault of the folders and manifests at once.
     """
     data = document.recipe.data
-    if data.fetch:
+    if data.download:
         for root in _find_missing(data):
-            fetch(data.fetch, Path(root), reporter)
+            fetch(data.download, Path(root), reporter)
     return split_images(data, document.recipe.seed, document.locate("data", "root"), held)
 
 
@@ -184,7 +184,7 @@ def find_classes(document: Document, reporter: Reporter) -> tuple[str, ...]:
         return data.classes
     if missing := _find_missing(data):
         kind = "manifest" if is_manifest(Path(missing[0])) else "folder"
-        remedy = f"run `ftcli data fetch {data.fetch}`" if data.fetch else f"make the {kind}"
+        remedy = f"run `ftcli data download {data.download}`" if data.download else f"make the {kind}"
         raise DataError(
             f"{document.locate('data', 'root')}: {missing[0]} does not exist, so the classes are unknown; {remedy}, or "
             "name them in data.classes"

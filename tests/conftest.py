@@ -200,7 +200,7 @@ data:
   image_size: 32
   augment: standard
   batch_size: 8
-  workers: 0
+  num_workers: 0
 backbone: {{name: shufflenet_v2_x0_5, weights: none}}
 head: {{hidden: [16], dropout: 0.5}}
 stages:

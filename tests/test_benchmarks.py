@@ -144,9 +144,9 @@ def test_noise_is_distinct_and_its_fold_has_others_validate(tmp_path: Path, monk
     assert sum(split == "val" for _, _, split in rows) == 4
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_the_hand_written_loop_reads_what_it_should_in_order_by_threads_or_by_processes(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    num_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(making, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -155,14 +155,14 @@ def test_the_hand_written_loop_reads_what_it_should_in_order_by_threads_or_by_pr
     assert own_loop.share(job) == 0  # as ftcli has it for images as small as these
     files = sorted((tmp_path / job.data.folder / "train").rglob("*.png"))
     order = [5, 0, 7, 2, 1]
-    images, labels = zip(*own_loop.open_batches(job, "train", order, workers), strict=True)
+    images, labels = zip(*own_loop.open_batches(job, "train", order, num_workers), strict=True)
     wanted = torch.stack([torch.from_numpy(np.array(Image.open(files[place]))) for place in order]).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     assert [len(batch) for batch in images] == [3, 2]
     assert torch.equal(torch.cat(images), (wanted.float() / 255 - mean) / std)
     assert torch.cat(labels).tolist() == [int(files[place].parent.name == "b") for place in order]
     assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in images)
-    assert sum(len(batch) for batch, _ in own_loop.open_batches(job, "val", None, workers)) == 4
+    assert sum(len(batch) for batch, _ in own_loop.open_batches(job, "val", None, num_workers)) == 4
 
 
 def test_every_job_of_the_benchmarks_is_a_recipe_and_survives_its_journey(tmp_path: Path) -> None:

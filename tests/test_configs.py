@@ -29,7 +29,7 @@ def _train_a_little(name: str, ftcli: Ftcli) -> None:
     """Train a shipped recipe for an epoch a stage on small images, in a folder of few solar cells."""
     recipe = Path(f"configs/{name}.yaml")
     short = [f"--set=stages.{stage.name}.epochs=1" for stage in read_recipe(recipe).recipe.stages]
-    outcome = ftcli("train", recipe, *short, "--set=data.image_size=64", "--set=data.workers=0", "--json")
+    outcome = ftcli("train", recipe, *short, "--set=data.image_size=64", "--set=data.num_workers=0", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.json["test"]["images"] == sum(1 for _ in Path("data/solar-cells/test").rglob("*.png"))
 

@@ -31,7 +31,7 @@ COMMANDS = [line for block in list_blocks("sh") for line in block.splitlines()]
 def test_every_command_runs_one_after_another(few_cells: Path, ftcli: Ftcli) -> None:
     # The recipes as shipped, but for sizes that make them quick: the commands stay to the letter.
     for recipe in (few_cells / "configs").glob("*.yaml"):
-        text = re.sub(r"image_size: \d+", "image_size: 32\n  workers: 0", recipe.read_text())
+        text = re.sub(r"image_size: \d+", "image_size: 32\n  num_workers: 0", recipe.read_text())
         recipe.write_text(re.sub(r"epochs: \d+", "epochs: 1", text))
     data = few_cells / "data"
     data.rename(few_cells / "cells")  # a newcomer has none until the first training makes them

@@ -34,7 +34,7 @@ def open_loaders(job: Job) -> Any:
         item_tfms=crop if job.augment == "standard" else fit,
         batch_tfms=[*flips, Normalize.from_stats(*imagenet_stats)],
         bs=job.batch_size,
-        num_workers=job.workers,
+        num_workers=job.num_workers,
         seed=job.seed,
     )
 

@@ -27,13 +27,15 @@ STAGE = "main"
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def open_batches(job: Job, split: str, order: Sequence[int] | None, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def open_batches(
+    job: Job, split: str, order: Sequence[int] | None, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of normalised images in channels last; an order of None stands for evaluation."""
     images = ImageFolder(str(job.data.folder / split), v2.Compose([*list_steps(job, order is not None), np.array]))
     places = range(len(images)) if order is None else order
-    loaded: Batches = DataLoader(images, job.batch_size, sampler=places, num_workers=workers)
+    loaded: Batches = DataLoader(images, job.batch_size, sampler=places, num_workers=num_workers)
     mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
-    for batch, labels in loaded if workers else read_batches(images, places, job.batch_size):
+    for batch, labels in loaded if num_workers else read_batches(images, places, job.batch_size):
         yield batch.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std), labels
 
 
@@ -58,21 +60,21 @@ def main() -> None:
     model = model.to(memory_format=torch.channels_last)
     freeze(model, head, job.stage)
     optimizer = torch.optim.SGD(head.parameters(), lr=job.stage.lr, momentum=0.9, fused=True)
-    criterion, lowest, workers = nn.CrossEntropyLoss(), float("inf"), share(job)
+    criterion, lowest, num_workers = nn.CrossEntropyLoss(), float("inf"), share(job)
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
-        measure_accuracy(model, open_batches(job, "val", None, workers))
+        measure_accuracy(model, open_batches(job, "val", None, num_workers))
         for epoch in range(1, job.stage.epochs + 1):
             clock.start_epoch()
             model.eval()
             head.train()
             order = order_epoch(job.seed, STAGE, epoch, job.data.train)
-            for images, labels in open_batches(job, "train", order, workers):
+            for images, labels in open_batches(job, "train", order, num_workers):
                 loss = criterion(model(images), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-            val_loss, accuracy = measure_accuracy(model, open_batches(job, "val", None, workers))
+            val_loss, accuracy = measure_accuracy(model, open_batches(job, "val", None, num_workers))
             if val_loss < lowest:
                 lowest = val_loss
                 torch.save(model.state_dict(), Path(folder) / "best.pt")

@@ -121,7 +121,7 @@ def list_steps(job: Job, training: bool) -> list[Any]:
         return [v2.RandomResizedCrop(job.image_size, interpolation=kind), v2.RandomHorizontalFlip()]
     size = job.image_size
     steps: list[Any] = [v2.Resize((size, size), kind)]
-    if job.resize == "shorter":
+    if job.resize == "crop":
         steps = [v2.Resize(round(size * 256 / 224), kind), v2.CenterCrop(size)]
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if training and job.augment == "flips" else []
     return [*steps, *flips]
@@ -143,7 +143,7 @@ def open_split(job: Job, split: str, training: bool) -> ImageFolder:
 def open_loader(job: Job, split: str, training: bool) -> DataLoader[Any]:
     """Their batches, shuffled in training."""
     images = open_split(job, split, training)
-    return DataLoader(images, batch_size=job.batch_size, shuffle=training, num_workers=job.workers)
+    return DataLoader(images, batch_size=job.batch_size, shuffle=training, num_workers=job.num_workers)
 
 
 def measure_accuracy(model: nn.Module, loader: Any) -> tuple[float, float]:

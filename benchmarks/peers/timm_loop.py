@@ -28,7 +28,7 @@ def open_loader(job: Job, split: str, training: bool) -> Any:
         interpolation="bilinear",
         mean=MEAN,
         std=STD,
-        num_workers=job.workers,
+        num_workers=job.num_workers,
         crop_pct=224 / 256,
         use_prefetcher=False,
         device=torch.device("cpu"),

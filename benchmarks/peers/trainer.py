@@ -67,7 +67,7 @@ def main() -> None:
             save_strategy="epoch",
             save_only_model=True,
             save_total_limit=1,
-            dataloader_num_workers=job.workers,
+            dataloader_num_workers=job.num_workers,
             remove_unused_columns=False,
             report_to="none",
             disable_tqdm=True,

@@ -17,7 +17,7 @@ class Proof:
 
 
 def find_proofs(root: Path) -> dict[str, list[Proof]]:
-    """The tests below root/tests that carry `@pytest.mark.shows(key, …)`, by key, in order. Nothing is imported."""
+    """The tests below root/tests that carry `@pytest.mark.covers(key, …)`, by key, in order. Nothing is imported."""
     proofs: dict[str, list[Proof]] = {}
     for path in sorted((root / "tests").rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -30,5 +30,5 @@ def find_proofs(root: Path) -> dict[str, list[Proof]]:
 def _list_marks(function: ast.FunctionDef) -> Iterator[str]:
     calls = (node for decorator in function.decorator_list for node in ast.walk(decorator))
     for call in calls:
-        if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.shows":
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.covers":
             yield from (str(ast.literal_eval(argument)) for argument in call.args)

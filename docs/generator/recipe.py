@@ -46,7 +46,7 @@ PROOFS = """\
 
 For every key of [a recipe](recipe.md), the tests that fail if it is ignored. A key that several transforms, optimizers
 or schedules have stands here once. Stages are not named: `stages.epochs` is `epochs` in any stage. Tests carry the keys
-as `@pytest.mark.shows("stages.epochs")`; this page is made from these marks by `make docs`.
+as `@pytest.mark.covers("stages.epochs")`; this page is made from these marks by `make docs`.
 """
 
 

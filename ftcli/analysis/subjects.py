@@ -50,7 +50,7 @@ def load_subject(source: str | Document | Backbone, reporter: Reporter, images: 
         return _load_recipe(source, reporter, images)
     if isinstance(source, str) and source.endswith(".pt"):
         return _load_checkpoint(Path(source), reporter)
-    where = "--show-features" if isinstance(source, str) else "--weights"
+    where = "--plot-activations" if isinstance(source, str) else "--weights"
     backbone = Backbone(name=source) if isinstance(source, str) else source
     loaded = load_pretrained(backbone, where, reporter)
     origin = loaded.origin
@@ -66,9 +66,9 @@ def _load_recipe(document: Document, reporter: Reporter, images: ImageSet | None
     model = build_model(plan)
     origin = load_weights(model, backbone, plan.head.path, where, reporter)
     preprocessing = plan.preprocessing
-    if document.recipe.data.normalize == "data" and images is not None:
+    if document.recipe.data.normalize == "dataset" and images is not None:
         preprocessing = measure_preprocessing(preprocessing, images, document.recipe.data)
-    elif document.recipe.data.normalize == "data":
+    elif document.recipe.data.normalize == "dataset":
         reporter.warn(
             f"{document.locate('data', 'normalize')}: mean and std are measured when training begins; the weights' own "
             "are used here"

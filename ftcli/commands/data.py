@@ -20,7 +20,7 @@ def describe() -> None:
 
 
 @data.command()
-def fetch(
+def download(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"A known data set: {', '.join(NAMES)}.")],
     out: Annotated[Path | None, typer.Option(help="The folder to make, instead of data/<name>.")] = None,
     as_json: JSON = False,

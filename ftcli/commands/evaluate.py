@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, JSON, NO_CACHE, OTHER_DATA, SPLIT, VERIFY, WORKERS
+from ftcli.commands.options import (
+    BATCH_SIZE,
+    CHECKPOINT,
+    DEVICE,
+    JSON,
+    NO_CACHE,
+    NUM_WORKERS,
+    OTHER_DATA,
+    REHASH,
+    SPLIT,
+)
 from ftcli.console import Terminal, print_result
 
 
@@ -15,7 +25,7 @@ def evaluate(
     checkpoint: CHECKPOINT,
     data: OTHER_DATA = None,
     split: SPLIT = None,
-    recall: Annotated[
+    min_recall: Annotated[
         float | None,
         typer.Option(help="Of two classes: the threshold of the best precision at this recall, such as 0.95."),
     ] = None,
@@ -42,10 +52,10 @@ def evaluate(
     ] = None,
     report: Annotated[Path | None, typer.Option(help="An .html file for the whole report, with plots.")] = None,
     batch_size: BATCH_SIZE = None,
-    workers: WORKERS = None,
+    num_workers: NUM_WORKERS = None,
     device: DEVICE = "auto",
     no_cache: NO_CACHE = False,
-    verify: VERIFY = False,
+    rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
     """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
@@ -61,11 +71,11 @@ def evaluate(
             split=split,
             device=device,
             batch_size=batch_size,
-            workers=workers,
+            num_workers=num_workers,
             views=tta,
             cache=not no_cache,
-            verify=verify,
+            verify=rehash,
         )
-        wish = Wish(recall=recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
+        wish = Wish(recall=min_recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
         result = run(question, wish, terminal)
     print_result(result, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, MATCH, NO_CACHE, SHA256, VERIFY, WEIGHTS, WORKERS
+from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, MATCH, NO_CACHE, NUM_WORKERS, REHASH, SHA256, WEIGHTS
 from ftcli.console import Terminal, print_result
 
 SOURCE = Annotated[str, typer.Argument(metavar="MODEL|RECIPE|CHECKPOINT", help="Whose features to take.")]
@@ -46,7 +46,7 @@ HEAD = Annotated[
     Path | None,
     typer.Option("--save-head", metavar="OUT.pt", help="Keep the network with a linear probe as its head."),
 ]
-PICTURE = Annotated[
+PLOT = Annotated[
     Path | None, typer.Option(metavar="OUT.png", help="The file for the accuracies of several layers by depth.")
 ]
 SIZE = Annotated[
@@ -63,16 +63,16 @@ def extract(
     dtype: DTYPE = None,
     probe: PROBE = None,
     save_head: HEAD = None,
-    picture: PICTURE = None,
+    plot: PLOT = None,
     weights: WEIGHTS = None,
     match: MATCH = None,
     sha256: SHA256 = None,
     image_size: SIZE = None,
     batch_size: BATCH_SIZE = None,
-    workers: WORKERS = None,
+    num_workers: NUM_WORKERS = None,
     device: DEVICE = "auto",
     no_cache: NO_CACHE = False,
-    verify: VERIFY = False,
+    rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
     """Keep what a layer of a network gives for each image, and try simple classifiers on it."""
@@ -96,12 +96,12 @@ def extract(
             dtype=dtype,  # type: ignore[arg-type]  # likewise
             probe=probe,
             head=save_head,
-            picture=picture,
+            picture=plot,
             batch_size=batch_size,
-            workers=workers,
+            num_workers=num_workers,
             device=device,
             cache=not no_cache,
-            verify=verify,
+            verify=rehash,
         )
         result = run(wish, terminal)
     print_result(result, as_json=as_json)

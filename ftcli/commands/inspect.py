@@ -43,7 +43,7 @@ FEATURES = Annotated[
 ]
 LAYERS = Annotated[
     list[str] | None,
-    typer.Option("--layer", metavar="NAME", help="A layer for --show-features, instead of five. Repeatable."),
+    typer.Option("--layer", metavar="NAME", help="A layer for --plot-activations, instead of five. Repeatable."),
 ]
 ESTIMATE = Annotated[
     bool, typer.Option("--estimate", help="Try steps of RECIPE here, and tell the time and memory of its stages.")
@@ -57,8 +57,8 @@ def inspect(
     weights: WEIGHTS = None,
     match: MATCH = None,
     sha256: SHA256 = None,
-    show_augment: AUGMENT = None,
-    show_features: FEATURES = None,
+    plot_augment: AUGMENT = None,
+    plot_activations: FEATURES = None,
     layers: LAYERS = None,
     estimate: ESTIMATE = False,
     as_json: JSON = False,
@@ -71,18 +71,18 @@ def inspect(
         what = read_recipe(Path(source))  # before torch, which takes seconds to load
     name = what if isinstance(what, str) and not what.endswith(".pt") else None
     pretrained = choose_weights(name, weights, match, sha256)
-    _check_wishes(source, isinstance(what, Document), show_augment, show_features, layers, estimate)
+    _check_wishes(source, isinstance(what, Document), plot_augment, plot_activations, layers, estimate)
     from ftcli.analysis.inspection import inspect as run
 
     with Terminal() as terminal:
         result = run(what, depth, terminal, sort, pretrained)
-        if show_augment is not None or show_features is not None:
+        if plot_augment is not None or plot_activations is not None:
             from ftcli.analysis.inspection.exhibits import (  # with matplotlib, which takes a while to load
                 Wish,
                 add_exhibits,
             )
 
-            wish = Wish(augment=show_augment, features=show_features, layers=tuple(layers or ()))
+            wish = Wish(augment=plot_augment, features=plot_activations, layers=tuple(layers or ()))
             result = add_exhibits(result, what, wish, pretrained, terminal)
         if estimate and isinstance(what, Document) and isinstance(result, Inspection):
             from ftcli.runtime import keep_freed_memory
@@ -103,14 +103,14 @@ def _check_wishes(
 ) -> None:
     """Refuse at once what cannot be drawn or tried."""
     if layers and features is None:
-        raise RecipeError(f"--layer {layers[0]}: does nothing without --show-features; add it")
-    for option, wanted in (("--show-augment", augment is not None), ("--estimate", estimate)):
+        raise RecipeError(f"--layer {layers[0]}: does nothing without --plot-activations; add it")
+    for option, wanted in (("--plot-augment", augment is not None), ("--estimate", estimate)):
         if wanted and not is_recipe:
             raise RecipeError(f"{option}: needs a recipe (.yaml), not {source or 'a list of models'}; give one")
     if augment is None and features is None:
         return
     from ftcli.analysis.pictures import check_target
 
-    for option, target in (("--show-augment", augment), ("--show-features", features[1] if features else None)):
+    for option, target in (("--plot-augment", augment), ("--plot-activations", features[1] if features else None)):
         if target is not None:
             check_target(target, option)

@@ -10,8 +10,8 @@ import typer
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 CHECKPOINT = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint, such as runs/NAME/best_loss.pt.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-VERIFY = Annotated[
-    bool, typer.Option("--verify", help="Hash every image again, however unchanged it looks, before using the cache.")
+REHASH = Annotated[
+    bool, typer.Option("--rehash", help="Hash every image again, however unchanged it looks, before using the cache.")
 ]
 NO_CACHE = Annotated[
     bool, typer.Option("--no-cache", help="Compute everything anew and keep nothing for the next time.")
@@ -26,7 +26,7 @@ SPLIT = Annotated[
 BATCH_SIZE = Annotated[
     int | None, typer.Option(min=1, max=100_000, help="Images computed at a time. Without it: as in training.")
 ]
-WORKERS = Annotated[
+NUM_WORKERS = Annotated[
     int | None, typer.Option(min=0, max=256, help="Processes that load images. Without it: as in training.")
 ]
 WEIGHTS = Annotated[

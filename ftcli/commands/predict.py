@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, WORKERS
+from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, NUM_WORKERS
 from ftcli.console import Form, Terminal, is_file, write_predictions
 from ftcli.errors import DataError, RecipeError
 from ftcli.results import TOP
@@ -27,7 +27,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to tell of each image.")] = TOP,
     form: Annotated[Form | None, typer.Option("--format", help="Without it: table.")] = None,
     batch_size: BATCH_SIZE = None,
-    workers: WORKERS = None,
+    num_workers: NUM_WORKERS = None,
     device: DEVICE = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write, instead of standard output.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -49,7 +49,9 @@ def predict(
 
     keep_freed_memory()
     with Terminal(bar=out is not None or is_file(stdout)) as terminal:
-        wish = Wish(checkpoint=checkpoint, images=found, top=top, batch_size=batch_size, workers=workers, device=device)
+        wish = Wish(
+            checkpoint=checkpoint, images=found, top=top, batch_size=batch_size, num_workers=num_workers, device=device
+        )
         predictions = run(wish, terminal)
         with replace_gradually(out) if out else nullcontext(stdout) as stream:
             made, failed = write_predictions(predictions, chosen, stream)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import DEVICE, JSON, VERIFY
+from ftcli.commands.options import DEVICE, JSON, REHASH
 from ftcli.console import Terminal, print_result
 
 
@@ -28,7 +28,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, instead of runs/<name>.")] = None,
     device: DEVICE = "auto",
-    verify: VERIFY = False,
+    rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
     """Train the stages of a recipe, or carry on from a checkpoint."""
@@ -48,7 +48,7 @@ def train(
             overrides=tuple(overrides or ()),
             out=out,
             device=device,
-            verify=verify,
+            verify=rehash,
         )
         result = run(order, terminal)
     print_result(result, as_json=as_json)

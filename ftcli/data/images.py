@@ -45,8 +45,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_REMEDY = "replace it, remove it, or set data.on_bad_image: skip"
-_SAVE_ANEW = "save it with 8 or 16 bits, remove it, or set data.on_bad_image: skip"
+_REMEDY = "replace it, remove it, or set data.on_corrupt_image: skip"
+_SAVE_ANEW = "save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
 
 # What Pillow's readers raise over bytes that make no sense. MemoryError is the machine's fault, not the image's.
 _MALFORMED = (
@@ -175,10 +175,10 @@ def _explain_faults(path: Path) -> Iterator[None]:
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         why = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"
-        raise _refuse(path, why, "make it smaller, remove it, or set data.on_bad_image: skip") from error
+        raise _refuse(path, why, "make it smaller, remove it, or set data.on_corrupt_image: skip") from error
     except OSError as error:
         if error.errno in _EXHAUSTED:
-            raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.workers") from error
+            raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.num_workers") from error
         raise _refuse(path, _explain(path, error), _REMEDY) from error
     except _MALFORMED as error:
         raise _refuse(path, f"is damaged ({_quote(error)})", _REMEDY) from error

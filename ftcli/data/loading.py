@@ -43,11 +43,11 @@ class Loader:
     ) -> None:
         self.samples = tuple(samples)
         self.batch_size = batch_size
-        self.workers = files.workers
+        self.num_workers = files.num_workers
         self._pixels = files.pixels
         self._pin_memory = files.pin_memory and torch.cuda.is_available()
         self._reader = BatchReader(files, transform)
-        self._pool = WorkerPool(self._reader, files.workers, self._pin_memory) if files.workers else None
+        self._pool = WorkerPool(self._reader, files.num_workers, self._pin_memory) if files.num_workers else None
         self._threads = Threads(choose_threads())
         self._token = object()
 
@@ -153,9 +153,9 @@ def order_epoch(seed: int, stage: str, epoch: int, count: int) -> list[int]:
 
 
 def measure_preprocessing(preprocessing: Preprocessing, images: ImageSet, data: schema.Data) -> Preprocessing:
-    """The same preprocessing with mean and std of the training images, as `normalize: data` asks for. Raises as
+    """The same preprocessing with mean and std of the training images, as `normalize: dataset` asks for. Raises as
     `measure_normalization` does."""
-    files = ImageFiles(images.root, data.on_bad_image, choose_workers(data.workers))
+    files = ImageFiles(images.root, data.on_corrupt_image, choose_workers(data.num_workers))
     transform = build_eval_transform(preprocessing)
     with Loader(images.splits["train"], transform, data.batch_size, files) as loader:
         mean, std = measure_normalization(loader)

@@ -64,8 +64,8 @@ class PixelCache:
     def fill(
         self,
         samples: Sequence[Sample],
-        workers: int,
-        on_bad_image: Literal["error", "skip"],
+        num_workers: int,
+        on_corrupt_image: Literal["error", "skip"],
         reporter: Reporter,
         task: str,
         stop: Callable[[], bool] = lambda: False,
@@ -89,13 +89,13 @@ class PixelCache:
                     missing = []  # they are decoded whenever they are read
                 together = max(1, _TASK // each)
                 count = _Count(task, len(paths), len(missing), reporter)
-                with closing(self._decode(missing, together, workers)) as records:
+                with closing(self._decode(missing, together, num_workers)) as records:
                     for path, record in zip(missing, records, strict=True):
                         if stop():
                             return False
                         if isinstance(record, memoryview):
                             filler.add(keys[path], record)
-                        elif on_bad_image == "error" or not isinstance(record, BrokenImage):
+                        elif on_corrupt_image == "error" or not isinstance(record, BrokenImage):
                             raise record
                         count.add()
         there = self._store.find(list(keys.values()))
@@ -132,12 +132,12 @@ class PixelCache:
         return [path for path, found in zip(keys, there, strict=True) if not found]
 
     def _decode(
-        self, paths: Sequence[str], together: int, workers: int
+        self, paths: Sequence[str], together: int, num_workers: int
     ) -> Generator[memoryview | FtcliError, None, None]:
         """The record of each image, or why there is none, in their order."""
         decoder = _Decoder(self.root, self._transform)
         tasks = iter([tuple(paths[start : start + together]) for start in range(0, len(paths), together)])
-        pool = WorkerPool(decoder, workers, pin_memory=False) if workers else None
+        pool = WorkerPool(decoder, num_workers, pin_memory=False) if num_workers else None
         threads = Threads(choose_threads())
         try:
             for records, ends in pool.run(tasks) if pool else threads.map(decoder.__getitem__, tasks):

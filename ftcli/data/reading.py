@@ -34,8 +34,8 @@ class ImageFiles:
     """
 
     root: Path
-    on_bad_image: Literal["error", "skip"]
-    workers: int
+    on_corrupt_image: Literal["error", "skip"]
+    num_workers: int
     pin_memory: bool = False
     pixels: PixelCache | None = None
 
@@ -83,7 +83,7 @@ class BatchReader(Dataset["Batch | FtcliError"]):
         seeded = job.draw is not None and self.transform.is_random
         with torch.random.fork_rng(devices=[], enabled=seeded):
             for sample, image in zip(job.samples, images, strict=True):
-                if isinstance(image, BrokenImage) and self.files.on_bad_image == "skip":
+                if isinstance(image, BrokenImage) and self.files.on_corrupt_image == "skip":
                     left_out.append(LeftOut(sample.path, image.why, str(image)))
                     continue
                 if isinstance(image, FtcliError):

@@ -213,7 +213,7 @@ def _fit(pre: Preprocessing) -> list[Step]:
     interpolation = v2.InterpolationMode(pre.interpolation)
     if pre.resize == "pad":
         return [_PadToSquare(pre.image_size, interpolation)]
-    if pre.resize == "shorter":
+    if pre.resize == "crop":
         return [_trim, v2.Resize([pre.resize_size], interpolation), v2.CenterCrop(pre.image_size)]
     return [v2.Resize([pre.resize_size, pre.resize_size], interpolation), v2.CenterCrop(pre.image_size)]
 

@@ -47,8 +47,8 @@ class WorkerPool:
                 raise
             self.close()
             raise RunError(
-                f"data.workers: a process that loads images was killed ({error}), as happens when memory runs out; "
-                "lower data.workers or data.batch_size, and go on from the last checkpoint"
+                f"data.num_workers: a process that loads images was killed ({error}), as happens when memory runs out; "
+                "lower data.num_workers or data.batch_size, and go on from the last checkpoint"
             ) from error
 
     def close(self) -> None:

@@ -46,8 +46,8 @@ class Source:
     file anew to know it by its bytes, where else size and dates tell that it is the one known."""
 
     root: Path
-    on_bad_image: Literal["error", "skip"]
-    workers: int
+    on_corrupt_image: Literal["error", "skip"]
+    num_workers: int
     verify: bool = False
 
 
@@ -221,10 +221,10 @@ class _Gathering:
 
     def _open(self, sight: Sight, places: list[int]) -> Loader:
         source, size = self._source, self._prefix.batch
-        workers = source.workers if len(places) > size else 0  # a single batch is sooner read than handed over
+        num_workers = source.num_workers if len(places) > size else 0  # a single batch is sooner read than handed over
         samples = [self.samples[place] for place in places]
         whole = replace(sight.transform, is_deferred=False)  # nobody makes its changes afterwards
-        return Loader(samples, whole, size, ImageFiles(source.root, source.on_bad_image, workers))
+        return Loader(samples, whole, size, ImageFiles(source.root, source.on_corrupt_image, num_workers))
 
     def _check_unchanged(self, places: list[int]) -> None:
         """Raise DataError where a file is no longer the one that its record would be known by."""

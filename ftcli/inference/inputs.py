@@ -63,7 +63,7 @@ class HeadInputs:
             else:
                 yield feed
                 return
-        files = ImageFiles(source.root, source.on_bad_image, source.workers)
+        files = ImageFiles(source.root, source.on_corrupt_image, source.num_workers)
         with ComputedFeed(self.cache.prefix, samples, transform, ROWS, files, nullcontext) as anew:
             yield anew
 
@@ -112,7 +112,7 @@ def open_feed(
         with inputs.open(samples, source, reporter, f"{task}: frozen part", stop) as feed:
             yield None if feed is None else (feed, inputs.look(classifier))
         return
-    files = ImageFiles(source.root, source.on_bad_image, source.workers)
+    files = ImageFiles(source.root, source.on_corrupt_image, source.num_workers)
     with Loader(samples, classifier.transform, reading.batch_size, files) as loader:
         yield loader, look_from(classifier, views)
 

@@ -25,7 +25,7 @@ class Wish:
     images: Found
     top: int
     batch_size: int | None
-    workers: int | None
+    num_workers: int | None
     device: str
 
 
@@ -40,16 +40,18 @@ def predict(wish: Wish, reporter: Reporter) -> Predictions:
     classifier, _, document, _ = load_classifier(path, choose_device(wish.device))
     data = document.recipe.data
     size = wish.batch_size or data.batch_size
-    workers = choose_workers(data.workers if wish.workers is None else wish.workers)
+    num_workers = choose_workers(data.num_workers if wish.num_workers is None else wish.num_workers)
     if wish.images.count is not None:
-        workers = min(workers, -(-wish.images.count // size) - 1)  # a single batch is sooner read than handed over
+        num_workers = min(
+            num_workers, -(-wish.images.count // size) - 1
+        )  # a single batch is sooner read than handed over
     top = min(wish.top, len(classifier.classes))
-    outcomes = stream_predictions(classifier, wish.images, top, size, workers, reporter)
+    outcomes = stream_predictions(classifier, wish.images, top, size, num_workers, reporter)
     return Predictions(path, classifier.classes, top, outcomes)
 
 
 def stream_predictions(
-    classifier: Classifier, images: Found, top: int, batch_size: int, workers: int, reporter: Reporter
+    classifier: Classifier, images: Found, top: int, batch_size: int, num_workers: int, reporter: Reporter
 ) -> Iterator[Prediction | Failure]:
     """The `top` classes of one image after another, `batch_size` computed at a time; memory does not grow with their
     number. The reporter is warned of every image that cannot be read, and told the pace.
@@ -58,7 +60,7 @@ def stream_predictions(
     changes a probability by no more than float arithmetic does, which is below 1e-5 in float32.
     """
     done, began = 0, time.monotonic()
-    files = ImageFiles(Path(), "skip", workers, classifier.device.type == "cuda")
+    files = ImageFiles(Path(), "skip", num_workers, classifier.device.type == "cuda")
     loader = Loader((), classifier.transform, batch_size, files)
     with loader:
         for batch in loader.stream(_list_samples(images.paths)):

@@ -14,7 +14,7 @@ from ftcli.results import Preprocessing
 TIMM = "timm/"
 """What the name of a timm model begins with."""
 
-_TIMM_RESIZE = {"center": "shorter", "squash": "squash", "border": "pad"}
+_TIMM_RESIZE = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _read_transforms(transforms: Any) -> Preprocessing:
     return Preprocessing(
         image_size=transforms.crop_size[0],
         resize_size=transforms.resize_size[0],
-        resize="shorter",
+        resize="crop",
         interpolation=transforms.interpolation.value,
         mean=_triple(transforms.mean),
         std=_triple(transforms.std),

@@ -115,11 +115,11 @@ def adapt_preprocessing(preprocessing: Preprocessing, data: Data) -> Preprocessi
     """The weights' preprocessing with what a recipe says instead.
 
     Without `resize_size`, the side keeps its proportion to `image_size`, but where the recipe asks for squash or pad it
-    is `image_size` itself. `normalize: data` leaves mean and std as they are: the caller measures them.
+    is `image_size` itself. `normalize: dataset` leaves mean and std as they are: the caller measures them.
     """
     adapted = scale_preprocessing(preprocessing, data.image_size or preprocessing.image_size)
     if data.resize is not None:
-        resized = adapted.resize_size if data.resize == "shorter" else adapted.image_size
+        resized = adapted.resize_size if data.resize == "crop" else adapted.image_size
         adapted = dataclasses.replace(adapted, resize=data.resize, resize_size=resized)
     if data.resize_size is not None:
         adapted = dataclasses.replace(adapted, resize_size=data.resize_size)

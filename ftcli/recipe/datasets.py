@@ -19,7 +19,7 @@ KnownDataSet = Literal[
     "oxford-pets",
     "solar-cells",
 ]
-"""What `data.fetch` and `ftcli data fetch` take."""
+"""What `data.download` and `ftcli data download` take."""
 
 NAMES: tuple[str, ...] = get_args(KnownDataSet)
 """The same, to go through."""

@@ -13,13 +13,24 @@ from ftcli.errors import suggest
 from ftcli.recipe import schema
 from ftcli.recipe.parsing import Place
 
+_RENAMED_KEYS = {
+    "workers": "num_workers",
+    "fetch": "download",
+    "on_bad_image": "on_corrupt_image",
+    "solver": "fit",
+    "every": "step_size",
+}
+
 
 def explain(error: ErrorDetails) -> str:
     """One sentence for one of pydantic's errors: the value, what is wrong with it and what to give instead."""
     value, context = error["input"], error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown key; {suggest(str(error['loc'][-1]), known_keys(error['loc'][:-1]))}"
+            key = str(error["loc"][-1])
+            if key in _RENAMED_KEYS:
+                return f"unknown key; it is called {_RENAMED_KEYS[key]} now"
+            return f"unknown key; {suggest(key, known_keys(error['loc'][:-1]))}"
         case "missing":
             return "is missing; give it a value"
         case "union_tag_not_found":

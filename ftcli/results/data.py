@@ -10,7 +10,7 @@ from ftcli.results.base import Result
 
 @dataclass(frozen=True)
 class Fetched(Result):
-    """What `ftcli data fetch` made: image counts by split and class."""
+    """What `ftcli data download` made: image counts by split and class."""
 
     name: str
     root: Path

@@ -15,7 +15,7 @@ from ftcli.results.weights import LoadedWeights
 class Preprocessing(Result):
     """How any image becomes the network's input; it travels with the weights.
 
-    `resize` is shorter (shorter side to `resize_size`, then the centre of `image_size`), squash (both sides to
+    `resize` is crop (shorter side to `resize_size`, then the centre of `image_size`), squash (both sides to
     `resize_size`, then the centre) or pad (longer side to `image_size`, the rest black). `mean` and `std` are for
     pixels from 0 to 1, red, green, blue.
     """

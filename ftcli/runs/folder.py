@@ -36,7 +36,7 @@ class RunFolder:
 
     @property
     def manifest(self) -> Path:
-        return self.path / "manifest.json"
+        return self.path / "run.json"
 
     @property
     def recipe(self) -> Path:

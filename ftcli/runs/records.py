@@ -63,7 +63,7 @@ def read_rows(folder: RunFolder) -> tuple[EpochRow, ...]:
 
 
 def read_manifest(folder: RunFolder) -> dict[str, Any]:
-    """What a run ran with and on. Raises CheckpointError for a manifest.json that is missing or that ftcli did not
+    """What a run ran with and on. Raises CheckpointError for a run.json that is missing or that ftcli did not
     write."""
     try:
         plain = json.loads(_read(folder.manifest))

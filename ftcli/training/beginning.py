@@ -12,7 +12,7 @@ from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.runs.folder import RunFolder, choose_folder, find_checkpoint
 
-_HARMLESS = ("data.on_bad_image", "data.workers")
+_HARMLESS = ("data.on_corrupt_image", "data.num_workers")
 """Settings that an exact resume may change: what is computed from a good image does not depend on them."""
 
 

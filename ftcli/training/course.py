@@ -201,7 +201,7 @@ def _choose_keeping(job: Job, plan: StagePlan, division: _Division, reporter: Re
 def _gather(job: Job, plan: StagePlan, division: _Division, reporter: Reporter, stop: StopSignals) -> Course | None:
     """What is trained on where the frozen part is kept; None if a signal came meanwhile, or there is no room."""
     data, images, cache, name = job.plan.recipe.data, job.images, division.cache, plan.stage.name
-    source = Source(images.root, data.on_bad_image, find_files(job).workers, job.beginning.verify)
+    source = Source(images.root, data.on_corrupt_image, find_files(job).num_workers, job.beginning.verify)
     draws, feeds = _list_draws(job, plan.stage), list[Feed]()
     for split, looks in (("train", draws), ("val", [None])):
         task, transform = f"{name}: frozen part, {split}", choose_transform(job, split)
@@ -234,7 +234,7 @@ def _keep_pixels(job: Job, stage: Stage, reporter: Reporter, stop: StopSignals) 
     if not can_hold(sum(kept.estimate(images.splits[split]) for split, kept in pixels.items())):
         return {}
     for split, kept in pixels.items():
-        task, workers = f"{stage.name}: reading {split}", choose_workers(data.workers)
-        if not kept.fill(images.splits[split], workers, data.on_bad_image, reporter, task, stop.is_set):
+        task, num_workers = f"{stage.name}: reading {split}", choose_workers(data.num_workers)
+        if not kept.fill(images.splits[split], num_workers, data.on_corrupt_image, reporter, task, stop.is_set):
             return None
     return pixels

@@ -68,14 +68,14 @@ class _Bench:
     def overlap(self, computing: float) -> float:
         """Seconds an image when it is read and computed with. On the CPU both share the cores; elsewhere the slower one
         counts. Without workers they take turns."""
-        workers, reading = choose_workers(self.plan.recipe.data.workers), self.material.reading
+        num_workers, reading = choose_workers(self.plan.recipe.data.num_workers), self.material.reading
         if reading is None:
             return computing
-        if not workers:
+        if not num_workers:
             return computing + reading
         if self.classifier.device.type == "cpu":
-            return computing + reading / min(workers, count_cores())
-        return max(computing, reading / workers)
+            return computing + reading / min(num_workers, count_cores())
+        return max(computing, reading / num_workers)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _time_reading(plan: Plan, images: ImageSet) -> float:
     data, samples = plan.recipe.data, images.splits["train"]
     chosen = samples[:: max(1, len(samples) // READ)][:READ]
     transform = build_train_transform(plan.preprocessing, data.augment)
-    with Loader(chosen, transform, len(chosen), ImageFiles(images.root, data.on_bad_image, 0)) as loader:
+    with Loader(chosen, transform, len(chosen), ImageFiles(images.root, data.on_corrupt_image, 0)) as loader:
         return measure_seconds(lambda: [None for _ in loader.batches(draw=(plan.recipe.seed, "reading"))]) / len(chosen)
 
 

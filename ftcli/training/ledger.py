@@ -83,7 +83,7 @@ class Ledger:
 
 _REMEDIES = {
     "frozen": "the frozen part and the decoding of images; a later run reads what the cache could keep of them",
-    "data": "waiting for images; raise data.workers, or make the image files smaller",
+    "data": "waiting for images; raise data.num_workers, or make the image files smaller",
     "compiling": "compiling the steps; train more epochs, or set compile: false",
     "forward": "the forward passes of what trains; freeze more, lower data.image_size, or take a smaller network",
     "backward": "the backward passes of what trains; freeze more, lower data.image_size, or take a smaller network",

@@ -80,7 +80,7 @@ def rate_at(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, epoc
         case Constant():
             return lr
         case StepDecay():
-            return lr * schedule.gamma ** (step // (steps_per_epoch * schedule.every))
+            return lr * schedule.gamma ** (step // (steps_per_epoch * schedule.step_size))
         case Cosine():
             return lr * (1 + math.cos(math.pi * (step - rise) / (total - rise))) / 2
         case _:

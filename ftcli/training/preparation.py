@@ -66,7 +66,7 @@ def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> J
             images = _keep_to(images, checkpoint, beginning, reporter)
     if checkpoint is None and is_address(document.recipe.backbone.weights):  # what it is shows when it has come
         plan = plan_recipe(document, _ask_weights(document, reporter))
-    if document.recipe.data.normalize == "data" and not _keeps_normalization(beginning):
+    if document.recipe.data.normalize == "dataset" and not _keeps_normalization(beginning):
         measured = measure_preprocessing(plan.preprocessing, images, document.recipe.data)
         plan = dataclasses.replace(plan, preprocessing=measured)
     if checkpoint is None:
@@ -106,7 +106,7 @@ def _settle_preprocessing(beginning: Beginning, reporter: Reporter) -> Preproces
     own, weights = checkpoint.preprocessing, recipe.backbone.weights
     if weights == "none" or name_weights(weights):
         wanted = adapt_preprocessing(default_preprocessing(recipe.backbone.name, weights), recipe.data)
-    elif recipe.data.normalize == "weights" and not _keeps_normalization(beginning):
+    elif recipe.data.normalize == "pretrained" and not _keeps_normalization(beginning):
         wanted = _ask_weights(beginning.document, reporter)
     else:
         wanted = adapt_preprocessing(own, recipe.data)
@@ -191,8 +191,8 @@ def find_files(job: Job, pixels: PixelCache | None = None) -> ImageFiles:
     """Where the images of a job are and how they are read beside its network. What `pixels` holds is not decoded
     anew."""
     data, device = job.plan.recipe.data, job.classifier.device
-    workers = share_cores(data.workers, device, job.images)
-    return ImageFiles(job.images.root, data.on_bad_image, workers, device.type == "cuda", pixels)
+    num_workers = share_cores(data.num_workers, device, job.images)
+    return ImageFiles(job.images.root, data.on_corrupt_image, num_workers, device.type == "cuda", pixels)
 
 
 def is_deferred(device: torch.device) -> bool:
@@ -201,7 +201,7 @@ def is_deferred(device: torch.device) -> bool:
 
 
 def describe_job(job: Job, ended: str | None = None) -> dict[str, Any]:
-    """What manifest.json tells of a run: what it ran with and on, when, and whether it has ended."""
+    """What run.json tells of a run: what it ran with and on, when, and whether it has ended."""
     data = job.plan.recipe.data
     return {
         "ftcli": __version__,

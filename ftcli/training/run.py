@@ -112,8 +112,8 @@ def _run_test(job: Job, shop: Workshop) -> Outputs | None:
     if all(isinstance(plan.stage, SolvedStage) or plan.stage.cache != "off" for plan in job.plan.stages):
         head = job.plan.head.path
         inputs = open_inputs(classifier.model, head, classifier.preprocessing, classifier.device, classifier.precision)
-    workers = share_cores(data.workers, classifier.device, images)
-    source = Source(images.root, data.on_bad_image, workers, job.beginning.verify)
+    num_workers = share_cores(data.num_workers, classifier.device, images)
+    source = Source(images.root, data.on_corrupt_image, num_workers, job.beginning.verify)
     reading, stop = Reading(source, data.batch_size), shop.stop.is_set
     with open_feed(classifier, inputs, images.splits["test"], reading, shop.reporter, "test", stop=stop) as opened:
         if opened is None:

@@ -53,7 +53,7 @@ def solve_stage(shop: Workshop, plan: SolvedPlan, resumed: Mapping[str, Any] | N
     state = None if resumed is None else StageState(**resumed["state"])
     ledger = Ledger(shop.job.classifier.device, state.times if state else None)
     apply_freezing(model, plan.freezing)
-    where = f"stage {stage.name}, solver"
+    where = f"stage {stage.name}, fit"
     layer = find_layer(shop.job.classifier, shop.job.plan.head.path, where)
     optimizer = torch.optim.SGD(layer.parameters())  # checkpoints hold one; this never takes a step
     if state is None:
@@ -72,7 +72,7 @@ def _check_samples(shop: Workshop, plan: SolvedPlan) -> None:
     """Raise DataError for classes too small for cross-validation, before anything is computed."""
     samples = shop.job.images.splits["train"]
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
-    where = f"stage {plan.stage.name}, solver"
+    where = f"stage {plan.stage.name}, fit"
     check_codes(labels, np.full(len(labels), "train"), shop.job.images.classes, where, _name_groups(samples))
 
 
@@ -119,7 +119,7 @@ def _gather(shop: Workshop, stage: str, cache: FeatureCache, files: ImageFiles) 
     """Train and val, kept; None if a signal came meanwhile, or what is in use leaves no room."""
     job, feeds = shop.job, list[Feed]()
     size, sight = job.plan.recipe.data.batch_size, Sight(job.classifier.transform, None)
-    source = Source(files.root, files.on_bad_image, files.workers, job.beginning.verify)
+    source = Source(files.root, files.on_corrupt_image, files.num_workers, job.beginning.verify)
     for split in ("train", "val"):
         samples, task = job.images.splits[split], f"{stage}: frozen part, {split}"
         try:
@@ -195,7 +195,7 @@ def _find(shop: Workshop, plan: SolvedPlan, train: Reading, samples: Sequence[Sa
         _name_groups(samples),
         len(shop.job.images.classes),
     )
-    return solve_head(lesson, shop.seed, f"stage {plan.stage.name}, solver")
+    return solve_head(lesson, shop.seed, f"stage {plan.stage.name}, fit")
 
 
 def _measure(plan: SolvedPlan, epoch: int, val: Outputs) -> EpochRow:

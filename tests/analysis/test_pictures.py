@@ -68,15 +68,17 @@ def test_small_pixels_become_blocks_and_large_images_are_reduced() -> None:
 
 
 def test_only_a_png_in_a_folder_that_is_there_is_drawn(tmp_path: Path) -> None:
-    check_target(tmp_path / "out.PNG", "--show-augment")
+    check_target(tmp_path / "out.PNG", "--plot-augment")
     with pytest.raises(RecipeError) as error:
-        check_target(tmp_path / "out.jpg", "--show-augment")
+        check_target(tmp_path / "out.jpg", "--plot-augment")
     assert str(error.value) == (
-        f"--show-augment: {tmp_path}/out.jpg does not end in .png, the one format that is drawn; give such a name"
+        f"--plot-augment: {tmp_path}/out.jpg does not end in .png, the one format that is drawn; give such a name"
     )
     with pytest.raises(RecipeError) as error:
-        check_target(tmp_path / "no/out.png", "--show-features")
-    assert str(error.value) == f"--show-features: the folder {tmp_path}/no is not there; make it, or give another place"
+        check_target(tmp_path / "no/out.png", "--plot-activations")
+    assert (
+        str(error.value) == f"--plot-activations: the folder {tmp_path}/no is not there; make it, or give another place"
+    )
 
 
 def test_images_are_spread_over_classes() -> None:
@@ -138,7 +140,7 @@ def test_broken_images_are_left_out_and_told_or_stop_it(workplace: Path, photo_f
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((photo_folder / f"train/china/{number}.jpg").read_bytes())
     stop = read_recipe(Path("r.yaml"), ["data.root=few"])
-    skip = read_recipe(Path("r.yaml"), ["data.root=few", "data.on_bad_image=skip"])
+    skip = read_recipe(Path("r.yaml"), ["data.root=few", "data.on_corrupt_image=skip"])
     draw_augmentation(stop, Path("out.png"), Silent())
     whole = read(Path("out.png"))
     Path("out.png").unlink()
@@ -157,7 +159,7 @@ def test_broken_images_are_left_out_and_told_or_stop_it(workplace: Path, photo_f
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:
         draw_augmentation(skip, Path("out.png"), Silent())
-    assert str(error.value).startswith("--show-augment: not one of 4 images can be read; the first: few/train/a/")
+    assert str(error.value).startswith("--plot-augment: not one of 4 images can be read; the first: few/train/a/")
 
 
 @pytest.mark.parametrize(
@@ -298,5 +300,5 @@ def test_an_image_that_cannot_be_read_is_told(workplace: Path) -> None:
     Path("broken.jpg").write_bytes(b"")
     with pytest.raises(DataError) as error:
         draw_features(read_recipe(Path("r.yaml")), Path("broken.jpg"), Path("out.png"), (), Silent())
-    assert str(error.value) == "--show-features: broken.jpg is empty (0 bytes); give another image"
+    assert str(error.value) == "--plot-activations: broken.jpg is empty (0 bytes); give another image"
     assert not Path("out.png").exists()

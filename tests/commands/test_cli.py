@@ -17,7 +17,7 @@ ARGUMENTS = {
     "evaluate": "{CHECKPOINT}",
     "compare": "{RUN...}...",
     "predict": "{CHECKPOINT} [IMAGE...]...",
-    "data fetch": "{NAME}",
+    "data download": "{NAME}",
     "cache clear": "[NAME...]...",
 }
 

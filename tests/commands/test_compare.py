@@ -155,7 +155,7 @@ def test_training_images_of_a_run_are_no_fair_test(three: Path, ftcli: Ftcli) ->
     assert [text.split(": was trained on ")[0] for text in unfair] == ["photos", "wide", "other"]
     assert unfair == outcome.json["warnings"][1:]
     held: dict[str, Any] = {
-        name: json.loads(Path(f"runs/{name}/manifest.json").read_text())["data"] for name in ("photos", "other")
+        name: json.loads(Path(f"runs/{name}/run.json").read_text())["data"] for name in ("photos", "other")
     }
     seen = sorted(set(held["photos"]["splits"]["train"]) & set(held["other"]["splits"]["val"]))
     tested = set(held["photos"]["splits"]["val"]) | set(held["other"]["splits"]["val"])
@@ -214,7 +214,7 @@ def test_a_checkpoint_elsewhere_has_no_curves(three: Path, ftcli: Ftcli) -> None
 
 
 def test_a_run_that_has_not_ended_is_told(three: Path, ftcli: Ftcli) -> None:
-    manifest = Path("runs/wide/manifest.json")
+    manifest = Path("runs/wide/run.json")
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "ended": None}))
     outcome = ftcli("compare", "runs/photos", "runs/wide")
     assert outcome.code == 0

@@ -107,9 +107,9 @@ def test_another_folder_is_matched_by_name(workplace: Path, ftcli: Ftcli, traine
     own = ftcli("evaluate", trained, "--json").json
     # Only one class, which stands first here and second in the checkpoint.
     shutil.copytree(photo_folder / "test/flower", workplace / "field/flower")
-    outcome = ftcli("evaluate", trained, "--data", "field", "--recall", "0.9", "--json")
+    outcome = ftcli("evaluate", trained, "--data", "field", "--min-recall", "0.9", "--json")
     assert outcome.err == (
-        "warning: --recall: all images are of one class, so there is no threshold between two to choose\n"
+        "warning: --min-recall: all images are of one class, so there is no threshold between two to choose\n"
     )
     told = outcome.json
     assert told["split"] == "all"
@@ -141,7 +141,7 @@ def test_a_split_that_is_not_there(ftcli: Ftcli, trained: Path) -> None:
 def test_thresholds_are_chosen_on_val_where_that_is_not_measured(
     ftcli: Ftcli, trained: Path, photo_folder: Path
 ) -> None:
-    outcome = ftcli("evaluate", trained, "--recall", "0.9", "--json")
+    outcome = ftcli("evaluate", trained, "--min-recall", "0.9", "--json")
     assert outcome.err == "Thresholds are chosen on val, so its 10 images are measured too\n"
     told = outcome.json["thresholds"]
     assert [(one["positive"], one["goal"], one["wanted"], one["chosen_on"]) for one in told] == [
@@ -262,13 +262,13 @@ def test_a_full_disk_leaves_the_old_table(
 
 def test_what_cannot_be_asked_for_is_told_at_once(ftcli: Ftcli, trained: Path) -> None:
     before = sorted(Path().rglob("*"))
-    many = ("--recall", "1.5", "--tta", "flip", "--out", "x.bin", "--predictions", "told.txt", "--report", "r.pdf")
+    many = ("--min-recall", "1.5", "--tta", "flip", "--out", "x.bin", "--predictions", "told.txt", "--report", "r.pdf")
     run, there = "runs/photos", "give a place that you may write to"
     for arguments, faults in (
         (
             many,
             [
-                "--recall: 1.5 is no share above 0 and up to 1; give one such as 0.95",
+                "--min-recall: 1.5 is no share above 0 and up to 1; give one such as 0.95",
                 "--tta: 'flip' names no views; did you mean 'flips'?",
                 "--out: x.bin is where --calibrate puts its checkpoint; add --calibrate, or leave it out",
                 "--out: x.bin does not end in .pt, as checkpoints do; give such a name",
@@ -276,8 +276,8 @@ def test_what_cannot_be_asked_for_is_told_at_once(ftcli: Ftcli, trained: Path) -
                 "--report: r.pdf does not end in .html or .htm; give such a name",
             ],
         ),
-        (("--recall", "0"), ["--recall: 0 is no share above 0 and up to 1; give one such as 0.95"]),
-        (("--recall", "nan"), ["--recall: nan is no share above 0 and up to 1; give one such as 0.95"]),
+        (("--min-recall", "0"), ["--min-recall: 0 is no share above 0 and up to 1; give one such as 0.95"]),
+        (("--min-recall", "nan"), ["--min-recall: nan is no share above 0 and up to 1; give one such as 0.95"]),
         (
             ("--predictions", "nowhere/told.csv"),
             [f"--predictions: the folder nowhere cannot be written (No such file or directory); {there}"],
@@ -325,10 +325,10 @@ def test_two_files_at_one_place(ftcli: Ftcli, trained: Path, tmp_path: Path) -> 
 
 
 def test_a_recall_is_for_two_classes(ftcli: Ftcli, scripts: Path) -> None:
-    outcome = ftcli("evaluate", scripts, "--recall", "0.95")
+    outcome = ftcli("evaluate", scripts, "--min-recall", "0.95")
     assert outcome.code == 2
     assert outcome.faults == [
-        f"--recall: 0.95 asks for a threshold between two classes, and {scripts} has 5; leave it out"
+        f"--min-recall: 0.95 asks for a threshold between two classes, and {scripts} has 5; leave it out"
     ]
 
 

@@ -34,7 +34,7 @@ from ftcli.recipe.loading import read_recipe
 from ftcli.results import Extraction, FeatureLayer, ProbeScore, Silent
 from tests.conftest import Ftcli, read_npz
 
-QUICK = ["--workers", "0", "--weights", "none", "--image-size", "32"]
+QUICK = ["--num-workers", "0", "--weights", "none", "--image-size", "32"]
 NAME = "resnet18"
 
 
@@ -93,7 +93,7 @@ def test_a_checkpoints_features_are_those_that_its_head_reads(finished: Path, ft
         assert {guess.name: pytest.approx(guess.probability, abs=1e-4) for guess in prediction.classes} == dict(
             zip(("china", "flower"), row, strict=True)
         )
-    held = json.loads((finished / "runs/photos/manifest.json").read_text())["data"]["splits"]
+    held = json.loads((finished / "runs/photos/run.json").read_text())["data"]["splits"]
     assert [path for split in ("train", "val", "test") for path in held[split]] == codes["paths"].tolist()
     assert (
         json.loads(str(codes["about"]))["weights_sha256"]
@@ -164,7 +164,7 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
                 "r.yaml",
                 "--save-head",
                 "a.pth",
-                "--picture",
+                "--plot",
                 "a.jpg",
                 "--dtype",
                 "float16",
@@ -177,11 +177,11 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
             [
                 "--layer x: stands twice; give it once",
                 "--dtype float16: does nothing without --out; add it",
-                "--picture a.jpg: does nothing without --probe; add it",
+                "--plot a.jpg: does nothing without --probe; add it",
                 "--save-head a.pth: needs a linear probe; add --probe svm or --probe logistic",
                 "--save-head a.pth: goes with the input of the head alone, not with --layer x; leave one out",
                 "--save-head: a.pth does not end in .pt; give such a name",
-                "--picture: a.jpg does not end in .png; give such a name",
+                "--plot: a.jpg does not end in .png; give such a name",
             ],
         ),
         (
@@ -208,10 +208,10 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
             ["--out: a.npy holds one array, and several layers are asked for; give a .npz file"],
         ),
         (
-            [NAME, *QUICK, "--data", "one", "--probe", "svm", "--picture", "a.png"],
+            [NAME, *QUICK, "--data", "one", "--probe", "svm", "--plot", "a.png"],
             2,
             [
-                "--picture a.png: shows accuracies by depth, and one layer is taken; add --layers all, or leave it out",
+                "--plot a.png: shows accuracies by depth, and one layer is taken; add --layers all, or leave it out",
             ],
         ),
         (
@@ -317,7 +317,7 @@ def test_broken_images_are_counted_and_named(workplace: Path, ftcli: Ftcli, phot
     outcome = ftcli("extract", "r.yaml", "--data", "photos", "--out", "a.npz")
     assert outcome.code == 3
     assert list_names(workplace) == ["photos", "r.yaml"]
-    (workplace / "r.yaml").write_text(text.replace("workers: 0", "workers: 0\n  on_bad_image: skip"))
+    (workplace / "r.yaml").write_text(text.replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip"))
     told = ftcli("extract", "r.yaml", "--data", "photos", "--out", "a.npz", "--json").json
     assert told["images"] == 51
     assert len(told["skipped"]) == 1
@@ -376,14 +376,24 @@ def test_batches_and_processes_are_those_that_are_asked_for(
     class Watched(Loader):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            seen.append((self.batch_size, self.workers))
+            seen.append((self.batch_size, self.num_workers))
 
     monkeypatch.setattr("ftcli.analysis.extraction.passes.Loader", Watched)
-    ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--workers", "2", "--no-cache")
+    ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--num-workers", "2", "--no-cache")
     assert set(seen) == {(5, 2), (5, 1)}
     seen.clear()
     monkeypatch.setattr("ftcli.inference.inputs.Loader", Watched)
-    arguments = ("--probe", "logistic", "--save-head", "head.pt", "--batch-size", "64", "--workers", "1", "--no-cache")
+    arguments = (
+        "--probe",
+        "logistic",
+        "--save-head",
+        "head.pt",
+        "--batch-size",
+        "64",
+        "--num-workers",
+        "1",
+        "--no-cache",
+    )
     assert ftcli("extract", "r.yaml", *arguments).code == 0
     splits = json.loads(ftcli("extract", "r.yaml", "--out", "a.npz", "--json").out)["splits"]
     assert seen[: len(splits) + 2] == [(64, 0)] * len(splits) + [(64, 1)] * 2
@@ -391,7 +401,7 @@ def test_batches_and_processes_are_those_that_are_asked_for(
 
 def test_mean_and_std_are_measured_as_in_training(workplace: Path, ftcli: Ftcli) -> None:
     recipe = workplace / "r.yaml"
-    recipe.write_text(recipe.read_text().replace("augment:", "normalize: data\n  augment:"))
+    recipe.write_text(recipe.read_text().replace("augment:", "normalize: dataset\n  augment:"))
     ftcli("extract", "r.yaml", "--out", "a.npz")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=1")
     trained = ftcli("inspect", "best_loss.pt", "--json").json["preprocessing"]

@@ -135,7 +135,7 @@ def copied(workplace: Path, photo_folder: Path) -> Path:
     return workplace / "photos"
 
 
-@pytest.mark.shows("data.root")
+@pytest.mark.covers("data.root")
 def test_a_missing_data_folder(workplace: Path, ftcli: Ftcli, copied: Path) -> None:
     shutil.rmtree(copied)
     outcome = ftcli("train", "r.yaml")
@@ -168,15 +168,15 @@ def test_a_class_that_a_split_lacks(ftcli: Ftcli, copied: Path, split: str) -> N
     ]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_truncated_image_stops_the_run(ftcli: Ftcli, copied: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_truncated_image_stops_the_run(ftcli: Ftcli, copied: Path, num_workers: int) -> None:
     broken = copied / "train/china/3.jpg"
     broken.write_bytes(broken.read_bytes()[:-200])
-    outcome = ftcli("train", "r.yaml", "--set", f"data.workers={workers}")
+    outcome = ftcli("train", "r.yaml", "--set", f"data.num_workers={num_workers}")
     assert outcome.code == 3
     (told,) = outcome.faults
     assert told.startswith("photos/train/china/3.jpg: is cut short (image file is truncated (")
-    assert told.endswith("; replace it, remove it, or set data.on_bad_image: skip")
+    assert told.endswith("; replace it, remove it, or set data.on_corrupt_image: skip")
 
 
 def test_a_text_named_jpg_stops_the_run(ftcli: Ftcli, copied: Path) -> None:
@@ -184,15 +184,15 @@ def test_a_text_named_jpg_stops_the_run(ftcli: Ftcli, copied: Path) -> None:
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
     assert outcome.faults == [
-        "photos/train/china/3.jpg: is no image that can be read; replace it, remove it, or set data.on_bad_image: skip"
+        "photos/train/china/3.jpg: is no image that can be read; replace it, remove it, or set data.on_corrupt_image: skip"
     ]
 
 
-@pytest.mark.shows("data.on_bad_image")
+@pytest.mark.covers("data.on_corrupt_image")
 def test_broken_images_are_left_out_and_counted_where_asked(ftcli: Ftcli, copied: Path) -> None:
     (copied / "train/china/3.jpg").write_text("hello")
     (copied / "test/china/22.jpg").write_text("hello")
-    outcome = ftcli("train", "r.yaml", "--set", "data.on_bad_image=skip", "--json")
+    outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip", "--json")
     assert outcome.code == 0
     assert outcome.json["test"]["images"] == 11
     assert [fault.split(":")[0] for fault in outcome.json["skipped"]] == [
@@ -205,7 +205,7 @@ def test_training_images_that_are_all_broken_stop_the_run(ftcli: Ftcli, copied: 
     shutil.copytree(copied / "test", copied / "val")
     for image in (copied / "train").rglob("*.jpg"):
         image.write_text("x")
-    outcome = ftcli("train", "r.yaml", "--set", "data.on_bad_image=skip")
+    outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip")
     assert outcome.code == 3
     (told,) = outcome.faults
     assert told.startswith(
@@ -216,7 +216,7 @@ def test_training_images_that_are_all_broken_stop_the_run(ftcli: Ftcli, copied: 
 def test_a_broken_test_image_can_be_skipped_after_the_training(ftcli: Ftcli, copied: Path) -> None:
     (copied / "test/china/22.jpg").write_text("x")
     assert ftcli("train", "r.yaml").code == 3
-    outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "data.on_bad_image=skip", "--json")
+    outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "data.on_corrupt_image=skip", "--json")
     assert outcome.code == 0
     assert outcome.json["test"]["images"] == 11
     assert len(outcome.json["skipped"]) == 1

@@ -18,7 +18,7 @@ def test_what_it_writes_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path
     assert drafted.out.startswith("# ftcli train recipe.yaml\n#\n# 52 images of 2 classes: 'china', 'flower'. ")
     Path("recipe.yaml").write_text(drafted.out)
     short = [f"--set=stages.{stage}.epochs=1" for stage in ("head", "all")]
-    trained = ftcli("train", "recipe.yaml", "--set=backbone.weights=none", "--set=data.workers=0", *short, "--json")
+    trained = ftcli("train", "recipe.yaml", "--set=backbone.weights=none", "--set=data.num_workers=0", *short, "--json")
     assert trained.code == 0, trained.err
     assert trained.json["run"] == str(workplace / "runs/drafted")
     assert trained.json["test"]["images"] == 12

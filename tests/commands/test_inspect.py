@@ -28,7 +28,7 @@ def test_resnet152(ftcli: Ftcli) -> None:
     assert "head: fc (Linear), 2048 -> 1000" in ftcli("inspect", "resnet152").out.splitlines()
 
 
-@pytest.mark.shows("backbone.name", "head.hidden")
+@pytest.mark.covers("backbone.name", "head.hidden")
 def test_a_recipe_tells_what_each_stage_trains(ftcli: Ftcli) -> None:
     told = ftcli("inspect", CONFIGS / "two-layer-head.yaml", "--json").json
     head, whole = told["stages"]
@@ -142,7 +142,7 @@ def test_depth_lists_modules_within_modules(ftcli: Ftcli) -> None:
 def test_what_is_measured_later_is_told(workplace: Path, ftcli: Ftcli) -> None:
     assert ftcli("inspect", "r.yaml").err == ""
     recipe = workplace / "r.yaml"
-    recipe.write_text(recipe.read_text().replace("  val: 0.2", "  val: 0.2\n  normalize: data"))
+    recipe.write_text(recipe.read_text().replace("  val: 0.2", "  val: 0.2\n  normalize: dataset"))
     assert ftcli("inspect", "r.yaml").err == (
         "mean and std are measured when training begins; until then they are the model's own\n"
     )
@@ -172,7 +172,7 @@ def test_nothing_is_folded_or_coloured_in_a_pipe(ftcli: Ftcli, monkeypatch: pyte
 @pytest.mark.slow
 def test_pictures_and_an_estimate_are_told(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
-    words = ("inspect", "r.yaml", "--show-augment", "a.png", "--show-features", image, "f.png", "--estimate")
+    words = ("inspect", "r.yaml", "--plot-augment", "a.png", "--plot-activations", image, "f.png", "--estimate")
     told = ftcli(*words, "--json").json
     assert told["pictures"] == [str(workplace / "a.png"), str(workplace / "f.png")]
     assert [stage["stage"] for stage in told["estimate"]] == ["head", "all"]
@@ -196,22 +196,22 @@ def test_without_a_wish_there_is_neither(workplace: Path, ftcli: Ftcli) -> None:
     ("words", "fault"),
     [
         (
-            ("resnet18", "--show-augment", "a.png"),
-            "--show-augment: needs a recipe (.yaml), not resnet18; give one",
+            ("resnet18", "--plot-augment", "a.png"),
+            "--plot-augment: needs a recipe (.yaml), not resnet18; give one",
         ),
         (("--estimate",), "--estimate: needs a recipe (.yaml), not a list of models; give one"),
         (
-            ("r.yaml", "--show-augment", "a.gif"),
-            "--show-augment: a.gif does not end in .png, the one format that is drawn; give such a name",
+            ("r.yaml", "--plot-augment", "a.gif"),
+            "--plot-augment: a.gif does not end in .png, the one format that is drawn; give such a name",
         ),
         (
-            ("r.yaml", "--show-features", "x.jpg", "f"),
-            "--show-features: f does not end in .png, the one format that is drawn; give such a name",
+            ("r.yaml", "--plot-activations", "x.jpg", "f"),
+            "--plot-activations: f does not end in .png, the one format that is drawn; give such a name",
         ),
-        (("r.yaml", "--layer", "fc"), "--layer fc: does nothing without --show-features; add it"),
+        (("r.yaml", "--layer", "fc"), "--layer fc: does nothing without --plot-activations; add it"),
         (
-            ("resnet1*", "--show-features", "x.jpg", "f.png"),
-            "--show-features: needs one network; give the name of a model, a recipe or a checkpoint",
+            ("resnet1*", "--plot-activations", "x.jpg", "f.png"),
+            "--plot-activations: needs one network; give the name of a model, a recipe or a checkpoint",
         ),
     ],
 )
@@ -223,12 +223,12 @@ def test_what_cannot_be_drawn_is_refused(workplace: Path, ftcli: Ftcli, words: t
 
 def test_a_known_data_set_is_not_fetched_for_a_picture(few_cells: Path, ftcli: Ftcli) -> None:
     shutil.rmtree(few_cells / "data")
-    outcome = ftcli("inspect", "configs/solar-cells.yaml", "--show-augment", "a.png")
+    outcome = ftcli("inspect", "configs/solar-cells.yaml", "--plot-augment", "a.png")
     assert outcome.code == 3
     (fault,) = outcome.faults
     assert fault.startswith("configs/solar-cells.yaml:")
     assert fault.endswith(
-        ": data.root: data/solar-cells does not exist, so there are no images to draw; run `ftcli data fetch "
+        ": data.root: data/solar-cells does not exist, so there are no images to draw; run `ftcli data download "
         "solar-cells`"
     )
     assert not (few_cells / "data").exists()
@@ -237,9 +237,9 @@ def test_a_known_data_set_is_not_fetched_for_a_picture(few_cells: Path, ftcli: F
 
 def test_features_of_a_model_need_its_weights(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
-    outcome = ftcli("inspect", "resnet18", "--weights", "nowhere.pt", "--show-features", image, "f.png")
+    outcome = ftcli("inspect", "resnet18", "--weights", "nowhere.pt", "--plot-activations", image, "f.png")
     assert outcome.code == 4
-    told = ftcli("inspect", "squeezenet1_1", "--weights", "none", "--show-features", image, "f.png", "--json").json
+    told = ftcli("inspect", "squeezenet1_1", "--weights", "none", "--plot-activations", image, "f.png", "--json").json
     assert told["pictures"] == [str(workplace / "f.png")]
 
 
@@ -248,7 +248,7 @@ def test_a_character_that_no_font_has_is_told_once(workplace: Path, photo_folder
         for label in ("china", "flower"):
             shutil.copytree(photo_folder / split / label, workplace / "data" / split / f"\U0001fae8 {label}")
     (workplace / "r.yaml").write_text((workplace / "r.yaml").read_text().replace(str(photo_folder), "data"))
-    outcome = ftcli("inspect", "r.yaml", "--show-augment", "a.png", "--depth", "1")
+    outcome = ftcli("inspect", "r.yaml", "--plot-augment", "a.png", "--depth", "1")
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     if warnings:  # no font of this machine has it, as of most
         assert warnings == [
@@ -259,6 +259,6 @@ def test_a_character_that_no_font_has_is_told_once(workplace: Path, photo_folder
 
 def test_a_picture_takes_the_place_of_no_folder(workplace: Path, ftcli: Ftcli) -> None:
     Path("a.png").mkdir()
-    outcome = ftcli("inspect", "r.yaml", "--show-augment", "a.png")
+    outcome = ftcli("inspect", "r.yaml", "--plot-augment", "a.png")
     assert outcome.code == 2
-    assert outcome.faults == ["--show-augment: a.png is a folder, link or device; give the name of a file"]
+    assert outcome.faults == ["--plot-augment: a.png is a folder, link or device; give the name of a file"]

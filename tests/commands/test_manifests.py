@@ -30,7 +30,7 @@ def train(ftcli: Ftcli, *arguments: str) -> Path:
 
 
 def splits_of(run: Path) -> dict[str, str]:
-    told = json.loads((run / "manifest.json").read_text())
+    told = json.loads((run / "run.json").read_text())
     return {path: split for split, paths in told["data"]["splits"].items() for path in paths}
 
 

@@ -75,7 +75,7 @@ def test_the_neighbours_of_an_image_change_nothing(ftcli: Ftcli, trained: Path) 
 
     whole = predict("photos")
     assert len(set(whole.values())) > 6
-    for arguments in (["--batch-size", "1"], ["--batch-size", "5", "--workers", "2"], ["--workers", "1"]):
+    for arguments in (["--batch-size", "1"], ["--batch-size", "5", "--num-workers", "2"], ["--num-workers", "1"]):
         assert predict("photos", *arguments) == pytest.approx(whole, abs=1e-5)
     alone = predict("photos/flower/22.jpg")
     assert alone == pytest.approx({"photos/flower/22.jpg": whole["photos/flower/22.jpg"]}, abs=1e-5)
@@ -119,7 +119,7 @@ def test_a_broken_image_is_named_and_the_rest_goes_on(ftcli: Ftcli, trained: Pat
     whole = ftcli("predict", trained, "photos", "--json").json
     Path("photos/china/0.jpg").write_bytes(Path("photos/china/20.jpg").read_bytes()[:400])
     Path("photos/flower/x.png").touch()
-    outcome = ftcli("predict", trained, "photos", "gone.jpg", "--json", "--workers", "1", "--batch-size", "4")
+    outcome = ftcli("predict", trained, "photos", "gone.jpg", "--json", "--num-workers", "1", "--batch-size", "4")
     assert outcome.code == 3
     assert outcome.faults == ["predict: 3 of 15 images cannot be read; each is named above, the others are predicted"]
     warned = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]

@@ -42,7 +42,7 @@ def same_backbone(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.shows("backbone.weights", "data.resize", "data.image_size", "data.normalize")
+@pytest.mark.covers("backbone.weights", "data.resize", "data.image_size", "data.normalize")
 def test_a_checkpoint_is_the_next_ones_backbone_and_brings_its_preprocessing(earlier: Checkpoint, ftcli: Ftcli) -> None:
     outcome = train(ftcli)
     assert outcome.code == 0, outcome.err
@@ -105,7 +105,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_no_backbone(earlier: Checkpoint, ftc
 
 
 @pytest.mark.slow
-@pytest.mark.shows("backbone.sha256")
+@pytest.mark.covers("backbone.sha256")
 def test_an_address_is_downloaded_over_cuts_once_and_brings_its_preprocessing(
     earlier: Checkpoint, ftcli: Ftcli, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

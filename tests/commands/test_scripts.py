@@ -25,7 +25,7 @@ def place(many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_run_leaves_them_as_they_are(place: Path, ftcli: Ftcli) -> None:
-    manifest = json.loads((place / "runs/photos/manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((place / "runs/photos/run.json").read_text(encoding="utf-8"))
     assert set(manifest["data"]["classes"]) == set(SCRIPTS)
     assert all((place / "data" / path).is_file() for paths in manifest["data"]["splits"].values() for path in paths)
     told = ftcli("evaluate", "best_loss.pt", "--json").json
@@ -58,14 +58,14 @@ def test_a_recipe_and_a_manifest_carry_them(place: Path, ftcli: Ftcli) -> None:
         csv.writer(file).writerows([("path", "label"), *rows])
     drafted = ftcli("init", "data/清单.csv", "--backbone", "shufflenet_v2_x0_5", "--out", "配方.yaml")
     assert drafted.code == 0, drafted.err
-    small = [f"--set={setting}" for setting in ("data.workers=0", "backbone.weights=none", "stages.head.epochs=1")]
+    small = [f"--set={setting}" for setting in ("data.num_workers=0", "backbone.weights=none", "stages.head.epochs=1")]
     trained = ftcli("train", "配方.yaml", *small, "--stage", "head", "--out", "runs/清单", "--json")
     assert trained.code == 0, trained.err
     assert ftcli("inspect", trained.json["best_loss"], "--json").json["classes"] == sorted(SCRIPTS)
 
 
 def test_a_picture_says_which_it_could_not_draw(place: Path, ftcli: Ftcli) -> None:
-    outcome = ftcli("inspect", "r.yaml", "--show-augment", "图.png")
+    outcome = ftcli("inspect", "r.yaml", "--plot-augment", "图.png")
     assert outcome.code == 0, outcome.err
     assert (place / "图.png").read_bytes().startswith(b"\x89PNG")
     assert "🐶" in outcome.err  # no font that is drawn with has it; its name stands in the picture

@@ -26,7 +26,7 @@ ROW = {
 }
 
 
-@pytest.mark.shows("stages.name")
+@pytest.mark.covers("stages.name")
 def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--json")
     assert outcome.code == 0
@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
         "best_loss.pt",
         "curves.png",
         "last.pt",
-        "manifest.json",
+        "run.json",
         "metrics.jsonl",
         "recipe.yaml",
         "stages/all.pt",
@@ -63,7 +63,7 @@ def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
     checkpoint = read_checkpoint(run / "best_loss.pt")
     assert checkpoint.metrics["val_loss"] == best["val_loss"]
     assert (checkpoint.stage, checkpoint.epoch) == (best["stage"], best["epoch"])
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / "run.json").read_text())
     assert manifest["torch"] == torch.__version__
     assert manifest["command"][:2] == ["ftcli", "train"]
     assert {split: len(paths) for split, paths in manifest["data"]["splits"].items()} == {
@@ -85,7 +85,7 @@ def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(finished: Path, ft
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-@pytest.mark.shows("seed")
+@pytest.mark.covers("seed")
 def test_another_seed_gives_another_network(workplace: Path, ftcli: Ftcli) -> None:
     states = []
     for seed in (0, 1):
@@ -151,7 +151,7 @@ def test_an_exact_resume_takes_no_other_settings(finished: Path, ftcli: Ftcli) -
     ]
 
 
-@pytest.mark.shows("name")
+@pytest.mark.covers("name")
 def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(finished: Path, ftcli: Ftcli) -> None:
     text = (finished / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
     (finished / "other.yaml").write_text(text)
@@ -218,9 +218,9 @@ def test_images_stay_in_their_split_when_the_root_becomes_one_of_several(
     assert read_checkpoint(workplace / "runs/photos-3/best_loss.pt").splits_by_path() == before
 
 
-@pytest.mark.shows("data.normalize")
+@pytest.mark.covers("data.normalize")
 def test_normalize_data_measures_the_training_images_and_travels(workplace: Path, ftcli: Ftcli) -> None:
-    ftcli("train", "r.yaml", "--stage", "head", "--set", "data.normalize=data")
+    ftcli("train", "r.yaml", "--stage", "head", "--set", "data.normalize=dataset")
     measured = read_checkpoint(workplace / "runs/photos/best_loss.pt").preprocessing
     assert measured.mean != (0.485, 0.456, 0.406)
     ftcli("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt")
@@ -229,7 +229,7 @@ def test_normalize_data_measures_the_training_images_and_travels(workplace: Path
 
 def test_a_recipe_that_asks_for_another_normalization_gets_it(finished: Path, ftcli: Ftcli) -> None:
     resume = ("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set")
-    ftcli(*resume, "data.normalize=data", "--out", "measured")
+    ftcli(*resume, "data.normalize=dataset", "--out", "measured")
     ftcli(*resume, "data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}", "--out", "given")
     means = [read_checkpoint(Path(folder) / "best_loss.pt").preprocessing.mean for folder in ("measured", "given")]
     assert means[0] not in ((0.485, 0.456, 0.406), (0.0, 0.0, 0.0))
@@ -244,7 +244,7 @@ def test_an_explicit_folder_that_holds_a_run_is_refused(finished: Path, ftcli: F
     ]
 
 
-@pytest.mark.shows("stages.optimizer.lr")
+@pytest.mark.covers("stages.optimizer.lr")
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(finished: Path, ftcli: Ftcli) -> None:
     changes = ("--set", "stages.all.optimizer.lr=1e6", "--set", "stages.all.lr_mult={backbone: 1e6}")
     outcome = ftcli(
@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(finished: Pa
     assert read_checkpoint(finished / "runs/photos-2/best_loss.pt").epoch == 0
 
 
-@pytest.mark.shows("stages.early_stopping.patience")
+@pytest.mark.covers("stages.early_stopping.patience")
 def test_early_stopping_ends_a_stage(workplace: Path, ftcli: Ftcli) -> None:
     result = ftcli(
         "train",

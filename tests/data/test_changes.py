@@ -16,7 +16,7 @@ from ftcli.data.transforms import build_train_transform
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
-PRE = Preprocessing(48, 56, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+PRE = Preprocessing(48, 56, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 ACROSS = schema.RandomHorizontalFlip(name="random_horizontal_flip")
 OVER = schema.RandomVerticalFlip(name="random_vertical_flip", p=0.3)
 ERASE = schema.RandomErasing(name="random_erasing", p=0.6)
@@ -40,13 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photos: tuple[Image.Image, 
 
 
 @pytest.mark.parametrize("transforms", LISTS.values(), ids=LISTS.keys())
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, 1])
 def test_what_is_left_to_the_device_gives_the_same_pixels(
-    folder: Path, transforms: tuple[schema.Transform, ...], workers: int
+    folder: Path, transforms: tuple[schema.Transform, ...], num_workers: int
 ) -> None:
     transform = build_train_transform(PRE, transforms)
     samples = [Sample(f"{number}.png", 0) for number in range(12)]
-    files = ImageFiles(folder, "error", workers)
+    files = ImageFiles(folder, "error", num_workers)
     with Loader(samples, transform, 5, files) as here, Loader(samples, transform.defer(), 5, files) as later:
         moved = False
         for epoch in range(3):

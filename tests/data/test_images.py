@@ -19,8 +19,8 @@ from ftcli.data import images
 from ftcli.data.images import EXTENSIONS, BrokenImage, convert_rgb, is_image, read_image, read_rgb, read_shape
 from ftcli.errors import RunError
 
-REMEDY = "; replace it, remove it, or set data.on_bad_image: skip"
-SAVE_ANEW = "; save it with 8 or 16 bits, remove it, or set data.on_bad_image: skip"
+REMEDY = "; replace it, remove it, or set data.on_corrupt_image: skip"
+SAVE_ANEW = "; save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
 LOSSLESS: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 95}}
 UNDO = {
     1: None,
@@ -288,7 +288,7 @@ def test_too_few_handles_are_not_the_images_fault(tmp_path: Path, photo: Image.I
             read_rgb(tmp_path / "a.png")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert str(error.value) == f"{tmp_path}/a.png: cannot be opened (Too many open files); lower data.workers"
+    assert str(error.value) == f"{tmp_path}/a.png: cannot be opened (Too many open files); lower data.num_workers"
 
 
 @pytest.mark.parametrize("limit", [15_000, 100], ids=["warned-of", "refused"])
@@ -300,7 +300,7 @@ def test_a_decompression_bomb(tmp_path: Path, photo: Image.Image, limit: int, mo
         read_rgb(path)
     assert str(error.value) == (
         f"{path}: has more than {limit} pixels, too many to be read safely; "
-        "make it smaller, remove it, or set data.on_bad_image: skip"
+        "make it smaller, remove it, or set data.on_corrupt_image: skip"
     )
 
 
@@ -346,7 +346,7 @@ def test_an_image_that_is_open_already(tmp_path: Path, photo: Image.Image) -> No
     with Image.open(path) as image, pytest.raises(BrokenImage) as error:
         convert_rgb(image, "mine")
     assert error.value.why.startswith("is cut short (")
-    assert str(error.value) == f"mine: {error.value.why}; replace it, remove it, or set data.on_bad_image: skip"
+    assert str(error.value) == f"mine: {error.value.why}; replace it, remove it, or set data.on_corrupt_image: skip"
     assert pickle.loads(pickle.dumps(error.value)).why == error.value.why
 
 
@@ -362,7 +362,7 @@ def test_the_shape_without_the_pixels(tmp_path: Path, photo: Image.Image) -> Non
     with pytest.raises(BrokenImage) as error:
         read_shape(tmp_path / "b.png")
     assert str(error.value) == (
-        f"{tmp_path}/b.png: is empty (0 bytes); replace it, remove it, or set data.on_bad_image: skip"
+        f"{tmp_path}/b.png: is empty (0 bytes); replace it, remove it, or set data.on_corrupt_image: skip"
     )
 
 

@@ -30,7 +30,7 @@ def faults_of(**data: object) -> list[str]:
     return [fault.removeprefix(f"{WHERE}: ") for fault in error.value.faults]
 
 
-@pytest.mark.shows("data.root")
+@pytest.mark.covers("data.root")
 def test_several_roots_are_one_whose_paths_are_relative_to_the_current_folder(here: Path, fill: Fill) -> None:
     fill({"old/a": 4, "old/b": 4, "more": 4})
     (here / "data/more/list.csv").write_text("path,label\n0.png,b\n1.png,c\n2.png,c\n../more/3.png,c\n")
@@ -120,7 +120,7 @@ def test_a_class_folder_with_a_control_character(here: Path, fill: Fill) -> None
     assert faults_of(root="data") == ["the class 'a\\nb' holds a control character; rename it"]
 
 
-@pytest.mark.shows("data.group")
+@pytest.mark.covers("data.group")
 def test_the_recipe_finds_groups_in_paths(here: Path, fill: Fill) -> None:
     root = fill({f"{name}/m{number}": 2 for name in "ab" for number in range(10)})
     images = split_images(Data(root="data", group="^(m[0-9]+)/"), 0, WHERE)

@@ -56,9 +56,9 @@ def list_samples() -> tuple[Sample, ...]:
 
 
 def open_loader(
-    root: Path, workers: int, on_bad_image: Literal["error", "skip"] = "error", batch_size: int = 4
+    root: Path, num_workers: int, on_corrupt_image: Literal["error", "skip"] = "error", batch_size: int = 4
 ) -> Loader:
-    return Loader(list_samples(), STRONG, batch_size, ImageFiles(root, on_bad_image, workers))
+    return Loader(list_samples(), STRONG, batch_size, ImageFiles(root, on_corrupt_image, num_workers))
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -95,10 +95,10 @@ def test_a_batch_has_what_it_says(root: Path) -> None:
 def test_any_number_of_workers_gives_the_same_bytes(root: Path) -> None:
     order = order_epoch(0, "head", 1, COUNT)
     runs = []
-    for workers in (0, 1, 2, 3):
-        with open_loader(root, workers) as loader:
+    for num_workers in (0, 1, 2, 3):
+        with open_loader(root, num_workers) as loader:
             runs.append(list(loader.batches(order, draw=(0, "head", 1), merge_last=True)))
-            assert count_workers() == workers
+            assert count_workers() == num_workers
         assert count_workers() == 0
     for batches in runs[1:]:
         assert len(batches) == len(runs[0])
@@ -126,15 +126,15 @@ def test_an_image_depends_on_draw_and_path_alone(root: Path) -> None:
         assert sum(not torch.equal(changed[path], whole[path]) for path in whole) > COUNT - 4
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_callers_random_numbers_stay(root: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_callers_random_numbers_stay(root: Path, num_workers: int) -> None:
     torch.manual_seed(1)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)["state"]["key"].copy()
-    with open_loader(root, workers) as loader:
+    with open_loader(root, num_workers) as loader:
         for _ in loader.batches(draw=(0,)):
             assert torch.equal(torch.get_rng_state(), states[0])
         list(loader.batches())
-    if workers:
+    if num_workers:
         assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert (np.random.get_state(legacy=False)["state"]["key"] == states[2]).all()
@@ -156,10 +156,10 @@ def test_the_last_single_image_joins(root: Path) -> None:
     assert [count_batches(n, 11) for n in (0, 1, 11, 12, 13)] == [0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_goes_on_from_a_batch(root: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pass_goes_on_from_a_batch(root: Path, num_workers: int) -> None:
     order = order_epoch(0, "a", 1, COUNT)
-    with open_loader(root, workers, batch_size=11) as loader:
+    with open_loader(root, num_workers, batch_size=11) as loader:
         for merge in (False, True):
             whole = list(loader.batches(order, draw=(0,), merge_last=merge))
             for start in range(len(whole) + 2):
@@ -168,9 +168,9 @@ def test_a_pass_goes_on_from_a_batch(root: Path, workers: int) -> None:
                 assert all(same(one, other) for one, other in zip(whole[start:], rest, strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_pass_that_was_left_disturbs_no_other(root: Path, workers: int) -> None:
-    with open_loader(root, workers, batch_size=2) as loader:
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_a_pass_that_was_left_disturbs_no_other(root: Path, num_workers: int) -> None:
+    with open_loader(root, num_workers, batch_size=2) as loader:
         whole = list(loader.batches(draw=(0,)))
         for taken in range(4):
             left = loader.batches(list(reversed(range(COUNT))), draw=(1,))
@@ -181,9 +181,9 @@ def test_a_pass_that_was_left_disturbs_no_other(root: Path, workers: int) -> Non
             assert all(same(one, other) for one, other in zip(whole, again, strict=True))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_ends_when_another_begins(root: Path, workers: int) -> None:
-    with open_loader(root, workers, batch_size=2) as loader:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pass_ends_when_another_begins(root: Path, num_workers: int) -> None:
+    with open_loader(root, num_workers, batch_size=2) as loader:
         first = loader.batches(draw=(0,))
         next(first)
         next(loader.batches(draw=(0,)))
@@ -209,12 +209,12 @@ def test_workers_stay_between_passes_and_end_with_close(root: Path) -> None:
     loader.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_a_broken_image_stops_with_its_own_sentence(broken: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_a_broken_image_stops_with_its_own_sentence(broken: Path, num_workers: int) -> None:
     path = broken / "5-a.png"
     with pytest.raises(BrokenImage) as expected:
         read_rgb(path)
-    with open_loader(broken, workers) as loader:
+    with open_loader(broken, num_workers) as loader:
         batches = loader.batches(draw=(0,))
         assert next(batches).paths[0] == "0-a.png"
         with pytest.raises(BrokenImage) as error:
@@ -225,11 +225,11 @@ def test_a_broken_image_stops_with_its_own_sentence(broken: Path, workers: int) 
         assert sizes(loader.batches([0, 1], draw=(0,))) == [2]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_are_left_out_and_told(root: Path, broken: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_broken_images_are_left_out_and_told(root: Path, broken: Path, num_workers: int) -> None:
     with open_loader(root, 0) as loader:
         whole = list(loader.batches(draw=(0,)))
-    with open_loader(broken, workers, "skip") as loader:
+    with open_loader(broken, num_workers, "skip") as loader:
         rest = list(loader.batches(draw=(0,)))
     assert [len(batch.paths) for batch in rest] == [4, 3, 0, 4, 4, 3]
     assert [len(batch.broken) for batch in rest] == [0, 1, 4, 0, 0, 0]
@@ -297,8 +297,8 @@ def test_mean_and_std_of_nothing(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_samples_that_come_one_by_one(root: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_samples_that_come_one_by_one(root: Path, num_workers: int) -> None:
     taken = 0
 
     def come() -> Iterator[Sample]:
@@ -308,10 +308,10 @@ def test_samples_that_come_one_by_one(root: Path, workers: int) -> None:
             yield sample
 
     plain = Loader(list_samples(), PLAIN, 4, ImageFiles(root, "error", 0))
-    with Loader((), PLAIN, 4, ImageFiles(root, "error", workers)) as loader:
+    with Loader((), PLAIN, 4, ImageFiles(root, "error", num_workers)) as loader:
         stream = loader.stream(come())
         first = next(stream)
-        assert taken <= 4 * (1 + 2 * workers)
+        assert taken <= 4 * (1 + 2 * num_workers)
         assert all(same(one, other) for one, other in zip([first, *stream], plain.batches(), strict=True))
         assert sizes(loader.stream(iter(()))) == []
 
@@ -323,7 +323,7 @@ def test_what_is_left_out_has_its_path_and_its_fault(broken: Path) -> None:
     (one,) = batch.left_out
     assert one.path == "5-a.png"
     assert one.why.startswith("is cut short (")
-    assert one.sentence == f"{broken}/5-a.png: {one.why}; replace it, remove it, or set data.on_bad_image: skip"
+    assert one.sentence == f"{broken}/5-a.png: {one.why}; replace it, remove it, or set data.on_corrupt_image: skip"
 
 
 def test_large_jpegs_are_read_at_a_part_of_their_size(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> None:
@@ -333,8 +333,8 @@ def test_large_jpegs_are_read_at_a_part_of_their_size(tmp_path: Path, photos: tu
     assert not torch.equal(batch.images[0], PLAIN(read_rgb(tmp_path / "a.jpg")))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_images_lie_as_networks_take_them(root: Path, workers: int) -> None:
-    with open_loader(root, workers) as loader:
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_lie_as_networks_take_them(root: Path, num_workers: int) -> None:
+    with open_loader(root, num_workers) as loader:
         for batch in loader.batches(draw=(0,)):
             assert batch.images.is_contiguous(memory_format=torch.channels_last)

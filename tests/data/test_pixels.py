@@ -21,7 +21,7 @@ from ftcli.data.transforms import ImageTransform, build_train_transform
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing, Progress, Silent
 
-PRE = Preprocessing(32, 36, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 PRESETS: tuple[schema.Preset, ...] = ("none", "flips", "standard", "strong")
 COUNT = 14
 
@@ -64,8 +64,8 @@ def list_samples() -> list[Sample]:
     return [Sample(name(number), number % 2) for number in range(COUNT)]
 
 
-def read(root: Path, transform: ImageTransform, pixels: PixelCache | None, workers: int = 0) -> list[Batch]:
-    files = ImageFiles(root, "skip", workers, pixels=pixels)
+def read(root: Path, transform: ImageTransform, pixels: PixelCache | None, num_workers: int = 0) -> list[Batch]:
+    files = ImageFiles(root, "skip", num_workers, pixels=pixels)
     with Loader(list_samples(), transform, 4, files) as loader:
         return [batch for epoch in range(2) for batch in loader.batches(draw=(7, epoch))]
 
@@ -77,27 +77,27 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-def fill(pixels: PixelCache, workers: int = 0, reporter: Silent | None = None) -> bool:
-    return pixels.fill(list_samples(), workers, "skip", reporter or Silent(), "decoding")
+def fill(pixels: PixelCache, num_workers: int = 0, reporter: Silent | None = None) -> bool:
+    return pixels.fill(list_samples(), num_workers, "skip", reporter or Silent(), "decoding")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_with_it(root: Path, preset: schema.Preset, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_the_same_with_it(root: Path, preset: schema.Preset, num_workers: int) -> None:
     transform = build_train_transform(PRE, preset)
     pixels = PixelCache(root, transform)
-    assert fill(pixels, workers)
+    assert fill(pixels, num_workers)
     whole = read(root, transform, None)
     for path in root.iterdir():  # 3 stays broken; no other file is opened again
         if path.name != name(3):
             path.write_bytes(b"")
-    assert equal(read(root, transform, pixels, workers), whole)
+    assert equal(read(root, transform, pixels, num_workers), whole)
 
 
 def test_what_is_decoded_differently_is_kept_apart(root: Path) -> None:
     for preset in PRESETS:
         assert fill(PixelCache(root, build_train_transform(PRE, preset)))
-    other = Preprocessing(32, 40, "shorter", "bilinear", PRE.mean, PRE.std)
+    other = Preprocessing(32, 40, "crop", "bilinear", PRE.mean, PRE.std)
     assert fill(PixelCache(root, build_train_transform(other, "none")))
     # none and flips share what they keep, and so do standard and strong
     assert len(list((find_cache() / "pixels").iterdir())) == 3

@@ -20,7 +20,7 @@ from ftcli.data.threads import Threads
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.results import Preprocessing, Silent
 
-PRE = Preprocessing(32, 36, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 PLAIN = build_eval_transform(PRE)
 STRONG = build_train_transform(PRE, "strong")
 SAMPLES = tuple(Sample(f"{number}.png", number % 2) for number in range(12))
@@ -40,11 +40,11 @@ def root(tmp_path: Path, photos: tuple[Image.Image, Image.Image], monkeypatch: p
 
 
 def make(
-    root: Path, transform: ImageTransform, threads: int, on_bad_image: Literal["error", "skip"] = "error"
+    root: Path, transform: ImageTransform, threads: int, on_corrupt_image: Literal["error", "skip"] = "error"
 ) -> object:
     team = Threads(threads)
     try:
-        return BatchReader(ImageFiles(root, on_bad_image, 0), transform).make(
+        return BatchReader(ImageFiles(root, on_corrupt_image, 0), transform).make(
             Job(SAMPLES, (None,) * len(SAMPLES), (7, "head", 1)), team
         )
     finally:

@@ -72,7 +72,7 @@ def test_classes_are_in_natural_order(fill: Fill) -> None:
     )
 
 
-@pytest.mark.shows("data.classes")
+@pytest.mark.covers("data.classes")
 def test_classes_as_the_recipe_orders_them(fill: Fill) -> None:
     root = fill({"a": 3, "b": 3, "c": 3})
     images = split_images(Data(root=str(root), classes=("c", "a", "b")), 0, WHERE)
@@ -157,7 +157,7 @@ def test_every_split_has_an_image_of_every_class(fill: Fill, seed: int, val: flo
     assert [{sample.label for sample in images.splits[split]} for split in ("train", "val", "test")] == [{0, 1}] * 3
 
 
-@pytest.mark.shows("data.val", "data.test")
+@pytest.mark.covers("data.val", "data.test")
 def test_the_nearest_image_fills_a_split(many: Path) -> None:
     """Where no share falls below the threshold, it is the image that a larger threshold takes first."""
     wide = home_of(split_images(Data(root=str(many), val=0.03, test=0.0001), 0, WHERE))

@@ -19,7 +19,7 @@ from ftcli.data.transforms import PRESETS, Normalizer, build_eval_transform, bui
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
-PRE = Preprocessing(96, 110, "shorter", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PRE = Preprocessing(96, 110, "crop", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SHARP = Preprocessing(64, 64, "squash", "nearest", PRE.mean, PRE.std)
 
 
@@ -47,7 +47,7 @@ def as_tensor(image: Image.Image) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [(160, 106), (106, 160), (96, 96), (30, 20), (1, 400), (400, 1)])
-@pytest.mark.parametrize("resize", ["shorter", "squash", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_evaluation_gives_one_shape(photos: tuple[Image.Image, ...], resize: str, size: tuple[int, int]) -> None:
     made = build_eval_transform(Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std))(photos[0].resize(size))
     assert made.dtype == torch.uint8
@@ -114,7 +114,7 @@ def test_presets_give_what_their_list_gives(photo: Image.Image, preset: schema.P
         assert torch.equal(by_name, by_list)
 
 
-@pytest.mark.parametrize("resize", ["shorter", "squash", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_without_a_random_crop_the_size_is_reached_as_in_evaluation(photo: Image.Image, resize: str) -> None:
     pre = Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std)
     plain = build_eval_transform(pre)(photo)
@@ -169,7 +169,7 @@ def test_every_parameter_of_the_schema_stands_below() -> None:
 
 
 @pytest.mark.parametrize(("part", "field", "less", "more"), EFFECTS)
-@pytest.mark.shows(
+@pytest.mark.covers(
     "data.augment.scale",
     "data.augment.ratio",
     "data.augment.p",
@@ -254,7 +254,7 @@ def test_normalizer_is_what_torchvision_computes(photos: tuple[Image.Image, ...]
 
 
 def test_a_very_thin_image_keeps_its_middle_and_fits_into_memory() -> None:
-    pre = Preprocessing(64, 72, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    pre = Preprocessing(64, 72, "crop", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     image = Image.new("RGB", (100_001, 2), "white")
     image.paste("black", (50_000, 0, 100_001, 2))
     pixels = build_eval_transform(pre)(image)
@@ -262,7 +262,7 @@ def test_a_very_thin_image_keeps_its_middle_and_fits_into_memory() -> None:
     assert pixels[0, 32].tolist()[::63] == [255, 0]
 
 
-@pytest.mark.parametrize("resize", ["shorter", "squash", "pad"])
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("preset", ["none", "flips", "standard"])
 def test_grey_gives_what_its_three_equal_channels_give(

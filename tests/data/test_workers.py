@@ -66,8 +66,8 @@ def test_processes_that_were_killed_in_a_pass(pool: WorkerPool, monkeypatch: pyt
     with pytest.raises(RunError) as error:
         list(run)
     assert str(error.value) == (
-        f"data.workers: a process that loads images was killed ({error.value.__cause__}), as happens when memory runs "
-        "out; lower data.workers or data.batch_size, and go on from the last checkpoint"
+        f"data.num_workers: a process that loads images was killed ({error.value.__cause__}), as happens when memory runs "
+        "out; lower data.num_workers or data.batch_size, and go on from the last checkpoint"
     )
     assert take(pool, *range(30)) == list(range(30))
 
@@ -77,7 +77,9 @@ def test_processes_that_were_killed_between_passes(pool: WorkerPool) -> None:
     take(pool, 1, 2)
     for process in multiprocessing.active_children():
         process.kill()
-    with pytest.raises(RunError, match=r"^data\.workers: a process that loads images was killed \(DataLoader worker"):
+    with pytest.raises(
+        RunError, match=r"^data\.num_workers: a process that loads images was killed \(DataLoader worker"
+    ):
         take(pool, 1, 2)
 
 

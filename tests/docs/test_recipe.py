@@ -35,9 +35,9 @@ def test_marks_are_found_wherever_they_stand(tmp_path: Path) -> None:
     (tmp_path / "tests/room").mkdir(parents=True)
     (tmp_path / "tests/room/test_it.py").write_text(
         "import pytest\n"
-        '@pytest.mark.shows("seed", "data.val")\n'
+        '@pytest.mark.covers("seed", "data.val")\n'
         "def test_one(): ...\n"
-        '@pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.shows("name"))])\n'
+        '@pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.covers("name"))])\n'
         "def test_two(x): ...\n"
         "def test_three(): ...\n"
     )
@@ -52,10 +52,10 @@ def test_keys_are_told_with_all_that_they_may_be() -> None:
     assert solved.name == "stages with solver"
     assert [(key.place, key.may_be) for key in solved.keys[1:]] == [
         ("stages.freeze", "`backbone`"),
-        ("stages.solver", "`logistic`"),
+        ("stages.fit", "`logistic`"),
     ]
     assert keys["seed"].may_be == "a whole number of at least 0 and below 2^63"
-    assert keys["data.workers"].may_be == "a whole number from 0 to 256, or `null`"
+    assert keys["data.num_workers"].may_be == "a whole number from 0 to 256, or `null`"
     assert keys["stages.freeze"].may_be == "`backbone` or `none`, or a list, each text, or a mapping with `through`"
     assert keys["stages.schedule"].may_be == (
         "a mapping with a name and its settings: [`constant`](#constant), [`step`](#step), [`cosine`](#cosine) or "

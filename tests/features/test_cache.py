@@ -35,7 +35,7 @@ from ftcli.models.states import digest_tensor
 from ftcli.results import Preprocessing, Progress, Silent
 
 CPU = torch.device("cpu")
-EXPECTED = Preprocessing(16, 20, "shorter", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def see(
     **reading: Any,
 ) -> ValueFeed:
     """The values of all photographs in one sight."""
-    source = Source(root, **{"on_bad_image": "error", "workers": 0, **reading})
+    source = Source(root, **{"on_corrupt_image": "error", "num_workers": 0, **reading})
     sights = [Sight(transform or build_eval_transform(EXPECTED), draw)]
     feed = (cache or open_cache()).gather(list_photos(root), sights, 8, source, Silent(), "computing")
     assert feed is not None
@@ -233,7 +233,7 @@ def test_what_decides_nothing_makes_no_other_record(photos: Path, computed: list
     nn.init.normal_(other.get_submodule("5").weight)  # type: ignore[arg-type]
     other[5] = nn.Sequential(nn.Linear(32, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 7))
     assert torch.equal(join(see(photos, open_cache(other.train()))), first)
-    assert torch.equal(join(see(photos, on_bad_image="skip", workers=2, verify=True)), first)
+    assert torch.equal(join(see(photos, on_corrupt_image="skip", num_workers=2, verify=True)), first)
     for batch_size in (1, 40):
         feed = open_cache().gather(
             list_photos(photos)[::-1], [Sight(build_eval_transform(EXPECTED), None)], batch_size,
@@ -333,7 +333,7 @@ def test_broken_images_are_left_out_as_a_loader_leaves_them_out(photos: Path, co
     (photos / "flower/5.jpg").mkdir()
     samples = tuple(sorted((*list_photos(photos),), key=lambda sample: sample.path))
     for _ in range(2):
-        feed = see(photos, on_bad_image="skip")
+        feed = see(photos, on_corrupt_image="skip")
         with load(photos, samples, build_eval_transform(EXPECTED), 8, "skip") as loader:
             for _ in range(2):
                 ours, theirs = list(feed.batches()), list(loader.batches())
@@ -354,7 +354,7 @@ def test_broken_images_are_left_out_as_a_loader_leaves_them_out(photos: Path, co
 def test_a_batch_of_broken_images_alone_is_empty(photos: Path) -> None:
     for name in range(20):
         (photos / f"china/{name}.jpg").write_bytes(b"no image")
-    first = next(see(photos, on_bad_image="skip").batches())
+    first = next(see(photos, on_corrupt_image="skip").batches())
     assert first.values[0].shape == (0, 32)
     assert first.paths == ()
     assert len(first.left_out) == 8

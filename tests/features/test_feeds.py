@@ -22,7 +22,7 @@ from ftcli.models.cut import find_cut
 from ftcli.results import Preprocessing, Silent
 
 CPU = torch.device("cpu")
-EXPECTED = Preprocessing(16, 20, "shorter", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 RANDOM = build_train_transform(EXPECTED, "standard")
 DRAWS = [(0, "head", 1), (0, "head", 2)]
 

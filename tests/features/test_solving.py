@@ -110,11 +110,11 @@ def test_what_cannot_be_solved_is_told() -> None:
     broken = lesson.features.copy()
     broken[[3, 5], 1] = np.nan
     with pytest.raises(RunError) as caught:
-        solve_head(replace(lesson, features=broken), 0, "stage head, solver")
+        solve_head(replace(lesson, features=broken), 0, "stage head, fit")
     assert str(caught.value) == (
-        "stage head, solver: what the frozen layers give is not finite for 2 of 240 training images; check the "
+        "stage head, fit: what the frozen layers give is not finite for 2 of 240 training images; check the "
         "weights, or set precision: float32"
     )
     with pytest.raises(DataError) as grouped:
-        solve_head(replace(lesson, groups=np.array([f"{label}" for label in lesson.labels])), 0, "stage head, solver")
-    assert str(grouped.value).startswith("stage head, solver: the groups of train leave no two folds")
+        solve_head(replace(lesson, groups=np.array([f"{label}" for label in lesson.labels])), 0, "stage head, fit")
+    assert str(grouped.value).startswith("stage head, fit: the groups of train leave no two folds")

@@ -43,7 +43,7 @@ def test_commands_share_what_they_compute(ftcli: Ftcli, finished: Path, computed
     told = ftcli("evaluate", checkpoint, "--json", "--batch-size", "3").json
     assert sum(computed) == 22  # of test and, for the threshold, of val
     computed.clear()
-    again = ftcli("evaluate", checkpoint, "--json", "--batch-size", "64", "--verify").json
+    again = ftcli("evaluate", checkpoint, "--json", "--batch-size", "64", "--rehash").json
     assert again == told
     assert not computed
     wish = ("--probe", "logistic", "--save-head", "head.pt", "--out")
@@ -63,7 +63,7 @@ def test_commands_share_what_they_compute(ftcli: Ftcli, finished: Path, computed
 def test_without_the_cache_an_evaluation_is_close_and_keeps_nothing(
     finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", workers=0)
+    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
     plain = measure(replace(question, cache=False), Silent()).outputs
     assert not computed
     assert not (tmp_path / "own-cache").exists()
@@ -83,7 +83,7 @@ def test_without_room_an_evaluation_has_the_same_bits(
         def say(self, text: str) -> None:
             self.said += text
 
-    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", workers=0)
+    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
     kept = measure(question, Silent()).outputs
     shutil.rmtree(tmp_path / "own-cache")
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
@@ -109,14 +109,14 @@ def test_without_room_features_have_the_same_bits(
 
 def test_options_that_do_nothing_are_refused(ftcli: Ftcli, finished: Path) -> None:
     checkpoint = "runs/photos/best_loss.pt"
-    both = ["--verify: does nothing with --no-cache; leave one out"]
-    assert ftcli("evaluate", checkpoint, "--verify", "--no-cache").faults == both
-    assert ftcli("extract", checkpoint, "--out", "a.npz", "--verify", "--no-cache").faults == both
-    assert ftcli("evaluate", checkpoint, "--verify", "--tta", "flips").faults == [
-        "--verify: does nothing with --tta flips, which uses no cache; leave one out"
+    both = ["--rehash: does nothing with --no-cache; leave one out"]
+    assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").faults == both
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").faults == both
+    assert ftcli("evaluate", checkpoint, "--rehash", "--tta", "flips").faults == [
+        "--rehash: does nothing with --tta flips, which uses no cache; leave one out"
     ]
-    assert ftcli("extract", checkpoint, "--out", "a.npz", "--verify", "--layer", "stage3").faults == [
-        "--verify: does nothing with --layer stage3, which uses no cache; leave one out"
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--layer", "stage3").faults == [
+        "--rehash: does nothing with --layer stage3, which uses no cache; leave one out"
     ]
 
 

@@ -55,8 +55,8 @@ def colours(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_first_come_before_the_last_is_known(classifier: Classifier, colours: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_first_come_before_the_last_is_known(classifier: Classifier, colours: Path, num_workers: int) -> None:
     taken = 0
 
     def endless() -> Iterator[str]:
@@ -65,12 +65,12 @@ def test_the_first_come_before_the_last_is_known(classifier: Classifier, colours
             taken += 1
             yield str(colours / ("red.png", "lime.png", "blue.png")[taken % 3])
 
-    stream = stream_predictions(classifier, Found(endless(), None), 3, 4, workers, Silent())
+    stream = stream_predictions(classifier, Found(endless(), None), 3, 4, num_workers, Silent())
     first = list(islice(stream, 40))
     assert [outcome.classes[0].name for outcome in first if isinstance(outcome, Prediction)] == (
         ["green", "blue", "red"] * 14
     )[:40]
-    assert taken <= 40 + 4 * (1 + 2 * max(1, workers))
+    assert taken <= 40 + 4 * (1 + 2 * max(1, num_workers))
     stream.close()  # type: ignore[attr-defined]  # it is a generator, and ends its processes
 
 

@@ -66,7 +66,7 @@ def test_a_file_that_is_not_there_is_told() -> None:
     )
 
 
-@pytest.mark.shows("backbone.sha256")
+@pytest.mark.covers("backbone.sha256")
 def test_any_file_is_checked_against_the_digest_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"abc")

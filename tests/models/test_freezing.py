@@ -54,7 +54,7 @@ def _faults(freeze: Any, name: str = "resnet18", head: str = "fc") -> tuple[str,
     return error.value.faults
 
 
-@pytest.mark.shows("stages.freeze")
+@pytest.mark.covers("stages.freeze")
 def test_backbone_is_all_but_the_head() -> None:
     freezing = _resolve("backbone")
     assert _parameters() - freezing.parameters == {"fc.0.weight", "fc.0.bias", "fc.3.weight", "fc.3.bias"}
@@ -72,7 +72,7 @@ def test_none_is_nothing() -> None:
     assert _resolve("none") == Freezing(frozenset(), frozenset())
 
 
-@pytest.mark.shows("stages.freeze")
+@pytest.mark.covers("stages.freeze")
 def test_a_pattern_takes_in_all_below() -> None:
     freezing = _resolve(["conv1", "layer1"])
     assert freezing.parameters == {n for n in _parameters() if n.startswith(("conv1.", "layer1."))}
@@ -119,7 +119,7 @@ def test_a_stage_must_train_something() -> None:
     )
 
 
-@pytest.mark.shows("stages.freeze.through")
+@pytest.mark.covers("stages.freeze.through")
 def test_through_is_everything_up_to_the_end_of_a_module() -> None:
     freezing = _resolve({"through": "layer2"})
     assert freezing.parameters == {n for n in _parameters() if not n.startswith(("layer3.", "layer4.", "fc."))}
@@ -181,7 +181,7 @@ def test_all_faults_of_a_stage_come_together() -> None:
     assert find_faults(network, anatomy, "fc", _stage("backbone"), lambda key: key) == ()
 
 
-@pytest.mark.shows("stages.lr_mult")
+@pytest.mark.covers("stages.lr_mult")
 def test_the_last_pattern_that_matches_gives_the_rate() -> None:
     network, _ = _sketch("resnet18", "fc")
     rates = resolve_rates(network, "fc", {"backbone": 0.1, "layer4": 0.5, "*.bias": 2.0, "head": 10.0}, PLACE)

@@ -17,7 +17,7 @@ def test_a_plain_head_keeps_the_names_of_the_original() -> None:
     assert network.get_parameter("fc.weight").shape == (3, 512)
 
 
-@pytest.mark.shows("head.hidden")
+@pytest.mark.covers("head.hidden")
 def test_a_head_with_hidden_layers_has_the_parameters_that_arithmetic_gives() -> None:
     network = build_network("resnet152", meta=True)
     head = build_head(network.get_submodule("fc"), Head(hidden=(256,), dropout=0.4), 3)
@@ -35,14 +35,14 @@ def test_a_head_with_hidden_layers_has_the_parameters_that_arithmetic_gives() ->
 @pytest.mark.parametrize(
     ("activation", "kind"), [("relu", nn.ReLU), ("gelu", nn.GELU), ("silu", nn.SiLU), ("tanh", nn.Tanh)]
 )
-@pytest.mark.shows("head.activation")
+@pytest.mark.covers("head.activation")
 def test_the_activation_follows_every_hidden_layer(activation: str, kind: type[nn.Module]) -> None:
     head = build_head(nn.Linear(8, 4), Head.model_validate({"hidden": [6, 5], "activation": activation}), 2)
     assert isinstance(head, nn.Sequential)
     assert [type(layer) for layer in head] == [nn.Linear, kind, nn.Linear, kind, nn.Linear]
 
 
-@pytest.mark.shows("head.dropout")
+@pytest.mark.covers("head.dropout")
 def test_dropout_alone_makes_a_sequence() -> None:
     head = build_head(nn.Linear(8, 4), Head(dropout=0.5), 2)
     assert isinstance(head, nn.Sequential)
@@ -58,7 +58,7 @@ def test_a_convolution_is_replaced_by_a_convolution() -> None:
 
 
 @pytest.mark.parametrize("init", ["xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"])
-@pytest.mark.shows("head.init")
+@pytest.mark.covers("head.init")
 def test_an_init_draws_weights_of_its_spread_and_no_biases(init: str) -> None:
     torch.manual_seed(0)
     head = build_head(nn.Linear(2000, 10), Head.model_validate({"init": init}), 1000)

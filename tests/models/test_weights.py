@@ -65,7 +65,7 @@ def test_none_loads_nothing(network: nn.Module, listener: Listener) -> None:
 
 @pytest.mark.parametrize("wrap", ["", "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module.", "encoder.body."])
-@pytest.mark.shows("backbone.weights")
+@pytest.mark.covers("backbone.weights")
 def test_a_file_is_loaded_whatever_its_wrapping_and_prefix(
     network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, listener: Listener, wrap: str, prefix: str
 ) -> None:
@@ -163,7 +163,7 @@ def test_other_names_in_the_same_order_point_to_match_position() -> None:
     )
 
 
-@pytest.mark.shows("backbone.match")
+@pytest.mark.covers("backbone.match")
 def test_real_weights_by_position_know_a_temple_and_a_flower(listener: Listener) -> None:
     network = build_network("timm/efficientnet_lite0", meta=False)
     origin = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", listener, "position")

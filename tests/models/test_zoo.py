@@ -14,7 +14,7 @@ from ftcli.recipe.schema import Data, Normalization
 from ftcli.results import Preprocessing
 
 LITE0 = "timm/efficientnet_lite0"
-PRE = Preprocessing(224, 232, "shorter", "bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+PRE = Preprocessing(224, 232, "crop", "bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def test_eighty_torchvision_classifiers_are_known() -> None:
@@ -216,21 +216,21 @@ def test_preprocessing_of_weights_that_do_not_exist_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "size", "resized", "resize"),
     [
-        (Data(root="x"), 224, 232, "shorter"),
-        (Data(root="x", image_size=112), 112, 116, "shorter"),
-        (Data(root="x", image_size=112, resize_size=150), 112, 150, "shorter"),
+        (Data(root="x"), 224, 232, "crop"),
+        (Data(root="x", image_size=112), 112, 116, "crop"),
+        (Data(root="x", image_size=112, resize_size=150), 112, 150, "crop"),
         (Data(root="x", image_size=112, resize="squash"), 112, 112, "squash"),
         (Data(root="x", resize="pad"), 224, 224, "pad"),
     ],
 )
-@pytest.mark.shows("data.image_size", "data.resize", "data.resize_size")
+@pytest.mark.covers("data.image_size", "data.resize", "data.resize_size")
 def test_a_recipe_changes_the_preprocessing(data: Data, size: int, resized: int, resize: str) -> None:
     adapted = zoo.adapt_preprocessing(PRE, data)
     assert (adapted.image_size, adapted.resize_size, adapted.resize) == (size, resized, resize)
     assert (adapted.mean, adapted.std, adapted.interpolation) == (PRE.mean, PRE.std, "bilinear")
 
 
-@pytest.mark.shows("data.normalize", "data.normalize.mean", "data.normalize.std")
+@pytest.mark.covers("data.normalize", "data.normalize.mean", "data.normalize.std")
 def test_numbers_for_normalisation_are_taken() -> None:
     numbers = Normalization(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
     adapted = zoo.adapt_preprocessing(PRE, Data(root="x", normalize=numbers))

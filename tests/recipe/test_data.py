@@ -55,7 +55,7 @@ def test_one_root_or_several(tmp_path: Path) -> None:
         ),
         *(
             (
-                f"root: {root}\n  fetch: solar-cells",
+                f"root: {root}\n  download: solar-cells",
                 "3:3: data: fetch makes one folder, so root must name one, no manifest and no list; mend root or fetch",
             )
             for root in ("[a, b]", "cells.CSV")

@@ -99,17 +99,17 @@ FAULTS = [
     ("    freeze: none\n", "", "r.yaml:10:5: stages.all.freeze: is missing; give it a value"),
     (
         "    epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}",
-        "    solver: logistic\n    epochs: 5",
-        "r.yaml:9:5: stages.head.epochs: unknown key; known: freeze, name, solver",
+        "    fit: logistic_regression\n    epochs: 5",
+        "r.yaml:9:5: stages.head.epochs: unknown key; known: freeze, name, fit",
     ),
     (
         "    epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}",
-        "    solver: svm",
-        "r.yaml:8:13: stages.head.solver: 'svm' is not one of logistic",
+        "    fit: svm",
+        "r.yaml:8:13: stages.head.fit: 'svm' is not one of logistic",
     ),
     (
         "freeze: none\n    epochs: 5\n    optimizer: {name: adamw, lr: 1e-3}",
-        "freeze: none\n    solver: logistic",
+        "freeze: none\n    fit: logistic_regression",
         "r.yaml:11:13: stages.all.freeze: 'none' is not one of backbone",
     ),
     (
@@ -199,9 +199,9 @@ def test_a_dumped_recipe_reads_back_the_same(write: Path, tmp_path: Path) -> Non
 
 
 def test_a_stage_with_a_solver_is_another_kind_and_survives_a_dump(write: Path, tmp_path: Path) -> None:
-    replace(write, "epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}", "solver: logistic")
+    replace(write, "epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}", "fit: logistic_regression")
     recipe = read_recipe(write).recipe
-    assert recipe.stages[0] == SolvedStage(name="head", freeze="backbone", solver="logistic")
+    assert recipe.stages[0] == SolvedStage(name="head", freeze="backbone", fit="logistic_regression")
     assert isinstance(recipe.stages[1], Stage)
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "again.yaml").recipe == recipe

@@ -83,10 +83,10 @@ def test_files_that_cannot_be_read(folder: RunFolder) -> None:
         faults.append(str(error.value))
     assert faults == [
         "a/metrics.jsonl: cannot be read (No such file or directory); put the file back as it was",
-        "a/manifest.json: is no UTF-8 text; put the file back as it was",
-        "a/manifest.json: is no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+        "a/run.json: is no UTF-8 text; put the file back as it was",
+        "a/run.json: is no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
         "put the file back as it was",
-        "a/manifest.json: holds no mapping; put the file back as it was",
+        "a/run.json: holds no mapping; put the file back as it was",
     ]
 
 

@@ -99,7 +99,7 @@ def test_a_choice_that_cannot_be_kept_is_made_all_the_same(
     assert len(tried) == 6
 
 
-@pytest.mark.shows("precision")
+@pytest.mark.covers("precision")
 def test_auto_tries_real_steps_where_the_hardware_has_bfloat16(
     monkeypatch: pytest.MonkeyPatch, tried: list[tuple[str, bool]], tmp_path: Path
 ) -> None:
@@ -198,7 +198,7 @@ def test_a_machine_without_a_compiler_is_told_before_the_work_begins(monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.shows("compile")
+@pytest.mark.covers("compile")
 def test_a_compiled_look_computes_the_same_and_leaves_the_network_as_it_was() -> None:
     check_compiler("compile", CPU)
     classifier = build()

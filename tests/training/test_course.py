@@ -48,7 +48,7 @@ def assert_same(folder: Path, *runs: str) -> None:
         assert all(torch.equal(weight, other[name]) for name, weight in first.items())
 
 
-@pytest.mark.shows("stages.cache", "stages.cache.views")
+@pytest.mark.covers("stages.cache", "stages.cache.views")
 def test_with_a_view_an_epoch_the_run_sees_what_it_sees_without_a_cache(workplace: Path, ftcli: Ftcli) -> None:
     for name, setting in (("off", "off"), ("all", "{views: all}"), ("two", "{views: 2}"), ("one", "{views: 1}")):
         outcome = ftcli("train", "r.yaml", *HEAD, "--set", f"stages.head.cache={setting}", "--out", name)
@@ -73,7 +73,7 @@ def test_a_second_run_computes_nothing_and_ends_in_the_same_bits(
         "Stage head: the frozen part, up to mean, is computed once for 2 views of 30 images and 10 for validation"
         in (first.err)
     )
-    again = ftcli("train", "r.yaml", *HEAD, "--out", "again", "--verify")
+    again = ftcli("train", "r.yaml", *HEAD, "--out", "again", "--rehash")
     assert again.code == 0
     for path in cache.rglob("*.chunk"):
         path.unlink()
@@ -162,7 +162,7 @@ def test_a_boundary_in_the_middle_is_kept_where_that_is_faster_and_ends_in_the_s
 def test_without_chance_there_is_one_view() -> None:
     stage = Stage(name="head", freeze="backbone", epochs=10, optimizer=AdamW(name="adamw", lr=1e-3))
     pre = Preprocessing.from_dict(
-        {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 32, "resize_size": 32, "resize": "shorter",
+        {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 32, "resize_size": 32, "resize": "crop",
          "interpolation": "bilinear"}
     )  # fmt: skip
     assert count_views(stage, build_train_transform(pre, "standard")) == 4
@@ -294,13 +294,13 @@ def test_whole_batches_are_compiled_for_whatever_images_are_broken(
 
     monkeypatch.setattr("ftcli.training.course.compile_look", note)
     monkeypatch.setattr("ftcli.training.acceleration.check_compiler", lambda *_: None)
-    settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_bad_image=skip")
+    settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_corrupt_image=skip")
     outcome = ftcli("train", "r.yaml", *(part for setting in settings for part in ("--set", setting)))
     if broken == 40:
         assert shapes == []
         assert outcome.faults == [
             "head 0 validation: not one of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
-            "bytes); replace it, remove it, or set data.on_bad_image: skip"
+            "bytes); replace it, remove it, or set data.on_corrupt_image: skip"
         ]
     else:
         assert outcome.code == 0, outcome.err
@@ -313,5 +313,5 @@ def test_a_run_without_a_test_leaves_all_its_files(workplace: Path, photo_folder
     assert outcome.json["test"] is None
     assert len(read_rows(workplace / "run")) == 3
     files = {str(path.relative_to(workplace / "run")) for path in (workplace / "run").rglob("*") if path.is_file()}
-    assert files >= {"best_loss.pt", "last.pt", "stages/head.pt", "metrics.jsonl", "curves.png", "manifest.json"}
+    assert files >= {"best_loss.pt", "last.pt", "stages/head.pt", "metrics.jsonl", "curves.png", "run.json"}
     assert ftcli("train", "--resume", "run/last.pt").code == 0  # its result, told again

@@ -104,7 +104,7 @@ def test_a_stage_that_is_solved_has_no_steps(workplace: Path) -> None:
     text = Path("r.yaml").read_text().replace("hidden: [16]", "hidden: []")
     trained = "epochs: 2\n    optimizer: {name: sgd, lr: 0.05}"
     assert trained in text
-    Path("r.yaml").write_text(text.replace(trained, "solver: logistic"))
+    Path("r.yaml").write_text(text.replace(trained, "fit: logistic_regression"))
     head, whole = estimate()
     assert (head.stage, head.epochs, head.seconds_per_step) == ("head", 1, None)
     assert head.kept_bytes == (30 + 10) * 1024 * 4

@@ -52,7 +52,7 @@ def test_batch_norm_left_in_train_mode_is_caught(
     ]
 
 
-@pytest.mark.shows("stages.batch_norm")
+@pytest.mark.covers("stages.batch_norm")
 def test_frozen_statistics_stay_while_the_rest_of_batch_norm_trains(state_at: Callable[..., State]) -> None:
     frozen = ("--set", "stages.all.batch_norm=frozen")
     before, after = state_at("all", 0, *frozen), state_at("all", 2, *frozen)

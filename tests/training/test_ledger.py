@@ -59,7 +59,7 @@ def test_a_second_within_two_parts_counts_once_as_the_inner_ones(monkeypatch: py
 def test_the_bottleneck_is_the_part_that_takes_most_with_what_would_shorten_it() -> None:
     first, second = StageTimes(data=3.0, forward=1.0), StageTimes(data=3.0, backward=2.0, other=1.0)
     assert name_bottleneck(first + second) == (
-        "60% of the time went into waiting for images; raise data.workers, or make the image files smaller"
+        "60% of the time went into waiting for images; raise data.num_workers, or make the image files smaller"
     )
     assert name_bottleneck(StageTimes(frozen=2.0)) == (
         "100% of the time went into the frozen part and the decoding of images; a later run reads what the cache could "

@@ -12,7 +12,7 @@ from ftcli.training.loop import is_stale
 from tests.conftest import Ftcli
 
 
-@pytest.mark.shows("stages.early_stopping.min_delta")
+@pytest.mark.covers("stages.early_stopping.min_delta")
 @pytest.mark.parametrize(
     ("losses", "stale"),
     [
@@ -46,7 +46,7 @@ def test_early_stopping_counts_epochs_without_a_new_best(losses: list[float], st
         "precision=bfloat16",
     ],
 )
-@pytest.mark.shows(
+@pytest.mark.covers(
     "stages.label_smoothing",
     "stages.clip_grad_norm",
     "stages.optimizer.weight_decay",
@@ -77,7 +77,7 @@ def test_validation_loss_is_plain_whatever_the_training_loss_is(finished: Path, 
     assert stage["start_val_loss"] == min(row["val_loss"] for row in head)
 
 
-@pytest.mark.shows("stages.epochs")
+@pytest.mark.covers("stages.epochs")
 def test_a_stage_has_as_many_epochs_as_asked(workplace: Path, ftcli: Ftcli) -> None:
     run = ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=3", "--json").json
     assert run["stages"][0]["epochs"] == 3

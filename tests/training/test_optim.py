@@ -34,7 +34,7 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
-@pytest.mark.shows("stages.optimizer.weight_decay", "stages.optimizer.decay_norm_and_bias")
+@pytest.mark.covers("stages.optimizer.weight_decay", "stages.optimizer.decay_norm_and_bias")
 def test_groups_have_their_multiple_and_their_decay() -> None:
     model = network()
     model[0].weight.requires_grad_(False)
@@ -71,7 +71,7 @@ def test_decay_reaches_everything_unless_asked_otherwise() -> None:
         ({"name": "adamw"}, torch.optim.AdamW, {"betas": (0.9, 0.999)}),
     ],
 )
-@pytest.mark.shows(
+@pytest.mark.covers(
     "stages.optimizer",
     "stages.optimizer.momentum",
     "stages.optimizer.nesterov",
@@ -88,7 +88,7 @@ def test_constant_and_warmup() -> None:
     assert rates({"name": "constant", "warmup": 0.1})[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
-@pytest.mark.shows("stages.schedule.warmup")
+@pytest.mark.covers("stages.schedule.warmup")
 @pytest.mark.parametrize(
     "plain", [{"name": "constant"}, {"name": "step", "every": 9}, {"name": "cosine"}, {"name": "one_cycle"}]
 )
@@ -98,7 +98,7 @@ def test_every_schedule_rises_over_its_warmup(plain: dict[str, Any]) -> None:
     assert made[19] == max(made)
 
 
-@pytest.mark.shows("stages.schedule", "stages.schedule.every", "stages.schedule.gamma")
+@pytest.mark.covers("stages.schedule", "stages.schedule.step_size", "stages.schedule.gamma")
 def test_step_decay_counts_epochs() -> None:
     assert rates({"name": "step", "every": 2, "gamma": 0.5}) == [1.0] * 20 + [0.5] * 20
 

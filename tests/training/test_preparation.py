@@ -24,21 +24,21 @@ class Counter(Silent):
         self.counts.append(len(multiprocessing.active_children()))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.shows("data.workers")
-def test_images_are_loaded_by_as_many_processes_as_asked(workplace: Path, workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.covers("data.num_workers")
+def test_images_are_loaded_by_as_many_processes_as_asked(workplace: Path, num_workers: int) -> None:
     recipe = read_recipe(
-        workplace / "r.yaml", (f"data.workers={workers}", "stages.head.epochs=1", "stages.head.cache=off")
+        workplace / "r.yaml", (f"data.num_workers={num_workers}", "stages.head.epochs=1", "stages.head.cache=off")
     )
     counter = Counter()
     train(Order(recipe=recipe, stage="head", device="cpu"), counter)
-    assert counter.counts[0] == workers  # the first validation; later the training and the test have theirs too
+    assert counter.counts[0] == num_workers  # the first validation; later the training and the test have theirs too
 
 
 @pytest.mark.slow
-@pytest.mark.shows("data.fetch")
+@pytest.mark.covers("data.download")
 def test_a_known_data_set_is_made_where_its_folder_is_missing(workplace: Path) -> None:
-    recipe = read_recipe(workplace / "r.yaml", ("data.root=data/cells", "data.fetch=solar-cells"))
+    recipe = read_recipe(workplace / "r.yaml", ("data.root=data/cells", "data.download=solar-cells"))
     images = gather_images(recipe, Silent())
     assert images.classes == ("defective", "functional")
     assert (workplace / "data/cells/SOURCE.txt").exists()

@@ -54,7 +54,7 @@ def in_one_go() -> dict[str, Checkpoint]:
 def read_plainly(path: Path) -> Checkpoint:
     """A checkpoint without the number of workers, which changes no bit, and without the place of its run."""
     checkpoint = read_checkpoint(path)
-    checkpoint.recipe["data"].pop("workers")
+    checkpoint.recipe["data"].pop("num_workers")
     checkpoint.origin.pop("run", None)  # type: ignore[attr-defined]  # a plain dict when read
     return checkpoint
 
@@ -94,16 +94,16 @@ CASES = [*((kill, 0) for kill in KILLS), *((kill, 2) for kill in WITH_WORKERS)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kill", "workers"), CASES, ids=str)
+@pytest.mark.parametrize(("kill", "num_workers"), CASES, ids=str)
 def test_killed_and_resumed_is_the_same_as_in_one_go(
     workplace: Path,
     training: Callable[..., int],
     kill_by: Callable[..., Any],
     whole: dict[str, Checkpoint],
     kill: tuple[str, str, str, int],
-    workers: int,
+    num_workers: int,
 ) -> None:
-    number = ("--set", f"data.workers={workers}")
+    number = ("--set", f"data.num_workers={num_workers}")
     assert training(workplace, "train", "r.yaml", "--out", "run", *number, kill=kill_by(*kill)) == EXITS[kill[0]]
     assert training(workplace, "train", "--resume", "run/last.pt") == 0
     for name in FILES:

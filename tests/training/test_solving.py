@@ -31,7 +31,7 @@ def solved(workplace: Path, photo_folder: Path) -> Path:
     text = RECIPE.format(root=photo_folder).replace("hidden: [16]", "hidden: []")
     trained = "epochs: 2\n    optimizer: {name: sgd, lr: 0.05}"
     assert trained in text
-    (workplace / "r.yaml").write_text(text.replace(trained, "solver: logistic"))
+    (workplace / "r.yaml").write_text(text.replace(trained, "fit: logistic_regression"))
     return workplace
 
 
@@ -39,7 +39,7 @@ def read_rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.shows("stages.solver")
+@pytest.mark.covers("stages.fit")
 def test_a_head_is_solved_and_the_next_stage_goes_on_from_it(ftcli: Ftcli, solved: Path) -> None:
     outcome = ftcli("train", "r.yaml", "--json")
     assert outcome.code == 0
@@ -124,7 +124,7 @@ def test_what_cannot_be_solved_is_told_before_anything_is_computed(ftcli: Ftcli,
         2,
         [
             "--set head.hidden=[8, 4]: head.hidden: [8, 4] puts hidden layers in the head, and a head is solved as a "
-            "single linear layer (r.yaml:14:13: stages.head.solver); set head.hidden: [], or give the stage epochs "
+            "single linear layer (r.yaml:14:13: stages.head.fit); set head.hidden: [], or give the stage epochs "
             "and an optimizer instead of a solver"
         ],
     )
@@ -132,13 +132,13 @@ def test_what_cannot_be_solved_is_told_before_anything_is_computed(ftcli: Ftcli,
     assert (told.code, told.faults) == (
         2,
         [
-            "r.yaml:14:13: stages.head.solver: a head is solved as a single linear layer that reads a vector, and that "
+            "r.yaml:14:13: stages.head.fit: a head is solved as a single linear layer that reads a vector, and that "
             "of squeezenet1_1, classifier.1, does not (Conv2d); give the stage epochs and an optimizer instead of a "
             "solver, or choose another model"
         ],
     )
     assert not (solved / "runs").exists()
-    assert text.splitlines()[13] == "    solver: logistic"
+    assert text.splitlines()[13] == "    fit: logistic_regression"
 
 
 def test_a_network_that_goes_on_behind_its_head_is_refused() -> None:
@@ -154,9 +154,9 @@ def test_a_network_that_goes_on_behind_its_head_is_refused() -> None:
     preprocessing = Preprocessing(8, 8, "squash", "bilinear", (0,) * 3, (1,) * 3)
     classifier = Classifier.place(Doubled(), preprocessing, ("a", "b"), torch.device("cpu"), "float32")
     with pytest.raises(RecipeError) as caught:
-        find_layer(classifier, "head", "stage head, solver")
+        find_layer(classifier, "head", "stage head, fit")
     assert str(caught.value) == (
-        "stage head, solver: the network computes on what its head, head, gives, so the head cannot be solved; give "
+        "stage head, fit: the network computes on what its head, head, gives, so the head cannot be solved; give "
         "the stage epochs and an optimizer instead of a solver"
     )
 
@@ -183,7 +183,7 @@ def test_what_others_use_makes_no_room_and_the_head_is_solved_from_the_images(
     assert told in outcome.err.splitlines()
 
 
-@pytest.mark.shows("stages.solver")
+@pytest.mark.covers("stages.fit")
 def test_a_recipe_with_a_solver_is_inspected(ftcli: Ftcli, solved: Path) -> None:
     stages = ftcli("inspect", "r.yaml", "--json").json["stages"]
     assert [stage["name"] for stage in stages] == ["head", "all"]

@@ -75,7 +75,7 @@ def test_a_resumed_run_weighs_as_one_in_one_go(
     arguments = ("train", "r.yaml", "--stage", "head", root)
     assert training(workplace, *arguments, "--out", "whole") == 0
     assert training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "advance", "head 2/2", 2)) == 143
-    assert training(workplace, "train", "--resume", "run/last.pt", "--set", "data.workers=2") == 0
+    assert training(workplace, "train", "--resume", "run/last.pt", "--set", "data.num_workers=2") == 0
     assert "images have changed" not in (workplace / "log.txt").read_text()
     one, other = (read_checkpoint(workplace / folder / "last.pt") for folder in ("whole", "run"))
     assert all(torch.equal(tensor, other.state[name]) for name, tensor in one.state.items())

@@ -9,7 +9,7 @@ from ftcli.analysis.comparison.contenders import Contender
 from ftcli.results import Setting
 
 _MACHINE = ("ftcli", "python", "torch", "torchvision", "platform", "device", "threads")
-"""What manifest.json tells of where a run was trained."""
+"""What run.json tells of where a run was trained."""
 
 Plain = Mapping[str, Any]
 

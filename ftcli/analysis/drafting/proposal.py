@@ -81,14 +81,14 @@ def _write_data(survey: Survey, choice: Choice) -> list[str]:
     lines.append(_line("batch_size", str(batch), told))
     if survey.broken:
         count = f"{len(survey.broken)} of the {survey.looked_at:,} images looked at cannot be read"
-        lines.append(_line("on_bad_image", "skip", f"{count}; replace what can be, then set error"))
+        lines.append(_line("on_corrupt_image", "skip", f"{count}; replace what can be, then set error"))
     return lines
 
 
 def _write_size(survey: Survey, choice: Choice) -> str:
     why = "what the weights were trained with" if choice.weights else "what this network is mostly trained with"
     if survey.side < choice.size:
-        which = "longer" if survey.long else "shorter"
+        which = "longer" if survey.long else "crop"
         why = f"the images' {which} side is {survey.side}; this is the least that suits the network"
     elif choice.size < choice.native:
         why = f"the images have no more; the weights were trained with {choice.native}"
@@ -102,8 +102,8 @@ def _write_shape(survey: Survey, choice: Choice) -> list[str]:
     elif survey.long:
         resize = ("pad", "they are long: cut or squashed they would lose too much")
     else:
-        resize = ("shorter", "the centre is cut out; squash or pad where what counts may lie at the border")
-    if resize[0] != "shorter" or choice.size < 128:
+        resize = ("crop", "the centre is cut out; squash or pad where what counts may lie at the border")
+    if resize[0] != "crop" or choice.size < 128:
         augment = ("light", "crops of 80 to 100 % and mirror images; flips where there is no right way up")
     else:
         augment = ("standard", "crops of 8 to 100 % and mirror images; light where details count")

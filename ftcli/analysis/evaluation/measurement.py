@@ -34,7 +34,7 @@ class Question:
     split: str | None = None
     device: str
     batch_size: int | None = None
-    workers: int | None = None
+    num_workers: int | None = None
     views: str | None = None
     cache: bool = True
     verify: bool = False
@@ -83,9 +83,9 @@ def open_case(question: Question, reporter: Reporter) -> Case:
     gained images since training.
     """
     if question.verify and not question.cache:
-        raise RecipeError("--verify: does nothing with --no-cache; leave one out")
+        raise RecipeError("--rehash: does nothing with --no-cache; leave one out")
     if question.verify and question.views is not None:
-        raise RecipeError(f"--verify: does nothing with --tta {question.views}, which uses no cache; leave one out")
+        raise RecipeError(f"--rehash: does nothing with --tta {question.views}, which uses no cache; leave one out")
     path, note = find_checkpoint(question.checkpoint)
     if note:
         reporter.say(note)
@@ -142,9 +142,9 @@ def run_split(case: Case, images: ImageSet, split: str, reporter: Reporter, view
     Raises RunError for outputs that are not finite, or where memory runs out.
     """
     data, question, task = case.document.recipe.data, case.question, f"evaluating {split}"
-    wanted = data.workers if question.workers is None else question.workers
-    workers = share_cores(wanted, case.classifier.device, images)
-    source = Source(images.root, data.on_bad_image, workers, question.verify)
+    wanted = data.num_workers if question.num_workers is None else question.num_workers
+    num_workers = share_cores(wanted, case.classifier.device, images)
+    source = Source(images.root, data.on_corrupt_image, num_workers, question.verify)
     reading = Reading(source, question.batch_size or data.batch_size)
     inputs = case.open_inputs() if views is None else None
     seen = AS_THEY_ARE if views is None else VIEWS[views]

@@ -80,7 +80,7 @@ def _choose_thresholds(
     if measured.question.data is not None or measured.split == "val":
         found = find_thresholds(measured.outputs, measured.outputs, classes, wish.recall, measured.split)
         if wish.recall is not None and not found:
-            reporter.warn("--recall: all images are of one class, so there is no threshold between two to choose")
+            reporter.warn("--min-recall: all images are of one class, so there is no threshold between two to choose")
         return found
     if val is None:
         count = len(measured.images.splits["val"])

@@ -31,7 +31,7 @@ def check_wish(wish: Wish, views: str | None) -> None:
     """Raise RecipeError with every fault that shows without the checkpoint; `views` is what --tta names."""
     faults: list[str] = []
     if wish.recall is not None and not 0 < wish.recall <= 1:
-        faults.append(f"--recall: {wish.recall:g} is no share above 0 and up to 1; give one such as 0.95")
+        faults.append(f"--min-recall: {wish.recall:g} is no share above 0 and up to 1; give one such as 0.95")
     if views is not None and views not in VIEWS:
         faults.append(f"--tta: {views!r} names no views; {suggest(views, VIEWS)}")
     if wish.out is not None and not wish.calibrate:
@@ -64,7 +64,7 @@ def check_case(wish: Wish, case: Case) -> None:
     count = len(case.checkpoint.classes)
     if wish.recall is not None and count != 2:
         faults.append(
-            f"--recall: {wish.recall:g} asks for a threshold between two classes, and {case.path} has {count}; leave "
+            f"--min-recall: {wish.recall:g} asks for a threshold between two classes, and {case.path} has {count}; leave "
             "it out"
         )
     if wish.calibrate and wish.out is None:

@@ -68,7 +68,7 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
         if wish.head is not None:
             head = LinearHead(probes[0], *fold_head(probes[0], taken[0].dimensions))
             trained = replace(source, subject=subject)
-            revisit = Revisit(wish.batch_size, wish.workers, wish.cache)
+            revisit = Revisit(wish.batch_size, wish.num_workers, wish.cache)
             save_head(trained, images, head, wish.head, reporter, revisit)
         return replace(_sum_up(wish, subject, spool, taken, probes, seconds, skipped), picture=picture)
 
@@ -95,7 +95,7 @@ def _check_layers(wish: Wish, source: Source, layers: Sequence[Layer]) -> Path |
         faults += find_faults(wish.out, [layer.name for layer in layers])
     if wish.picture is not None and len(layers) < 2:
         faults.append(
-            f"--picture {wish.picture}: shows accuracies by depth, and one layer is taken; add --layers all, or leave "
+            f"--plot {wish.picture}: shows accuracies by depth, and one layer is taken; add --layers all, or leave "
             "it out"
         )
     if faults:
@@ -103,7 +103,7 @@ def _check_layers(wish: Wish, source: Source, layers: Sequence[Layer]) -> Path |
     if wish.probe is None or len(layers) < 2:
         return None
     picture = wish.picture or Path(f"{source.document.recipe.name}-{wish.probe}-depth.png")
-    check_writable(picture, "--picture")
+    check_writable(picture, "--plot")
     return picture
 
 

@@ -49,7 +49,7 @@ class Revisit:
     `cache`, by what is kept of the same network, which is known by its tensors."""
 
     batch_size: int | None = None
-    workers: int | None = None
+    num_workers: int | None = None
     cache: bool = True
 
 
@@ -86,7 +86,7 @@ def save_head(
         state=_join(subject, plan, head),
     )
     model = revive_model(plan, checkpoint, str(target))
-    own = {"batch_size": revisit.batch_size, "workers": revisit.workers}
+    own = {"batch_size": revisit.batch_size, "num_workers": revisit.num_workers}
     data = plan.recipe.data.model_copy(update={key: value for key, value in own.items() if value is not None})
     device = next(subject.model.parameters()).device
     classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
@@ -188,7 +188,8 @@ def _ask(
         return counting
 
     reading = Reading(
-        Source(images.root, data.on_bad_image, share_cores(data.workers, classifier.device, images)), data.batch_size
+        Source(images.root, data.on_corrupt_image, share_cores(data.num_workers, classifier.device, images)),
+        data.batch_size,
     )
     # A head may be a row of layers, which the part of a network behind a cut calls one by one.
     last = find_last_layer(classifier.model, head)

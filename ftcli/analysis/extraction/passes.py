@@ -27,8 +27,8 @@ def fill_spool(
     Raises DataError where not one image can be read, and what the extractor, the cache and reading images raise.
     """
     inputs = _open_inputs(wish, extractor)
-    wanted = data.workers if wish.workers is None else wish.workers
-    source = Source(images.root, data.on_bad_image, share_cores(wanted, extractor.device, images), wish.verify)
+    wanted = data.num_workers if wish.num_workers is None else wish.num_workers
+    source = Source(images.root, data.on_corrupt_image, share_cores(wanted, extractor.device, images), wish.verify)
     total = sum(map(len, images.splits.values()))
     skipped: list[str] = []
     began = time.monotonic()
@@ -60,8 +60,8 @@ def _take(images: ImageSet, source: Source, size: int, extractor: Extractor) -> 
     """The features of each split, from a pass of the network over its images."""
     transform = build_eval_transform(extractor.preprocessing)
     for split, samples in images.splits.items():
-        few = min(source.workers, -(-len(samples) // size) - 1)  # a single batch is sooner read than handed over
-        files = ImageFiles(source.root, source.on_bad_image, few, pin_memory=extractor.device.type == "cuda")
+        few = min(source.num_workers, -(-len(samples) // size) - 1)  # a single batch is sooner read than handed over
+        files = ImageFiles(source.root, source.on_corrupt_image, few, pin_memory=extractor.device.type == "cuda")
         with Loader(samples, transform, size, files) as loader:
             for batch in extractor.extract(loader):
                 yield split, batch

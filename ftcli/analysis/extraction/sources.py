@@ -127,7 +127,7 @@ def _revise(document: Document, target: Target) -> Document:
     """The recipe with what the command line says instead."""
     plain: dict[str, Any] = document.recipe.model_dump(mode="json")
     if target.data is not None:
-        plain["data"] |= {"root": str(target.data), "fetch": None}
+        plain["data"] |= {"root": str(target.data), "download": None}
         if target.document is None:  # a checkpoint's classes are matched by name, whatever their order here
             plain["data"]["classes"] = None
     if target.image_size is not None:

@@ -36,7 +36,7 @@ class Wish:
     head: Path | None = None
     picture: Path | None = None
     batch_size: int | None = None
-    workers: int | None = None
+    num_workers: int | None = None
     device: str = "auto"
     cache: bool = True
     verify: bool = False
@@ -96,11 +96,11 @@ def _check_uses(wish: Wish) -> Iterator[str]:
     if wish.dtype is not None and wish.out is None:
         yield f"--dtype {wish.dtype}: does nothing without --out; add it"
     if wish.verify and not wish.cache:
-        yield "--verify: does nothing with --no-cache; leave one out"
+        yield "--rehash: does nothing with --no-cache; leave one out"
     if wish.verify and wish.layers:
-        yield f"--verify: does nothing with --layer {wish.layers[0]}, which uses no cache; leave one out"
+        yield f"--rehash: does nothing with --layer {wish.layers[0]}, which uses no cache; leave one out"
     if wish.picture is not None and wish.probe is None:
-        yield f"--picture {wish.picture}: does nothing without --probe; add it"
+        yield f"--plot {wish.picture}: does nothing without --probe; add it"
     if wish.head is not None and wish.probe not in LINEAR:
         yield f"--save-head {wish.head}: needs a linear probe; add --probe svm or --probe logistic"
     if wish.head is not None and wish.layers:
@@ -113,7 +113,7 @@ def _check_uses(wish: Wish) -> Iterator[str]:
 def _check_places(wish: Wish) -> Iterator[str]:
     if wish.out is not None:
         yield from find_faults(wish.out, wish.layers)
-    for option, place, ending in (("--save-head", wish.head, ".pt"), ("--picture", wish.picture, ".png")):
+    for option, place, ending in (("--save-head", wish.head, ".pt"), ("--plot", wish.picture, ".png")):
         if place is not None and place.suffix.lower() != ending:
             yield f"{option}: {place} does not end in {ending}; give such a name"
     if wish.head is not None and is_of_run(wish.head):
@@ -124,7 +124,7 @@ def _check_places(wish: Wish) -> Iterator[str]:
 
 def _list_places(wish: Wish) -> list[tuple[str, Path]]:
     """The files that the user names, each with its option."""
-    named = (("--out", wish.out), ("--save-head", wish.head), ("--picture", wish.picture))
+    named = (("--out", wish.out), ("--save-head", wish.head), ("--plot", wish.picture))
     return [(option, place) for option, place in named if place is not None]
 
 

@@ -73,10 +73,10 @@ def list_epochs(recipe: Recipe) -> tuple[tuple[str, int], ...]:
 def _find_images(document: Document, reporter: Reporter) -> ImageSet:
     data = document.recipe.data
     missing = [root for root in data.roots if not Path(root).exists()]
-    if data.fetch and missing:
+    if data.download and missing:
         raise DataError(
             f"{document.locate('data', 'root')}: {missing[0]} does not exist, so there are no images to draw; "
-            f"run `ftcli data fetch {data.fetch}`"
+            f"run `ftcli data download {data.download}`"
         )
     return gather_images(document, reporter)
 
@@ -92,7 +92,7 @@ def _read_views(
     rows: defaultdict[Sample, list[Pixels]] = defaultdict(list)
     broken: list[str] = []
     for transform, draw in passes:
-        with Loader(samples, transform, 1, ImageFiles(images.root, data.on_bad_image, 0)) as loader:
+        with Loader(samples, transform, 1, ImageFiles(images.root, data.on_corrupt_image, 0)) as loader:
             for sample, batch in zip(samples, loader.batches(draw=draw), strict=True):
                 broken += batch.broken
                 if batch.paths:
@@ -100,7 +100,7 @@ def _read_views(
     for sentence in dict.fromkeys(broken):
         reporter.warn(f"left out: {sentence}")
     if not rows:
-        raise DataError(f"--show-augment: not one of {len(samples)} images can be read; the first: {broken[0]}")
+        raise DataError(f"--plot-augment: not one of {len(samples)} images can be read; the first: {broken[0]}")
     return dict(rows)
 
 

@@ -36,7 +36,7 @@ def add_exhibits(
     features are to be drawn of a list of models.
     """
     if wish.features is not None and (source is None or isinstance(found, ModelList)):
-        raise RecipeError("--show-features: needs one network; give the name of a model, a recipe or a checkpoint")
+        raise RecipeError("--plot-activations: needs one network; give the name of a model, a recipe or a checkpoint")
     if isinstance(found, ModelList):
         return found
     pictures: list[Path] = []

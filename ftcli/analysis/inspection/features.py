@@ -47,7 +47,7 @@ def draw_features(
     try:
         pixels = read_rgb(image, build_eval_transform(subject.preprocessing).needed)
     except BrokenImage as error:
-        raise DataError(f"--show-features: {image} {error.why}; give another image") from error
+        raise DataError(f"--plot-activations: {image} {error.why}; give another image") from error
     look = look_at(subject, pixels, layers)
     _lay_out(subject, image, look).publish(target, reporter)
 

@@ -43,7 +43,7 @@ def inspect(
     if isinstance(source, Document):
         if is_address(weights := source.recipe.backbone.weights):
             reporter.say(f"{weights} is not asked here; unless it says otherwise, the preprocessing is the model's own")
-        if source.recipe.data.normalize == "data":
+        if source.recipe.data.normalize == "dataset":
             reporter.say("mean and std are measured when training begins; until then they are the model's own")
         return _inspect_plan(plan_recipe(source), find_classes(source, reporter), depth)
     if source.endswith(".pt"):

@@ -24,11 +24,11 @@ def fetch(name: str, root: Path, reporter: Reporter) -> Fetched:
     that is missing or incomplete; RunError where it cannot be written.
     """
     if name not in DATA_SETS:
-        raise DataError(f"fetch: {name!r} is no known data set; {suggest(name, DATA_SETS)}")
+        raise DataError(f"download: {name!r} is no known data set; {suggest(name, DATA_SETS)}")
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise DataError(f"{root}: is there already and not empty; remove it, or give another folder")
     known = DATA_SETS[name]
-    files = tuple(_obtain(remote, f"fetch: {name}", reporter) for remote in known.files)
+    files = tuple(_obtain(remote, f"download: {name}", reporter) for remote in known.files)
     unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
     try:
         _clear_remains(root)
@@ -36,7 +36,7 @@ def fetch(name: str, root: Path, reporter: Reporter) -> Fetched:
         _make(known, Making(name, unfinished, files, known.most, reporter))
         splits = {
             split: {label: len(paths) for label, paths in classes.items()}
-            for split, classes in read_folder(unfinished, f"fetch: {name}").items()
+            for split, classes in read_folder(unfinished, f"download: {name}").items()
         }
         storage.publish_folder(unfinished, root)
     except OSError as error:

@@ -32,7 +32,7 @@ class Making:
     @property
     def where(self) -> str:
         """What every sentence about it begins with."""
-        return f"fetch: {self.name}"
+        return f"download: {self.name}"
 
     @property
     def unpacked(self) -> Path:
@@ -55,4 +55,4 @@ class Making:
                 image.rename(target)
             else:
                 Image.fromarray(image).save(target, "PNG")
-            self.reporter.advance(Progress(f"fetch {self.name}", done, len(listed)))
+            self.reporter.advance(Progress(f"download {self.name}", done, len(listed)))

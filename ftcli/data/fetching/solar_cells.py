@@ -18,12 +18,12 @@ def make_solar_cells(making: Making) -> None:
     """train and test of 1,968 and 656 cells (Deitsch et al., Solar Energy 2019, share them 75 to 25)."""
     package = importlib.util.find_spec("elpv_dataset")
     if package is None or package.origin is None:
-        raise DataError("fetch: solar-cells needs the package elpv-dataset; pip install 'ftcli[demo]'")
+        raise DataError("download: solar-cells needs the package elpv-dataset; pip install 'ftcli[demo]'")
     try:
         _sort_cells(Path(package.origin).parent / "data", making)
     except FileNotFoundError as error:
         raise DataError(
-            f"fetch: the package elpv-dataset lacks {error.filename}; pip install --force-reinstall elpv-dataset"
+            f"download: the package elpv-dataset lacks {error.filename}; pip install --force-reinstall elpv-dataset"
         ) from error
 
 
@@ -39,7 +39,7 @@ def _sort_cells(source: Path, making: Making) -> None:
         target = making.folder / split / ("defective" if float(probability) > 0.5 else "functional") / Path(path).name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / path, target)
-        making.reporter.advance(Progress("fetch solar-cells", done, len(rows)))
+        making.reporter.advance(Progress("download solar-cells", done, len(rows)))
 
 
 def _draw_test(groups: dict[tuple[str, ...], list[str]]) -> set[str]:

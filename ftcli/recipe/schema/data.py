@@ -52,7 +52,7 @@ class Data(Part):
     """A regular expression that finds an image's group in its path below the class folder, or in its path as the
     manifest has it: what its one pair of brackets matches. All images of a group are in the same split. null: the
     manifest's column group, if there is one."""
-    fetch: KnownDataSet | None = None
+    download: KnownDataSet | None = None
     """A known data set, made at root when root is missing."""
     val: Share = 0.1
     """The share of the training images that is drawn for validation, class by class; with groups, the share of the
@@ -63,19 +63,19 @@ class Data(Part):
     """The names of the classes in the order of the network's outputs. null: the folders' names, in natural order."""
     image_size: Side | None = None
     """Height and width of what the network sees, in pixels. null: what the weights were trained with."""
-    resize: Literal["shorter", "squash", "pad"] | None = None
-    """How an image becomes square where nothing is random: shorter resizes its shorter side and cuts out the centre,
+    resize: Literal["crop", "squash", "pad"] | None = None
+    """How an image becomes square where nothing is random: crop resizes its shorter side and cuts out the centre,
     squash resizes both sides, pad resizes its longer side and fills the rest with black. null: as the weights were
-    evaluated, which is shorter but for some of timm's and for what ftcli trained otherwise."""
+    evaluated, which is crop but for some of timm's and for what ftcli trained otherwise."""
     resize_size: Side | None = None
     """The side in pixels that an image is resized to before the centre is cut out; needs image_size, and does nothing
     with pad. null: in the weights' own proportion to image_size, but image_size itself where resize is squash."""
     normalize: Annotated[
-        Annotated[Literal["weights", "data"], Tag("word")] | Annotated[Normalization, Tag("numbers")],
+        Annotated[Literal["pretrained", "dataset"], Tag("word")] | Annotated[Normalization, Tag("numbers")],
         Discriminator(_kind_of_normalize),
-    ] = "weights"
-    """Mean and standard deviation that pixels are normalised with: weights takes what the weights were trained with,
-    data measures the training images, {mean, std} gives numbers."""
+    ] = "pretrained"
+    """Mean and standard deviation that pixels are normalised with: pretrained takes what the weights were trained with,
+    dataset measures the training images, {mean, std} gives numbers."""
     augment: Annotated[
         Annotated[Preset, Tag("preset")] | Annotated[Transforms, Tag("list")], Discriminator(_kind_of_augment)
     ] = "standard"
@@ -83,11 +83,11 @@ class Data(Part):
     with a name."""
     batch_size: Count = 32
     """Images in a step."""
-    workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    num_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that load images; 0: the main process loads them, with a thread for each core. null: as many as there
     are cores, at most 8; but 0 where the CPU computes and images are small (1.5 megapixels), for they would take the
     cores from the network."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_corrupt_image: Literal["error", "skip"] = "error"
     """What happens to a broken image: error stops the run, skip leaves it out, counts and names it."""
 
     @property
@@ -129,10 +129,12 @@ class Data(Part):
         return value
 
     @model_validator(mode="after")
-    def _fetch_makes_a_folder(self) -> Data:
-        if self.fetch is None or (isinstance(self.root, str) and not self.root.lower().endswith(MANIFEST_ENDINGS)):
+    def _download_makes_a_folder(self) -> Data:
+        if self.download is None or (isinstance(self.root, str) and not self.root.lower().endswith(MANIFEST_ENDINGS)):
             return self
-        raise ValueError("fetch makes one folder, so root must name one, no manifest and no list; mend root or fetch")
+        raise ValueError(
+            "download makes one folder, so root must name one folder, not a manifest or a list; change root or download"
+        )
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Data:

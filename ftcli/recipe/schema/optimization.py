@@ -69,7 +69,7 @@ class StepDecay(Part):
     """The learning rate is multiplied by gamma every few epochs."""
 
     name: Literal["step"]
-    every: Count
+    step_size: Count
     """Epochs between two multiplications."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rate is multiplied by."""

@@ -110,14 +110,14 @@ class SolvedStage(Part):
     """What --stage and --set call it; its best weights go to stages/<name>.pt."""
     freeze: Literal["backbone"]
     """All but the head must not move."""
-    solver: Literal["logistic"]
-    """logistic: multinomial logistic regression with an L2 penalty on the weights, solved to its optimum. How strong
+    fit: Literal["logistic_regression"]
+    """logistic_regression: multinomial logistic regression with an L2 penalty on the weights, solved to its optimum. How strong
     the penalty is, cross-validation within the training images chooses. Images are seen as in evaluation, without
     augmentation and dropout; the head must be a single linear layer."""
 
 
 def _kind_of_stage(value: Any) -> str:
-    solved = isinstance(value, SolvedStage) or (isinstance(value, dict) and "solver" in value)
+    solved = isinstance(value, SolvedStage) or (isinstance(value, dict) and not {"fit", "solver"}.isdisjoint(value))
     return SolvedStage.__name__ if solved else Stage.__name__
 
 

@@ -79,7 +79,7 @@ name: x
 data:
   root: data/x                  # train 1,000, val 100, test 100
   image_size: 224               # what the weights were trained with
-  resize: shorter               # the centre is cut out; squash or pad where what counts may lie at the border
+  resize: crop               # the centre is cut out; squash or pad where what counts may lie at the border
   augment: standard             # crops of 8 to 100 % and mirror images; light where details count
   batch_size: 32                # 32 steps an epoch; lower it if memory runs out
 backbone:
@@ -111,7 +111,7 @@ def test_the_steps_of_an_epoch_are_those_of_training(train: int, told: str) -> N
 
 def test_how_images_become_square() -> None:
     assert propose(shape(*[(300, 300)] * 9, (300, 200))).data.resize == "squash"
-    assert propose(shape((300, 300), (400, 300))).data.resize == "shorter"
+    assert propose(shape((300, 300), (400, 300))).data.resize == "crop"
     assert propose(shape((300, 300), (900, 300))).data.resize == "pad"
     assert propose(shape((300, 300))).data.augment == "light"
     assert propose(shape((400, 300))).data.augment == "standard"
@@ -265,15 +265,17 @@ def test_broken_images_are_told_and_left_out(fill: Fill) -> None:
 
     told = draft_recipe(Brief(data=root, device="cpu"), Recorder())
     assert told.broken == tuple(sorted(Recorder.told))
-    assert told.broken[0] == ("data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_bad_image: skip")
-    assert "  on_bad_image: skip            # 2 of the 20 images looked at cannot be read; " in told.recipe
+    assert told.broken[0] == (
+        "data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_corrupt_image: skip"
+    )
+    assert "  on_corrupt_image: skip            # 2 of the 20 images looked at cannot be read; " in told.recipe
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:
         draft_recipe(Brief(data=root, device="cpu"), Silent())
     assert str(error.value) == (
         "init: not one of 20 images of data can be read; the first: data/a/4.png: is empty (0 bytes); replace it, "
-        "remove it, or set data.on_bad_image: skip"
+        "remove it, or set data.on_corrupt_image: skip"
     )
 
 

@@ -33,10 +33,10 @@ def question(finished: Path) -> Question:
 def test_batches_of_any_size_give_the_same(question: Question) -> None:
     own = measure(question, Silent()).outputs
     for size, batches in ((1, 12), (7, 2), (64, 1)):
-        kept = measure(replace(question, batch_size=size, workers=0), Silent()).outputs
+        kept = measure(replace(question, batch_size=size, num_workers=0), Silent()).outputs
         assert torch.equal(kept.logits, own.logits)
         counter = Counter()
-        outputs = measure(replace(question, batch_size=size, workers=0, cache=False), counter).outputs
+        outputs = measure(replace(question, batch_size=size, num_workers=0, cache=False), counter).outputs
         assert counter.batches == batches
         assert outputs.paths == own.paths
         assert torch.equal(outputs.logits.argmax(1), own.logits.argmax(1))

@@ -37,7 +37,7 @@ def test_a_name_gets_the_stages_that_init_would_write(photo_folder: Path) -> Non
 
 
 def test_images_stay_in_the_split_that_they_had_in_training(finished: Path, photo_folder: Path) -> None:
-    held = json.loads((finished / "runs/photos/manifest.json").read_text())["data"]["splits"]
+    held = json.loads((finished / "runs/photos/run.json").read_text())["data"]["splits"]
     rows = [f"{photo_folder / path},{Path(path).parent.name}" for paths in held.values() for path in paths]
     shutil.copy(photo_folder / "train/china/0.jpg", finished / "new.jpg")
     (finished / "all.csv").write_text("\n".join(["path,label", *rows, "new.jpg,china"]))
@@ -75,7 +75,7 @@ def test_broken_images_that_leave_a_class_too_few_are_told_with_it(workplace: Pa
     shutil.copytree(photo_folder, workplace / "photos")
     for image in (workplace / "photos/train/china").iterdir():
         image.write_bytes(b"no image")
-    text = Path("r.yaml").read_text().replace("workers: 0", "workers: 0\n  on_bad_image: skip")
+    text = Path("r.yaml").read_text().replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip")
     Path("r.yaml").write_text(text)
     target = Target(source="r.yaml", document=read_recipe(Path("r.yaml")), data=Path("photos"))
     _, images = find_images(open_source(target, Silent()), target, Silent())
@@ -87,7 +87,7 @@ def test_broken_images_that_leave_a_class_too_few_are_told_with_it(workplace: Pa
         f"--probe svm: all {flowers} images of train are of the class flower, and a probe tells at least two apart; "
         "add a folder with images of another class to train",
         f"--probe svm: broken images left out: {len(broken)}; the first: photos/{broken[0]}: is no image that can be "
-        "read; replace it, remove it, or set data.on_bad_image: skip",
+        "read; replace it, remove it, or set data.on_corrupt_image: skip",
     )
 
 
@@ -134,7 +134,9 @@ def test_a_split_of_broken_images_alone_is_left_out_whole(workplace: Path, photo
     shutil.copytree(photo_folder, workplace / "photos")
     for image in (workplace / "photos/test").glob("*/*.jpg"):
         image.write_bytes(b"no image")
-    Path("r.yaml").write_text(Path("r.yaml").read_text().replace("workers: 0", "workers: 0\n  on_bad_image: skip"))
+    Path("r.yaml").write_text(
+        Path("r.yaml").read_text().replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip")
+    )
     target = Target(source="r.yaml", document=read_recipe(Path("r.yaml")), data=Path("photos"))
     for cache in (True, False):
         extraction = extract(Wish(target=target, out=Path("all.npz"), cache=cache), Silent())

@@ -62,7 +62,7 @@ def prepare(name: str = "logistic") -> tuple[Document, Subject, ImageSet, Probe,
 
 def test_the_head_answers_as_the_probe_and_training_goes_on_from_it(ftcli: Ftcli, few_cells: Path) -> None:
     text = (few_cells / "configs/solar-cells.yaml").read_text()
-    text = text.replace("image_size: 160", "image_size: 32\n  workers: 0").replace("epochs: 5", "epochs: 1")
+    text = text.replace("image_size: 160", "image_size: 32\n  num_workers: 0").replace("epochs: 5", "epochs: 1")
     Path("r.yaml").write_text(text)
     wanted = ("--probe", "logistic", "--save-head", "head.pt", "--out", "f.npz")
     extracted = ftcli("extract", "r.yaml", *wanted, "--json").json

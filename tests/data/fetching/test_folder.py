@@ -28,7 +28,7 @@ from tests.server import Answer, Server
 def test_an_unknown_name() -> None:
     with pytest.raises(DataError) as error:
         fetch("solar", Path("nowhere"), Silent())
-    assert str(error.value) == "fetch: 'solar' is no known data set; did you mean 'solar-cells'?"
+    assert str(error.value) == "download: 'solar' is no known data set; did you mean 'solar-cells'?"
 
 
 def test_a_root_that_holds_something(tmp_path: Path) -> None:
@@ -130,10 +130,10 @@ def test_faults_of_the_archive_leave_nothing(
         for content, name in ((images, "images"), (lists, "annotations"))
     ]
     assert fail(images, lists) == (
-        f"fetch: oxford-pets: there is no annotations/test.txt in {paths[0]} and {paths[1]}; tell its publisher"
+        f"download: oxford-pets: there is no annotations/test.txt in {paths[0]} and {paths[1]}; tell its publisher"
     )
     both = pack_tar({"annotations/trainval.txt": b"a_1 1 1 1\nb_2 2 1 1\n", "annotations/test.txt": b"a_1 1 1 1\n"})
-    assert "fetch: oxford-pets: there is no images/b_2.jpg in " in fail(images, both)
+    assert "download: oxford-pets: there is no images/b_2.jpg in " in fail(images, both)
     assert "is broken at member 'images/a_1.jpg' (" in fail(images[:-40], lists)
     assert "holds '../evil', which leads out of its folder, and is not used" in fail(pack_tar({"../evil": b"x"}), lists)
     url = serve_set("oxford-pets", images, lists)[0]
@@ -142,7 +142,7 @@ def test_faults_of_the_archive_leave_nothing(
     outcome = ftcli("data", "fetch", "oxford-pets")
     wanted, found = (hashlib.sha256(content).hexdigest() for content in (images, lists))
     assert outcome.faults == [
-        f"fetch: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
+        f"download: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
         f"{wanted} and is {found}; try again, or on another network"
     ]
     assert outcome.code == 3
@@ -156,7 +156,7 @@ def test_offline_the_sentence_names_the_file_and_its_place(
     outcome = ftcli("data", "fetch", "hotdog")
     assert outcome.code == 3
     assert outcome.faults == [
-        "fetch: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
+        "download: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
         f"download it where that is possible and put it at {tmp_path}/cache/downloads/fba480ffa8aa7e0f-hotdog.zip, or "
         "unset FTCLI_OFFLINE"
     ]
@@ -164,7 +164,7 @@ def test_offline_the_sentence_names_the_file_and_its_place(
 
 
 @pytest.mark.slow
-@pytest.mark.shows("data.fetch")
+@pytest.mark.covers("data.download")
 def test_an_archive_is_downloaded_once_for_all_folders_and_recipes(
     workplace: Path, ftcli: Ftcli, serve_set: Serve, server: Server, jpegs: tuple[bytes, ...]
 ) -> None:
@@ -172,7 +172,7 @@ def test_an_archive_is_downloaded_once_for_all_folders_and_recipes(
     serve_set("eurosat", pack_zip(members))
     for folder in ("one", "two"):
         assert ftcli("data", "fetch", "eurosat", "--out", folder).code == 0
-    settings = ["data.root=deep/three", "data.fetch=eurosat", "stages.head.epochs=1", "stages.all.epochs=1"]
+    settings = ["data.root=deep/three", "data.download=eurosat", "stages.head.epochs=1", "stages.all.epochs=1"]
     outcome = ftcli("train", "r.yaml", *(f"--set={setting}" for setting in settings), "--json")
     assert outcome.code == 0, outcome.err
     for folder in ("one", "two", "deep/three"):
@@ -201,6 +201,6 @@ def test_a_system_packages_files_are_used_where_they_are_right(
     listener = Listener()
     assert fetch("fashion-mnist", tmp_path / "two", listener).splits["test"] == {"Coat": 2, "Dress": 2}
     assert listener.warned == [
-        f"fetch: fashion-mnist: {tmp_path}/1.gz is not the file that is known and is passed over"
+        f"download: fashion-mnist: {tmp_path}/1.gz is not the file that is known and is passed over"
     ]
     assert [seen.path for seen in server.requests] == ["/1.gz"]

@@ -31,7 +31,7 @@ def weights(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.shows("data.fetch")
+@pytest.mark.covers("data.download")
 def test_the_hotdog_recipe_trains_from_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -92,7 +92,7 @@ def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     importlib.invalidate_caches()
     with pytest.raises(DataError) as error:
         fetch("solar-cells", tmp_path / "solar", Silent())
-    assert str(error.value) == "fetch: solar-cells needs the package elpv-dataset; pip install 'ftcli[demo]'"
+    assert str(error.value) == "download: solar-cells needs the package elpv-dataset; pip install 'ftcli[demo]'"
     assert not list(tmp_path.iterdir())
 
 
@@ -105,7 +105,7 @@ def test_a_package_that_is_incomplete(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(DataError) as error:
         fetch("solar-cells", tmp_path / "solar", Silent())
     assert str(error.value) == (
-        f"fetch: the package elpv-dataset lacks {package}/data/images/cell0001.png; "
+        f"download: the package elpv-dataset lacks {package}/data/images/cell0001.png; "
         "pip install --force-reinstall elpv-dataset"
     )
     assert not (tmp_path / "solar").exists()
