@@ -12,43 +12,43 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks.growth import BACKBONE, FEW, MORE, check_scaling, draw_growth, list_match
-from benchmarks.machine import describe_machine, digest_code, find_peers
-from benchmarks.matches import Book, Match, Results, play
+from benchmarks.growth import BACKBONE, FEW, MORE, check_scaling, plot_scaling, scaling_benchmark
+from benchmarks.machine import describe_machine, hash_code, find_peer_python
+from benchmarks.matches import ResultsFile, Benchmark, Results, run_benchmark
 from benchmarks.page import MISSING, render_rows, render_table
 from benchmarks.processes import ROOT
-from benchmarks.rows import FULL, QUICK, Row, list_rows
-from benchmarks.startup import Answer, measure_pairs
+from benchmarks.rows import FULL, QUICK, BenchmarkRow, list_rows
+from benchmarks.startup import StartupTiming, measure_pairs
 
 RESULTS, TEMPLATE = ROOT / "benchmarks/results", ROOT / "benchmarks/template.md"
 PAGE = ROOT / "docs/benchmarks.md"
-APART, GROWTH, STARTUP = 8, 11, 12
+OPTIONAL_ROW, GROWTH, STARTUP = 8, 11, 12
 """The row that is measured only where it is asked for, and the numbers of what is no row of the table."""
-_TELL_MISSING = f"{MISSING.capitalize()}."
+_MISSING_TEXT = f"{MISSING.capitalize()}."
 
 
 def main() -> None:
-    options = _parse()
+    options = _parse_arguments()
     size, folder = (QUICK, RESULTS / "quick") if options.quick else (FULL, RESULTS)
-    rows, peers, code = list_rows(size), find_peers(options.peers), digest_code()
-    known = {row.number for row in rows} | {STARTUP} | (set() if options.quick else {GROWTH})
-    numbers = options.rows or known - {APART}
-    if not numbers <= known:
-        sys.exit(f"--rows: there is no {_list(numbers - known)} here; there are {_list(known)}")
-    matches = _collect(rows, numbers)
-    for match, wanted in matches:
-        book = Book.open(folder / f"{match.name}.json", code)
+    rows, peers, code = list_rows(size), find_peer_python(options.peers), hash_code()
+    known_numbers = {row.number for row in rows} | {STARTUP} | (set() if options.quick else {GROWTH})
+    numbers = options.rows or known_numbers - {OPTIONAL_ROW}
+    if not numbers <= known_numbers:
+        sys.exit(f"--rows: there is no {_join_numbers(numbers - known_numbers)} here; there are {_join_numbers(known_numbers)}")
+    matches = _collect_benchmarks(rows, numbers)
+    for benchmark, candidate_names in matches:
+        results_file = ResultsFile.open(folder / f"{benchmark.name}.json", code)
         if options.rows and not options.resume:
-            book.forget({one.name for group in match.group(wanted) for one in group})
-        play(match, wanted, book, peers)
+            results_file.remove({one.name for group in benchmark.group_by_cache(candidate_names) for one in group})
+        run_benchmark(benchmark, candidate_names, results_file, peers)
     if STARTUP in numbers:
-        _note_startup(folder, code, 0.2 if options.quick else 0.5)
+        _measure_startup(folder, code, 0.2 if options.quick else 0.5)
     if options.quick:
         rows = [row for row in rows if row.number in numbers]
     _write_page(rows, folder, peers, options.quick)
 
 
-def _parse() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows, rounds and epochs; the page is only printed")
     parser.add_argument("--rows", type=_read_numbers, help="measure these rows anew, such as 1,3")
@@ -61,54 +61,54 @@ def _read_numbers(text: str) -> set[int]:
     return {int(number) for number in text.split(",")}
 
 
-def _collect(rows: Sequence[Row], numbers: set[int]) -> list[tuple[Match, set[str]]]:
+def _collect_benchmarks(rows: Sequence[BenchmarkRow], numbers: set[int]) -> list[tuple[Benchmark, set[str]]]:
     """The matches that these rows need, each once, with the contestants that they need of it."""
-    found = {row.match.name: row.match for row in rows}
+    benchmarks = {row.benchmark.name: row.benchmark for row in rows}
     wanted: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.number in numbers:
-            wanted[row.match.name] |= row.wanted
+            wanted[row.benchmark.name] |= row.candidate_names
     if GROWTH in numbers:
-        growth = list_match()
-        found[growth.name], wanted[growth.name] = growth, {one.name for one in growth.contestants}
-    return [(found[name], names) for name, names in wanted.items()]
+        growth = scaling_benchmark()
+        benchmarks[growth.name], wanted[growth.name] = growth, {one.name for one in growth.candidates}
+    return [(benchmarks[name], names) for name, names in wanted.items()]
 
 
-def _list(numbers: set[int]) -> str:
+def _join_numbers(numbers: set[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def _note_startup(folder: Path, code: str, share: float) -> None:
+def _measure_startup(folder: Path, code: str, fraction: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    answers = [dataclasses.asdict(answer) for answer in measure_pairs(share)]
-    (folder / "startup.json").write_text(json.dumps({"code": code, "answers": answers}), encoding="utf-8")
+    timings = [dataclasses.asdict(timing) for timing in measure_pairs(fraction)]
+    (folder / "startup.json").write_text(json.dumps({"code": code, "answers": timings}), encoding="utf-8")
 
 
-def _write_page(rows: Sequence[Row], folder: Path, peers: Path, quick: bool) -> None:
+def _write_page(rows: Sequence[BenchmarkRow], folder: Path, peers: Path, quick: bool) -> None:
     """Write the page of all that is measured; what a quick look found is only printed."""
-    code, growth = digest_code(), list_match()
-    played = {match.name: match for match in (*(row.match for row in rows), growth)}
-    books = {name: Book.open(folder / f"{name}.json", code) for name in played}
-    results = {name: book.read(played[name].contestants) for name, book in books.items()}
+    code, scaling = hash_code(), scaling_benchmark()
+    benchmarks = {match.name: match for match in (*(row.benchmark for row in rows), scaling)}
+    results_files = {name: ResultsFile.open(folder / f"{name}.json", code) for name in benchmarks}
+    results = {name: book.read(benchmarks[name].candidates) for name, book in results_files.items()}
     startup = _read_startup(folder)
-    older = [name for name, book in books.items() if book.is_older(played[name].contestants)]
-    older += ["start-up"] if startup and startup["code"] != code else []
+    outdated = [name for name, book in results_files.items() if book.is_outdated(benchmarks[name].candidates)]
+    outdated += ["start-up"] if startup and startup["code"] != code else []
     machine = "\n".join(f"- {sentence}" for sentence in describe_machine(peers))
-    if older:
-        machine += f"\n- Measured with an earlier state of the code, in part at least: {', '.join(sorted(older))}."
+    if outdated:
+        machine += f"\n- Measured with an earlier state of the code, in part at least: {', '.join(sorted(outdated))}."
     parts = {"machine": machine, "rows": render_rows(rows, results), "startup": _render_startup(startup)}
     if quick:
         print("\n{machine}\n\n{rows}\n\n{startup}".format(**parts))
         return
-    whole = len(results[growth.name]) == len(growth.contestants)
-    parts["growth"] = _render_growth(results[growth.name]) if whole else _TELL_MISSING
+    is_complete = len(results[scaling.name]) == len(scaling.candidates)
+    parts["growth"] = _render_scaling(results[scaling.name]) if is_complete else _MISSING_TEXT
     PAGE.write_text(Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts), encoding="utf-8")
     print(f"wrote {PAGE}")
 
 
-def _render_growth(results: Results) -> str:
+def _render_scaling(results: Results) -> str:
     picture = PAGE.with_suffix(".png")
-    picture.write_bytes(draw_growth(results))
+    picture.write_bytes(plot_scaling(results))
     checks = ", ".join(f"{loop} {ratio:.2f}" for loop, ratio in check_scaling(results).items())
     return (
         f"![seconds against images and epochs]({picture.name})\n\nA head stage of {BACKBONE} with a cold cache; of the "
@@ -122,12 +122,12 @@ def _read_startup(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _render_startup(told: dict[str, Any] | None) -> str:
-    if told is None:
-        return _TELL_MISSING
+def _render_startup(startup: dict[str, Any] | None) -> str:
+    if startup is None:
+        return _MISSING_TEXT
     lines = [
-        (f"`{one.name}`", str(one.pairs), f"{one.ours:.2f}", f"`{one.base}`", f"{one.theirs:.2f}", one.tell_ratio())
-        for one in (Answer(**answer) for answer in told["answers"])
+        (f"`{one.name}`", str(one.pairs), f"{one.ours:.2f}", f"`{one.base}`", f"{one.theirs:.2f}", one.format_ratio())
+        for one in (StartupTiming(**answer) for answer in startup["answers"])
     ]
     return render_table(("command", "pairs", "seconds", "beside", "seconds", "ratio"), lines)
 

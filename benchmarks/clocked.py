@@ -14,10 +14,10 @@ import time
 from contextlib import redirect_stdout
 from typing import Any
 
-PLACES = ("ftcli.analysis.extraction.passes", "ftcli.analysis.evaluation.measurement")
+TIMED_MODULES = ("ftcli.analysis.extraction.passes", "ftcli.analysis.evaluation.measurement")
 """Where the commands first do something with the network that they have built: they look for its cut."""
 
-MODULES = ("torchvision", "scipy.stats", "sklearn.svm", "ftcli.analysis.extraction", "ftcli.analysis.evaluation")
+PRELOADED_MODULES = ("torchvision", "scipy.stats", "sklearn.svm", "ftcli.analysis.extraction", "ftcli.analysis.evaluation")
 """What the commands that are measured so import when they run."""
 
 
@@ -25,12 +25,12 @@ def main() -> None:
     """Run what the command line says; the last line is {"seconds": …, "result": what the command printed}."""
     from ftcli.cli import main as run
 
-    for module in MODULES:
+    for module in PRELOADED_MODULES:
         importlib.import_module(module)
-    begun = _note_beginnings()
-    told = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    start_times = _record_start_times()
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     code = 0
-    with redirect_stdout(told):
+    with redirect_stdout(output):
         try:
             run()
         except SystemExit as end:
@@ -38,23 +38,23 @@ def main() -> None:
     ended = time.perf_counter()
     if code:
         sys.exit(code)
-    told.seek(0)
-    print(json.dumps({"seconds": ended - begun[0], "result": json.loads(told.read())}))
+    output.seek(0)
+    print(json.dumps({"seconds": ended - start_times[0], "result": json.loads(output.read())}))
 
 
-def _note_beginnings() -> list[float]:
+def _record_start_times() -> list[float]:
     """The moments at which a network that was built is looked at, from now on."""
-    begun: list[float] = []
-    for name in PLACES:
+    start_times: list[float] = []
+    for name in TIMED_MODULES:
         module: Any = importlib.import_module(name)
-        look = module.open_inputs
+        original = module.open_inputs
 
-        def note(*arguments: Any, look: Any = look) -> Any:
-            begun.append(time.perf_counter())
-            return look(*arguments)
+        def record(*arguments: Any, original: Any = original) -> Any:
+            start_times.append(time.perf_counter())
+            return original(*arguments)
 
-        module.open_inputs = note
-    return begun
+        module.open_inputs = record
+    return start_times
 
 
 if __name__ == "__main__":

@@ -11,19 +11,19 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.data import make_data
-from benchmarks.jobs import DataSet, Job, Stage
-from benchmarks.processes import Outcome, run_program
+from benchmarks.jobs import BenchmarkData, Job, JobStage
+from benchmarks.processes import ProgramResult, run_program
 from benchmarks.recipes import write_recipe
 
 _COMMANDS = ("train", "extract", "evaluate")
-_PASSES = ("extract", "evaluate", "forward", "fastest_forward")
+_FORWARD_PROGRAMS = ("extract", "evaluate", "forward", "fastest_forward")
 """Programs that train nothing."""
-_OWN = ("own_loop", "memory_loop", "fastest_forward")
+_FTCLI_LOOPS = ("own_loop", "memory_loop", "fastest_forward")
 """Loops that are not as people write them but as fast as can be: they run with ftcli's Python, and as ftcli does."""
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """A program and its job. `program` is a command of ftcli, or a module of benchmarks.peers.
 
     `cache` is what a recipe's stages keep: off, or a number of views, or all; `after` names the contestant whose cache
@@ -35,18 +35,18 @@ class Contestant:
     job: Job
     cache: str = "off"
     settings: tuple[str, ...] = ()
-    after: str = ""
-    epochs: int = 0
+    cache_from: str = ""
+    scaled_epochs: int = 0
 
     @property
-    def trained(self) -> int:
+    def num_epochs(self) -> int:
         """The epochs that are measured, of all stages; 0 where nothing is trained."""
-        return 0 if self.program in _PASSES else sum(stage.epochs for stage in self.job.stages)
+        return 0 if self.program in _FORWARD_PROGRAMS else sum(stage.epochs for stage in self.job.stages)
 
     @property
     def is_scaled(self) -> bool:
         """Whether fewer epochs were measured than are told."""
-        return self.epochs not in (0, self.job.stages[0].epochs)
+        return self.scaled_epochs not in (0, self.job.stages[0].epochs)
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class Measurement:
     computed."""
 
     seconds: float
-    wall: float
-    peak: int
+    process_seconds: float
+    peak_memory: int
     epochs: tuple[float, ...] = ()
     accuracies: tuple[float, ...] = ()
-    course: tuple[float, ...] = ()
-    frozen: float = 0.0
+    elapsed: tuple[float, ...] = ()
+    feature_seconds: float = 0.0
 
     @classmethod
-    def revive(cls, plain: dict[str, Any]) -> Measurement:
+    def from_dict(cls, data: dict[str, Any]) -> Measurement:
         """The measurement that was written as JSON."""
         fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
         return cls(**fields)
 
@@ -80,105 +80,105 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     """Where contestants run: the Python of the other loops, a folder for what they write, and the cache they find."""
 
-    peers: Path
-    work: Path
-    cache: Path
+    peer_python: Path
+    work_dir: Path
+    cache_dir: Path
 
 
-def measure(contestant: Contestant, place: Place) -> Measurement:
+def measure(candidate: Candidate, environment: Environment) -> Measurement:
     """Let a contestant have one go."""
-    if contestant.program == "train":
-        return _train(contestant, place)
-    if contestant.program in _COMMANDS:
-        told = _run_command(contestant, place)
-        return Measurement(told.document["seconds"], told.seconds, told.peak)
-    return _read_loop(_run_loop(contestant, place))
+    if candidate.program == "train":
+        return _train(candidate, environment)
+    if candidate.program in _COMMANDS:
+        result = _run_command(candidate, environment)
+        return Measurement(result.document["seconds"], result.seconds, result.peak_memory)
+    return _measurement_of_loop(_run_loop(candidate, environment))
 
 
-def _environment(place: Place) -> dict[str, str]:
-    return {"FTCLI_CACHE": str(place.cache), "FTCLI_CACHE_LIMIT": "20GB"}
+def _environment_variables(environment: Environment) -> dict[str, str]:
+    return {"FTCLI_CACHE": str(environment.cache_dir), "FTCLI_CACHE_LIMIT": "20GB"}
 
 
-def _write_recipe(contestant: Contestant, place: Place) -> Path:
-    views = int(contestant.cache) if contestant.cache.isdigit() else contestant.cache
-    path = place.work / "recipe.yaml"
-    path.write_text(write_recipe(contestant.job, "off" if views == "off" else {"views": views}), encoding="utf-8")
+def _write_recipe(candidate: Candidate, environment: Environment) -> Path:
+    views = int(candidate.cache) if candidate.cache.isdigit() else candidate.cache
+    path = environment.work_dir / "recipe.yaml"
+    path.write_text(write_recipe(candidate.job, "off" if views == "off" else {"views": views}), encoding="utf-8")
     return path
 
 
-def _train(contestant: Contestant, place: Place) -> Measurement:
-    settings = [f"--set={setting}" for setting in contestant.settings]
-    out = place.work / "run"
-    recipe = _write_recipe(contestant, place)
+def _train(candidate: Candidate, environment: Environment) -> Measurement:
+    settings = [f"--set={setting}" for setting in candidate.settings]
+    out = environment.work_dir / "run"
+    recipe = _write_recipe(candidate, environment)
     command: list[str | Path] = ["train", recipe, *settings, "--out", out, "--device", "cpu", "--json"]
-    told = _read_training(run_program([sys.executable, "-m", "ftcli", *command], _environment(place)))
+    measurement = _measurement_of_training(run_program([sys.executable, "-m", "ftcli", *command], _environment_variables(environment)))
     shutil.rmtree(out)
-    return told
+    return measurement
 
 
-def _run_command(contestant: Contestant, place: Place) -> Outcome:
+def _run_command(candidate: Candidate, environment: Environment) -> ProgramResult:
     """Extract the features of train, or evaluate a checkpoint on it."""
-    images = contestant.job.data.folder / "train"
-    if contestant.program == "extract":
-        source: list[str | Path] = [_write_recipe(contestant, place), "--out", place.work / "features.npz"]
+    images = candidate.job.data.folder / "train"
+    if candidate.program == "extract":
+        source: list[str | Path] = [_write_recipe(candidate, environment), "--out", environment.work_dir / "features.npz"]
     else:
-        source = [_make_checkpoint(contestant.job, place)]
-    command: list[str | Path] = [contestant.program, *source, "--data", images, "--device", "cpu", "--json"]
-    return run_program([sys.executable, "-m", "benchmarks.clocked", *command], _environment(place))
+        source = [_make_checkpoint(candidate.job, environment)]
+    command: list[str | Path] = [candidate.program, *source, "--data", images, "--device", "cpu", "--json"]
+    return run_program([sys.executable, "-m", "benchmarks.clocked", *command], _environment_variables(environment))
 
 
-def _make_checkpoint(job: Job, place: Place) -> Path:
+def _make_checkpoint(job: Job, environment: Environment) -> Path:
     """A checkpoint of the job's network, as the shortest of trainings leaves it; made once."""
-    run = place.work / f"checkpoint-{job.backbone.replace('/', '-')}"
+    run = environment.work_dir / f"checkpoint-{job.backbone.replace('/', '-')}"
     if not run.is_dir():
-        data = DataSet("png", 16, 8)
+        data = BenchmarkData("png", 16, 8)
         make_data(data)
-        small = Job(data, job.backbone, (Stage("backbone", 1),), job.pretrained, job.image_size, job.resize)
-        recipe = place.work / "checkpoint.yaml"
+        small = Job(data, job.backbone, (JobStage("backbone", 1),), job.pretrained, job.image_size, job.resize)
+        recipe = environment.work_dir / "checkpoint.yaml"
         recipe.write_text(write_recipe(small, "off"), encoding="utf-8")
-        run_program([sys.executable, "-m", "ftcli", "train", recipe, "--out", run, "--json"], _environment(place))
+        run_program([sys.executable, "-m", "ftcli", "train", recipe, "--out", run, "--json"], _environment_variables(environment))
     return run / "best_loss.pt"
 
 
-def _run_loop(contestant: Contestant, place: Place) -> Outcome:
-    own = contestant.program in _OWN
-    command = ["-m", f"benchmarks.peers.{contestant.program}", contestant.job.to_text()]
+def _run_loop(candidate: Candidate, environment: Environment) -> ProgramResult:
+    uses_ftcli_python = candidate.program in _FTCLI_LOOPS
+    command = ["-m", f"benchmarks.peers.{candidate.program}", candidate.job.to_json()]
     return run_program(
-        [sys.executable if own else place.peers, *command], {"OMP_WAIT_POLICY": "PASSIVE"} if own else {}
+        [sys.executable if uses_ftcli_python else environment.peer_python, *command], {"OMP_WAIT_POLICY": "PASSIVE"} if uses_ftcli_python else {}
     )
 
 
-def _read_loop(told: Outcome) -> Measurement:
-    epochs = tuple(told.document["epochs"])
-    course = tuple(sum(epochs[: number + 1]) for number in range(len(epochs)))
-    accuracies = tuple(told.document["accuracies"])
-    return Measurement(told.document["seconds"], told.seconds, told.peak, epochs, accuracies, course)
+def _measurement_of_loop(result: ProgramResult) -> Measurement:
+    epochs = tuple(result.document["epochs"])
+    elapsed = tuple(sum(epochs[: number + 1]) for number in range(len(epochs)))
+    accuracies = tuple(result.document["accuracies"])
+    return Measurement(result.document["seconds"], result.seconds, result.peak_memory, epochs, accuracies, elapsed)
 
 
-def _read_training(told: Outcome) -> Measurement:
+def _measurement_of_training(result: ProgramResult) -> Measurement:
     """What `ftcli train` told, with the epochs that its run has written down. What a stage takes beside its epochs, its
     first validation and its frozen part, lies before them in the course."""
-    stages = told.document["stages"]
-    lines = (Path(told.document["run"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    stages = result.document["stages"]
+    lines = (Path(result.document["run"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["epoch"]]
-    course: list[float] = []
-    passed = 0.0
+    elapsed: list[float] = []
+    stage_start = 0.0
     for stage in stages:
-        taken = [row["seconds"] for row in rows if row["stage"] == stage["name"]]
-        at = passed + stage["seconds"] - sum(taken)
-        for seconds in taken:
-            at += seconds
-            course.append(at)
-        passed += stage["seconds"]
+        epoch_seconds = [row["seconds"] for row in rows if row["stage"] == stage["name"]]
+        end = stage_start + stage["seconds"] - sum(epoch_seconds)
+        for seconds in epoch_seconds:
+            end += seconds
+            elapsed.append(end)
+        stage_start += stage["seconds"]
     return Measurement(
-        seconds=passed,
-        wall=told.seconds,
-        peak=told.peak,
+        seconds=stage_start,
+        process_seconds=result.seconds,
+        peak_memory=result.peak_memory,
         epochs=tuple(row["seconds"] for row in rows),
         accuracies=tuple(row["val_accuracy"] for row in rows),
-        course=tuple(course),
-        frozen=sum(stage["times"]["frozen"] for stage in stages),
+        elapsed=tuple(elapsed),
+        feature_seconds=sum(stage["times"]["frozen"] for stage in stages),
     )

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.fashion import PACKAGE, find_fashion, read_fashion
-from benchmarks.jobs import DataSet
+from benchmarks.fashion import PACKAGE, find_fashion_mnist, read_fashion_mnist
+from benchmarks.jobs import BenchmarkData
 from benchmarks.processes import ROOT, run_program
 
-CELLS = Path("data/solar-cells")
+SOLAR_CELLS = Path("data/solar-cells")
 JPEG_SIDE, JPEG_QUALITY, NOISE_SIDE = 500, 90, 32
 SPLITS = ("train", "val")
 
 
-def make_data(data: DataSet) -> None:
+def make_data(data: BenchmarkData) -> None:
     """Make the folder of a data set, unless it is there: always the same images.
 
     Of solar cells each class has its share, taken evenly from all in the order of their names, from their train for
@@ -29,43 +29,43 @@ def make_data(data: DataSet) -> None:
     folder = ROOT / data.folder
     if folder.is_dir():
         return
-    making = folder.with_name(f".{folder.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    match data.form:
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    match data.source:
         case "noise":
-            _make_noise(data, making)
+            _make_noise(data, temporary)
         case "fashion":
-            _make_fashion(data, making)
+            _make_fashion(data, temporary)
         case "png" | "jpeg":
-            _make_cells(data, making)
-    _write_fold(making)
-    making.rename(folder)
+            _make_cells(data, temporary)
+    _write_fold(temporary)
+    temporary.rename(folder)
 
 
-def spread(items: Sequence[Path], count: int) -> list[Path]:
+def pick_evenly(items: Sequence[Path], count: int) -> list[Path]:
     """So many of the items, evenly from all."""
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[index * len(items) // count] for index in range(count)]
 
 
-def share_out(sizes: Sequence[int], count: int) -> list[int]:
+def split_proportionally(sizes: Sequence[int], count: int) -> list[int]:
     """So many divided in the proportion of the sizes; what rounding leaves goes to the last."""
-    shares = [round(size * count / sum(sizes)) for size in sizes]
-    return [*shares[:-1], count - sum(shares[:-1])]
+    counts = [round(size * count / sum(sizes)) for size in sizes]
+    return [*counts[:-1], count - sum(counts[:-1])]
 
 
-def _make_cells(data: DataSet, folder: Path) -> None:
-    if not (ROOT / CELLS).is_dir():
-        run_program([sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", CELLS, "--json"])
+def _make_cells(data: BenchmarkData, folder: Path) -> None:
+    if not (ROOT / SOLAR_CELLS).is_dir():
+        run_program([sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", SOLAR_CELLS, "--json"])
     for split, source, count in (("train", "train", data.train), ("val", "test", data.val)):
-        classes = [sorted(place.iterdir()) for place in sorted((ROOT / CELLS / source).iterdir())]
-        for images, share in zip(classes, share_out([len(images) for images in classes], count), strict=True):
-            for image in spread(images, share):
+        classes = [sorted(class_dir.iterdir()) for class_dir in sorted((ROOT / SOLAR_CELLS / source).iterdir())]
+        for images, count_of_class in zip(classes, split_proportionally([len(images) for images in classes], count), strict=True):
+            for image in pick_evenly(images, count_of_class):
                 target = folder / split / image.parent.name / image.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _place_cell(image, target, data.form == "jpeg")
+                _write_cell(image, target, data.source == "jpeg")
 
 
-def _place_cell(image: Path, target: Path, as_jpeg: bool) -> None:
+def _write_cell(image: Path, target: Path, as_jpeg: bool) -> None:
     if not as_jpeg:
         shutil.copyfile(image, target)
         return
@@ -74,7 +74,7 @@ def _place_cell(image: Path, target: Path, as_jpeg: bool) -> None:
     large.save(target.with_suffix(".jpg"), "JPEG", quality=JPEG_QUALITY)
 
 
-def _make_noise(data: DataSet, folder: Path) -> None:
+def _make_noise(data: BenchmarkData, folder: Path) -> None:
     generator = np.random.default_rng(0)
     for split, count in (("train", data.train), ("val", data.val)):
         for name in ("a", "b"):
@@ -84,10 +84,10 @@ def _make_noise(data: DataSet, folder: Path) -> None:
             Image.fromarray(pixels).save(folder / split / "ab"[number % 2] / f"{number:06d}.png", compress_level=1)
 
 
-def _make_fashion(data: DataSet, folder: Path) -> None:
-    source = find_fashion(folder.parent / PACKAGE)
+def _make_fashion(data: BenchmarkData, folder: Path) -> None:
+    source = find_fashion_mnist(folder.parent / PACKAGE)
     for split, count in (("train", data.train), ("val", data.val)):
-        for number, (pixels, name) in enumerate(read_fashion(split, count, source)):
+        for number, (pixels, name) in enumerate(read_fashion_mnist(split, count, source)):
             target = folder / split / name / f"{number:05d}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(target)
@@ -101,6 +101,6 @@ def _write_fold(folder: Path) -> None:
 
 def _list_fold(folder: Path) -> Iterator[tuple[str, str, str]]:
     train, val = (sorted((folder / split).rglob("*.*g")) for split in SPLITS)
-    taken = set(spread(train, min(len(val), len(train) - 1)))
+    taken = set(pick_evenly(train, min(len(val), len(train) - 1)))
     for path in (*train, *val):
         yield path.relative_to(folder).as_posix(), path.parent.name, "val" if path in taken else "train"

@@ -16,33 +16,33 @@ PACKAGE = "dataset-fashion-mnist"
 INSTALLED = Path("usr/share/datasets/fashion-mnist")
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _SPLITS = {"train": "train", "val": "t10k"}
-_PIXELS, _LABELS = 16, 8
+_IMAGE_HEADER_BYTES, _LABEL_HEADER_BYTES = 16, 8
 """The bytes of the heads of the two kinds of file."""
 
 
-def read_fashion(split: str, count: int, source: Path) -> Iterator[tuple[NDArray[np.uint8], str]]:
+def read_fashion_mnist(split: str, count: int, source: Path) -> Iterator[tuple[NDArray[np.uint8], str]]:
     """The first images of train, or for val of the test set: 28 x 28 grey pixels, with the names of their classes."""
     name = _SPLITS[split]
-    pixels = _read(source / f"{name}-images-idx3-ubyte.gz", _PIXELS).reshape(-1, 28, 28)
-    labels = _read(source / f"{name}-labels-idx1-ubyte.gz", _LABELS)
+    pixels = _read(source / f"{name}-images-idx3-ubyte.gz", _IMAGE_HEADER_BYTES).reshape(-1, 28, 28)
+    labels = _read(source / f"{name}-labels-idx1-ubyte.gz", _LABEL_HEADER_BYTES)
     for image, label in zip(pixels[:count], labels[:count], strict=True):
         yield image, CLASSES[label]
 
 
-def find_fashion(folder: Path) -> Path:
+def find_fashion_mnist(folder: Path) -> Path:
     """Where the files are: installed, or in a folder that the package is unpacked into. Exits where there is none."""
     if (installed := Path("/") / INSTALLED).is_dir():
         return installed
     unpacked = folder / INSTALLED
     if not unpacked.is_dir():
-        with tempfile.TemporaryDirectory() as place:
-            got = subprocess.run(["apt-get", "download", PACKAGE], cwd=place, capture_output=True, check=False)
-            found = list(Path(place).glob("*.deb"))
-            if got.returncode or not found:
+        with tempfile.TemporaryDirectory() as temporary:
+            download = subprocess.run(["apt-get", "download", PACKAGE], cwd=temporary, capture_output=True, check=False)
+            packages = list(Path(temporary).glob("*.deb"))
+            if download.returncode or not packages:
                 sys.exit(f"{PACKAGE}: apt-get could not download it; install that package of Debian")
-            subprocess.run(["dpkg-deb", "--extract", found[0], folder], check=True)
+            subprocess.run(["dpkg-deb", "--extract", packages[0], folder], check=True)
     return unpacked
 
 
-def _read(path: Path, head: int) -> NDArray[np.uint8]:
-    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)[head:]
+def _read(path: Path, header_bytes: int) -> NDArray[np.uint8]:
+    return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8)[header_bytes:]

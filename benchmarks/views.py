@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from string import Template
 
-from benchmarks.contestants import Contestant, Measurement
+from benchmarks.contestants import Candidate, Measurement
 from benchmarks.figures import standard_error
-from benchmarks.jobs import Augment, DataSet, Job, Stage
-from benchmarks.machine import digest_code
-from benchmarks.matches import Book, Match, Results, play
+from benchmarks.jobs import Augment, BenchmarkData, Job, JobStage
+from benchmarks.machine import hash_code
+from benchmarks.matches import ResultsFile, Benchmark, Results, run_benchmark
 from benchmarks.page import render_table
 from benchmarks.processes import ROOT
 
@@ -24,45 +24,45 @@ RESULTS = ROOT / "benchmarks/results/views"
 
 
 @dataclass(frozen=True)
-class Case:
+class ViewsCase:
     """Images and what happens to them at random in training."""
 
     title: str
-    data: DataSet
+    data: BenchmarkData
     augment: Augment
 
     @property
-    def match(self) -> Match:
+    def benchmark(self) -> Benchmark:
         """Trainings with every number of views and seed. Those of a seed share a cache, fewest views first: a view is
         the same whatever their number, so each training computes those alone that the one before it lacked."""
-        contestants = []
+        candidates = []
         for seed in SEEDS:
-            stage = Stage("backbone", EPOCHS, 3e-3, "adamw")
+            stage = JobStage("backbone", EPOCHS, 3e-3, "adamw")
             job = Job(
                 self.data, "timm/efficientnet_lite0", (stage,), True, IMAGE_SIZE, "squash", self.augment, seed=seed
             )
-            first = name_go(VIEWS[0], seed)
-            contestants += [
-                Contestant(name_go(views, seed), "train", job, views, after="" if views == VIEWS[0] else first)
+            first = run_name(VIEWS[0], seed)
+            candidates += [
+                Candidate(run_name(views, seed), "train", job, views, cache_from="" if views == VIEWS[0] else first)
                 for views in VIEWS
             ]
-        return Match(f"views-{self.data.form}-{self.augment}", tuple(contestants), 1)
+        return Benchmark(f"views-{self.data.source}-{self.augment}", tuple(candidates), 1)
 
 
-CELLS, FASHION = DataSet("png", 1968, 656), DataSet("fashion", 1_000, 1_000)
+SOLAR_CELLS, FASHION_MNIST = BenchmarkData("png", 1968, 656), BenchmarkData("fashion", 1_000, 1_000)
 CASES = (
-    Case("Solar cells, augment: standard", CELLS, "standard"),
-    Case("Fashion-MNIST, augment: standard", FASHION, "standard"),
+    ViewsCase("Solar cells, augment: standard", SOLAR_CELLS, "standard"),
+    ViewsCase("Fashion-MNIST, augment: standard", FASHION_MNIST, "standard"),
 )
 
 
-def name_go(views: str, seed: int) -> str:
+def run_name(views: str, seed: int) -> str:
     """What the training with so many views is called."""
     return f"{views} views, seed {seed}"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ViewsResult:
     """What a number of views came to: the accuracy for each seed, and the seconds with a cold cache, means of seeds."""
 
     views: str
@@ -74,37 +74,37 @@ class Outcome:
         return fmean(self.accuracies)
 
 
-def read_outcomes(results: Results) -> list[Outcome]:
+def summarize_views(results: Results) -> list[ViewsResult]:
     """What each number of views came to. With a cold cache a training would have computed what those with fewer views
     had left in it, too."""
-    outcomes, frozen = [], dict.fromkeys(SEEDS, 0.0)
+    summaries, feature_seconds = [], dict.fromkeys(SEEDS, 0.0)
     for views in VIEWS:
-        goes: dict[int, Measurement] = {seed: results[name_go(views, seed)][0] for seed in SEEDS}
-        frozen = {seed: frozen[seed] + go.frozen for seed, go in goes.items()}
-        seconds = fmean(go.seconds - go.frozen + frozen[seed] for seed, go in goes.items())
-        outcomes.append(Outcome(views, tuple(go.accuracies[-1] for go in goes.values()), seconds))
-    return outcomes
+        measurements: dict[int, Measurement] = {seed: results[run_name(views, seed)][0] for seed in SEEDS}
+        feature_seconds = {seed: feature_seconds[seed] + measurement.feature_seconds for seed, measurement in measurements.items()}
+        seconds = fmean(measurement.seconds - measurement.feature_seconds + feature_seconds[seed] for seed, measurement in measurements.items())
+        summaries.append(ViewsResult(views, tuple(measurement.accuracies[-1] for measurement in measurements.values()), seconds))
+    return summaries
 
 
-def choose_views(cases: Sequence[tuple[Sequence[Outcome], int]]) -> str:
+def choose_views(cases: Sequence[tuple[Sequence[ViewsResult], int]]) -> str:
     """The fewest views whose accuracy is within one standard error of that with all, in every case; each comes with the
     number of images that its accuracy was measured on."""
-    good = [
-        {one.views for one in outcomes if one.accuracy >= outcomes[-1].accuracy - _error(outcomes[-1], images)}
+    good_enough = [
+        {one.views for one in outcomes if one.accuracy >= outcomes[-1].accuracy - _standard_error(outcomes[-1], images)}
         for outcomes, images in cases
     ]
-    return next(views for views in VIEWS if all(views in one for one in good))
+    return next(views for views in VIEWS if all(views in one for one in good_enough))
 
 
-def _error(outcome: Outcome, images: int) -> float:
+def _standard_error(outcome: ViewsResult, images: int) -> float:
     return standard_error(outcome.accuracy, images)
 
 
-def _render_case(case: Case, outcomes: Sequence[Outcome]) -> str:
+def _render_case(case: ViewsCase, outcomes: Sequence[ViewsResult]) -> str:
     lines = [
         (
             one.views,
-            f"{one.accuracy:.3f} ± {_error(one, case.data.val):.3f}",
+            f"{one.accuracy:.3f} ± {_standard_error(one, case.data.val):.3f}",
             ", ".join(f"{value:.3f}" for value in one.accuracies),
             f"{one.seconds:.1f}",
         )
@@ -116,17 +116,17 @@ def _render_case(case: Case, outcomes: Sequence[Outcome]) -> str:
 
 def main() -> None:
     """Measure what is not measured yet, print the page and write it."""
-    code, found = digest_code(), []
+    code, results = hash_code(), []
     for case in CASES:
-        match = case.match
-        book = Book.open(RESULTS / f"{match.name}.json", code)
-        play(match, {one.name for one in match.contestants}, book, Path(sys.executable))
-        found.append((case, read_outcomes(book.read(match.contestants))))
+        match = case.benchmark
+        book = ResultsFile.open(RESULTS / f"{match.name}.json", code)
+        run_benchmark(match, {one.name for one in match.candidates}, book, Path(sys.executable))
+        results.append((case, summarize_views(book.read(match.candidates))))
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         epochs=EPOCHS,
         seeds=len(SEEDS),
-        cases="\n\n".join(_render_case(case, outcomes) for case, outcomes in found),
-        chosen=choose_views([(outcomes, case.data.val) for case, outcomes in found]),
+        cases="\n\n".join(_render_case(case, outcomes) for case, outcomes in results),
+        chosen=choose_views([(outcomes, case.data.val) for case, outcomes in results]),
     )
     PAGE.write_text(text, encoding="utf-8")
     print(text)

@@ -35,7 +35,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     'flower'
 
     Raises CheckpointError for a file that is missing, damaged, hostile or no checkpoint, RecipeError for a device that
-    is not there; `predict` and `prepare` raise BrokenImage. All are FtcliErrors, of `ftcli.errors`.
+    is not there; `predict` and `prepare` raise CorruptImageError. All are FtcliErrors, of `ftcli.errors`.
     """
     from ftcli.inference.classifier import load_classifier  # here, for `import ftcli` shall not wait for torch
     from ftcli.runtime import choose_device

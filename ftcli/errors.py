@@ -9,7 +9,7 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True)
-class Table:
+class ErrorTable:
     """What shows a fault better than a sentence can; `note` is a line below. A column that begins with > holds
     numbers."""
 
@@ -26,10 +26,10 @@ class FtcliError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, *faults: str, table: Table | None = None) -> None:
-        self.faults = faults
+    def __init__(self, *messages: str, table: ErrorTable | None = None) -> None:
+        self.messages = messages
         self.table = table
-        super().__init__("\n".join(faults))
+        super().__init__("\n".join(messages))
 
 
 class RunError(FtcliError):
@@ -54,19 +54,19 @@ class CheckpointError(FtcliError):
     exit_code = 4
 
 
-class Interrupted(FtcliError):
+class RunInterruptedError(FtcliError):
     """The run was stopped by SIGINT; everything needed to go on was saved first."""
 
     exit_code = 130
 
 
-class Terminated(Interrupted):
+class RunTerminatedError(RunInterruptedError):
     """The run was stopped by SIGTERM; everything needed to go on was saved first."""
 
     exit_code = 143
 
 
-def suggest(value: str, known: Iterable[str], *, show: int = 12) -> str:
+def suggest(value: str, known: Iterable[str], *, max_shown: int = 12) -> str:
     """Say which of the known names the value may have meant.
 
     Returns "did you mean 'a'?" for near names, "known: a, b" for a list of at most `show` names,
@@ -80,5 +80,5 @@ def suggest(value: str, known: Iterable[str], *, show: int = 12) -> str:
         return f"did you mean {' or '.join(repr(name) for name in near)}?"
     if not names:
         return "nothing is known here"
-    listed = ", ".join(names[:show])
-    return f"known: {listed}" if len(names) <= show else f"known: {listed} and {len(names) - show} more"
+    listed = ", ".join(names[:max_shown])
+    return f"known: {listed}" if len(names) <= max_shown else f"known: {listed} and {len(names) - max_shown} more"

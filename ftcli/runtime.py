@@ -21,68 +21,68 @@ def derive_seed(*keys: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()) >> 1
 
 
-def derive_share(*keys: int | str) -> float:
+def hash_to_unit(*keys: int | str) -> float:
     """A number from 0 up to 1 that depends on the keys alone, uniform over keys."""
     return derive_seed(*keys) / 2**63
 
 
-def choose_device(wanted: str) -> torch.device:
+def choose_device(requested: str) -> torch.device:
     """The device called auto, cpu, cuda, cuda:N or mps.
 
     auto is the first of cuda, mps and cpu that is there. Raises RecipeError for a device that is not.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
+    if requested == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    kind, _, index = wanted.partition(":")
-    known = ", ".join(name for name, there in available.items() if there)
+    kind, _, index = requested.partition(":")
+    known = ", ".join(name for name, is_available in available.items() if is_available)
     if kind not in available or (index and not index.isdigit()):
-        raise RecipeError(f"--device: {wanted!r} is no device; give auto, cpu, cuda, cuda:1 or mps")
+        raise RecipeError(f"--device: {requested!r} is no device; give auto, cpu, cuda, cuda:1 or mps")
     if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
-        raise RecipeError(f"--device: {wanted!r} is not on this machine; here are: {known}")
-    return torch.device(wanted)
+        raise RecipeError(f"--device: {requested!r} is not on this machine; here are: {known}")
+    return torch.device(requested)
 
 
-def has_bfloat16(device: torch.device) -> bool:
+def supports_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 by itself, so that it may be faster than float32 there."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    own = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return bool(own and device.type == "cpu")
+    has_native_support = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return bool(has_native_support and device.type == "cpu")
 
 
-def settle_precision(wanted: str, device: torch.device, found: Mapping[str, str]) -> str:
+def resolve_precision(requested: str, device: torch.device, measured: Mapping[str, str]) -> str:
     """The number format that a recipe's `precision` comes to on a device.
 
     auto is what was `found` the faster on its kind of device (cpu, cuda), if this one computes in that by itself.
     Where nothing was found it is bfloat16 on a GPU that has it, else float32.
     """
-    if wanted != "auto":
-        return wanted
-    usual = "bfloat16" if device.type == "cuda" else "float32"
-    return found.get(device.type, usual) if has_bfloat16(device) else "float32"
+    if requested != "auto":
+        return requested
+    default = "bfloat16" if device.type == "cuda" else "float32"
+    return measured.get(device.type, default) if supports_bfloat16(device) else "float32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context of a forward pass in a number format, or in that which auto comes to."""
-    if settle_precision(precision, device, {}) == "float32":
+    if resolve_precision(precision, device, {}) == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextmanager
-def compute_singly() -> Iterator[Callable[[], None]]:
+def single_threaded() -> Iterator[Callable[[], None]]:
     """Let torch compute with one thread alone, in this thread and in each that first calls what is given."""
-    before = torch.get_num_threads()
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield lambda: torch.set_num_threads(1)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)
 
 
 @contextmanager
-def explain_memory() -> Iterator[None]:
+def raise_on_oom() -> Iterator[None]:
     """Raise RunError instead of torch's own error where memory runs out."""
     try:
         yield
@@ -119,7 +119,7 @@ def measure_free_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def keep_freed_memory() -> None:
+def disable_malloc_trim() -> None:
     """Let this process keep the memory that it frees, and use it again, instead of giving it back to the system.
 
     glibc maps and unmaps every large tensor anew, and the system clears each page of it again: a training step on

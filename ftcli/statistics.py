@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 
-def wilson(successes: int, images: int) -> tuple[float, float]:
+def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     """The 95 % interval of a share of `images` (at least 1) independent images (Wilson, JASA 22, 1927)."""
     from scipy.stats import binomtest  # slow to import
 
-    interval = binomtest(successes, images).proportion_ci(0.95, method="wilson")
+    interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)

@@ -22,15 +22,15 @@ import pytest
 from PIL import Image
 
 from ftcli import cli
-from ftcli.data.fetching import fetch
-from ftcli.results import Silent
+from ftcli.data.fetching import download_dataset
+from ftcli.results import NullReporter
 from tests.server import Server, run_server
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """What a command came to."""
 
     code: int
@@ -42,11 +42,11 @@ class Outcome:
         return json.loads(self.out)
 
     @property
-    def faults(self) -> list[str]:
+    def errors(self) -> list[str]:
         return [line.removeprefix("error: ") for line in self.err.splitlines() if line.startswith("error: ")]
 
 
-Ftcli = Callable[..., Outcome]
+Ftcli = Callable[..., CommandResult]
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def ftcli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ftcli:
     """Run the command line in this process, from the arguments to the exit code."""
 
-    def run(*arguments: str | Path) -> Outcome:
+    def run(*arguments: str | Path) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["ftcli", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exited:
             cli.main()
         captured = capfd.readouterr()
         code = exited.value.code
-        return Outcome(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
+        return CommandResult(code if isinstance(code, int) else 0 if code is None else 1, captured.out, captured.err)
 
     return run
 
@@ -132,7 +132,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Pat
 @pytest.fixture(scope="session")
 def _few_cells_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cells") / "solar-cells"
-    fetch("solar-cells", root, Silent())
+    download_dataset("solar-cells", root, NullReporter())
     for image in root.rglob("*.png"):
         if int(image.stem.removeprefix("cell")) % 30:
             image.unlink()
@@ -168,7 +168,7 @@ def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str
     """A folder with a finished run of one stage, whose classes and files have names in many scripts."""
     folder = tmp_path_factory.mktemp("many scripts 多")
     photo = photographs["china"]
-    for label, name in enumerate(SCRIPTS):
+    for label, name in enumerate(UNICODE_CLASS_NAMES):
         for number in range(14):
             place = folder / "data" / ("train" if number < 10 else "test") / name
             place.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _train(folder: Path) -> None:
     assert exited.value.code in (0, None)
 
 
-SCRIPTS = ("bird's nest", "ünïcode “quoted”", "قطة", "狗 (柴犬)", "🐶 puppy")
+UNICODE_CLASS_NAMES = ("bird's nest", "ünïcode “quoted”", "قطة", "狗 (柴犬)", "🐶 puppy")
 """Names of classes in many scripts."""
 
 RECIPE = """\

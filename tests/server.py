@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """How a request is answered.
 
     `cut` closes the connection after so many bytes of the body (`reset` rudely), `declared` is the Content-Length told
@@ -28,18 +28,18 @@ class Answer:
     content: bytes = b""
     status: int = 200
     etag: str | None = '"1"'
-    cut: int | None = None
+    cut_after: int | None = None
     reset: bool = False
-    declared: int | None = None
+    content_length: int | None = None
     ranges: bool = True
     if_range: bool = True
-    silence: float = 0.0
+    delay: float = 0.0
     location: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReceivedRequest:
     """A request that came: `path` is the address of what was asked for, `headers` by name, whatever their case."""
 
     method: str
@@ -61,30 +61,30 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self._kind = "https" if certificate else "http"
+        self._scheme = "https" if certificate else "http"
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
             self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.requests: list[Seen] = []
-        self.ended = threading.Event()
-        self._answers: dict[str, list[Answer]] = {}
+        self.requests: list[ReceivedRequest] = []
+        self.stopping = threading.Event()
+        self._responses: dict[str, list[Response]] = {}
 
     @property
     def address(self) -> str:
-        return f"{self._kind}://127.0.0.1:{self.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self.server_port}"
 
-    def serve(self, path: str, *answers: Answer | bytes) -> str:
+    def serve(self, path: str, *responses: Response | bytes) -> str:
         """Answer a path so; gives its address."""
-        self._answers[path] = [Answer(answer) if isinstance(answer, bytes) else answer for answer in answers]
+        self._responses[path] = [Response(answer) if isinstance(answer, bytes) else answer for answer in responses]
         return self.address + path if path.startswith("/") else path
 
     def count(self, path: str = "") -> int:
         """How many requests for a path have come, or for all."""
         return sum(path in ("", seen.path) for seen in self.requests)
 
-    def take(self, path: str) -> Answer:
-        answers = self._answers.get(path) or self._answers.get(urlsplit(path).path) or [Answer(status=404)]
+    def next_response(self, path: str) -> Response:
+        answers = self._responses.get(path) or self._responses.get(urlsplit(path).path) or [Response(status=404)]
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -96,23 +96,23 @@ class _Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self._respond(body=True)
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self._respond(body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         """Nothing on standard error, which tests read."""
 
-    def _answer(self, body: bool) -> None:
-        self.server.requests.append(Seen(self.command, self.path, self.headers))
+    def _respond(self, body: bool) -> None:
+        self.server.requests.append(ReceivedRequest(self.command, self.path, self.headers))
         self.close_connection = True
-        answer = self.server.take(self.path)
-        status, content, extra = self._choose_part(answer)
+        answer = self.server.next_response(self.path)
+        status, content, extra = self._select_range(answer)
         self.send_response(status)
         self.send_header("Connection", "close")
-        if answer.declared != -1:
-            self.send_header("Content-Length", str(len(content) if answer.declared is None else answer.declared))
+        if answer.content_length != -1:
+            self.send_header("Content-Length", str(len(content) if answer.content_length is None else answer.content_length))
         optional = {"ETag": answer.etag, "Location": answer.location}
         for name, value in {**optional, **extra, **answer.headers}.items():
             if value is not None:
@@ -120,20 +120,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
-        self.wfile.write(content[: answer.cut] if answer.cut is not None else b"" if answer.silence else content)
+        self.wfile.write(content[: answer.cut_after] if answer.cut_after is not None else b"" if answer.delay else content)
         self.wfile.flush()
-        if answer.silence and not self.server.ended.wait(answer.silence):
-            self.wfile.write(content[answer.cut or 0 :])
+        if answer.delay and not self.server.stopping.wait(answer.delay):
+            self.wfile.write(content[answer.cut_after or 0 :])
         if answer.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
-    def _choose_part(self, answer: Answer) -> tuple[int, bytes, dict[str, str]]:
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        same = self.headers.get("If-Range") in (None, answer.etag) or not answer.if_range
-        if answer.status != 200 or not found or not answer.ranges or not same:
+    def _select_range(self, answer: Response) -> tuple[int, bytes, dict[str, str]]:
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        is_unchanged = self.headers.get("If-Range") in (None, answer.etag) or not answer.if_range
+        if answer.status != 200 or not requested or not answer.ranges or not is_unchanged:
             return answer.status, answer.content, {}
-        start, length = int(found[1]), len(answer.content)
+        start, length = int(requested[1]), len(answer.content)
         if start >= length:
             return 416, b"", {"Content-Range": f"bytes */{length}"}
         return 206, answer.content[start:], {"Content-Range": f"bytes {start}-{length - 1}/{length}"}
@@ -148,6 +148,6 @@ def run_server(certificate: Path | None = None) -> Iterator[Server]:
         try:
             yield server
         finally:
-            server.ended.set()
+            server.stopping.set()
             server.shutdown()
             thread.join()

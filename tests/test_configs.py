@@ -13,11 +13,11 @@ from ftcli.recipe.loading import read_recipe
 from ftcli.recipe.schema import RandomHorizontalFlip, RandomResizedCrop
 from tests.conftest import CONFIGS, Ftcli
 
-NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+RECIPE_NAMES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_fits_its_network_and_begins_with_its_command(name: str) -> None:
+@pytest.mark.parametrize("name", RECIPE_NAMES)
+def test_shipped_recipe_plans_and_names_command(name: str) -> None:
     plan = plan_recipe(read_recipe(CONFIGS / name))
     assert [stage.stage for stage in plan.stages] == list(plan.recipe.stages)
     first = (CONFIGS / name).read_text().splitlines()[0]
@@ -35,12 +35,12 @@ def _train_a_little(name: str, ftcli: Ftcli) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_trains_a_short_epoch(few_cells: Path, ftcli: Ftcli) -> None:
+def test_solar_cells_recipe_trains(few_cells: Path, ftcli: Ftcli) -> None:
     _train_a_little("solar-cells", ftcli)
 
 
 @pytest.mark.slow
-def test_the_experiment_differs_in_nothing_but_what_it_is_about(few_cells: Path, ftcli: Ftcli) -> None:
+def test_experiment_recipes_differ_only_in_freezing(few_cells: Path, ftcli: Ftcli) -> None:
     names = ("frozen", "unfrozen", "from-scratch")
     for name in names:
         _train_a_little(name, ftcli)
@@ -60,7 +60,7 @@ def test_the_experiment_differs_in_nothing_but_what_it_is_about(few_cells: Path,
     assert len(outcome.json["differences"]) == 3
 
 
-def test_make_trains_the_experiment_and_goes_on_with_it() -> None:
+def test_make_experiment_trains_and_resumes() -> None:
     told = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "experiment"],
         cwd=CONFIGS.parent,
@@ -78,7 +78,7 @@ def test_make_trains_the_experiment_and_goes_on_with_it() -> None:
     assert compared == (".venv/bin/ftcli compare runs/frozen runs/unfrozen runs/from-scratch --out runs/experiment.png")
 
 
-def test_hotdog_trains_as_dive_into_deep_learning_does() -> None:
+def test_hotdog_recipe_matches_dive_into_deep_learning() -> None:
     plan = plan_recipe(read_recipe(CONFIGS / "hotdog.yaml"))
     pre, data, (head, whole) = plan.preprocessing, plan.recipe.data, plan.stages
     assert (pre.resize, pre.resize_size, pre.image_size) == ("squash", 256, 224)
@@ -91,13 +91,13 @@ def test_hotdog_trains_as_dive_into_deep_learning_does() -> None:
     optimizer = whole.stage.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("sgd", 5e-5, 1e-3)
     assert (data.batch_size, whole.stage.epochs, whole.stage.schedule.name) == (128, 5, "constant")
-    assert {name for name, rate in whole.rates.items() if rate == 10} == {"fc.weight", "fc.bias"}
-    assert not whole.freezing.parameters
+    assert {name for name, rate in whole.lr_mults.items() if rate == 10} == {"fc.weight", "fc.bias"}
+    assert not whole.frozen_names.parameters
     assert head.stage.freeze == "backbone"
     assert (plan.recipe.head.hidden, plan.recipe.head.init) == ((), "xavier_uniform")
 
 
-def test_the_demo_fetches_its_data_where_they_are_missing(
+def test_data_download_makes_solar_cells(
     tmp_path: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -111,4 +111,4 @@ def test_the_demo_fetches_its_data_where_they_are_missing(
     assert sorted(os.listdir("data/solar-cells")) == ["SOURCE.txt", "test", "train"]  # noqa: PTH208 - names alone
     again = ftcli("data", "fetch", "solar-cells")
     assert again.code == 3
-    assert again.faults == ["data/solar-cells: is there already and not empty; remove it, or give another folder"]
+    assert again.errors == ["data/solar-cells: is there already and not empty; remove it, or give another folder"]

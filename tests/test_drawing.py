@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from ftcli import drawing
-from ftcli.drawing import MAIN_FAMILY, FittedText, fit_text, measure_width, tell_missing
+from ftcli.drawing import MAIN_FAMILY, FittedText, fit_text, measure_width, describe_missing_characters
 
 
 @pytest.fixture(autouse=True)
-def afresh() -> Iterator[None]:
+def clear_font_caches() -> Iterator[None]:
     """What was found out about fonts is forgotten before and after."""
     caches: Sequence[Any] = (
         drawing._choose_families,
@@ -39,7 +39,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "findSystemFonts", lambda: [])
 
 
-def draw(fitted: FittedText) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def render_text(fitted: FittedText) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The text as grey pixels, 0 where there is most ink."""
     figure = Figure(figsize=(6, 0.6), dpi=100)
     figure.text(0.01, 0.3, fitted.text, size=20, **fitted.options)
@@ -70,27 +70,27 @@ def draw(fitted: FittedText) -> np.ndarray[Any, np.dtype[np.uint8]]:
         ("", "", ()),
     ],
 )
-def test_what_no_font_has_is_named(text: str, drawn: str, missing: tuple[str, ...]) -> None:
+def test_fit_text_names_missing_characters(text: str, drawn: str, missing: tuple[str, ...]) -> None:
     fitted = fit_text(text)
     assert (fitted.text, fitted.missing) == (drawn, missing)
     assert fitted.families == (MAIN_FAMILY,)
-    draw(fitted)
+    render_text(fitted)
 
 
 @pytest.mark.parametrize(
     "text", ["\u72d7", "\u0939\u093f\u0928\u094d\u0926\u0940", "\u0e44\u0e17\u0e22", "\ud55c\uad6d\uc5b4", "\U0001f436"]
 )
-def test_whatever_fonts_there_are_nothing_is_a_box(text: str) -> None:
+def test_fit_text_never_draws_missing_glyph(text: str) -> None:
     fitted = fit_text(f"{text} q\u0951 \u72d7\ufe0f\u0301")
-    ink = draw(fitted)  # a missing glyph would be a warning, and so an error
+    ink = render_text(fitted)  # a missing glyph would be a warning, and so an error
     box = FittedText(text, (MAIN_FAMILY,), ())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert not np.array_equal(draw(fit_text(text)), draw(box))
+        assert not np.array_equal(render_text(fit_text(text)), render_text(box))
     assert ink.min() < 100
 
 
-def test_an_installed_font_is_found_though_matplotlib_has_not_listed_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fit_text_finds_unlisted_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fontManager, "ttflist", [one for one in fontManager.ttflist if "mpl-data" in one.fname])
     dog, cat = fit_text("\u72d7"), fit_text("\u732b")
     if dog.missing:
@@ -98,21 +98,21 @@ def test_an_installed_font_is_found_though_matplotlib_has_not_listed_it(monkeypa
     assert dog.text == "\u72d7"
     assert dog.families[0] == MAIN_FAMILY
     assert len(dog.families) == 2
-    assert not np.array_equal(draw(dog), draw(cat))
+    assert not np.array_equal(render_text(dog), render_text(cat))
     assert measure_width(dog.text, dog.families, 20) == pytest.approx(20, abs=2)
 
 
-def test_arabic_is_joined_and_runs_from_right_to_left() -> None:
+def test_arabic_is_shaped_right_to_left() -> None:
     word = "\u0633\u0644\u0627\u0645"
     alone = sum(measure_width(letter, (MAIN_FAMILY,), 40) for letter in word)
     assert measure_width(word, (MAIN_FAMILY,), 40) < 0.9 * alone
-    columns = np.flatnonzero((255 - draw(fit_text("\u0627\u0628\u0628\u0628\u0628")).astype(int)).sum(0))
-    heights = (255 - draw(fit_text("\u0627\u0628\u0628\u0628\u0628")).astype(int) > 128).sum(0)
+    columns = np.flatnonzero((255 - render_text(fit_text("\u0627\u0628\u0628\u0628\u0628")).astype(int)).sum(0))
+    heights = (255 - render_text(fit_text("\u0627\u0628\u0628\u0628\u0628")).astype(int) > 128).sum(0)
     # The first letter, an upright stroke, stands at the right.
     assert heights.argmax() > columns.min() + 0.9 * (columns.max() - columns.min())
 
 
-def test_dollars_and_backslashes_are_no_formulas() -> None:
+def test_fit_text_disables_mathtext() -> None:
     fitted = fit_text(r"$a_b$ \alpha")
     assert fitted.text == r"$a_b$ \alpha"
     figure = Figure(figsize=(6, 1), dpi=72)
@@ -122,7 +122,7 @@ def test_dollars_and_backslashes_are_no_formulas() -> None:
     assert shown.get_window_extent(renderer).width == pytest.approx(width, rel=0.05)
 
 
-def test_what_is_too_wide_loses_its_middle() -> None:
+def test_fit_text_shortens_middle() -> None:
     name = "train/" + "x" * 300 + "/cell_0001.png"
     fitted = fit_text(name, 10, 150)
     head, tail = fitted.text.split("…")
@@ -135,12 +135,12 @@ def test_what_is_too_wide_loses_its_middle() -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_who_lacks_a_font_is_told_what_to_install() -> None:
-    assert tell_missing([fit_text("cat"), fit_text("a\n")]) is None
-    assert tell_missing([fit_text("\u72d7"), fit_text("\u72d7 \U0001f436")]) == (
+def test_describe_missing_characters_names_packages() -> None:
+    assert describe_missing_characters([fit_text("cat"), fit_text("a\n")]) is None
+    assert describe_missing_characters([fit_text("\u72d7"), fit_text("\u72d7 \U0001f436")]) == (
         "no installed font has \u72d7 (U+72D7), \U0001f436 (U+1F436); names or codes are drawn instead; install fonts "
         "that have them, such as the packages fonts-noto-cjk, fonts-noto-core and fonts-symbola of Debian"
     )
-    told = tell_missing([fit_text("".join(map(chr, range(0x4E00, 0x4E09))))])
+    told = describe_missing_characters([fit_text("".join(map(chr, range(0x4E00, 0x4E09))))])
     assert told is not None
     assert "(U+4E05) and 3 more; names" in told

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import ftcli as package
-from ftcli.data.images import BrokenImage
+from ftcli.data.images import CorruptImageError
 from ftcli.errors import CheckpointError, FtcliError, RecipeError
 from ftcli.inference.classifier import Classifier
 from ftcli.results import Prediction
@@ -33,15 +33,15 @@ def paths(photo_folder: Path) -> list[Path]:
     return sorted((photo_folder / "test").rglob("*.jpg"))
 
 
-def test_import_waits_for_nothing() -> None:
+def test_import_is_lazy() -> None:
     code = "import ftcli, sys; print(sorted({'torch', 'numpy', 'pydantic', 'typer', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_the_example_runs(finished: Path, classifier: Classifier, paths: list[Path]) -> None:
+def test_load_docstring_example_runs(finished: Path, classifier: Classifier, paths: list[Path]) -> None:
     # What was trained for seconds may see one class everywhere; between the extremes shall be the boundary.
-    told = sorted(classifier.predict(paths), key=_measure_china)
-    least, most = (math.log(share / (1 - share)) for share in (_measure_china(told[0]), _measure_china(told[-1])))
+    told = sorted(classifier.predict(paths), key=_probability_of_china)
+    least, most = (math.log(share / (1 - share)) for share in (_probability_of_china(told[0]), _probability_of_china(told[-1])))
     checkpoint = read_checkpoint(Path("runs/photos/best_loss.pt"))
     bias = next(name for name in reversed(list(checkpoint.state)) if name.endswith(".bias"))
     moved = checkpoint.state[bias] + torch.tensor([0.0, (least + most) / 2])
@@ -57,13 +57,13 @@ def test_the_example_runs(finished: Path, classifier: Classifier, paths: list[Pa
     assert result.failed == 0, "".join(report)
 
 
-def test_by_hand_it_gives_what_the_command_line_tells(ftcli: Ftcli, classifier: Classifier, paths: list[Path]) -> None:
+def test_load_matches_predict_command(ftcli: Ftcli, classifier: Classifier, paths: list[Path]) -> None:
     assert classifier.classes == ("china", "flower")
     assert not classifier.model.training
     assert classifier.preprocessing.image_size == 32
     told = ftcli("predict", "runs/photos/best_loss.pt", *paths, "--json").json["predictions"]
     assert [one.to_dict() for one in classifier.predict(paths, batch_size=8)] == told
-    images = torch.stack([classifier.prepare(path) for path in paths])
+    images = torch.stack([classifier.preprocess(path) for path in paths])
     assert (images.dtype, images.shape) == (torch.uint8, (12, 3, 32, 32))
     with torch.inference_mode():
         logits = classifier.model(classifier.normalize(images.to(classifier.device)))
@@ -72,20 +72,20 @@ def test_by_hand_it_gives_what_the_command_line_tells(ftcli: Ftcli, classifier: 
         assert shares.tolist() == pytest.approx([by_name["china"], by_name["flower"]], abs=1e-6)
 
 
-def test_images_and_files_are_the_same(classifier: Classifier, paths: list[Path], tmp_path: Path) -> None:
+def test_preprocess_gives_same_pixels_for_image_and_path(classifier: Classifier, paths: list[Path], tmp_path: Path) -> None:
     with Image.open(paths[0]) as opened:
-        assert torch.equal(classifier.prepare(opened), classifier.prepare(paths[0]))
+        assert torch.equal(classifier.preprocess(opened), classifier.preprocess(paths[0]))
         (one,) = classifier.predict([opened], top=1)
     assert one == classifier.predict([paths[0]], top=1)[0]
     assert one.path == str(paths[0])
     made = Image.new("RGBA", (50, 40), (255, 0, 0, 0))
-    assert classifier.prepare(made).min() == 255  # what is transparent is put on white
+    assert classifier.preprocess(made).min() == 255  # what is transparent is put on white
     mixed: list[Image.Image | Path] = [made, paths[1]]
     assert [told.path for told in classifier.predict(iter(mixed))] == ["", str(paths[1])]
     assert classifier.predict([]) == []
 
 
-def test_equal_classes_keep_their_order(classifier: Classifier) -> None:
+def test_predict_keeps_order_of_tied_classes(classifier: Classifier) -> None:
     with torch.no_grad():
         for parameter in classifier.model.parameters():
             parameter.zero_()
@@ -94,7 +94,7 @@ def test_equal_classes_keep_their_order(classifier: Classifier) -> None:
     assert [(guess.name, guess.probability) for guess in one.classes] == [("china", 0.5), ("flower", 0.5)]
 
 
-def test_what_cannot_be_loaded_or_read(classifier: Classifier, tmp_path: Path) -> None:
+def test_load_reports_unreadable_files(classifier: Classifier, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as missing:
         package.load(tmp_path / "none.pt")
     assert str(missing.value) == (
@@ -104,19 +104,19 @@ def test_what_cannot_be_loaded_or_read(classifier: Classifier, tmp_path: Path) -
     with pytest.raises(RecipeError, match="'gpu' is no device"):
         package.load("runs/photos/best_loss.pt", device="gpu")
     (tmp_path / "x.jpg").write_bytes(b"GIF89a")
-    with pytest.raises(BrokenImage) as broken:
+    with pytest.raises(CorruptImageError) as broken:
         classifier.predict([tmp_path / "x.jpg"])
-    assert broken.value.why == "is no image that can be read"
-    with pytest.raises(BrokenImage, match=r"^image: has floating-point pixels, which have no agreed range; "):
-        classifier.prepare(Image.new("F", (5, 5)))
+    assert broken.value.reason == "is no image that can be read"
+    with pytest.raises(CorruptImageError, match=r"^image: has floating-point pixels, which have no agreed range; "):
+        classifier.preprocess(Image.new("F", (5, 5)))
     assert isinstance(broken.value, FtcliError)
 
 
-def _measure_china(prediction: Prediction) -> float:
+def _probability_of_china(prediction: Prediction) -> float:
     return next(guess.probability for guess in prediction.classes if guess.name == "china")
 
 
-def test_what_is_no_image_or_no_number_is_told(classifier: Classifier, paths: list[Path]) -> None:
+def test_predict_rejects_invalid_arguments(classifier: Classifier, paths: list[Path]) -> None:
     with pytest.raises(TypeError) as wrong:
         classifier.predict([str(paths[0])])  # type: ignore[list-item]  # what many would try
     assert str(wrong.value) == "an image is a pathlib.Path or a PIL image, not str; make it one of them"

@@ -12,7 +12,7 @@ import pytest
 
 from ftcli import errors
 from ftcli.planning import plan_recipe
-from ftcli.recipe.datasets import NAMES
+from ftcli.recipe.datasets import DATASET_NAMES
 from ftcli.recipe.loading import read_recipe
 from tests.conftest import CONFIGS, Ftcli
 
@@ -28,7 +28,7 @@ COMMANDS = [line for block in list_blocks("sh") for line in block.splitlines()]
 
 
 @pytest.mark.slow
-def test_every_command_runs_one_after_another(few_cells: Path, ftcli: Ftcli) -> None:
+def test_readme_commands_run(few_cells: Path, ftcli: Ftcli) -> None:
     # The recipes as shipped, but for sizes that make them quick: the commands stay to the letter.
     for recipe in (few_cells / "configs").glob("*.yaml"):
         text = re.sub(r"image_size: \d+", "image_size: 32\n  num_workers: 0", recipe.read_text())
@@ -55,26 +55,26 @@ def test_every_command_runs_one_after_another(few_cells: Path, ftcli: Ftcli) -> 
     assert len(told.stdout.splitlines()) == len(list((few_cells / "data/solar-cells/test").rglob("*.png")))
 
 
-def test_the_recipe_is_whole(tmp_path: Path) -> None:
+def test_readme_recipe_plans(tmp_path: Path) -> None:
     (block,) = list_blocks("yaml")
     (tmp_path / "flowers.yaml").write_text(block)
     assert [stage.stage.name for stage in plan_recipe(read_recipe(tmp_path / "flowers.yaml")).stages] == ["head", "all"]
 
 
-def test_every_recipe_and_file_that_it_names_is_there() -> None:
+def test_readme_links_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
     assert all(f"configs/{path.name}" in README for path in CONFIGS.glob("*.yaml"))
 
 
-def test_the_exit_codes_are_those_of_the_errors() -> None:
+def test_readme_lists_exit_codes() -> None:
     table = README.split("| exit code | when |")[1].split("\n\n")[0]
     told = {int(code) for cell in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in cell.split(",")}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FtcliError)]
     assert told == {0, *(kind.exit_code for kind in kinds)}
 
 
-def test_the_known_data_sets_are_those_of_the_recipe() -> None:
+def test_readme_lists_datasets() -> None:
     told = README.split("makes the folder of ")[1].split(", with its official")[0]
-    assert re.split(r",\s|\sor\s", told) == list(NAMES)
+    assert re.split(r",\s|\sor\s", told) == list(DATASET_NAMES)

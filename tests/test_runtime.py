@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from ftcli.errors import RecipeError
-from ftcli.runtime import autocast, choose_device, derive_seed, derive_share
+from ftcli.runtime import autocast, choose_device, derive_seed, hash_to_unit
 
 
-def test_a_seed_depends_on_its_keys_alone() -> None:
+def test_derive_seed_depends_only_on_keys() -> None:
     code = "from ftcli.runtime import derive_seed; print(derive_seed(0, 'all', 3, 'train/a/1.png'))"
     elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(elsewhere) == derive_seed(0, "all", 3, "train/a/1.png")
 
 
-def test_near_keys_have_far_seeds() -> None:
+def test_derive_seed_separates_similar_keys() -> None:
     keys: list[tuple[int | str, ...]] = [
         (0, "a", 1),
         (0, "a", 11),
@@ -30,14 +30,14 @@ def test_near_keys_have_far_seeds() -> None:
     assert len({derive_seed(*key) for key in keys}) == len(keys)
 
 
-def test_shares_are_uniform() -> None:
-    shares = [derive_share(0, str(i)) for i in range(10_000)]
+def test_hash_to_unit_is_uniform() -> None:
+    shares = [hash_to_unit(0, str(i)) for i in range(10_000)]
     assert 0 <= min(shares) < 0.001
     assert 0.999 < max(shares) < 1
     assert abs(sum(shares) / len(shares) - 0.5) < 0.01
 
 
-def test_a_device_that_is_not_here_is_told() -> None:
+def test_choose_device_rejects_missing_device() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     with pytest.raises(RecipeError) as caught:
         choose_device("gpu")
@@ -49,7 +49,7 @@ def test_a_device_that_is_not_here_is_told() -> None:
         assert str(caught.value).startswith("--device: 'cuda:3' is not on this machine; here are: cpu")
 
 
-def test_autocast_computes_in_the_precision_asked_for() -> None:
+def test_autocast_uses_requested_precision() -> None:
     layer, inputs, cpu = torch.nn.Linear(4, 4), torch.ones(1, 4), torch.device("cpu")
     for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32), ("auto", torch.float32)):
         with autocast(cpu, precision):

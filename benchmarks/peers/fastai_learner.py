@@ -18,10 +18,10 @@ from fastai.vision.data import ImageDataLoaders
 from torch import nn
 
 from benchmarks.jobs import Job
-from benchmarks.peers.parts import Clock, build_network, read_job
+from benchmarks.peers.parts import Clock, create_model, read_job
 
 
-def open_loaders(job: Job) -> Any:
+def create_loaders(job: Job) -> Any:
     """The batches of train and val, with fastai's own transforms of the job's augmentation."""
     size = job.image_size
     crop = RandomResizedCrop(size, min_scale=0.08, ratio=(3 / 4, 4 / 3))
@@ -39,7 +39,7 @@ def open_loaders(job: Job) -> Any:
     )
 
 
-def watch(clock: Clock) -> Any:
+def timing_callback(clock: Clock) -> Any:
     """A callback that tells the clock of each epoch."""
     callback = Callback(
         before_epoch=lambda _: clock.start_epoch(),
@@ -51,15 +51,15 @@ def watch(clock: Clock) -> Any:
 
 def main() -> None:
     job = read_job()
-    model, head = build_network(job)
-    rest = [p for p in model.parameters() if not any(p is own for own in head.parameters())]
+    model, head = create_model(job)
+    backbone = [p for p in model.parameters() if not any(p is own for own in head.parameters())]
     with tempfile.TemporaryDirectory() as folder:
         learner = Learner(
-            open_loaders(job),
+            create_loaders(job),
             model,
             loss_func=nn.CrossEntropyLoss(),
             opt_func=partial(SGD, mom=0.9) if job.stage.optimizer == "sgd" else Adam,
-            splitter=lambda _: [rest, list(head.parameters())],
+            splitter=lambda _: [backbone, list(head.parameters())],
             metrics=accuracy,
             path=folder,
         )
@@ -67,8 +67,8 @@ def main() -> None:
             learner.freeze()  # as vision_learner does; BatchNorm goes on training, which is fastai's default
         with learner.no_bar(), learner.no_logging():
             clock = Clock()
-            learner.fit(job.stage.epochs, job.stage.lr, cbs=[SaveModelCallback(), watch(clock)])
-            clock.tell()
+            learner.fit(job.stage.epochs, job.stage.lr, cbs=[SaveModelCallback(), timing_callback(clock)])
+            clock.print_result()
 
 
 if __name__ == "__main__":

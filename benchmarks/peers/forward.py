@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.parts import Clock, build_network, measure_accuracy, open_loader, read_job
+from benchmarks.peers.parts import Clock, create_model, evaluate, open_loader, read_job
 
 
 def main() -> None:
     job = read_job()
-    model, _ = build_network(job)
+    model, _ = create_model(job)
     loader = [open_loader(job, "train", training=False)]
     clock = Clock()
     clock.start_epoch()
-    clock.end_epoch(measure_accuracy(model, loader[0])[1])
-    clock.tell()
+    clock.end_epoch(evaluate(model, loader[0])[1])
+    clock.print_result()
 
 
 if __name__ == "__main__":

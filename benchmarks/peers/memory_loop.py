@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.peers.parts import CLASSES, Clock, build_network, freeze, read_job
+from benchmarks.peers.parts import NUM_CLASSES, Clock, create_model, freeze, read_job
 
 
 def main() -> None:
     job = read_job()
-    model, head = build_network(job)
+    model, head = create_model(job)
     freeze(model, head, job.stage)
     model = model.to(memory_format=torch.channels_last)
-    live = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(live, lr=job.stage.lr, momentum=0.9, fused=True)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=job.stage.lr, momentum=0.9, fused=True)
     shape = (job.batch_size, 3, job.image_size, job.image_size)
     images = torch.randn(shape).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, CLASSES, (job.batch_size,))
+    labels = torch.randint(0, NUM_CLASSES, (job.batch_size,))
     clock = Clock()
     for _ in range(job.stage.epochs):
         clock.start_epoch()
@@ -33,7 +33,7 @@ def main() -> None:
             for begin in range(0, job.data.val, job.batch_size):
                 model(images[: min(job.batch_size, job.data.val - begin)])
         clock.end_epoch(float("nan"))
-    clock.tell()
+    clock.print_result()
 
 
 if __name__ == "__main__":

@@ -17,70 +17,70 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.jobs import Job
-from benchmarks.peers.parts import MEAN, STD, Clock, build_network, freeze, list_steps, measure_accuracy, read_job
-from ftcli.data.loading import order_epoch, share_cores
+from benchmarks.peers.parts import MEAN, STD, Clock, create_model, freeze, list_transforms, evaluate, read_job
+from ftcli.data.loading import epoch_permutation, default_num_workers
 from ftcli.data.sources import split_images
 from ftcli.recipe import schema
-from ftcli.runtime import count_cores, keep_freed_memory
+from ftcli.runtime import count_cores, disable_malloc_trim
 
 STAGE = "main"
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def open_batches(
+def iterate_batches(
     job: Job, split: str, order: Sequence[int] | None, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of normalised images in channels last; an order of None stands for evaluation."""
-    images = ImageFolder(str(job.data.folder / split), v2.Compose([*list_steps(job, order is not None), np.array]))
-    places = range(len(images)) if order is None else order
-    loaded: Batches = DataLoader(images, job.batch_size, sampler=places, num_workers=num_workers)
+    images = ImageFolder(str(job.data.folder / split), v2.Compose([*list_transforms(job, order is not None), np.array]))
+    indices = range(len(images)) if order is None else order
+    loaded: Batches = DataLoader(images, job.batch_size, sampler=indices, num_workers=num_workers)
     mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
-    for batch, labels in loaded if num_workers else read_batches(images, places, job.batch_size):
+    for batch, labels in loaded if num_workers else read_batches(images, indices, job.batch_size):
         yield batch.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std), labels
 
 
-def read_batches(images: ImageFolder, places: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def read_batches(images: ImageFolder, indices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of pixels and labels, each read by as many threads as there are cores, which then wait."""
     with ThreadPoolExecutor(count_cores()) as pool:
-        for begin in range(0, len(places), size):
-            pixels, labels = zip(*pool.map(images.__getitem__, places[begin : begin + size]), strict=True)
+        for begin in range(0, len(indices), size):
+            pixels, labels = zip(*pool.map(images.__getitem__, indices[begin : begin + size]), strict=True)
             yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
 
 
-def share(job: Job) -> int:
+def choose_num_workers(job: Job) -> int:
     """The number of processes that read images, which ftcli would have."""
     images = split_images(schema.Data(root=str(job.data.folder)), job.seed, "own_loop")
-    return share_cores(None, torch.device("cpu"), images)
+    return default_num_workers(None, torch.device("cpu"), images)
 
 
 def main() -> None:
-    keep_freed_memory()
+    disable_malloc_trim()
     job = read_job()
-    model, head = build_network(job)
+    model, head = create_model(job)
     model = model.to(memory_format=torch.channels_last)
     freeze(model, head, job.stage)
     optimizer = torch.optim.SGD(head.parameters(), lr=job.stage.lr, momentum=0.9, fused=True)
-    criterion, lowest, num_workers = nn.CrossEntropyLoss(), float("inf"), share(job)
+    criterion, lowest, num_workers = nn.CrossEntropyLoss(), float("inf"), choose_num_workers(job)
     with tempfile.TemporaryDirectory() as folder:
         clock = Clock()
-        measure_accuracy(model, open_batches(job, "val", None, num_workers))
+        evaluate(model, iterate_batches(job, "val", None, num_workers))
         for epoch in range(1, job.stage.epochs + 1):
             clock.start_epoch()
             model.eval()
             head.train()
-            order = order_epoch(job.seed, STAGE, epoch, job.data.train)
-            for images, labels in open_batches(job, "train", order, num_workers):
+            order = epoch_permutation(job.seed, STAGE, epoch, job.data.train)
+            for images, labels in iterate_batches(job, "train", order, num_workers):
                 loss = criterion(model(images), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-            val_loss, accuracy = measure_accuracy(model, open_batches(job, "val", None, num_workers))
+            val_loss, accuracy = evaluate(model, iterate_batches(job, "val", None, num_workers))
             if val_loss < lowest:
                 lowest = val_loss
                 torch.save(model.state_dict(), Path(folder) / "best.pt")
             torch.save(model.state_dict(), Path(folder) / "last.pt")
             clock.end_epoch(accuracy)
-        clock.tell()
+        clock.print_result()
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from benchmarks.jobs import Job, Stage
+from benchmarks.jobs import Job, JobStage
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLASSES = 2
+NUM_CLASSES = 2
 _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 
 
@@ -29,7 +29,7 @@ _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 class Clock:
     """The seconds of a training, whole and by epoch, with the validation accuracy after each."""
 
-    began: float = field(default_factory=time.perf_counter)
+    start: float = field(default_factory=time.perf_counter)
     epochs: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     _last: float = field(default_factory=time.perf_counter)
@@ -45,28 +45,28 @@ class Clock:
         self.accuracies.append(accuracy)
         self._last = now
 
-    def tell(self) -> None:
+    def print_result(self) -> None:
         """Print what was measured, as the last line."""
-        told = {
-            "seconds": time.perf_counter() - self.began,
+        result = {
+            "seconds": time.perf_counter() - self.start,
             "epochs": self.epochs,
             "accuracies": self.accuracies,
         }
-        print(f"\n{json.dumps(told)}", flush=True)
+        print(f"\n{json.dumps(result)}", flush=True)
 
 
 def read_job() -> Job:
     """The job that this program was given."""
-    return Job.from_text(sys.argv[1])
+    return Job.from_json(sys.argv[1])
 
 
-def build_network(job: Job) -> tuple[nn.Module, nn.Module]:
+def create_model(job: Job) -> tuple[nn.Module, nn.Module]:
     """The job's network with a new head, and that head."""
     torch.manual_seed(job.seed)
     if job.backbone.startswith("timm/"):
         import timm
 
-        model: nn.Module = timm.create_model(job.backbone.removeprefix("timm/"), num_classes=CLASSES)
+        model: nn.Module = timm.create_model(job.backbone.removeprefix("timm/"), num_classes=NUM_CLASSES)
         if job.pretrained:
             _load_by_position(model)
         return model, model.get_classifier()  # type: ignore[operator]
@@ -74,7 +74,7 @@ def build_network(job: Job) -> tuple[nn.Module, nn.Module]:
     path = "fc" if hasattr(model, "fc") else f"classifier.{len(list(model.get_submodule('classifier').children())) - 1}"
     last = model.get_submodule(path)
     assert isinstance(last, nn.Linear)
-    head = nn.Linear(last.in_features, CLASSES)
+    head = nn.Linear(last.in_features, NUM_CLASSES)
     model.set_submodule(path, head, strict=True)
     return model, head
 
@@ -84,53 +84,53 @@ def _load_by_position(model: nn.Module) -> None:
     assert package is not None
     assert package.origin is not None
     tensors = torch.load(Path(package.origin).parent / _WEIGHTS, weights_only=True)
-    own = model.state_dict()
-    for (name, mine), tensor in zip(own.items(), tensors.values(), strict=True):
+    state_dict = model.state_dict()
+    for (name, parameter), tensor in zip(state_dict.items(), tensors.values(), strict=True):
         if not name.startswith("classifier."):
-            assert mine.shape == tensor.shape
-            own[name] = tensor
-    model.load_state_dict(own)
+            assert parameter.shape == tensor.shape
+            state_dict[name] = tensor
+    model.load_state_dict(state_dict)
 
 
-def freeze(model: nn.Module, head: nn.Module, stage: Stage) -> None:
+def freeze(model: nn.Module, head: nn.Module, stage: JobStage) -> None:
     """Take what the stage freezes out of training, by requires_grad, as everyone does."""
     for parameter in model.parameters():
         parameter.requires_grad = stage.freeze == "none"
     if stage.freeze == "backbone":
-        live = list(head.parameters())
+        trainable = list(head.parameters())
     else:
         children = dict(model.named_children())
-        after = list(children)[list(children).index(stage.freeze) + 1 :] if stage.freeze != "none" else []
-        live = [parameter for name in after for parameter in children[name].parameters()]
-    for parameter in live:
+        unfrozen = list(children)[list(children).index(stage.freeze) + 1 :] if stage.freeze != "none" else []
+        trainable = [parameter for name in unfrozen for parameter in children[name].parameters()]
+    for parameter in trainable:
         parameter.requires_grad = True
 
 
-def build_optimizer(model: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, stage: JobStage) -> torch.optim.Optimizer:
     """The stage's optimizer over what is trained, with PyTorch's defaults."""
-    live = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if stage.optimizer == "adamw":
-        return torch.optim.AdamW(live, lr=stage.lr)
-    return torch.optim.SGD(live, lr=stage.lr, momentum=0.9)
+        return torch.optim.AdamW(trainable, lr=stage.lr)
+    return torch.optim.SGD(trainable, lr=stage.lr, momentum=0.9)
 
 
-def list_steps(job: Job, training: bool) -> list[Any]:
+def list_transforms(job: Job, training: bool) -> list[Any]:
     """What happens to an image before it is a tensor."""
-    kind = v2.InterpolationMode.BICUBIC if job.pretrained else v2.InterpolationMode.BILINEAR
+    interpolation = v2.InterpolationMode.BICUBIC if job.pretrained else v2.InterpolationMode.BILINEAR
     if training and job.augment == "standard":
-        return [v2.RandomResizedCrop(job.image_size, interpolation=kind), v2.RandomHorizontalFlip()]
+        return [v2.RandomResizedCrop(job.image_size, interpolation=interpolation), v2.RandomHorizontalFlip()]
     size = job.image_size
-    steps: list[Any] = [v2.Resize((size, size), kind)]
+    transforms: list[Any] = [v2.Resize((size, size), interpolation)]
     if job.resize == "crop":
-        steps = [v2.Resize(round(size * 256 / 224), kind), v2.CenterCrop(size)]
+        transforms = [v2.Resize(round(size * 256 / 224), interpolation), v2.CenterCrop(size)]
     flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if training and job.augment == "flips" else []
-    return [*steps, *flips]
+    return [*transforms, *flips]
 
 
 def build_transform(job: Job, training: bool) -> Callable[[Any], Tensor]:
     """The transform of an image, as the tutorials of torchvision have it."""
     transform: Callable[[Any], Tensor] = v2.Compose(
-        [*list_steps(job, training), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+        [*list_transforms(job, training), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     )
     return transform
 
@@ -146,14 +146,14 @@ def open_loader(job: Job, split: str, training: bool) -> DataLoader[Any]:
     return DataLoader(images, batch_size=job.batch_size, shuffle=training, num_workers=job.num_workers)
 
 
-def measure_accuracy(model: nn.Module, loader: Any) -> tuple[float, float]:
+def evaluate(model: nn.Module, loader: Any) -> tuple[float, float]:
     """The mean cross-entropy and the share that is right, in evaluation."""
     model.eval()
-    right, loss, count = 0, 0.0, 0
+    correct, loss, count = 0, 0.0, 0
     with torch.no_grad():
         for images, labels in loader:
             logits = model(images)
             loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(1) == labels).sum())
+            correct += int((logits.argmax(1) == labels).sum())
             count += len(labels)
-    return loss / count, right / count
+    return loss / count, correct / count

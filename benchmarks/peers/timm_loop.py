@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # like
 from torch import nn
 
 from benchmarks.jobs import Job
-from benchmarks.peers.parts import MEAN, STD, Clock, build_network, freeze, measure_accuracy, read_job
+from benchmarks.peers.parts import MEAN, STD, Clock, create_model, freeze, evaluate, read_job
 
 
 def open_loader(job: Job, split: str, training: bool) -> Any:
@@ -38,7 +38,7 @@ def open_loader(job: Job, split: str, training: bool) -> Any:
 
 def main() -> None:
     job = read_job()
-    model, head = build_network(job)
+    model, head = create_model(job)
     train, val = open_loader(job, "train", True), open_loader(job, "val", False)
     freeze(model, head, job.stage)
     optimizer = create_optimizer_v2(model, opt=job.stage.optimizer, lr=job.stage.lr, weight_decay=0.0, momentum=0.9)
@@ -52,12 +52,12 @@ def main() -> None:
                 optimizer.zero_grad()
                 criterion(model(images), labels).backward()
                 optimizer.step()
-            val_loss, accuracy = measure_accuracy(model, val)
+            val_loss, accuracy = evaluate(model, val)
             if val_loss < lowest:
                 lowest = val_loss
                 torch.save(model.state_dict(), Path(folder) / "best.pt")
             clock.end_epoch(accuracy)
-        clock.tell()
+        clock.print_result()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.peers.parts import Clock, build_network, freeze, open_split, read_job
+from benchmarks.peers.parts import Clock, create_model, freeze, open_split, read_job
 
 
-class Wrapped(nn.Module):
+class LossModel(nn.Module):
     """A network as the Trainer wants it."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -35,23 +35,23 @@ def collate(examples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
     }
 
 
-def watch(clock: Clock) -> Any:
+def timing_callback(clock: Clock) -> Any:
     """A callback that tells the clock of each epoch."""
     callback = TrainerCallback()
-    found = {"accuracy": 0.0}
+    latest = {"accuracy": 0.0}
 
-    def note(*_: Any, metrics: dict[str, float], **__: Any) -> None:
-        found["accuracy"] = metrics["eval_accuracy"]
+    def record(*_: Any, metrics: dict[str, float], **__: Any) -> None:
+        latest["accuracy"] = metrics["eval_accuracy"]
 
-    callback.on_evaluate = note
-    callback.on_save = lambda *_, **__: clock.end_epoch(found["accuracy"])
+    callback.on_evaluate = record
+    callback.on_save = lambda *_, **__: clock.end_epoch(latest["accuracy"])
     callback.on_epoch_begin = lambda *_, **__: clock.start_epoch()
     return callback
 
 
 def main() -> None:
     job = read_job()
-    network, head = build_network(job)
+    network, head = create_model(job)
     freeze(network, head, job.stage)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -76,16 +76,16 @@ def main() -> None:
         )
         clock = Clock()
         trainer = Trainer(
-            model=Wrapped(network),
+            model=LossModel(network),
             args=arguments,
             data_collator=collate,
             train_dataset=open_split(job, "train", training=True),
             eval_dataset=open_split(job, "val", training=False),
             compute_metrics=lambda told: {"accuracy": float(np.mean(told.predictions.argmax(1) == told.label_ids))},
-            callbacks=[watch(clock)],
+            callbacks=[timing_callback(clock)],
         )
         trainer.train()
-        clock.tell()
+        clock.print_result()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from torch import nn
 
 from benchmarks.peers.parts import (
     Clock,
-    build_network,
-    build_optimizer,
+    create_model,
+    create_optimizer,
     freeze,
-    measure_accuracy,
+    evaluate,
     open_loader,
     read_job,
 )
@@ -21,7 +21,7 @@ from benchmarks.peers.parts import (
 
 def main() -> None:
     job = read_job()
-    model, head = build_network(job)
+    model, head = create_model(job)
     train, val = open_loader(job, "train", training=True), open_loader(job, "val", training=False)
     criterion = nn.CrossEntropyLoss()
     with tempfile.TemporaryDirectory() as folder:
@@ -29,7 +29,7 @@ def main() -> None:
         clock = Clock()
         for stage in job.stages:
             freeze(model, head, stage)
-            optimizer, lowest = build_optimizer(model, stage), float("inf")
+            optimizer, lowest = create_optimizer(model, stage), float("inf")
             for _ in range(stage.epochs):
                 clock.start_epoch()
                 model.train()
@@ -38,13 +38,13 @@ def main() -> None:
                     loss = criterion(model(images), labels)
                     loss.backward()
                     optimizer.step()
-                val_loss, accuracy = measure_accuracy(model, val)
+                val_loss, accuracy = evaluate(model, val)
                 if val_loss < lowest:
                     lowest = val_loss
                     torch.save(model.state_dict(), best)
                 clock.end_epoch(accuracy)
             model.load_state_dict(torch.load(best, weights_only=True))
-        clock.tell()
+        clock.print_result()
 
 
 if __name__ == "__main__":

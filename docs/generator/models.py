@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from ftcli.errors import RecipeError
-from ftcli.models.anatomy import Anatomy, Cut, examine, find_cut, find_head
-from ftcli.models.freezing import Freezing, apply_freezing, resolve_freezing, set_modes
+from ftcli.models.anatomy import ModelSummary, ModelCut, summarize, cut_model, find_head
+from ftcli.models.freezing import FrozenNames, set_requires_grad, resolve_freeze, set_train_mode
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.inspection import count_parameters
-from ftcli.models.zoo import build_network, default_preprocessing, list_models, list_weights
+from ftcli.models.zoo import create_model, default_preprocessing, list_torchvision_models, list_weights
 from ftcli.recipe.schema import Head, Stage
-from ftcli.results import HeadPlace, WeightsEntry
+from ftcli.results import HeadInfo, WeightsEntry
 
 PATH = "docs/models.md"
-CLASSES = 3
-IMAGES = 2
+NUM_CLASSES = 3
+BATCH_SIZE = 2
 _SAMPLE = """
     beit_base_patch16_224 coat_lite_tiny convnext_atto crossvit_tiny_240 cspresnet50 davit_tiny deit3_small_patch16_224
     deit_tiny_distilled_patch16_224 densenet121 dla34 dm_nfnet_f0 edgenext_xx_small efficientformer_l1
@@ -50,7 +50,7 @@ _COLUMNS = {
     "numbers": "--:",
 }
 
-_TEXT = """\
+_PAGE_TEMPLATE = """\
 # Models
 
 `ftcli inspect` lists the models with their sizes, and `ftcli inspect NAME` shows the layers of one. This page tells
@@ -89,116 +89,116 @@ These of the sample cannot be used, and ftcli says why:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """What ftcli finds in a network. The cuts are None where its code cannot be traced."""
 
     name: str
     parameters: int
     multiply_adds: int
     image_size: int
-    head: HeadPlace
+    head: HeadInfo
     weights: tuple[WeightsEntry, ...]
-    trains: bool
-    at_head: Cut | None
-    middle: str
-    share: float
-    in_middle: Cut | None
+    is_trainable: bool
+    head_cut: ModelCut | None
+    middle_module: str
+    frozen_fraction: float
+    middle_cut: ModelCut | None
 
 
-def describe_model(name: str) -> Row:
+def analyze_model(name: str) -> ModelRow:
     """Compute the row of a model, on the meta device. Raises RecipeError where ftcli cannot use it."""
     size = default_preprocessing(name, "none").image_size
-    network = build_network(name, True, size, "inspect")
-    anatomy = examine(network, size, "inspect")
+    network = create_model(name, True, size, "inspect")
+    anatomy = summarize(network, size, "inspect")
     head, parameters = find_head(network, anatomy, "inspect"), count_parameters(network)
-    replace_head(network, head.path, build_head(network.get_submodule(head.path), Head(), CLASSES))
-    middle, share = _find_middle(network, anatomy, head.path)
+    replace_head(network, head.path, build_head(network.get_submodule(head.path), Head(), NUM_CLASSES))
+    middle, frozen_fraction = _find_middle_module(network, anatomy, head.path)
 
-    def freeze(what: Any) -> Freezing:
+    def freeze(what: Any) -> FrozenNames:
         stage = Stage.model_validate(
             {"name": "one", "freeze": what, "epochs": 1, "optimizer": {"name": "sgd", "lr": 0.1}}
         )
-        return resolve_freezing(network, anatomy, head.path, stage, "freeze")
+        return resolve_freeze(network, anatomy, head.path, stage, "freeze")
 
-    backbone, half = freeze("backbone"), freeze({"through": middle})
-    at_head = find_cut(network, backbone.parameters, backbone.modules, size)
-    trains = _gives_gradients(network.train(), [_make_images(3, size, size)], dict(network.named_parameters()))
-    if at_head is not None:
-        values = [_make_images(*value.shape) for value in at_head.crossing]
-        trained = {name: p for name, p in network.named_parameters() if name not in backbone.parameters}
-        apply_freezing(network, backbone)
-        set_modes(network, backbone)
-        trains = trains and _gives_gradients(at_head.training_suffix, values, trained)
-    return Row(
+    frozen_backbone, frozen_half = freeze("backbone"), freeze({"through": middle})
+    head_cut = cut_model(network, frozen_backbone.parameters, frozen_backbone.modules, size)
+    is_trainable = _has_gradients(network.train(), [_meta_images(3, size, size)], dict(network.named_parameters()))
+    if head_cut is not None:
+        boundary = [_meta_images(*value.shape) for value in head_cut.boundary]
+        trainable = {name: p for name, p in network.named_parameters() if name not in frozen_backbone.parameters}
+        set_requires_grad(network, frozen_backbone)
+        set_train_mode(network, frozen_backbone)
+        is_trainable = is_trainable and _has_gradients(head_cut.training_suffix, boundary, trainable)
+    return ModelRow(
         name=name,
         parameters=parameters,
         multiply_adds=anatomy.multiply_adds,
         image_size=size,
         head=head,
         weights=list_weights(name),
-        trains=trains,
-        at_head=at_head,
-        middle=middle,
-        share=share,
-        in_middle=find_cut(network, half.parameters, half.modules, size),
+        is_trainable=is_trainable,
+        head_cut=head_cut,
+        middle_module=middle,
+        frozen_fraction=frozen_fraction,
+        middle_cut=cut_model(network, frozen_half.parameters, frozen_half.modules, size),
     )
 
 
-def _make_images(*shape: int) -> torch.Tensor:
-    return torch.empty(IMAGES, *shape, device="meta")
+def _meta_images(*shape: int) -> torch.Tensor:
+    return torch.empty(BATCH_SIZE, *shape, device="meta")
 
 
-def _find_middle(network: nn.Module, anatomy: Anatomy, head: str) -> tuple[str, float]:
+def _find_middle_module(network: nn.Module, anatomy: ModelSummary, head: str) -> tuple[str, float]:
     """The module to freeze through, and the share of the backbone's parameters that this freezes."""
     sizes = {name: p.numel() for name, p in network.named_parameters() if not name.startswith(f"{head}.")}
-    begun = [(time, sizes[name]) for name, time in anatomy.first_use.items() if name in sizes]
-    shares = {
-        module: sum(size for time, size in begun if time < end) / sum(sizes.values())
-        for module, end in anatomy.left.items()
-        if end < anatomy.entered[head]
+    parameter_use = [(time, sizes[name]) for name, time in anatomy.first_use.items() if name in sizes]
+    fractions = {
+        module: sum(size for time, size in parameter_use if time < end) / sum(sizes.values())
+        for module, end in anatomy.exit_order.items()
+        if end < anatomy.enter_order[head]
     }
-    central = [module for module, share in shares.items() if 0.4 <= share <= 0.6]
+    central = [module for module, fraction in fractions.items() if 0.4 <= fraction <= 0.6]
     depth = min((module.count(".") for module in central), default=None)
-    near = [module for module in central if module.count(".") == depth] or list(shares)
-    chosen = min(near, key=lambda module: abs(shares[module] - 0.5))
-    return chosen, shares[chosen]
+    candidates = [module for module in central if module.count(".") == depth] or list(fractions)
+    chosen = min(candidates, key=lambda module: abs(fractions[module] - 0.5))
+    return chosen, fractions[chosen]
 
 
-def _gives_gradients(module: nn.Module, inputs: Sequence[torch.Tensor], wanted: Mapping[str, nn.Parameter]) -> bool:
+def _has_gradients(module: nn.Module, inputs: Sequence[torch.Tensor], expected: Mapping[str, nn.Parameter]) -> bool:
     """Whether a step gives exactly the wanted parameters, of those that the module holds, gradients of their shapes."""
     module.zero_grad()
     output = module(*inputs)
     output.sum().backward()
-    given = {id(p): p.grad.shape for p in module.parameters() if p.grad is not None}
-    return output.shape == (IMAGES, CLASSES) and given == {id(p): p.shape for p in wanted.values()}
+    actual = {id(p): p.grad.shape for p in module.parameters() if p.grad is not None}
+    return output.shape == (BATCH_SIZE, NUM_CLASSES) and actual == {id(p): p.shape for p in expected.values()}
 
 
 def render_documents() -> dict[str, str]:
     """The text of docs/models.md, by its path in the project."""
-    return {PATH: render_page([render_line(name) for name in (*list_models(), *SAMPLE)])}
+    return {PATH: render_page([render_line(name) for name in (*list_torchvision_models(), *SAMPLE)])}
 
 
 def render_page(lines: Sequence[str]) -> str:
     """The page with a line for each of torchvision's models and of the sample, in order."""
-    own = len(list_models())
-    return _TEXT.format(
-        classes=CLASSES,
-        count=own,
-        torchvision=_render_table(lines[:own]),
-        timm=_render_table([line for line in lines[own:] if line.startswith("|")]),
-        refused="\n".join(line for line in lines[own:] if not line.startswith("|")),
+    num_torchvision = len(list_torchvision_models())
+    return _PAGE_TEMPLATE.format(
+        classes=NUM_CLASSES,
+        count=num_torchvision,
+        torchvision=_render_table(lines[:num_torchvision]),
+        timm=_render_table([line for line in lines[num_torchvision:] if line.startswith("|")]),
+        refused="\n".join(line for line in lines[num_torchvision:] if not line.startswith("|")),
     )
 
 
 def render_line(name: str) -> str:
     """A model's row, or what ftcli says of one that it cannot use, as Markdown."""
     try:
-        return render_row(describe_model(name))
+        return render_row(analyze_model(name))
     except RecipeError as error:
         return f"- `{name}`: {str(error).removeprefix('inspect: ')}"
 
 
-def render_row(row: Row) -> str:
+def render_row(row: ModelRow) -> str:
     """A row of the table, as Markdown."""
     cells = (
         f"`{row.name}`",
@@ -207,13 +207,13 @@ def render_row(row: Row) -> str:
         str(row.image_size),
         f"`{row.head.path}`",
         str(row.head.in_features),
-        _tell_weights(row.weights),
-        "yes" if row.trains else "no",
-        "-" if row.at_head is None else ", ".join(f"`{c.name}` {_tell_shape(c.shape)}" for c in row.at_head.crossing),
-        f"`{row.middle}`",
-        f"{row.share:.0%}",
-        "-" if row.in_middle is None else str(len(row.in_middle.crossing)),
-        "-" if row.in_middle is None else f"{sum(math.prod(c.shape) for c in row.in_middle.crossing):,}",
+        _format_weights(row.weights),
+        "yes" if row.is_trainable else "no",
+        "-" if row.head_cut is None else ", ".join(f"`{c.name}` {_format_shape(c.shape)}" for c in row.head_cut.boundary),
+        f"`{row.middle_module}`",
+        f"{row.frozen_fraction:.0%}",
+        "-" if row.middle_cut is None else str(len(row.middle_cut.boundary)),
+        "-" if row.middle_cut is None else f"{sum(math.prod(c.shape) for c in row.middle_cut.boundary):,}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -222,12 +222,12 @@ def _render_table(rows: Iterable[str]) -> str:
     return "\n".join((f"| {' | '.join(_COLUMNS)} |", f"| {' | '.join(_COLUMNS.values())} |", *rows))
 
 
-def _tell_weights(weights: Sequence[WeightsEntry]) -> str:
+def _format_weights(weights: Sequence[WeightsEntry]) -> str:
     if any(entry.accuracy is not None for entry in weights):
         return ", ".join(f"{entry.name} {entry.accuracy or math.nan:.2f}".replace("nan", "-") for entry in weights)
     more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
     return weights[0].name + more if weights else "none"
 
 
-def _tell_shape(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))

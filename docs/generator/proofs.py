@@ -9,25 +9,25 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, order=True)
-class Proof:
+class KeyTest:
     """A test, by its file in the project and its name."""
 
     path: str
     test: str
 
 
-def find_proofs(root: Path) -> dict[str, list[Proof]]:
+def find_key_tests(root: Path) -> dict[str, list[KeyTest]]:
     """The tests below root/tests that carry `@pytest.mark.covers(key, …)`, by key, in order. Nothing is imported."""
-    proofs: dict[str, list[Proof]] = {}
+    key_tests: dict[str, list[KeyTest]] = {}
     for path in sorted((root / "tests").rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            for key in _list_marks(function):
-                proofs.setdefault(key, []).append(Proof(path.relative_to(root).as_posix(), function.name))
-    return proofs
+            for key in _list_marked_keys(function):
+                key_tests.setdefault(key, []).append(KeyTest(path.relative_to(root).as_posix(), function.name))
+    return key_tests
 
 
-def _list_marks(function: ast.FunctionDef) -> Iterator[str]:
+def _list_marked_keys(function: ast.FunctionDef) -> Iterator[str]:
     calls = (node for decorator in function.decorator_list for node in ast.walk(decorator))
     for call in calls:
         if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.covers":

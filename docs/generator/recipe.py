@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from docs.generator.keys import Key, Mapping, Reader, link_name, list_keys, tell_value
-from docs.generator.proofs import find_proofs
+from docs.generator.keys import Key, Section, SchemaReader, section_anchor, list_keys, format_value
+from docs.generator.proofs import find_key_tests
 from ftcli.data.transforms import PRESETS
-from ftcli.recipe.reference import describe_recipe
+from ftcli.recipe.reference import build_json_schema
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = Path(__file__).with_name("example.yaml")
+EXAMPLE_PATH = Path(__file__).with_name("example.yaml")
 
 INTRODUCTION = """\
 # The recipe
@@ -28,8 +28,8 @@ the schema beside your recipe with `ftcli schema > recipe.schema.json`. This pag
 [a test that shows that it does something](recipe-tests.md).
 """
 
-OVERRIDING = """\
-## Changing a key without editing
+OVERRIDES_SECTION = """\
+## BatchTransformConfig a key without editing
 
 `--set KEY=VALUE`, as often as needed, changes what a recipe says before it is checked. Keys are joined by dots, a stage
 is called by its name, an item of another list by its number from 0, and the value is YAML:
@@ -41,7 +41,7 @@ ftcli train flowers.yaml --set stages.upper.optimizer.lr=1e-4 --set 'head.hidden
 ```
 """
 
-PROOFS = """\
+KEY_TESTS_HEADER = """\
 # What shows that each key does something
 
 For every key of [a recipe](recipe.md), the tests that fail if it is ignored. A key that several transforms, optimizers
@@ -52,94 +52,94 @@ as `@pytest.mark.covers("stages.epochs")`; this page is made from these marks by
 
 def render_documents() -> dict[str, str]:
     """The texts of the documents by their path in the project."""
-    document = describe_recipe()
+    schema = build_json_schema()
     return {
-        "configs/recipe.schema.json": json.dumps(document, ensure_ascii=False, indent=2) + "\n",
-        "docs/recipe.md": _render_reference(Reader(document)),
-        "docs/recipe-tests.md": _render_proofs(Reader(document)),
+        "configs/recipe.schema.json": json.dumps(schema, ensure_ascii=False, indent=2) + "\n",
+        "docs/recipe.md": _render_reference(SchemaReader(schema)),
+        "docs/recipe-tests.md": _render_key_tests(SchemaReader(schema)),
     }
 
 
-def list_places(reader: Reader) -> tuple[str, ...]:
+def list_key_paths(reader: SchemaReader) -> tuple[str, ...]:
     """Every key that settles something, once: not those that only hold others."""
-    mappings = [reader.read_top(), *reader.read_parts()]
-    return tuple(dict.fromkeys(key.place for mapping in mappings for key in list_keys(mapping) if key.settles))
+    sections = [reader.read_top_level(), *reader.read_sections()]
+    return tuple(dict.fromkeys(key.key_path for section in sections for key in list_keys(section) if key.is_leaf))
 
 
-def _render_reference(reader: Reader) -> str:
-    top, parts = reader.read_top(), reader.read_parts()
-    example = f"## An example\n\n```yaml\n{EXAMPLE.read_text(encoding='utf-8')}```\n"
-    sections = [INTRODUCTION, example, _render_index(top, parts), OVERRIDING, _render_top(top)]
-    return "\n".join([*sections, *(_render_part(part) for part in parts)])
+def _render_reference(reader: SchemaReader) -> str:
+    top_level, sections = reader.read_top_level(), reader.read_sections()
+    example = f"## An example\n\n```yaml\n{EXAMPLE_PATH.read_text(encoding='utf-8')}```\n"
+    texts = [INTRODUCTION, example, _render_index(top_level, sections), OVERRIDES_SECTION, _render_top_level(top_level)]
+    return "\n".join([*texts, *(_render_section(section) for section in sections)])
 
 
-def _render_index(top: Mapping, parts: Iterable[Mapping]) -> str:
-    rows = [("[at the top](#at-the-top)", _name_keys(top))]
-    for part in parts:
-        rows.append((f"[`{part.name}`](#{link_name(part.name)})", _name_keys(part)))
-        places = dict.fromkeys(alternative.place for alternative in part.names)
-        for place in places:
-            names = [alternative.name for alternative in part.names if alternative.place == place]
-            rows.append((_link_names(place), ", ".join(f"[`{name}`](#{name})" for name in names)))
+def _render_index(top_level: Section, sections: Iterable[Section]) -> str:
+    rows = [("[at the top](#at-the-top)", _join_keys(top_level))]
+    for section in sections:
+        rows.append((f"[`{section.name}`](#{section_anchor(section.name)})", _join_keys(section)))
+        key_paths = dict.fromkeys(alternative.key_path for alternative in section.alternatives)
+        for key_path in key_paths:
+            names = [alternative.name for alternative in section.alternatives if alternative.key_path == key_path]
+            rows.append((_link_alternatives(key_path), ", ".join(f"[`{name}`](#{name})" for name in names)))
     return "## All keys\n\n" + _render_table(("where", "what stands there"), rows)
 
 
-def _name_keys(mapping: Mapping) -> str:
-    return ", ".join(f"`{_shorten(mapping, key)}`" for key in mapping.keys)
+def _join_keys(section: Section) -> str:
+    return ", ".join(f"`{_relative_key(section, key)}`" for key in section.keys)
 
 
-def _link_names(place: str) -> str:
-    return f"[`{place}`](#{_title_names(place).lower().replace(' ', '-').replace('`', '').replace('.', '')})"
+def _link_alternatives(key_path: str) -> str:
+    return f"[`{key_path}`](#{_alternatives_title(key_path).lower().replace(' ', '-').replace('`', '').replace('.', '')})"
 
 
-def _title_names(place: str) -> str:
-    return f"What `{place}` may name"
+def _alternatives_title(key_path: str) -> str:
+    return f"What `{key_path}` may name"
 
 
-def _render_top(top: Mapping) -> str:
-    return f"## At the top\n\n{_render_keys(top)}"
+def _render_top_level(top_level: Section) -> str:
+    return f"## At the top\n\n{_render_keys(top_level)}"
 
 
-def _render_part(part: Mapping) -> str:
-    sections = [f"## `{part.name}`\n\n{_escape(part.description)}\n\n{_render_keys(part)}"]
-    if part.name == "data":
-        sections.append(_render_presets())
-    for place in dict.fromkeys(alternative.place for alternative in part.names):
-        sections.append(f"### {_title_names(place)}\n")
-        for alternative in (alternative for alternative in part.names if alternative.place == place):
+def _render_section(section: Section) -> str:
+    texts = [f"## `{section.name}`\n\n{_escape(section.description)}\n\n{_render_keys(section)}"]
+    if section.name == "data":
+        texts.append(_render_presets())
+    for key_path in dict.fromkeys(alternative.key_path for alternative in section.alternatives):
+        texts.append(f"### {_alternatives_title(key_path)}\n")
+        for alternative in (alternative for alternative in section.alternatives if alternative.key_path == key_path):
             settings = f"\n{_render_keys(alternative)}" if alternative.keys else ""
-            sections.append(f"#### `{alternative.name}`\n\n{_escape(alternative.description)}\n{settings}")
-    return "\n".join(sections)
+            texts.append(f"#### `{alternative.name}`\n\n{_escape(alternative.description)}\n{settings}")
+    return "\n".join(texts)
 
 
-def _render_keys(mapping: Mapping) -> str:
+def _render_keys(section: Section) -> str:
     rows = [
         (
-            f"`{_shorten(mapping, key)}`",
-            key.may_be,
+            f"`{_relative_key(section, key)}`",
+            key.allowed,
             "*needed*" if key.default is None else f"`{key.default}`",
             _escape(key.description),
         )
-        for key in mapping.keys
+        for key in section.keys
     ]
     return _render_table(("key", "may be", "default", "what it does"), rows)
 
 
 def _render_presets() -> str:
     rows = [
-        (f"`{preset}`", f"`{tell_value([transform.model_dump(exclude_defaults=True) for transform in transforms])}`")
+        (f"`{preset}`", f"`{format_value([transform.model_dump(exclude_defaults=True) for transform in transforms])}`")
         for preset, transforms in PRESETS.items()
     ]
     return f"### The presets of `data.augment`\n\n{_render_table(('preset', 'stands for'), rows)}"
 
 
-def _render_proofs(reader: Reader) -> str:
-    proofs = find_proofs(ROOT)
+def _render_key_tests(reader: SchemaReader) -> str:
+    key_tests = find_key_tests(ROOT)
     rows = [
-        (f"`{place}`", "<br>".join(f"[`{p.test}`](../{p.path})" for p in sorted(set(proofs.get(place, ())))) or "none")
-        for place in list_places(reader)
+        (f"`{key_path}`", "<br>".join(f"[`{p.test}`](../{p.path})" for p in sorted(set(key_tests.get(key_path, ())))) or "none")
+        for key_path in list_key_paths(reader)
     ]
-    return f"{PROOFS}\n{_render_table(('key', 'shown by'), rows)}"
+    return f"{KEY_TESTS_HEADER}\n{_render_table(('key', 'shown by'), rows)}"
 
 
 def _render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -147,8 +147,8 @@ def _render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
-def _shorten(mapping: Mapping, key: Key) -> str:
-    return key.place.removeprefix(f"{mapping.place}.")
+def _relative_key(section: Section, key: Key) -> str:
+    return key.key_path.removeprefix(f"{section.key_path}.")
 
 
 def _escape(text: str) -> str:

@@ -9,20 +9,20 @@ import torch
 from torch import nn
 
 from ftcli.data.loading import measure_preprocessing
-from ftcli.data.sources import ImageSet
+from ftcli.data.sources import ImageDataset
 from ftcli.inference.classifier import load_classifier
 from ftcli.models.weights import load_pretrained, load_weights, read_preprocessing
 from ftcli.models.zoo import adapt_preprocessing
 from ftcli.planning import build_model, plan_recipe
-from ftcli.recipe.loading import Document
+from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema import Backbone
-from ftcli.recipe.schema.network import is_address
+from ftcli.recipe.schema.network import is_url
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runs.folder import find_checkpoint
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """A network with weights, what it expects of an image, and where its head sits. `classes` are those of a
     checkpoint; `weights` says where the weights came from, and `sha256` is that of their file or a checkpoint's digest.
     `epoch` is that of a checkpoint, 0 before any training."""
@@ -37,7 +37,7 @@ class Subject:
     epoch: int = 0
 
 
-def load_subject(source: str | Document | Backbone, reporter: Reporter, images: ImageSet | None = None) -> Subject:
+def load_model(source: str | RecipeFile | Backbone, reporter: Reporter, dataset: ImageDataset | None = None) -> LoadedModel:
     """The network of a recipe before training, of a checkpoint (.pt), of a model's name with its default weights, or
     with those that a backbone says.
 
@@ -46,43 +46,43 @@ def load_subject(source: str | Document | Backbone, reporter: Reporter, images: 
 
     Raises RecipeError for what is not known, CheckpointError for weights that cannot be had or do not fit.
     """
-    if isinstance(source, Document):
-        return _load_recipe(source, reporter, images)
+    if isinstance(source, RecipeFile):
+        return _load_recipe(source, reporter, dataset)
     if isinstance(source, str) and source.endswith(".pt"):
         return _load_checkpoint(Path(source), reporter)
-    where = "--plot-activations" if isinstance(source, str) else "--weights"
+    location = "--plot-activations" if isinstance(source, str) else "--weights"
     backbone = Backbone(name=source) if isinstance(source, str) else source
-    loaded = load_pretrained(backbone, where, reporter)
-    origin = loaded.origin
-    return Subject(backbone.name, loaded.model, loaded.preprocessing, loaded.head, None, origin.source, origin.sha256)
+    pretrained = load_pretrained(backbone, location, reporter)
+    origin = pretrained.weights_info
+    return LoadedModel(backbone.name, pretrained.model, pretrained.preprocessing, pretrained.head, None, origin.source, origin.sha256)
 
 
-def _load_recipe(document: Document, reporter: Reporter, images: ImageSet | None) -> Subject:
-    plan, backbone = plan_recipe(document), document.recipe.backbone
-    where = document.locate("backbone", "weights")
-    if is_address(backbone.weights):  # what it was trained with shows when it has come
-        own = read_preprocessing(backbone, where, reporter)
-        plan = plan_recipe(document, adapt_preprocessing(own, document.recipe.data))
+def _load_recipe(recipe_file: RecipeFile, reporter: Reporter, dataset: ImageDataset | None) -> LoadedModel:
+    plan, backbone = plan_recipe(recipe_file), recipe_file.recipe.backbone
+    location = recipe_file.locate("backbone", "weights")
+    if is_url(backbone.weights):  # what it was trained with shows when it has come
+        pretrained_preprocessing = read_preprocessing(backbone, location, reporter)
+        plan = plan_recipe(recipe_file, adapt_preprocessing(pretrained_preprocessing, recipe_file.recipe.data))
     model = build_model(plan)
-    origin = load_weights(model, backbone, plan.head.path, where, reporter)
+    origin = load_weights(model, backbone, plan.head.path, location, reporter)
     preprocessing = plan.preprocessing
-    if document.recipe.data.normalize == "dataset" and images is not None:
-        preprocessing = measure_preprocessing(preprocessing, images, document.recipe.data)
-    elif document.recipe.data.normalize == "dataset":
+    if recipe_file.recipe.data.normalize == "dataset" and dataset is not None:
+        preprocessing = measure_preprocessing(preprocessing, dataset, recipe_file.recipe.data)
+    elif recipe_file.recipe.data.normalize == "dataset":
         reporter.warn(
-            f"{document.locate('data', 'normalize')}: mean and std are measured when training begins; the weights' own "
+            f"{recipe_file.locate('data', 'normalize')}: mean and std are measured when training begins; the weights' own "
             "are used here"
         )
-    return Subject(backbone.name, model, preprocessing, plan.head.path, None, origin.source, origin.sha256)
+    return LoadedModel(backbone.name, model, preprocessing, plan.head.path, None, origin.source, origin.sha256)
 
 
-def _load_checkpoint(given: Path, reporter: Reporter) -> Subject:
-    path, note = find_checkpoint(given)
+def _load_checkpoint(argument: Path, reporter: Reporter) -> LoadedModel:
+    path, note = find_checkpoint(argument)
     if note:
-        reporter.say(note)
+        reporter.info(note)
     classifier, checkpoint, _, plan = load_classifier(path, torch.device("cpu"))
     name = plan.recipe.backbone.name
-    return Subject(
+    return LoadedModel(
         name,
         classifier.model,
         checkpoint.preprocessing,

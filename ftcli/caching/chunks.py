@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli import storage
-from ftcli.caching.places import CHUNK
+from ftcli.caching.places import CHUNK_SUFFIX
 from ftcli.errors import RunError
 
 KEY_BYTES = 16
@@ -28,7 +28,7 @@ _ENTRY = struct.Struct("<16sQQI")
 _FOOTER = struct.Struct("<8sQI")
 _MAGIC = b"ftcli\x001\n"
 _ENTRIES = np.dtype([("key", f"S{KEY_BYTES}"), ("offset", "<u8"), ("length", "<u8"), ("crc", "<u4")])
-_ALIGNED = 16  # bytes, so that a record may be taken for numbers of any kind
+_ALIGNMENT = 16  # bytes, so that a record may be taken for numbers of any kind
 
 Buffer = bytes | bytearray | memoryview
 
@@ -39,37 +39,37 @@ class Chunk:
     `checked` tells which of its `count` records are known to be what was written, `broken` which are known not to be.
     """
 
-    def __init__(self, path: Path, descriptor: int, count: int) -> None:
-        found = os.fstat(descriptor)
+    def __init__(self, path: Path, descriptor: int, num_records: int) -> None:
+        file_stat = os.fstat(descriptor)
         self.path = path
-        self.bytes = found.st_size
-        self.checked = np.zeros(count, dtype=bool)
-        self.broken = np.zeros(count, dtype=bool)
+        self.size = file_stat.st_size
+        self.checked = np.zeros(num_records, dtype=bool)
+        self.corrupt = np.zeros(num_records, dtype=bool)
         self._descriptor = descriptor
-        self._used = found.st_mtime
+        self._last_used = file_stat.st_mtime
         self._mapped: mmap.mmap | None = None
         weakref.finalize(self, os.close, descriptor)
 
     def load_entries(self) -> NDArray[np.void]:
         """The fields key, offset, length and crc for each record."""
         size = len(self.checked) * _ENTRY.size
-        return np.frombuffer(os.pread(self._descriptor, size, self.bytes - _FOOTER.size - size), dtype=_ENTRIES)
+        return np.frombuffer(os.pread(self._descriptor, size, self.size - _FOOTER.size - size), dtype=_ENTRIES)
 
     def check(self, row: int, offset: int, length: int, crc: int) -> bool:
         """Whether a record is what was written."""
-        right = zlib.crc32(os.pread(self._descriptor, length, offset)) == crc
-        (self.checked if right else self.broken)[row] = True
-        return right
+        is_intact = zlib.crc32(os.pread(self._descriptor, length, offset)) == crc
+        (self.checked if is_intact else self.corrupt)[row] = True
+        return is_intact
 
     def copy(self, offset: int, target: memoryview) -> None:
         """Copy a record. Raises RunError if it cannot be read any more."""
         try:
-            whole = os.preadv(self._descriptor, [target], offset) == len(target)
-            why = "it was cut off meanwhile"
+            is_complete = os.preadv(self._descriptor, [target], offset) == len(target)
+            reason = "it was cut off meanwhile"
         except OSError as error:
-            whole, why = False, str(error.strerror)
-        if not whole:
-            raise RunError(f"{self.path}: cannot be read ({why}); check the disk, and remove the file")
+            is_complete, reason = False, str(error.strerror)
+        if not is_complete:
+            raise RunError(f"{self.path}: cannot be read ({reason}); check the disk, and remove the file")
 
     def map(self, offset: int, length: int) -> memoryview:
         """A record where it lies, read-only."""
@@ -82,13 +82,13 @@ class Chunk:
         if self._mapped is not None:
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
-    def mark_used(self, begun: float) -> None:
+    def mark_used(self, process_start: float) -> None:
         """Date the file by now, at most once a minute, and once at least since this process has `begun`."""
         now = time.time()
-        if self._used < begun or now - self._used > 60.0:
+        if self._last_used < process_start or now - self._last_used > 60.0:
             with suppress(OSError):  # it has left, or is another user's, whose use it is that counts
                 os.utime(self.path)
-            self._used = now
+            self._last_used = now
 
 
 class ChunkWriter:
@@ -97,8 +97,8 @@ class ChunkWriter:
 
     def __init__(self, folder: Path) -> None:
         # By time, so that of two records under one key the later is known; by process and chance, so that no two meet.
-        name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{CHUNK}"
-        self.begun = time.monotonic()
+        name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{CHUNK_SUFFIX}"
+        self.start_time = time.monotonic()
         self.size = 0
         self._path = folder / name
         self._temporary = folder / f".{name}.tmp"
@@ -107,29 +107,29 @@ class ChunkWriter:
             # Without a buffer, of which processes that are forked meanwhile would have a copy.
             self._file = self._temporary.open("xb", buffering=0)
         except OSError as error:
-            raise RunError(storage.explain_failure(self._path, 0, error)) from error
+            raise RunError(storage.describe_write_error(self._path, 0, error)) from error
 
     def add(self, key: bytes, record: Buffer) -> None:
         """Append a record. Raises RunError if the disk is full."""
         data = memoryview(record).cast("B")
         self._write(data, self.size)
         self._index += _ENTRY.pack(key, self.size, len(data), zlib.crc32(data))
-        self.size += -(-len(data) // _ALIGNED) * _ALIGNED
+        self.size += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
 
-    def publish(self) -> Path:
+    def commit(self) -> Path:
         """Give the file its name, whole and flushed; without a record there is no file. What a signal has broken off
         may be asked for again. Raises RunError if the disk is full."""
         if not self._index:
             self.discard()
         if not self._temporary.exists():
             return self._path
-        count = len(self._index) // _ENTRY.size
-        self._write(memoryview(self._index + _FOOTER.pack(_MAGIC, count, zlib.crc32(self._index))), self.size)
+        num_records = len(self._index) // _ENTRY.size
+        self._write(memoryview(self._index + _FOOTER.pack(_MAGIC, num_records, zlib.crc32(self._index))), self.size)
         try:
             # A record that was broken off may reach further.
             os.ftruncate(self._file.fileno(), self.size + len(self._index) + _FOOTER.size)
             os.fsync(self._file.fileno())
-            storage.publish_file(self._temporary, self._path)
+            storage.commit_file(self._temporary, self._path)
         except (OSError, RunError) as error:
             self._fail(0, error)
         self._file.close()
@@ -142,18 +142,18 @@ class ChunkWriter:
         with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
 
-    def _write(self, data: memoryview, place: int) -> None:
+    def _write(self, data: memoryview, offset: int) -> None:
         size = len(data)
         try:
             while data:  # of a disk that is nearly full a part may be taken
-                written = os.pwrite(self._file.fileno(), data, place)
-                data, place = data[written:], place + written
+                written = os.pwrite(self._file.fileno(), data, offset)
+                data, offset = data[written:], offset + written
         except OSError as error:
             self._fail(size, error)
 
     def _fail(self, size: int, error: OSError | RunError) -> None:
         self.discard()
-        raise RunError(storage.explain_failure(self._path, size, error) if isinstance(error, OSError) else str(error))
+        raise RunError(storage.describe_write_error(self._path, size, error) if isinstance(error, OSError) else str(error))
 
 
 def open_chunk(path: Path) -> Chunk | None:
@@ -162,15 +162,15 @@ def open_chunk(path: Path) -> Chunk | None:
     try:
         end = os.fstat(descriptor).st_size - _FOOTER.size
         footer = os.pread(descriptor, _FOOTER.size, end) if end >= 0 else b""
-        magic, count, crc = _FOOTER.unpack(footer) if len(footer) == _FOOTER.size else (b"", 0, 0)
-        start = end - count * _ENTRY.size
+        magic, num_records, crc = _FOOTER.unpack(footer) if len(footer) == _FOOTER.size else (b"", 0, 0)
+        start = end - num_records * _ENTRY.size
         if magic != _MAGIC or start < 0 or zlib.crc32(os.pread(descriptor, end - start, start)) != crc:
             os.close(descriptor)
             return None
     except OSError:
         os.close(descriptor)
         raise
-    return Chunk(path, descriptor, count)
+    return Chunk(path, descriptor, num_records)
 
 
 def count_records(path: Path) -> int:
@@ -178,10 +178,10 @@ def count_records(path: Path) -> int:
     try:
         with path.open("rb") as file:
             file.seek(-_FOOTER.size, os.SEEK_END)
-            magic, count, _ = _FOOTER.unpack(file.read())
+            magic, num_records, _ = _FOOTER.unpack(file.read())
     except OSError:
         return 0
-    return int(count) if magic == _MAGIC else 0
+    return int(num_records) if magic == _MAGIC else 0
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Path:
@@ -193,7 +193,7 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Path:
                 if chunk.check(row, offset, length, crc):
                     writer.add(key, chunk.map(offset, length))
             chunk.release()
-        merged = writer.publish()
+        merged = writer.commit()
     finally:
         writer.discard()  # what is published has another name
     for chunk in chunks:

@@ -17,7 +17,7 @@ Keys = NDArray[np.bytes_]
 
 
 @dataclass(frozen=True)
-class Index:
+class RecordIndex:
     """An entry a record, sorted by key: its chunk, its row there, its first byte, its length and sum, and whether it is
     known to be what was written."""
 
@@ -34,8 +34,8 @@ class Index:
         """The entries of keys, and whether they are there at all: where they are not, the entry means nothing."""
         if not len(self.keys):
             return np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=bool)
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return places, self.keys[places] == keys
+        positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return positions, self.keys[positions] == keys
 
 
 def join_keys(keys: Sequence[bytes]) -> Keys:
@@ -43,38 +43,38 @@ def join_keys(keys: Sequence[bytes]) -> Keys:
     return np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
 
 
-def make_index(chunks: Sequence[Chunk], present: Collection[Path]) -> Index:
+def build_index(chunks: Sequence[Chunk], present_paths: Collection[Path]) -> RecordIndex:
     """The index of chunks. Of records under one key the last that is not broken counts. A chunk that is not `present`
     any more, and of which nothing counts, is let go."""
-    chunks = sorted(chunks, key=lambda chunk: (chunk.path in present, chunk.path))
+    chunks = sorted(chunks, key=lambda chunk: (chunk.path in present_paths, chunk.path))
     counts = [len(chunk.checked) for chunk in chunks]
     total = sum(counts)
     # A column at a time, so that there is little more in memory than the index itself.
-    entries = {"key": f"S{KEY_BYTES}", "offset": np.int64, "length": np.int64, "crc": np.uint32}
-    columns = {name: np.empty(total, dtype=kind) for name, kind in entries.items()}
+    dtypes = {"key": f"S{KEY_BYTES}", "offset": np.int64, "length": np.int64, "crc": np.uint32}
+    columns = {name: np.empty(total, dtype=dtype) for name, dtype in dtypes.items()}
     end = 0
     for chunk, count in zip(chunks, counts, strict=True):
-        found = chunk.load_entries()
+        chunk_entries = chunk.load_entries()
         for name, column in columns.items():
-            column[end : end + count] = found[name]
+            column[end : end + count] = chunk_entries[name]
         end += count
     columns["chunk"] = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
-    columns["row"] = _join([np.arange(count, dtype=np.int32) for count in counts], np.int32)
-    columns["checked"] = _join([chunk.checked for chunk in chunks], np.bool_)
-    order = np.flatnonzero(~_join([chunk.broken for chunk in chunks], np.bool_))
+    columns["row"] = _concatenate([np.arange(count, dtype=np.int32) for count in counts], np.int32)
+    columns["checked"] = _concatenate([chunk.checked for chunk in chunks], np.bool_)
+    order = np.flatnonzero(~_concatenate([chunk.corrupt for chunk in chunks], np.bool_))
     order = order[np.argsort(columns["key"][order], kind="stable")]
     keys = columns["key"][order]
     order = order[np.append(keys[1:] != keys[:-1], True)[: len(keys)]]
     del keys
     for name, column in columns.items():
         columns[name] = column[order]
-    serving = np.bincount(columns["chunk"], minlength=len(chunks)) > 0
-    kept = [place for place, chunk in enumerate(chunks) if serving[place] or chunk.path in present]
-    numbers = np.zeros(len(chunks), dtype=np.int32)
-    numbers[kept] = np.arange(len(kept))
-    columns["chunk"] = numbers[columns["chunk"]]
-    return Index(chunks=tuple(chunks[place] for place in kept), keys=columns.pop("key"), **columns)
+    in_use = np.bincount(columns["chunk"], minlength=len(chunks)) > 0
+    retained = [position for position, chunk in enumerate(chunks) if in_use[position] or chunk.path in present_paths]
+    new_chunk_numbers = np.zeros(len(chunks), dtype=np.int32)
+    new_chunk_numbers[retained] = np.arange(len(retained))
+    columns["chunk"] = new_chunk_numbers[columns["chunk"]]
+    return RecordIndex(chunks=tuple(chunks[position] for position in retained), keys=columns.pop("key"), **columns)
 
 
-def _join(parts: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
-    return np.concatenate([*parts, np.zeros(0, dtype=kind)])
+def _concatenate(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([*parts, np.zeros(0, dtype=dtype)])

@@ -13,12 +13,12 @@ from pathlib import Path
 from ftcli import storage
 from ftcli.errors import RunError
 
-_held: set[Path] = set()  # by this process: to open such a lock once more and close it would let go of it
-_guard = threading.Lock()
+_locked_folders: set[Path] = set()  # by this process: to open such a lock once more and close it would let go of it
+_mutex = threading.Lock()
 
 
 @contextmanager
-def hold(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
+def acquire_lock(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
     """Be the only writer of a folder, which is made if need be, for as long as the context lasts; a lock ends with its
     process. While another holds it, `wait` is asked with the number of that process, again and again, whether to go on
     waiting; the context gives False, and holds nothing, when it says no.
@@ -28,42 +28,42 @@ def hold(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
     folder = folder.absolute()
     while True:
         try:
-            taken = _try_lock(folder)
+            lock_or_owner = _try_lock(folder)
         except OSError as error:
-            raise RunError(storage.explain_failure(folder, 0, error)) from error
-        if not isinstance(taken, str):
+            raise RunError(storage.describe_write_error(folder, 0, error)) from error
+        if not isinstance(lock_or_owner, str):
             break
-        if not wait(taken):
+        if not wait(lock_or_owner):
             yield False
             return
     try:
         yield True
     finally:
-        _let_go(folder, taken)
+        _release(folder, lock_or_owner)
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process, this one too, writes to a folder."""
     folder = folder.absolute()
-    with _guard:
-        return folder in _held or storage.is_held(folder)
+    with _mutex:
+        return folder in _locked_folders or storage.is_locked(folder)
 
 
-def remove_folder(folder: Path) -> bool:
+def remove_unlocked_folder(folder: Path) -> bool:
     """Take a folder and its files away, unless somebody writes to it: then False, and it stays."""
-    with hold(folder, lambda _: False) as held:
-        if held:
+    with acquire_lock(folder, lambda _: False) as is_acquired:
+        if is_acquired:
             for path in sorted(folder.iterdir(), key=lambda path: path.name == ".lock"):  # the lock as the last
                 path.unlink(missing_ok=True)
             with suppress(OSError):  # another process has come, who finds it empty
                 folder.rmdir()
-    return held
+    return is_acquired
 
 
 def _try_lock(folder: Path) -> FileIO | str:
     """The lock, or who has it."""
-    with _guard:
-        if folder in _held:
+    with _mutex:
+        if folder in _locked_folders:
             return str(os.getpid())
         while True:
             folder.mkdir(parents=True, exist_ok=True)
@@ -85,11 +85,11 @@ def _try_lock(folder: Path) -> FileIO | str:
             file.close()  # whoever held it before removed it: this is no lock any more
         file.truncate(0)
         file.write(str(os.getpid()).encode())
-        _held.add(folder)
+        _locked_folders.add(folder)
         return file
 
 
-def _let_go(folder: Path, file: FileIO) -> None:
-    with _guard:
+def _release(folder: Path, file: FileIO) -> None:
+    with _mutex:
         file.close()
-        _held.discard(folder)
+        _locked_folders.discard(folder)

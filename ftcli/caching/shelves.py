@@ -11,48 +11,48 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ftcli.caching.choices import CHOICES, count_choices
+from ftcli.caching.choices import CHOICES_FILE, count_choices
 from ftcli.caching.chunks import count_records
-from ftcli.caching.images import MEMORY, count_images
-from ftcli.caching.locks import is_held, remove_folder
-from ftcli.caching.places import CHUNK, COMPUTED, find_cache, find_limit
-from ftcli.caching.store import IDENTITY
+from ftcli.caching.images import DATABASE_FILE, count_hashes
+from ftcli.caching.locks import is_locked, remove_unlocked_folder
+from ftcli.caching.places import CHUNK_SUFFIX, EVICTABLE_KINDS, get_cache_dir, get_cache_limit
+from ftcli.caching.store import IDENTITY_FILE
 from ftcli.errors import RecipeError, suggest
-from ftcli.results import CacheListing, Reporter, Shelf
+from ftcli.results import CacheListing, Reporter, CacheEntry
 
-KINDS = (*COMPUTED, "downloads", "images", "choices")
+KINDS = (*EVICTABLE_KINDS, "downloads", "images", "choices")
 """The kinds of what is kept."""
 
-_PARTS = (".part.tag", ".part")  # what a download is before it is whole
+_PARTIAL_SUFFIXES = (".part.tag", ".part")  # what a download is before it is whole
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _StoredEntry:
     """A shelf, and where it is: the folder of a store, or the files."""
 
-    shelf: Shelf
-    places: tuple[Path, ...]
+    entry: CacheEntry
+    paths: tuple[Path, ...]
 
-    def is_busy(self) -> bool:
+    def is_being_written(self) -> bool:
         """Whether another process writes to it."""
-        if self.shelf.kind in COMPUTED:
-            return is_held(self.places[0])
-        return any(_is_locked(place) for place in self.places if place.suffix == ".part")
+        if self.entry.kind in EVICTABLE_KINDS:
+            return is_locked(self.paths[0])
+        return any(_is_locked(path) for path in self.paths if path.suffix == ".part")
 
     def remove(self) -> bool:
         """Take it away, unless another process writes to it."""
-        if self.shelf.kind in COMPUTED:
-            return remove_folder(self.places[0])
-        if self.is_busy():
+        if self.entry.kind in EVICTABLE_KINDS:
+            return remove_unlocked_folder(self.paths[0])
+        if self.is_being_written():
             return False
-        for place in self.places:
-            place.unlink(missing_ok=True)
+        for path in self.paths:
+            path.unlink(missing_ok=True)
         return True
 
 
 def list_cache() -> CacheListing:
     """What the cache holds. Nothing is made where there is none yet."""
-    return _tell_cache(_find_shelves(find_cache()))
+    return _build_listing(_find_entries(get_cache_dir()))
 
 
 def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = False) -> CacheListing:
@@ -61,105 +61,105 @@ def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = Fal
     Raises RecipeError for names that are unknown, and for a named shelf that another process writes to; nothing is then
     taken away. With `everything` such a shelf stays, and the reporter is told.
     """
-    kept = _find_shelves(find_cache())
-    known = {*KINDS, *(one.shelf.name for one in kept)}
-    faults = [
-        f"{name}: {find_cache()} holds nothing of that name; {suggest(name, known)}"
+    stored_entries = _find_entries(get_cache_dir())
+    known_names = {*KINDS, *(stored.entry.name for stored in stored_entries)}
+    errors = [
+        f"{name}: {get_cache_dir()} holds nothing of that name; {suggest(name, known_names)}"
         for name in names
-        if name not in known
+        if name not in known_names
     ]
-    chosen = [one for one in kept if everything or {one.shelf.name, one.shelf.kind} & set(names)]
+    chosen = [stored for stored in stored_entries if everything or {stored.entry.name, stored.entry.kind} & set(names)]
     if not everything:
-        faults += [
-            f"{one.shelf.name}: another ftcli is writing to it ({one.shelf.about}); clear it when that has ended"
-            for one in chosen
-            if one.is_busy()
+        errors += [
+            f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); clear it when that has ended"
+            for stored in chosen
+            if stored.is_being_written()
         ]
-    if faults:
-        raise RecipeError(*faults)
+    if errors:
+        raise RecipeError(*errors)
     cleared = []
-    for one in chosen:
-        if one.remove():
-            cleared.append(one.shelf)
+    for stored in chosen:
+        if stored.remove():
+            cleared.append(stored.entry)
         else:
-            reporter.warn(f"{one.shelf.name}: another ftcli is writing to it ({one.shelf.about}); it stays")
-    return _tell_cache(_find_shelves(find_cache()), cleared)
+            reporter.warn(f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); it stays")
+    return _build_listing(_find_entries(get_cache_dir()), cleared)
 
 
-def _tell_cache(kept: Sequence[_Kept], cleared: Sequence[Shelf] = ()) -> CacheListing:
-    shelves = sorted((one.shelf for one in kept), key=lambda shelf: shelf.used, reverse=True)
+def _build_listing(stored_entries: Sequence[_StoredEntry], cleared: Sequence[CacheEntry] = ()) -> CacheListing:
+    entries = sorted((stored.entry for stored in stored_entries), key=lambda entry: entry.used, reverse=True)
     return CacheListing(
-        folder=find_cache(),
-        limit=find_limit(),
-        bytes=sum(shelf.bytes for shelf in shelves),
-        shelves=tuple(shelves),
+        folder=get_cache_dir(),
+        limit=get_cache_limit(),
+        bytes=sum(entry.bytes for entry in entries),
+        shelves=tuple(entries),
         cleared=tuple(cleared),
-        freed=sum(shelf.bytes for shelf in cleared),
+        freed=sum(entry.bytes for entry in cleared),
     )
 
 
-def _find_shelves(cache: Path) -> list[_Kept]:
-    kept = [_tell_store(kind, folder) for kind in COMPUTED for folder in _list_places(cache / kind) if folder.is_dir()]
-    kept += _find_downloads(cache / "downloads")
-    memory = tuple(place for place in (cache / MEMORY, cache / f"{MEMORY}-journal") if place.is_file())
-    if memory:
-        kept.append(_tell_files("images", "images", "digests of image files", count_images(cache), memory))
-    if (cache / CHOICES).is_file():
-        told = "number formats that were the faster"
-        kept.append(_tell_files("choices", "choices", told, count_choices(cache), (cache / CHOICES,)))
-    return kept
+def _find_entries(cache: Path) -> list[_StoredEntry]:
+    stored_entries = [_describe_store(kind, folder) for kind in EVICTABLE_KINDS for folder in _list_folder(cache / kind) if folder.is_dir()]
+    stored_entries += _find_downloads(cache / "downloads")
+    database_files = tuple(path for path in (cache / DATABASE_FILE, cache / f"{DATABASE_FILE}-journal") if path.is_file())
+    if database_files:
+        stored_entries.append(_describe_files("images", "images", "digests of image files", count_hashes(cache), database_files))
+    if (cache / CHOICES_FILE).is_file():
+        description = "number formats that were the faster"
+        stored_entries.append(_describe_files("choices", "choices", description, count_choices(cache), (cache / CHOICES_FILE,)))
+    return stored_entries
 
 
-def _tell_store(kind: str, folder: Path) -> _Kept:
-    places = _list_places(folder)
-    chunks = [place for place in places if place.suffix == CHUNK]
+def _describe_store(kind: str, folder: Path) -> _StoredEntry:
+    paths = _list_folder(folder)
+    chunks = [path for path in paths if path.suffix == CHUNK_SUFFIX]
     try:
-        about = str(json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["about"])
+        description = str(json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))["about"])
     except (OSError, ValueError, KeyError, TypeError):  # its filler was killed at once, or it is damaged
-        about = "unknown"
-    found = _tell_files(folder.name[:8], kind, about, sum(map(count_records, chunks)), chunks or places)
-    return _Kept(found.shelf, (folder,))
+        description = "unknown"
+    described = _describe_files(folder.name[:8], kind, description, sum(map(count_records, chunks)), chunks or paths)
+    return _StoredEntry(described.entry, (folder,))
 
 
-def _find_downloads(folder: Path) -> Iterator[_Kept]:
+def _find_downloads(folder: Path) -> Iterator[_StoredEntry]:
     """The files that were downloaded, each with what it is before it is whole."""
     groups: dict[str, list[Path]] = {}
-    for place in _list_places(folder):
-        name = next((place.name.removesuffix(part) for part in _PARTS if place.name.endswith(part)), place.name)
-        groups.setdefault(name, []).append(place)
-    for name, places in groups.items():
+    for path in _list_folder(folder):
+        name = next((path.name.removesuffix(suffix) for suffix in _PARTIAL_SUFFIXES if path.name.endswith(suffix)), path.name)
+        groups.setdefault(name, []).append(path)
+    for name, paths in groups.items():
         digest, _, title = name.partition("-")
-        whole = folder / name in places
-        yield _tell_files(digest[:8], "downloads", title if whole else f"{title} (a part)", int(whole), places)
+        is_complete = folder / name in paths
+        yield _describe_files(digest[:8], "downloads", title if is_complete else f"{title} (a part)", int(is_complete), paths)
 
 
-def _tell_files(name: str, kind: str, about: str, records: int, places: Iterable[Path]) -> _Kept:
-    places = tuple(places)
-    stats = list(_look_at(places))
-    used = max((found.st_mtime for found in stats), default=0.0)
-    shelf = Shelf(
+def _describe_files(name: str, kind: str, description: str, records: int, paths: Iterable[Path]) -> _StoredEntry:
+    paths = tuple(paths)
+    stats = list(_stat_files(paths))
+    last_used = max((file_stat.st_mtime for file_stat in stats), default=0.0)
+    entry = CacheEntry(
         name=name,
         kind=kind,
-        about=about,
+        about=description,
         records=records,
-        bytes=sum(found.st_size for found in stats),
-        used=datetime.fromtimestamp(used, UTC).isoformat(timespec="seconds"),
+        bytes=sum(file_stat.st_size for file_stat in stats),
+        used=datetime.fromtimestamp(last_used, UTC).isoformat(timespec="seconds"),
     )
-    return _Kept(shelf, places)
+    return _StoredEntry(entry, paths)
 
 
-def _look_at(places: Iterable[Path]) -> Iterator[os.stat_result]:
-    for place in places:
+def _stat_files(paths: Iterable[Path]) -> Iterator[os.stat_result]:
+    for path in paths:
         with suppress(FileNotFoundError):  # it has made room for another
-            yield place.stat()
+            yield path.stat()
 
 
-def _list_places(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _is_locked(place: Path) -> bool:
-    with place.open("rb") as file:
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

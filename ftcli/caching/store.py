@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 
 from ftcli import storage
 from ftcli.caching.chunks import KEY_BYTES, Chunk, open_chunk
-from ftcli.caching.filling import Filler, merge_small
-from ftcli.caching.index import Index, Keys, join_keys, make_index
-from ftcli.caching.locks import hold
-from ftcli.caching.places import BEGUN, CHUNK, find_cache
+from ftcli.caching.filling import StoreWriter, merge_small_chunks
+from ftcli.caching.index import RecordIndex, Keys, join_keys, build_index
+from ftcli.caching.locks import acquire_lock
+from ftcli.caching.places import PROCESS_START, CHUNK_SUFFIX, get_cache_dir
 from ftcli.errors import RunError
 from ftcli.results import Reporter
 
-__all__ = ["IDENTITY", "Filler", "Key", "Store", "make_key"]
+__all__ = ["IDENTITY_FILE", "StoreWriter", "Key", "Store", "make_key"]
 
 Key = bytes
 """16 bytes, of `make_key`."""
 
-IDENTITY = "identity.json"
+IDENTITY_FILE = "identity.json"
 """Where a store's folder tells what it is."""
 
-_RESIDENT = 32 * 10**6  # bytes of mapped pages that may lie in memory
-_AROUND = 64 * 1024  # bytes that the system maps around those that are touched
-_AT_ONCE = 10_000  # records whose places are told in Python's own numbers, which are large
+_MAX_RESIDENT_BYTES = 32 * 10**6  # bytes of mapped pages that may lie in memory
+_FAULT_AROUND_BYTES = 64 * 1024  # bytes that the system maps around those that are touched
+_CHECK_BLOCK_SIZE = 10_000  # records whose places are told in Python's own numbers, which are large
 
 
 def make_key(*parts: str | bytes) -> Key:
@@ -53,177 +53,177 @@ class Store:
     damaged counts as not there.
     """
 
-    def __init__(self, kind: str, identity: Mapping[str, Any], about: str) -> None:
+    def __init__(self, kind: str, identity: Mapping[str, Any], description: str) -> None:
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        self.folder: Path = find_cache().absolute() / kind / make_key(text).hex()
-        self._about = about
+        self.folder: Path = get_cache_dir().absolute() / kind / make_key(text).hex()
+        self._description = description
         self._identity = json.loads(text)
-        self._index = make_index([], [])
-        self._present: set[Path] = set()
-        self._damaged: set[Path] = set()
-        self._touched: set[Chunk] = set()
-        self._resident = 0
+        self._record_index = build_index([], [])
+        self._present_paths: set[Path] = set()
+        self._corrupt_paths: set[Path] = set()
+        self._mapped_chunks: set[Chunk] = set()
+        self._resident_bytes = 0
 
-    def find(self, keys: Sequence[Key]) -> list[bool]:
+    def contains(self, keys: Sequence[Key]) -> list[bool]:
         """Whether the store has a whole record for each key, now. Each is checked against its sum once, and the files
         that hold them are marked as used. Raises RunError if the store cannot be read."""
         if not keys:
             return []
         self._refresh()
-        index, places, there = self._search(join_keys(keys))
-        self._mark_used(index, places[there])
-        answer: list[bool] = there.tolist()
-        return answer
+        index, positions, is_found = self._search(join_keys(keys))
+        self._mark_used(index, positions[is_found])
+        flags: list[bool] = is_found.tolist()
+        return flags
 
     def read(self, key: Key) -> memoryview:
         """A record, mapped, read-only. Raises KeyError if it is not there."""
-        index, places = self._locate([key])
-        chunk, length = index.chunks[int(index.chunk[places[0]])], int(index.length[places[0]])
-        self._touched.add(chunk)
-        self._resident += length + _AROUND
-        if self._resident > _RESIDENT:
+        index, positions = self._locate([key])
+        chunk, length = index.chunks[int(index.chunk[positions[0]])], int(index.length[positions[0]])
+        self._mapped_chunks.add(chunk)
+        self._resident_bytes += length + _FAULT_AROUND_BYTES
+        if self._resident_bytes > _MAX_RESIDENT_BYTES:
             self.release()
-        return chunk.map(int(index.offset[places[0]]), length)
+        return chunk.map(int(index.offset[positions[0]]), length)
 
     def gather(self, keys: Sequence[Key], rows: NDArray[np.uint8]) -> None:
         """Copy records of one length into `rows`: (keys, bytes), contiguous. Raises KeyError if a record is not there,
         ValueError if it has another length."""
         if not keys:
             return
-        index, places = self._locate(keys)
+        index, positions = self._locate(keys)
         size = rows.shape[1]
-        if (index.length[places] != size).any():
-            raise ValueError(f"{self.folder}: records have {set(index.length[places].tolist())} bytes, not {size}")
+        if (index.length[positions] != size).any():
+            raise ValueError(f"{self.folder}: records have {set(index.length[positions].tolist())} bytes, not {size}")
         target = rows.data.cast("B")
         end = 0
         # Read, not mapped: a row that is touched through a map costs a page fault, which takes several times as long
         # as to copy it, and the pages lie in memory until they are let go.
-        for number, start in zip(index.chunk[places].tolist(), index.offset[places].tolist(), strict=True):
+        for number, start in zip(index.chunk[positions].tolist(), index.offset[positions].tolist(), strict=True):
             index.chunks[number].copy(start, target[end : end + size])
             end += size
 
     def release(self) -> None:
         """Let go of the memory that mapped pages take in this process. They come again when they are read."""
-        for chunk in self._touched:
+        for chunk in self._mapped_chunks:
             chunk.release()
-        self._touched.clear()
-        self._resident = 0
+        self._mapped_chunks.clear()
+        self._resident_bytes = 0
 
     @contextmanager
-    def fill(self, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Iterator[Filler | None]:
+    def writer(self, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StoreWriter | None]:
         """Be the only one that adds to the store. While another does, wait for it, which the reporter is told; None if
         `stop` became true meanwhile. What is whole when the context ends is kept, however it ends.
 
         Raises RunError if the disk is full or the folder cannot be written.
         """
-        told = False
+        has_reported = False
 
         def wait(owner: str) -> bool:
-            nonlocal told
-            if not told:
-                reporter.say(f"{self._about}: another ftcli (process {owner}) is computing this; waiting for it")
-                told = True
+            nonlocal has_reported
+            if not has_reported:
+                reporter.info(f"{self._description}: another ftcli (process {owner}) is computing this; waiting for it")
+                has_reported = True
             time.sleep(0.1)
-            return not stop()
+            return not should_stop()
 
-        with hold(self.folder, wait) as held:
-            if not held:
+        with acquire_lock(self.folder, wait) as is_acquired:
+            if not is_acquired:
                 yield None
                 return
-            self._prepare()
-            filler = Filler(self.folder, sum(chunk.bytes for chunk in self._list_present()), self.find)
+            self._clean_up()
+            store_writer = StoreWriter(self.folder, sum(chunk.size for chunk in self._list_present()), self.contains)
             try:
-                yield filler
+                yield store_writer
             finally:
-                filler.finish()
+                store_writer.flush()
             self._refresh()
-            merge_small(self._list_present(), stop)
+            merge_small_chunks(self._list_present(), should_stop)
 
     def _refresh(self) -> None:
         """Learn of the chunks that have come or left since."""
-        fresh: list[Chunk] = []
-        known = {chunk.path for chunk in self._index.chunks} | self._damaged
-        gone: set[Path] = set()
+        new_chunks: list[Chunk] = []
+        known_paths = {chunk.path for chunk in self._record_index.chunks} | self._corrupt_paths
+        vanished: set[Path] = set()
         try:
-            while new := (present := _list_chunks(self.folder) - gone) - known:
-                for path in new:
-                    known.add(path)
+            while new_paths := (present_paths := _list_chunks(self.folder) - vanished) - known_paths:
+                for path in new_paths:
+                    known_paths.add(path)
                     try:
                         chunk = open_chunk(path)
                     except FileNotFoundError:  # it left at this moment; what was merged into another is there now
-                        gone.add(path)
+                        vanished.add(path)
                         continue
                     if chunk is None:
-                        self._damaged.add(path)
+                        self._corrupt_paths.add(path)
                     else:
-                        fresh.append(chunk)
+                        new_chunks.append(chunk)
         except OSError as error:
             raise RunError(
                 f"{error.filename or self.folder}: cannot be read ({error.strerror}); check its permissions, or let "
                 "FTCLI_CACHE name another folder"
             ) from error
-        if fresh or present != self._present:
-            self._present = present
-            self._index = make_index([*self._index.chunks, *fresh], present)
+        if new_chunks or present_paths != self._present_paths:
+            self._present_paths = present_paths
+            self._record_index = build_index([*self._record_index.chunks, *new_chunks], present_paths)
 
-    def _search(self, wanted: Keys) -> tuple[Index, NDArray[np.int64], NDArray[np.bool_]]:
-        """The entries of records, as `Index.search` gives them, all of which are whole."""
+    def _search(self, key_array: Keys) -> tuple[RecordIndex, NDArray[np.int64], NDArray[np.bool_]]:
+        """The entries of records, as `RecordIndex.search` gives them, all of which are whole."""
         while True:
-            index = self._index
-            places, there = index.search(wanted)
-            fresh = places[there & ~index.checked[places]] if len(index.keys) else places[:0]
-            if not len(fresh):
-                return index, places, there
-            if self._check(index, np.unique(fresh)):
-                self._mark_used(index, fresh)
+            index = self._record_index
+            positions, is_found = index.search(key_array)
+            unchecked = positions[is_found & ~index.checked[positions]] if len(index.keys) else positions[:0]
+            if not len(unchecked):
+                return index, positions, is_found
+            if self._check(index, np.unique(unchecked)):
+                self._mark_used(index, unchecked)
             else:
-                self._index = make_index(index.chunks, self._present)
+                self._record_index = build_index(index.chunks, self._present_paths)
 
-    def _check(self, index: Index, places: NDArray[np.int64]) -> bool:
+    def _check(self, index: RecordIndex, positions: NDArray[np.int64]) -> bool:
         """Check records against their sums, in the order in which they lie. False if one is broken."""
-        whole = True
-        places = places[np.lexsort((index.offset[places], index.chunk[places]))]
-        for start in range(0, len(places), _AT_ONCE):
-            block = places[start : start + _AT_ONCE]
+        all_intact = True
+        positions = positions[np.lexsort((index.offset[positions], index.chunk[positions]))]
+        for start in range(0, len(positions), _CHECK_BLOCK_SIZE):
+            block = positions[start : start + _CHECK_BLOCK_SIZE]
             numbers, *rows = (
                 field[block].tolist() for field in (index.chunk, index.row, index.offset, index.length, index.crc)
             )
-            right = [index.chunks[number].check(*row) for number, *row in zip(numbers, *rows, strict=True)]
-            index.checked[block] = right
-            whole = whole and all(right)
-        return whole
+            is_intact = [index.chunks[number].check(*row) for number, *row in zip(numbers, *rows, strict=True)]
+            index.checked[block] = is_intact
+            all_intact = all_intact and all(is_intact)
+        return all_intact
 
-    def _mark_used(self, index: Index, places: NDArray[np.int64]) -> None:
-        for number in np.unique(index.chunk[places]).tolist():
-            index.chunks[number].mark_used(BEGUN)
+    def _mark_used(self, index: RecordIndex, positions: NDArray[np.int64]) -> None:
+        for number in np.unique(index.chunk[positions]).tolist():
+            index.chunks[number].mark_used(PROCESS_START)
 
-    def _locate(self, keys: Sequence[Key]) -> tuple[Index, NDArray[np.int64]]:
+    def _locate(self, keys: Sequence[Key]) -> tuple[RecordIndex, NDArray[np.int64]]:
         """The entries of records that are all there, and whole."""
-        wanted = join_keys(keys)
-        index, places, there = self._search(wanted)
-        if not there.all():
+        key_array = join_keys(keys)
+        index, positions, is_found = self._search(key_array)
+        if not is_found.all():
             self._refresh()
-            index, places, there = self._search(wanted)
-        if not there.all():
-            raise KeyError(f"{self.folder}: has no whole record {keys[int(there.argmin())].hex()}")
-        return index, places
+            index, positions, is_found = self._search(key_array)
+        if not is_found.all():
+            raise KeyError(f"{self.folder}: has no whole record {keys[int(is_found.argmin())].hex()}")
+        return index, positions
 
-    def _prepare(self) -> None:
+    def _clean_up(self) -> None:
         """Take away what other fillers left, none of which is at work, and what is damaged; tell what the store is."""
         self._refresh()
-        for path in (*self.folder.glob(".*.tmp"), *self._damaged):
+        for path in (*self.folder.glob(".*.tmp"), *self._corrupt_paths):
             path.unlink(missing_ok=True)
-        if not (self.folder / IDENTITY).exists():
-            text = json.dumps({"about": self._about, "identity": self._identity}, ensure_ascii=False, indent=2)
-            storage.replace_file(self.folder / IDENTITY, text)
+        if not (self.folder / IDENTITY_FILE).exists():
+            text = json.dumps({"about": self._description, "identity": self._identity}, ensure_ascii=False, indent=2)
+            storage.atomic_write(self.folder / IDENTITY_FILE, text)
 
     def _list_present(self) -> list[Chunk]:
         """The chunks whose files have not left, oldest first."""
-        return [chunk for chunk in self._index.chunks if chunk.path in self._present]
+        return [chunk for chunk in self._record_index.chunks if chunk.path in self._present_paths]
 
 
 def _list_chunks(folder: Path) -> set[Path]:
     try:
-        return {path for path in folder.iterdir() if path.suffix == CHUNK}
+        return {path for path in folder.iterdir() if path.suffix == CHUNK_SUFFIX}
     except FileNotFoundError:  # nothing was ever kept in it
         return set()

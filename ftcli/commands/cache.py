@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import JSON
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 from ftcli.errors import RecipeError
 
 cache = typer.Typer(
@@ -18,7 +18,7 @@ cache = typer.Typer(
 
 
 @cache.callback()
-def show(context: typer.Context, as_json: JSON = False) -> None:
+def list_entries(context: typer.Context, as_json: JSON = False) -> None:
     """List what is kept on the disk so that it need not be computed or downloaded again, or clear it."""
     context.obj = as_json  # of `ftcli cache --json clear`
     if context.invoked_subcommand is not None:
@@ -47,6 +47,6 @@ def clear(
         raise RecipeError(f"--all: clears {names[0]} too; give names or --all")
     from ftcli.caching.shelves import clear_cache
 
-    with Terminal() as terminal:
-        result = clear_cache(names or [], terminal, everything)
+    with TerminalReporter() as reporter:
+        result = clear_cache(names or [], reporter, everything)
     print_result(result, as_json=as_json or context.obj)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import DEVICE, JSON, OTHER_DATA, SPLIT
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 
 
 def compare(
@@ -25,11 +25,11 @@ def compare(
     as_json: JSON = False,
 ) -> None:
     """Set runs beside one another: what differs in their recipes, their curves, and whether one is truly better."""
-    from ftcli.analysis.comparison import Wish
+    from ftcli.analysis.comparison import CompareArgs
     from ftcli.analysis.comparison import compare as run
-    from ftcli.runtime import keep_freed_memory
+    from ftcli.runtime import disable_malloc_trim
 
-    keep_freed_memory()
-    with Terminal() as terminal:
-        result = run(Wish(runs=tuple(runs), data=data, split=split, out=out, device=device), terminal)
+    disable_malloc_trim()
+    with TerminalReporter() as reporter:
+        result = run(CompareArgs(runs=tuple(runs), data=data, split=split, out=out, device=device), reporter)
     print_result(result, as_json=as_json)

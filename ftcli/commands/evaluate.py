@@ -18,7 +18,7 @@ from ftcli.commands.options import (
     REHASH,
     SPLIT,
 )
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 
 
 def evaluate(
@@ -59,23 +59,23 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
-    from ftcli.analysis.evaluation import Question, Wish
+    from ftcli.analysis.evaluation import EvaluateArgs, EvaluateOptions
     from ftcli.analysis.evaluation import evaluate as run
-    from ftcli.runtime import keep_freed_memory
+    from ftcli.runtime import disable_malloc_trim
 
-    keep_freed_memory()
-    with Terminal() as terminal:
-        question = Question(
+    disable_malloc_trim()
+    with TerminalReporter() as reporter:
+        eval_args = EvaluateArgs(
             checkpoint=checkpoint,
             data=data,
             split=split,
             device=device,
             batch_size=batch_size,
             num_workers=num_workers,
-            views=tta,
-            cache=not no_cache,
-            verify=rehash,
+            tta=tta,
+            use_cache=not no_cache,
+            rehash=rehash,
         )
-        wish = Wish(recall=min_recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
-        result = run(question, wish, terminal)
+        output_args = EvaluateOptions(min_recall=min_recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
+        result = run(eval_args, output_args, reporter)
     print_result(result, as_json=as_json)

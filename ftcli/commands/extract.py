@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, MATCH, NO_CACHE, NUM_WORKERS, REHASH, SHA256, WEIGHTS
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 
 SOURCE = Annotated[str, typer.Argument(metavar="MODEL|RECIPE|CHECKPOINT", help="Whose features to take.")]
 DATA = Annotated[
@@ -42,15 +42,15 @@ PROBE = Annotated[
         "regression, or nearest neighbours.",
     ),
 ]
-HEAD = Annotated[
+SAVE_HEAD = Annotated[
     Path | None,
     typer.Option("--save-head", metavar="OUT.pt", help="Keep the network with a linear probe as its head."),
 ]
 PLOT = Annotated[
     Path | None, typer.Option(metavar="OUT.png", help="The file for the accuracies of several layers by depth.")
 ]
-SIZE = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="Side of what the network sees, in pixels, instead of its own.")
+IMAGE_SIZE = Annotated[
+    int | None, typer.Option(min=1, max=4096, help="SideLength of what the network sees, in pixels, instead of its own.")
 ]
 
 
@@ -62,12 +62,12 @@ def extract(
     out: OUT = None,
     dtype: DTYPE = None,
     probe: PROBE = None,
-    save_head: HEAD = None,
+    save_head: SAVE_HEAD = None,
     plot: PLOT = None,
     weights: WEIGHTS = None,
     match: MATCH = None,
     sha256: SHA256 = None,
-    image_size: SIZE = None,
+    image_size: IMAGE_SIZE = None,
     batch_size: BATCH_SIZE = None,
     num_workers: NUM_WORKERS = None,
     device: DEVICE = "auto",
@@ -79,29 +79,29 @@ def extract(
     from ftcli.recipe.loading import read_recipe
 
     is_recipe = source.lower().endswith((".yaml", ".yml"))
-    document = read_recipe(Path(source)) if is_recipe else None  # before torch, which takes seconds to load
-    from ftcli.analysis.extraction import Target, Wish
+    recipe_file = read_recipe(Path(source)) if is_recipe else None  # before torch, which takes seconds to load
+    from ftcli.analysis.extraction import SourceArgs, ExtractArgs
     from ftcli.analysis.extraction import extract as run
-    from ftcli.runtime import keep_freed_memory
+    from ftcli.runtime import disable_malloc_trim
 
-    keep_freed_memory()
-    with Terminal() as terminal:
-        own = {"weights": weights, "match": match, "sha256": sha256}
-        target = Target(source=source, document=document, data=data, image_size=image_size, **own)
-        wish = Wish(
-            target=target,
+    disable_malloc_trim()
+    with TerminalReporter() as reporter:
+        weights_args = {"weights": weights, "match": match, "sha256": sha256}
+        source_args = SourceArgs(source=source, recipe_file=recipe_file, data=data, image_size=image_size, **weights_args)
+        args = ExtractArgs(
+            source_args=source_args,
             layers=tuple(layers or ()),
             pool=pool,  # type: ignore[arg-type]  # what it may be is checked there
             out=out,
             dtype=dtype,  # type: ignore[arg-type]  # likewise
             probe=probe,
-            head=save_head,
-            picture=plot,
+            save_head=save_head,
+            plot=plot,
             batch_size=batch_size,
             num_workers=num_workers,
             device=device,
-            cache=not no_cache,
-            verify=rehash,
+            use_cache=not no_cache,
+            rehash=rehash,
         )
-        result = run(wish, terminal)
+        result = run(args, reporter)
     print_result(result, as_json=as_json)

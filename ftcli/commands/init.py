@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import DEVICE, JSON
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 
 
 def init(
@@ -22,8 +22,8 @@ def init(
     as_json: JSON = False,
 ) -> None:
     """Write a recipe for a folder of images, with the reasons for its settings: ftcli init DIR > recipe.yaml."""
-    from ftcli.analysis.drafting import Brief, draft_recipe
+    from ftcli.analysis.drafting import InitArgs, draft_recipe
 
-    with Terminal() as terminal:
-        result = draft_recipe(Brief(data=data, name=name, backbone=backbone, device=device, out=out), terminal)
+    with TerminalReporter() as reporter:
+        result = draft_recipe(InitArgs(data=data, name=name, backbone=backbone, device=device, out=out), reporter)
     print_result(result, as_json=as_json)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 from ftcli.errors import RecipeError
-from ftcli.results import Inspection
+from ftcli.results import InspectResult
 
 if TYPE_CHECKING:
-    from ftcli.recipe.loading import Document
+    from ftcli.recipe.loading import RecipeFile
 
 
 SOURCE = Annotated[
@@ -33,13 +33,13 @@ SORT = Annotated[
         "multiply-adds first, which stand for it), accuracy (best first).",
     ),
 ]
-AUGMENT = Annotated[
+PLOT_AUGMENT = Annotated[
     Path | None,
-    typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
+    typer.Option(metavar="OUT.png", help="RngKey training images of RECIPE and what its augmentation makes of them."),
 ]
-FEATURES = Annotated[
+PLOT_ACTIVATIONS = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="IMAGE OUT.png", help="Draw what early and late layers see in an image."),
+    typer.Option(metavar="IMAGE OUT.png", help="RngKey what early and late layers see in an image."),
 ]
 LAYERS = Annotated[
     list[str] | None,
@@ -57,60 +57,60 @@ def inspect(
     weights: WEIGHTS = None,
     match: MATCH = None,
     sha256: SHA256 = None,
-    plot_augment: AUGMENT = None,
-    plot_activations: FEATURES = None,
+    plot_augment: PLOT_AUGMENT = None,
+    plot_activations: PLOT_ACTIVATIONS = None,
     layers: LAYERS = None,
     estimate: ESTIMATE = False,
     as_json: JSON = False,
 ) -> None:
     """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
-    from ftcli.recipe.loading import Document, choose_weights, read_recipe
+    from ftcli.recipe.loading import RecipeFile, backbone_from_options, read_recipe
 
-    what: str | Document | None = source
+    source_or_recipe: str | RecipeFile | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):
-        what = read_recipe(Path(source))  # before torch, which takes seconds to load
-    name = what if isinstance(what, str) and not what.endswith(".pt") else None
-    pretrained = choose_weights(name, weights, match, sha256)
-    _check_wishes(source, isinstance(what, Document), plot_augment, plot_activations, layers, estimate)
+        source_or_recipe = read_recipe(Path(source))  # before torch, which takes seconds to load
+    model_name = source_or_recipe if isinstance(source_or_recipe, str) and not source_or_recipe.endswith(".pt") else None
+    pretrained = backbone_from_options(model_name, weights, match, sha256)
+    _check_options(source, isinstance(source_or_recipe, RecipeFile), plot_augment, plot_activations, layers, estimate)
     from ftcli.analysis.inspection import inspect as run
 
-    with Terminal() as terminal:
-        result = run(what, depth, terminal, sort, pretrained)
+    with TerminalReporter() as reporter:
+        result = run(source_or_recipe, depth, reporter, sort, pretrained)
         if plot_augment is not None or plot_activations is not None:
             from ftcli.analysis.inspection.exhibits import (  # with matplotlib, which takes a while to load
-                Wish,
-                add_exhibits,
+                PlotArgs,
+                draw_plots,
             )
 
-            wish = Wish(augment=plot_augment, features=plot_activations, layers=tuple(layers or ()))
-            result = add_exhibits(result, what, wish, pretrained, terminal)
-        if estimate and isinstance(what, Document) and isinstance(result, Inspection):
-            from ftcli.runtime import keep_freed_memory
+            plot_args = PlotArgs(augmentation=plot_augment, activations=plot_activations, layers=tuple(layers or ()))
+            result = draw_plots(result, source_or_recipe, plot_args, pretrained, reporter)
+        if estimate and isinstance(source_or_recipe, RecipeFile) and isinstance(result, InspectResult):
+            from ftcli.runtime import disable_malloc_trim
             from ftcli.training.estimation import estimate_training
 
-            keep_freed_memory()  # as training does
-            result = replace(result, estimate=estimate_training(what, terminal))
+            disable_malloc_trim()  # as training does
+            result = replace(result, estimate=estimate_training(source_or_recipe, reporter))
     print_result(result, as_json=as_json)
 
 
-def _check_wishes(
+def _check_options(
     source: str | None,
     is_recipe: bool,
-    augment: Path | None,
-    features: tuple[Path, Path] | None,
+    augment_plot: Path | None,
+    activation_plot: tuple[Path, Path] | None,
     layers: list[str] | None,
     estimate: bool,
 ) -> None:
     """Refuse at once what cannot be drawn or tried."""
-    if layers and features is None:
+    if layers and activation_plot is None:
         raise RecipeError(f"--layer {layers[0]}: does nothing without --plot-activations; add it")
-    for option, wanted in (("--plot-augment", augment is not None), ("--estimate", estimate)):
-        if wanted and not is_recipe:
+    for option, is_requested in (("--plot-augment", augment_plot is not None), ("--estimate", estimate)):
+        if is_requested and not is_recipe:
             raise RecipeError(f"{option}: needs a recipe (.yaml), not {source or 'a list of models'}; give one")
-    if augment is None and features is None:
+    if augment_plot is None and activation_plot is None:
         return
-    from ftcli.analysis.pictures import check_target
+    from ftcli.analysis.pictures import check_png_path
 
-    for option, target in (("--plot-augment", augment), ("--plot-activations", features[1] if features else None)):
-        if target is not None:
-            check_target(target, option)
+    for option, path in (("--plot-augment", augment_plot), ("--plot-activations", activation_plot[1] if activation_plot else None)):
+        if path is not None:
+            check_png_path(path, option)

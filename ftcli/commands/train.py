@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ftcli.commands.options import DEVICE, JSON, REHASH
-from ftcli.console import Terminal, print_result
+from ftcli.console import TerminalReporter, print_result
 
 
 def train(
@@ -24,7 +24,7 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as stages.all.epochs=3. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="BatchTransform a setting, such as stages.all.epochs=3. Repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, instead of runs/<name>.")] = None,
     device: DEVICE = "auto",
@@ -34,21 +34,21 @@ def train(
     """Train the stages of a recipe, or carry on from a checkpoint."""
     from ftcli.recipe.loading import read_recipe
 
-    document = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which takes seconds to load
-    from ftcli.runtime import keep_freed_memory
-    from ftcli.training.beginning import Order
+    recipe_file = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which takes seconds to load
+    from ftcli.runtime import disable_malloc_trim
+    from ftcli.training.beginning import TrainArgs
     from ftcli.training.run import train as run
 
-    keep_freed_memory()
-    with Terminal() as terminal:
-        order = Order(
-            recipe=document,
+    disable_malloc_trim()
+    with TerminalReporter() as reporter:
+        args = TrainArgs(
+            recipe=recipe_file,
             stage=stage,
             resume=resume,
             overrides=tuple(overrides or ()),
             out=out,
             device=device,
-            verify=rehash,
+            rehash=rehash,
         )
-        result = run(order, terminal)
+        result = run(args, reporter)
     print_result(result, as_json=as_json)

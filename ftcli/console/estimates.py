@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ftcli.console.tables import print_table
-from ftcli.results import StageEstimate, tell_duration, tell_size
+from ftcli.results import StageEstimate, format_duration, format_size
 
 
 def print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> None:
@@ -17,9 +17,9 @@ def print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> Non
             each.stage,
             str(each.epochs),
             "solved" if each.seconds_per_step is None else f"{each.seconds_per_step:.3f}",
-            tell_duration(each.seconds),
-            tell_duration(each.seconds_frozen) if each.seconds_frozen else "-",
-            tell_size(each.kept_bytes) if each.kept_bytes else "-",
+            format_duration(each.seconds),
+            format_duration(each.seconds_frozen) if each.seconds_frozen else "-",
+            format_size(each.kept_bytes) if each.kept_bytes else "-",
             f"{each.memory_bytes / 1e9:.2f}",
             f"{each.memory.activations / 1e9:.2f}",
         )

@@ -5,60 +5,60 @@ from __future__ import annotations
 from rich.console import Console
 
 from ftcli.console.tables import print_skipped, print_table
-from ftcli.results import Extraction, FeatureLayer, ProbeScore
+from ftcli.results import ExtractResult, FeatureLayer, ProbeScore
 
-_PROBES = {"svm": "linear SVM", "rbf": "RBF SVM", "logistic": "logistic regression", "knn": "k nearest neighbours"}
+_PROBE_NAMES = {"svm": "linear SVM", "rbf": "RBF SVM", "logistic": "logistic regression", "knn": "k nearest neighbours"}
 
 
-def print_extraction(console: Console, result: Extraction) -> None:
+def print_extraction(console: Console, result: ExtractResult) -> None:
     counts = ", ".join(f"{split} {count:,}" for split, count in result.splits.items())
     console.print(f"{result.source}: {result.images:,} images ({counts})", soft_wrap=True)
     console.print(f"weights: {result.weights}", soft_wrap=True)
     if len(result.layers) == 1:
-        console.print(_tell_layer(result.layers[0], result.pool), soft_wrap=True)
+        console.print(_format_layer(result.layers[0], result.pool), soft_wrap=True)
     elif not result.probes:
         _print_layers(console, result)
     print_skipped(console, result.skipped)
     if len(result.probes) > 1:
         _print_probes(console, result)
     if result.probe is not None:
-        console.print(_tell_probe(result.probe))
+        console.print(_format_probe(result.probe))
         if result.probe.test_majority is not None:
             console.print(f"always the most frequent class: {result.probe.test_majority:.1%}")
-    for what, place in (("features", result.output), ("picture", result.picture), ("checkpoint", result.head)):
-        if place is not None:
-            console.print(f"{what}: {place}", soft_wrap=True)
+    for label, path in (("features", result.output), ("picture", result.picture), ("checkpoint", result.head)):
+        if path is not None:
+            console.print(f"{label}: {path}", soft_wrap=True)
     if result.next_command is not None:
         console.print(f"next: {result.next_command}", soft_wrap=True)
 
 
-def _tell_layer(layer: FeatureLayer, pool: str | None) -> str:
-    told = f"layer: {layer.name}, "
+def _format_layer(layer: FeatureLayer, pool: str | None) -> str:
+    text = f"layer: {layer.name}, "
     if layer.shape != layer.output_shape:
-        told += f"{_tell_shape(layer.output_shape)} ({pool or 'avg'}) -> "
-    return f"{told}{_tell_shape(layer.shape)} numbers an image"
+        text += f"{_format_shape(layer.output_shape)} ({pool or 'avg'}) -> "
+    return f"{text}{_format_shape(layer.shape)} numbers an image"
 
 
-def _print_layers(console: Console, result: Extraction) -> None:
+def _print_layers(console: Console, result: ExtractResult) -> None:
     rows = [
-        (layer.name, f"{layer.depth:.0%}", _tell_shape(layer.output_shape), f"{layer.dimensions:,}")
+        (layer.name, f"{layer.depth:.0%}", _format_shape(layer.output_shape), f"{layer.dimensions:,}")
         for layer in result.layers
     ]
     print_table(console, ("layer", ">depth", ">output", ">dimensions"), rows)
 
 
-def _print_probes(console: Console, result: Extraction) -> None:
+def _print_probes(console: Console, result: ExtractResult) -> None:
     """A row for each layer, accuracies in percent."""
-    console.print(f"\n{_PROBES[result.probes[0].name]} by depth, accuracy in %; * is best in cross-validation:")
+    console.print(f"\n{_PROBE_NAMES[result.probes[0].name]} by depth, accuracy in %; * is best in cross-validation:")
     rows = [
         (
             layer.name,
             f"{layer.depth:.0%}",
             f"{layer.dimensions:,}",
             f"{100 * score.cv_accuracy:.1f}",
-            _tell_percent(score.val_accuracy),
-            _tell_percent(score.test_accuracy),
-            _tell_interval(score),
+            _format_percent(score.val_accuracy),
+            _format_percent(score.test_accuracy),
+            _format_interval(score),
             "*" if layer.name == result.layer else "",
         )
         for layer, score in zip(result.layers, result.probes, strict=True)
@@ -67,31 +67,31 @@ def _print_probes(console: Console, result: Extraction) -> None:
     console.print()
 
 
-def _tell_probe(score: ProbeScore) -> str:
-    told = f"{_PROBES[score.name]} on {score.layer}: "
+def _format_probe(score: ProbeScore) -> str:
+    text = f"{_PROBE_NAMES[score.name]} on {score.layer}: "
     if score.test_accuracy is not None:
-        told += f"test accuracy {score.test_accuracy:.1%} (95 %: {_tell_interval(score)}%)"
-        told += f" on {score.test_images:,} images; "
+        text += f"test accuracy {score.test_accuracy:.1%} (95 %: {_format_interval(score)}%)"
+        text += f" on {score.test_images:,} images; "
     if score.val_accuracy is not None:
-        told += f"validation {score.val_accuracy:.1%}; "
-    parameters = ", ".join(f"{name} = {_tell_value(value)}" for name, value in score.parameters.items())
-    told += f"cross-validation {score.cv_accuracy:.1%}"
-    return f"{told}, {parameters}" if parameters else told
+        text += f"validation {score.val_accuracy:.1%}; "
+    parameters = ", ".join(f"{name} = {_format_value(value)}" for name, value in score.parameters.items())
+    text += f"cross-validation {score.cv_accuracy:.1%}"
+    return f"{text}, {parameters}" if parameters else text
 
 
-def _tell_value(value: object) -> str:
+def _format_value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _tell_interval(score: ProbeScore) -> str:
+def _format_interval(score: ProbeScore) -> str:
     if score.test_low is None or score.test_high is None:
         return "-"
     return f"{100 * score.test_low:.1f} to {100 * score.test_high:.1f}"
 
 
-def _tell_percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def _format_percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _tell_shape(shape: tuple[int, ...]) -> str:
+def _format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

@@ -7,12 +7,12 @@ from rich.console import Console
 from ftcli.console.tables import print_table
 from ftcli.results import ModelList
 
-_TIMM = "timm/"
+_TIMM_PREFIX = "timm/"
 
 
 def print_models(console: Console, result: ModelList) -> None:
     """A line a model. Without a glob timm's, which are many and of unknown size, are counted alone."""
-    shown = [row for row in result.models if result.glob is not None or not row.name.startswith(_TIMM)]
+    shown = [row for row in result.models if result.glob is not None or not row.name.startswith(_TIMM_PREFIX)]
     rows = [
         (
             row.name,
@@ -24,9 +24,9 @@ def print_models(console: Console, result: ModelList) -> None:
         for row in shown
     ]
     print_table(console, ("model", ">parameters", ">G multiply-adds", ">pixels", ">ImageNet top-1 %"), rows)
-    if more := len(result.models) - len(shown):
+    if num_hidden := len(result.models) - len(shown):
         console.print(
-            f"\ntimm has {more:,} more: ftcli inspect 'timm/*' lists their names, and a glob that matches few of them, "
+            f"\ntimm has {num_hidden:,} more: ftcli inspect 'timm/*' lists their names, and a glob that matches few of them, "
             "such as 'timm/*lite*', their sizes too",
             soft_wrap=True,
         )

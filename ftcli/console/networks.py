@@ -8,19 +8,19 @@ from rich.console import Console
 
 from ftcli.console.estimates import print_estimates
 from ftcli.console.tables import print_table
-from ftcli.results import Inspection
+from ftcli.results import InspectResult
 
 
-def print_inspection(console: Console, result: Inspection) -> None:
+def print_inspection(console: Console, result: InspectResult) -> None:
     console.print(
         f"{result.name}: {result.parameters:,} parameters, {result.trainable:,} trainable, "
         f"{result.multiply_adds / 1e9:.2f} G multiply-adds an image"
     )
-    head, pre = result.head, result.preprocessing
+    head, preprocessing = result.head, result.preprocessing
     console.print(f"head: {head.path} ({head.type}), {head.in_features} -> {head.out_features}")
     console.print(
-        f"input: {pre.image_size} px, {pre.resize} to {pre.resize_size} px, {pre.interpolation}, "
-        f"mean {list_numbers(pre.mean)}, std {list_numbers(pre.std)}"
+        f"input: {preprocessing.image_size} px, {preprocessing.resize} to {preprocessing.resize_size} px, {preprocessing.interpolation}, "
+        f"mean {format_numbers(preprocessing.mean)}, std {format_numbers(preprocessing.std)}"
     )
     if result.classes is not None:
         console.print(f"classes: {', '.join(result.classes)}")
@@ -40,7 +40,7 @@ def print_inspection(console: Console, result: Inspection) -> None:
         console.print(f"written: {picture}", soft_wrap=True)
 
 
-def _print_layers(console: Console, result: Inspection) -> None:
+def _print_layers(console: Console, result: InspectResult) -> None:
     rows = [
         (
             "  " * layer.depth + layer.name,
@@ -55,17 +55,17 @@ def _print_layers(console: Console, result: Inspection) -> None:
     print_table(console, ("layer", "type", "output", ">parameters", ">trainable"), rows)
 
 
-def _print_stages(console: Console, result: Inspection) -> None:
+def _print_stages(console: Console, result: InspectResult) -> None:
     for stage in result.stages or ():
         console.print(f"\nstage {stage.name}: {stage.trainable:,} trainable, {stage.frozen:,} frozen")
         console.print(f"  trains: {', '.join(stage.trained_layers) or '-'}")
         console.print(f"  frozen: {', '.join(stage.frozen_layers) or '-'}")
         if stage.cut:
-            crossing = ", ".join(f"{value.name} ({'x'.join(map(str, value.shape))})" for value in stage.cut)
-            console.print(f"  cut at: {crossing}")
+            boundary = ", ".join(f"{value.name} ({'x'.join(map(str, value.shape))})" for value in stage.cut)
+            console.print(f"  cut at: {boundary}")
 
 
-def _print_weights(console: Console, result: Inspection) -> None:
+def _print_weights(console: Console, result: InspectResult) -> None:
     """A line for each, not a table: an address stays whole, to be copied, however narrow the terminal is."""
     if result.weights:
         console.print("\nweights, with their ImageNet top-1 accuracy:")
@@ -75,5 +75,5 @@ def _print_weights(console: Console, result: Inspection) -> None:
         console.print(f"{entry.name}{default}: {accuracy}, {entry.url or '-'}", soft_wrap=True)
 
 
-def list_numbers(values: Iterable[float]) -> str:
+def format_numbers(values: Iterable[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)

@@ -10,14 +10,14 @@ from enum import StrEnum
 from itertools import islice
 from typing import TextIO
 
-from ftcli.console.tables import make_visible, open_console
-from ftcli.results import Failure, Guess, Prediction, Predictions
+from ftcli.console.tables import escape_controls, open_console
+from ftcli.results import PredictionError, ClassScore, Prediction, PredictResult
 
-_PATH = 60  # columns for paths at most
-_NAME = 30  # columns for a class at most; a longer name moves what follows
+_MAX_PATH_WIDTH = 60  # columns for paths at most
+_MAX_NAME_WIDTH = 30  # columns for a class at most; a longer name moves what follows
 
 
-class Form(StrEnum):
+class OutputFormat(StrEnum):
     """How predictions are written."""
 
     TABLE = "table"
@@ -25,109 +25,109 @@ class Form(StrEnum):
     JSON = "json"
 
 
-def write_predictions(predictions: Predictions, form: Form, stream: TextIO) -> tuple[int, int]:
+def write_predictions(predictions: PredictResult, output_format: OutputFormat, stream: TextIO) -> tuple[int, int]:
     """Write predictions as they are made, each at once; returns how many there are, and how many images failed.
 
     Only JSON holds what failed; beside a table and CSV the reporter's warnings tell it.
     """
-    match form:
-        case Form.TABLE:
-            return _write(predictions, _Rows(predictions, stream), stream)
-        case Form.CSV:
-            return _write(predictions, _Csv(predictions, stream), stream)
-        case Form.JSON:
+    match output_format:
+        case OutputFormat.TABLE:
+            return _write_lines(predictions, _TableWriter(predictions, stream), stream)
+        case OutputFormat.CSV:
+            return _write_lines(predictions, _CsvWriter(predictions, stream), stream)
+        case OutputFormat.JSON:
             return _write_json(predictions, stream)
 
 
-def _write(predictions: Predictions, form: _Rows | _Csv, stream: TextIO) -> tuple[int, int]:
-    made = failed = 0
+def _write_lines(predictions: PredictResult, writer: _TableWriter | _CsvWriter, stream: TextIO) -> tuple[int, int]:
+    num_predicted = num_failed = 0
     for outcome in predictions.outcomes:
         match outcome:
             case Prediction():
-                form.write(outcome)
+                writer.write(outcome)
                 stream.flush()
-                made += 1
-            case Failure():
-                failed += 1
-    return made, failed
+                num_predicted += 1
+            case PredictionError():
+                num_failed += 1
+    return num_predicted, num_failed
 
 
-def _write_json(predictions: Predictions, stream: TextIO) -> tuple[int, int]:
+def _write_json(predictions: PredictResult, stream: TextIO) -> tuple[int, int]:
     """One document: an image a line. Failures wait in a file until their turn comes, so memory does not grow."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as waiting:
-        counts = {Prediction: 0, Failure: 0}
-        plain = {"checkpoint": str(predictions.checkpoint.absolute()), "classes": list(predictions.classes)}
-        stream.write(f'{_dump(plain)[:-1]}, "predictions": [')
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as failures:
+        counts = {Prediction: 0, PredictionError: 0}
+        header = {"checkpoint": str(predictions.checkpoint.absolute()), "classes": list(predictions.classes)}
+        stream.write(f'{_to_json(header)[:-1]}, "predictions": [')
         for outcome in predictions.outcomes:
-            target = stream if isinstance(outcome, Prediction) else waiting
-            target.write(f"{',' if counts[type(outcome)] else ''}\n{_dump(outcome.to_dict())}")
+            output = stream if isinstance(outcome, Prediction) else failures
+            output.write(f"{',' if counts[type(outcome)] else ''}\n{_to_json(outcome.to_dict())}")
             counts[type(outcome)] += 1
             stream.flush()
         stream.write('\n], "failed": [')
-        waiting.seek(0)
-        for block in iter(lambda: waiting.read(65536), ""):
+        failures.seek(0)
+        for block in iter(lambda: failures.read(65536), ""):
             stream.write(block)
-        stream.write("\n]}\n" if counts[Failure] else "]}\n")
-        return counts[Prediction], counts[Failure]
+        stream.write("\n]}\n" if counts[PredictionError] else "]}\n")
+        return counts[Prediction], counts[PredictionError]
 
 
-def _dump(value: object) -> str:
+def _to_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-class _Csv:
+class _CsvWriter:
     """path, class_1, probability_1 and so on, quoted where CSV needs it."""
 
-    def __init__(self, predictions: Predictions, stream: TextIO) -> None:
+    def __init__(self, predictions: PredictResult, stream: TextIO) -> None:
         self._writer = csv.writer(stream, lineterminator="\n")
         numbers = range(1, predictions.top + 1)
         self._writer.writerow(["path", *(name for n in numbers for name in (f"class_{n}", f"probability_{n}"))])
 
     def write(self, prediction: Prediction) -> None:
-        cells = (cell for guess in prediction.classes for cell in (guess.name, repr(guess.probability)))
+        cells = (cell for score in prediction.classes for cell in (score.name, repr(score.probability)))
         self._writer.writerow([prediction.path, *cells])
 
 
-class _Rows:
+class _TableWriter:
     """A row an image, in columns that are settled before the first. On a terminal, a path that is too long for its
     column stands on a line of its own, above; where the classes would not fit beside one, every path does."""
 
-    def __init__(self, predictions: Predictions, stream: TextIO) -> None:
+    def __init__(self, predictions: PredictResult, stream: TextIO) -> None:
         self._stream = stream
-        self._folds = stream.isatty()
-        self._name = min(_NAME, max(map(_measure, (*predictions.classes, f"class {predictions.top}"))))
-        self._at_once = predictions.top
-        self._path = _PATH
-        if self._folds:
-            width, cell = open_console(stream).width, self._name + 10
-            self._path = min(_PATH, width - 1 - predictions.top * cell)
-            if self._path < 16:
-                self._path, self._at_once = 0, max(1, (width - 1) // cell)
-        if self._path:
-            cells = (f"{self._pad(f'class {n}', self._name)}  prob. " for n in range(1, predictions.top + 1))
-            self._print(self._pad("image", self._path), cells)
+        self._is_terminal = stream.isatty()
+        self._name_width = min(_MAX_NAME_WIDTH, max(map(_cell_width, (*predictions.classes, f"class {predictions.top}"))))
+        self._classes_per_line = predictions.top
+        self._path_width = _MAX_PATH_WIDTH
+        if self._is_terminal:
+            width, cell = open_console(stream).width, self._name_width + 10
+            self._path_width = min(_MAX_PATH_WIDTH, width - 1 - predictions.top * cell)
+            if self._path_width < 16:
+                self._path_width, self._classes_per_line = 0, max(1, (width - 1) // cell)
+        if self._path_width:
+            cells = (f"{self._pad(f'class {n}', self._name_width)}  prob. " for n in range(1, predictions.top + 1))
+            self._write_line(self._pad("image", self._path_width), cells)
 
     def write(self, prediction: Prediction) -> None:
-        path = make_visible(prediction.path)
-        if self._folds and _measure(path) > self._path:
+        path = escape_controls(prediction.path)
+        if self._is_terminal and _cell_width(path) > self._path_width:
             self._stream.write(f"{path}\n")
             path = ""
-        guesses = iter(prediction.classes)
-        for part in iter(lambda: tuple(islice(guesses, self._at_once)), ()):
-            self._print(self._pad(path, self._path), map(self._show, part))
+        scores = iter(prediction.classes)
+        for line_scores in iter(lambda: tuple(islice(scores, self._classes_per_line)), ()):
+            self._write_line(self._pad(path, self._path_width), map(self._format_score, line_scores))
 
-    def _show(self, guess: Guess) -> str:
-        return f"{self._pad(make_visible(guess.name), self._name)}  {guess.probability:.4f}"
+    def _format_score(self, score: ClassScore) -> str:
+        return f"{self._pad(escape_controls(score.name), self._name_width)}  {score.probability:.4f}"
 
-    def _print(self, path: str, cells: Iterator[str]) -> None:
+    def _write_line(self, path: str, cells: Iterator[str]) -> None:
         self._stream.write("  ".join((path, *cells)).rstrip() + "\n")
 
     def _pad(self, text: str, width: int) -> str:
-        return text + " " * (width - _measure(text))
+        return text + " " * (width - _cell_width(text))
 
 
-def _measure(text: str) -> int:
+def _cell_width(text: str) -> int:
     """The columns that a text takes on a terminal."""
     from rich.cells import cell_len
 
-    return cell_len(make_visible(text))
+    return cell_len(escape_controls(text))

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import sys
 
-from ftcli.console.caches import print_cache
+from ftcli.console.caches import print_cache_listing
 from ftcli.console.comparisons import print_comparison
 from ftcli.console.evaluations import print_evaluation
 from ftcli.console.extractions import print_extraction
 from ftcli.console.models import print_models
 from ftcli.console.networks import print_inspection
-from ftcli.console.runs import print_training
+from ftcli.console.runs import print_train_result
 from ftcli.console.tables import open_console, print_table
 from ftcli.results import (
     CacheListing,
-    Comparison,
-    Draft,
-    Evaluation,
-    Extraction,
-    Fetched,
-    Inspection,
+    CompareResult,
+    InitResult,
+    EvaluateResult,
+    ExtractResult,
+    DownloadResult,
+    InspectResult,
     ModelList,
     RecipeSchema,
     Result,
@@ -35,27 +35,27 @@ def print_result(result: Result, *, as_json: bool) -> None:
         return
     console = open_console(sys.stdout)
     match result:
-        case Inspection():
+        case InspectResult():
             print_inspection(console, result)
         case ModelList():
             print_models(console, result)
         case TrainResult():
-            print_training(console, result)
-        case Evaluation():
+            print_train_result(console, result)
+        case EvaluateResult():
             print_evaluation(console, result)
-        case Extraction():
+        case ExtractResult():
             print_extraction(console, result)
-        case Comparison():
+        case CompareResult():
             print_comparison(console, result)
         case CacheListing():
-            print_cache(console, result)
-        case Fetched():
+            print_cache_listing(console, result)
+        case DownloadResult():
             rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]
             console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)
             print_table(console, ("split", "class", ">images"), rows)
-        case Draft() if result.out is None:
+        case InitResult() if result.out is None:
             sys.stdout.write(result.recipe)
-        case Draft():
+        case InitResult():
             console.print(f"recipe: {result.out}", soft_wrap=True)
             console.print(f"next: {result.next_command}", soft_wrap=True)
         case _:

@@ -10,7 +10,7 @@ from ftcli.console.tables import print_skipped, print_table
 from ftcli.results import StageTimes, TrainResult
 
 
-def print_training(console: Console, result: TrainResult) -> None:
+def print_train_result(console: Console, result: TrainResult) -> None:
     rows = [
         (
             stage.name,

@@ -11,26 +11,26 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-UNFOLDED = 100_000
+UNLIMITED_WIDTH = 100_000
 """Columns where no terminal limits them: nothing is folded or cut."""
 
 
 def open_console(stream: TextIO) -> Console:
     """A console that colours and folds on a terminal and does neither elsewhere."""
-    width = None if stream.isatty() else UNFOLDED
+    width = None if stream.isatty() else UNLIMITED_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def is_file(stream: TextIO) -> bool:
+def is_regular_file(stream: TextIO) -> bool:
     """Whether what is written goes to a file, where nobody watches it come: a pipe may lead to this very terminal."""
     return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
 
 
-def make_visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """The text on one line, with whatever would steer a terminal written out."""
     return "".join(
-        sign.encode("unicode_escape").decode() if unicodedata.category(sign) in ("Cc", "Zl", "Zp") else sign
-        for sign in text
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
+        for character in text
     )
 
 
@@ -40,10 +40,10 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
 
     table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width > 80 else 1, 0, 0))
     for column in columns:
-        right = column.startswith(">")
-        table.add_column(Text(column.lstrip(">")), justify="right" if right else "left", overflow="fold")
+        is_right_aligned = column.startswith(">")
+        table.add_column(Text(column.lstrip(">")), justify="right" if is_right_aligned else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(make_visible(cell)) for cell in row))
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
     console.print(table)
 
 

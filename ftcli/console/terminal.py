@@ -10,99 +10,99 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
-from ftcli.console.tables import make_visible, open_console, print_table
-from ftcli.errors import Table
-from ftcli.results import EpochRow, Progress
+from ftcli.console.tables import escape_controls, open_console, print_table
+from ftcli.errors import ErrorTable
+from ftcli.results import EpochMetrics, Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
 
-class Terminal:
+class TerminalReporter:
     """The Reporter for people: sentences and epochs as lines, counted work as a bar where there is a terminal, and
     `bar` is wanted: results that come on the same terminal meanwhile would run into it."""
 
-    def __init__(self, stream: TextIO | None = None, bar: bool = True) -> None:
+    def __init__(self, stream: TextIO | None = None, show_bar: bool = True) -> None:
         self._console = open_console(stream or sys.stderr)
-        self._wants_bar = bar and self._console.is_terminal
+        self._shows_bar = show_bar and self._console.is_terminal
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._name = ""
-        self._drawn = 0.0
+        self._task_name = ""
+        self._last_refresh = 0.0
 
-    def say(self, text: str) -> None:
-        self._console.print(make_visible(text))
+    def info(self, text: str) -> None:
+        self._console.print(escape_controls(text))
 
     def warn(self, text: str) -> None:
-        self._console.print(Text.assemble(("warning: ", "yellow"), make_visible(text)))
+        self._console.print(Text.assemble(("warning: ", "yellow"), escape_controls(text)))
 
-    def advance(self, progress: Progress) -> None:
-        if not self._wants_bar:
+    def update_progress(self, progress: Progress) -> None:
+        if not self._shows_bar:
             return
-        if self._bar is None or self._task is None or self._name != progress.task:
-            self._end_bar()
-            self._bar = self._make_bar()
+        if self._bar is None or self._task is None or self._task_name != progress.task:
+            self._stop_bar()
+            self._bar = self._create_bar()
             self._bar.start()
-            self._name = progress.task
+            self._task_name = progress.task
             self._task = self._bar.add_task(progress.task, count="", rate="", details="", total=progress.total)
-        count, rate = _tell_counts(progress)
+        count, rate = _format_counts(progress)
         self._bar.update(self._task, completed=progress.done, count=count, rate=rate, details=progress.details)
         now = time.monotonic()
-        if now - self._drawn > 0.1 or progress.done == progress.total:
+        if now - self._last_refresh > 0.1 or progress.done == progress.total:
             self._bar.refresh()
-            self._drawn = now
+            self._last_refresh = now
         if progress.done >= progress.total:
-            self._end_bar()
+            self._stop_bar()
 
-    def epoch(self, row: EpochRow, epochs: int, best: bool) -> None:
-        parts = [f"{row.stage} {row.epoch}/{epochs}"]
-        if row.train_loss is not None and row.train_accuracy is not None:
-            parts.append(f"train {row.train_loss:.4f} ({row.train_accuracy:.1%})")
-        parts.append(f"val {row.val_loss:.4f} ({row.val_accuracy:.1%})")
-        if row.lr is not None:
-            parts.append(f"lr {row.lr:.2g}")
-        parts.append(f"{row.seconds:.1f} s")
-        if row.images_per_second is not None:
-            parts.append(f"{row.images_per_second:.0f} images/s")
-        self._console.print("  ".join(parts) + ("  best" if best else ""))
+    def log_epoch(self, metrics: EpochMetrics, num_epochs: int, is_best: bool) -> None:
+        parts = [f"{metrics.stage} {metrics.epoch}/{num_epochs}"]
+        if metrics.train_loss is not None and metrics.train_accuracy is not None:
+            parts.append(f"train {metrics.train_loss:.4f} ({metrics.train_accuracy:.1%})")
+        parts.append(f"val {metrics.val_loss:.4f} ({metrics.val_accuracy:.1%})")
+        if metrics.lr is not None:
+            parts.append(f"lr {metrics.lr:.2g}")
+        parts.append(f"{metrics.seconds:.1f} s")
+        if metrics.images_per_second is not None:
+            parts.append(f"{metrics.images_per_second:.0f} images/s")
+        self._console.print("  ".join(parts) + ("  best" if is_best else ""))
 
-    def __enter__(self) -> Terminal:
+    def __enter__(self) -> TerminalReporter:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """A bar that stands half way is taken away, so that what follows begins on a line of its own."""
-        self._end_bar()
+        self._stop_bar()
 
-    def _make_bar(self) -> Bar:
+    def _create_bar(self) -> Bar:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # for those who wait, not for --help
         from rich.progress import Progress as Bar
         from rich.table import Column
 
         # No refresh thread: loader processes are forked while a bar is shown, and a thread's locks do not survive it.
         # On one line always: of a line that is folded only the last part could be drawn anew.
-        line = Column(no_wrap=True, overflow="ellipsis")
+        one_line = Column(no_wrap=True, overflow="ellipsis")
         columns = [
-            TextColumn("{task.description}", markup=False, table_column=line),
+            TextColumn("{task.description}", markup=False, table_column=one_line),
             BarColumn(bar_width=30 if self._console.width >= 100 else 8),
             TextColumn(
                 "{task.fields[count]}  {task.fields[details]}  {task.fields[rate]}",
                 markup=False,
-                table_column=line,
+                table_column=one_line,
             ),
             TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
         ]
         return Bar(*columns, console=self._console, transient=True, auto_refresh=False)
 
-    def _end_bar(self) -> None:
+    def _stop_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
 
 
-def _tell_counts(progress: Progress) -> tuple[str, str]:
+def _format_counts(progress: Progress) -> tuple[str, str]:
     """What is done of the whole, and how fast, with their units."""
     if progress.unit == "bytes":
         rate = f"{progress.rate / 1e6:.1f} MB/s" if progress.rate else ""
@@ -110,11 +110,11 @@ def _tell_counts(progress: Progress) -> tuple[str, str]:
     return f"{progress.done}/{progress.total}", f"{progress.rate:.0f} images/s" if progress.rate else ""
 
 
-def print_faults(faults: Iterable[str], table: Table | None = None) -> None:
+def print_errors(errors: Iterable[str], table: ErrorTable | None = None) -> None:
     """Tell what went wrong, a line each, with the table that shows it."""
     console = open_console(sys.stderr)
-    for fault in faults:
-        console.print(Text.assemble(("error: ", "bold red"), make_visible(fault)))
+    for error in errors:
+        console.print(Text.assemble(("error: ", "bold red"), escape_controls(error)))
     if table is not None:
         print_table(console, table.columns, table.rows)
         if table.note:

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-SPLIT_OF_NAME = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_ALIASES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Which split a folder or a cell of a manifest stands for, by its name in lower case."""
 
 
@@ -18,32 +18,32 @@ class Entry(NamedTuple):
     """
 
     path: str
-    inner: str
+    path_in_class: str
     label: str
     weight: float = 1.0
     group: str | None = None
 
 
-Listed = dict[str, dict[str, list[Entry]]]
+SamplesBySplit = dict[str, dict[str, list[Entry]]]
 """Split name -> class name -> its images. Without splits there is one, "all"."""
 
 
-def find_name_faults(names: Iterable[str]) -> list[str]:
+def find_class_name_errors(class_names: Iterable[str]) -> list[str]:
     """What is wrong with the names of classes: control characters, and names that look the same."""
-    faults: list[str] = []
-    known: dict[str, str] = {}
-    for name in sorted(set(names)):
-        if holds_control(name):
-            faults.append(f"the class {name!r} holds a control character; rename it")
-        first = known.setdefault(unicodedata.normalize("NFC", name), name)
-        if first != name:
-            faults.append(
-                f"the classes {first!a} and {name!a} differ only in how Unicode composes their letters; give both one "
+    errors: list[str] = []
+    first_by_normalized: dict[str, str] = {}
+    for name in sorted(set(class_names)):
+        if has_control_char(name):
+            errors.append(f"the class {name!r} holds a control character; rename it")
+        first_name = first_by_normalized.setdefault(unicodedata.normalize("NFC", name), name)
+        if first_name != name:
+            errors.append(
+                f"the classes {first_name!a} and {name!a} differ only in how Unicode composes their letters; give both one "
                 "name"
             )
-    return faults
+    return errors
 
 
-def holds_control(text: str) -> bool:
+def has_control_char(text: str) -> bool:
     """Whether a text holds a control character or a line separator, which no table could show."""
-    return any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text)
+    return any(unicodedata.category(char) in ("Cc", "Zl", "Zp") for char in text)

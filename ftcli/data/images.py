@@ -35,8 +35,8 @@ EXTENSIONS = frozenset(ending for endings in _FORMATS.values() for ending in end
 """The lower-case endings that make a file an image. HEIC is among them though it cannot be read: photographs that are
 left out must be told, not passed over."""
 
-_ORIENTATION = 0x0112
-_UPRIGHT = {
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -46,10 +46,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _REMEDY = "replace it, remove it, or set data.on_corrupt_image: skip"
-_SAVE_ANEW = "save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
+_REENCODE_REMEDY = "save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
 
 # What Pillow's readers raise over bytes that make no sense. MemoryError is the machine's fault, not the image's.
-_MALFORMED = (
+_DECODE_ERRORS = (
     SyntaxError,
     ValueError,
     EOFError,
@@ -61,16 +61,16 @@ _MALFORMED = (
     struct.error,
     zlib.error,
 )
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-class BrokenImage(DataError):
+class CorruptImageError(DataError):
     """An image that cannot be read, or whose pixels have no agreed meaning. `why` is the fault without its place and
     its remedy."""
 
-    def __init__(self, sentence: str, why: str = "") -> None:
-        super().__init__(sentence)
-        self.why = why
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def is_image(name: str) -> bool:
@@ -78,49 +78,49 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
 
 
-def read_rgb(path: Path, needed: int | None = None) -> Image.Image:
+def read_rgb(path: Path, min_decode_size: int | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, as `read_image` does."""
-    return _make_rgb(read_image(path, needed))
+    return _make_rgb(read_image(path, min_decode_size))
 
 
-def read_image(path: Path, needed: int | None = None) -> Image.Image:
+def read_image(path: Path, min_decode_size: int | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, or as 8-bit grey (mode L) if it is grey.
 
     The orientation that a camera noted is applied (metadata that cannot be parsed notes none); whatever is transparent
     is put on white; 16-bit grey v becomes round(v / 257); of an animation the first frame is taken; colour profiles
     are not applied. A JPEG is decoded at a half, a quarter or an eighth of its size where its shorter side keeps
-    `needed` pixels or more; None asks for all. Raises BrokenImage for what is missing, empty, cut short, damaged, no
+    `needed` pixels or more; None asks for all. Raises CorruptImageError for what is missing, empty, cut short, damaged, no
     image, larger than Pillow holds for safe, or of 32-bit or floating-point values beyond 0 to 65,535, whose range
     nobody agreed on.
     No warning of Pillow leaves this function.
     """
-    with _explain_faults(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
-        _reduce(image, needed)
+    with _translate_errors(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
+        _set_draft_size(image, min_decode_size)
         return _make_upright(path, image)
 
 
 def convert_rgb(image: Image.Image, name: str) -> Image.Image:
     """What `read_rgb` makes of an image, of one that Pillow has opened already; `name` is what faults call it."""
-    with _explain_faults(Path(name)):
+    with _translate_errors(Path(name)):
         return _make_rgb(_make_upright(Path(name), image))
 
 
-def read_shape(path: Path, needed: int | None = None) -> tuple[int, int, bool]:
+def read_shape(path: Path, min_decode_size: int | None = None) -> tuple[int, int, bool]:
     """Width and height in pixels that `read_image` gives, and whether the file is grey; its pixels are not read.
 
-    Raises BrokenImage for what is missing, empty, no image, or larger than Pillow holds for safe.
+    Raises CorruptImageError for what is missing, empty, no image, or larger than Pillow holds for safe.
     """
-    with _explain_faults(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
-        _reduce(image, needed)
+    with _translate_errors(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
+        _set_draft_size(image, min_decode_size)
         width, height = image.size
-        turned = _read_orientation(image) in (5, 6, 7, 8)
-        return (height, width, _is_grey(image)) if turned else (width, height, _is_grey(image))
+        is_rotated = _read_orientation(image) in (5, 6, 7, 8)
+        return (height, width, _is_grey(image)) if is_rotated else (width, height, _is_grey(image))
 
 
-def _reduce(image: Image.Image, needed: int | None) -> None:
+def _set_draft_size(image: Image.Image, min_decode_size: int | None) -> None:
     """Have a JPEG decoded at a part of its size; of Pillow's readers no other takes notice."""
-    if needed is not None:
-        image.draft(None, (needed, needed))
+    if min_decode_size is not None:
+        image.draft(None, (min_decode_size, min_decode_size))
 
 
 def _is_grey(image: Image.Image) -> bool:
@@ -133,10 +133,10 @@ def _make_rgb(image: Image.Image) -> Image.Image:
 
 def _make_upright(path: Path, image: Image.Image) -> Image.Image:
     image.load()
-    return _turn_upright(_flatten(path, image), _read_orientation(image))
+    return _apply_orientation(_flatten(path, image), _read_orientation(image))
 
 
-class _Silence:
+class _WarningFilter:
     """Keeps the warnings of Pillow in while images are read, by any number of threads.
 
     The filters of warnings are one for all threads, and whoever puts back what it found may put back another's. So the
@@ -145,69 +145,69 @@ class _Silence:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._found = warnings.catch_warnings()
+        self._num_active = 0
+        self._saved_filters = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
-            if not self._inside:
-                self._found = warnings.catch_warnings()
-                self._found.__enter__()
+            if not self._num_active:
+                self._saved_filters = warnings.catch_warnings()
+                self._saved_filters.__enter__()
                 warnings.simplefilter("ignore")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-            self._inside += 1
+            self._num_active += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._found.__exit__(None, None, None)
+            self._num_active -= 1
+            if not self._num_active:
+                self._saved_filters.__exit__(None, None, None)
 
 
-_silence = _Silence()
+_warning_filter = _WarningFilter()
 
 
 @contextmanager
-def _explain_faults(path: Path) -> Iterator[None]:
-    """Raise what Pillow and the system say of an image as BrokenImage. No warning of Pillow gets out."""
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Raise what Pillow and the system say of an image as CorruptImageError. No warning of Pillow gets out."""
     try:
-        with _silence:
+        with _warning_filter:
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        why = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"
-        raise _refuse(path, why, "make it smaller, remove it, or set data.on_corrupt_image: skip") from error
+        reason = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"
+        raise _make_corrupt_error(path, reason, "make it smaller, remove it, or set data.on_corrupt_image: skip") from error
     except OSError as error:
-        if error.errno in _EXHAUSTED:
+        if error.errno in _RESOURCE_ERRNOS:
             raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.num_workers") from error
-        raise _refuse(path, _explain(path, error), _REMEDY) from error
-    except _MALFORMED as error:
-        raise _refuse(path, f"is damaged ({_quote(error)})", _REMEDY) from error
+        raise _make_corrupt_error(path, _describe_os_error(path, error), _REMEDY) from error
+    except _DECODE_ERRORS as error:
+        raise _make_corrupt_error(path, f"is damaged ({_format_error(error)})", _REMEDY) from error
 
 
-def _refuse(path: Path, why: str, remedy: str) -> BrokenImage:
-    return BrokenImage(f"{path}: {why}; {remedy}", why)
+def _make_corrupt_error(path: Path, reason: str, remedy: str) -> CorruptImageError:
+    return CorruptImageError(f"{path}: {reason}; {remedy}", reason)
 
 
-def _explain(path: Path, error: OSError) -> str:
+def _describe_os_error(path: Path, error: OSError) -> str:
     if error.errno is not None:
         return f"cannot be opened ({error.strerror})"
     if isinstance(error, UnidentifiedImageError):
         return "is empty (0 bytes)" if path.stat().st_size == 0 else "is no image that can be read"
     # Pillow has no type of its own for a file that ends too early.
     kind = "cut short" if "truncated" in str(error).lower() else "damaged"
-    return f"is {kind} ({_quote(error)})"
+    return f"is {kind} ({_format_error(error)})"
 
 
-def _quote(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _flatten(path: Path, image: Image.Image) -> Image.Image:
     """The image as RGB or grey, without transparency."""
     if image.mode == "F":
-        raise _refuse(path, "has floating-point pixels, which have no agreed range", _SAVE_ANEW)
+        raise _make_corrupt_error(path, "has floating-point pixels, which have no agreed range", _REENCODE_REMEDY)
     if image.mode.startswith("I"):
-        return _narrow(path, image)
+        return _scale_to_uint8(path, image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
@@ -218,12 +218,12 @@ def _flatten(path: Path, image: Image.Image) -> Image.Image:
     return image if image.mode == "L" else _make_rgb(image)
 
 
-def _narrow(path: Path, image: Image.Image) -> Image.Image:
+def _scale_to_uint8(path: Path, image: Image.Image) -> Image.Image:
     """16-bit grey, whatever mode Pillow keeps it in, as 8-bit grey: scaled, where convert() would clip."""
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise _refuse(path, f"has 32-bit pixels from {low} to {high}, which have no agreed range", _SAVE_ANEW)
+        raise _make_corrupt_error(path, f"has 32-bit pixels from {low} to {high}, which have no agreed range", _REENCODE_REMEDY)
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey[values == transparent] = 255
@@ -233,11 +233,11 @@ def _narrow(path: Path, image: Image.Image) -> Image.Image:
 def _read_orientation(image: Image.Image) -> Any:
     """What the camera noted, whatever that is; None where the metadata is not there or makes no sense."""
     try:
-        return image.getexif().get(_ORIENTATION)
-    except (OSError, *_MALFORMED):
+        return image.getexif().get(_ORIENTATION_TAG)
+    except (OSError, *_DECODE_ERRORS):
         return None
 
 
-def _turn_upright(image: Image.Image, orientation: Any) -> Image.Image:
-    turn = _UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+def _apply_orientation(image: Image.Image, orientation: Any) -> Image.Image:
+    method = _TRANSPOSE_BY_ORIENTATION.get(orientation)
+    return image if method is None else image.transpose(method)

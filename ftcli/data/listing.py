@@ -8,169 +8,169 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ftcli.data.entries import Entry, Listed, find_name_faults
+from ftcli.data.entries import Entry, SamplesBySplit, find_class_name_errors
 from ftcli.data.folders import FolderScan
 from ftcli.data.manifests import ManifestScan, is_manifest
 from ftcli.errors import DataError
 from ftcli.recipe import schema
-from ftcli.results import tell_count
+from ftcli.results import format_count
 
-_SHOWN = 10
+_MAX_REPORTED = 10
 
 
 @dataclass
-class Listing:
+class DatasetIndex:
     """Images by split and class. Their paths are relative to `folder`; `name` is what people call where they are.
 
-    `one_folder` says that they are in a folder and no manifest. Faults gather in `faults`, each begun with `where`.
+    `is_folder` says that they are in a folder and no manifest. Faults gather in `faults`, each begun with `where`.
     """
 
-    where: str
+    location: str
     name: str
     folder: Path
-    one_folder: bool
-    splits: Listed = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    is_folder: bool
+    splits: SamplesBySplit = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
 
-    def fail(self, what: str) -> None:
+    def add_error(self, message: str) -> None:
         """Note a fault."""
-        self.faults.append(f"{self.where}: {what}")
+        self.errors.append(f"{self.location}: {message}")
 
-    def raise_faults(self) -> None:
+    def raise_errors(self) -> None:
         """Raise one DataError with all faults, if there are any."""
-        if self.faults:
-            raise DataError(*self.faults)
+        if self.errors:
+            raise DataError(*self.errors)
 
-    def check_names(self, others: Iterable[str]) -> None:
+    def check_class_names(self, other_names: Iterable[str]) -> None:
         """Note what is wrong with the names of the classes, among themselves and beside others."""
-        for fault in find_name_faults([*others, *(name for classes in self.splits.values() for name in classes)]):
-            self.fail(fault)
+        for error in find_class_name_errors([*other_names, *(name for classes in self.splits.values() for name in classes)]):
+            self.add_error(error)
 
     def entries(self) -> Iterator[Entry]:
         """Every image."""
         return (entry for classes in self.splits.values() for entries in classes.values() for entry in entries)
 
 
-def list_root(root: Path, where: str, only: Collection[str] | None = None) -> Listing:
+def index_root(root: Path, location: str, only_splits: Collection[str] | None = None) -> DatasetIndex:
     """The images of one root; of a folder those of the splits in `only` alone, where that is given.
 
     Paths are relative to the folder, or to that of the manifest. Raises DataError for a root that cannot be read and
     for every fault of a manifest; the faults of a folder are noted.
     """
     if is_manifest(root):
-        scan = ManifestScan(root, where)
-        listing = Listing(where, str(root), root.parent, one_folder=False)
-        listing.splits = scan.read()
-        listing.faults = scan.faults
-        listing.raise_faults()
-        return listing
-    return _list_folder(root, where, only)
+        scan = ManifestScan(root, location)
+        index = DatasetIndex(location, str(root), root.parent, is_folder=False)
+        index.splits = scan.read()
+        index.errors = scan.errors
+        index.raise_errors()
+        return index
+    return _index_folder(root, location, only_splits)
 
 
-def list_roots(data: schema.Data, where: str) -> Listing:
+def index_roots(data: schema.Data, location: str) -> DatasetIndex:
     """The images of a recipe, with the groups that it asks for.
 
-    Paths are relative to the root, or, where root is a list, to the current folder. Raises DataError as `list_root`
+    Paths are relative to the root, or, where root is a list, to the current folder. Raises DataError as `index_root`
     does, for all roots at once, and for an image that is in two roots, for roots of which some have splits and some
     have none, for groups that the recipe and a manifest both give, and for images that data.group does not match.
     """
-    listing = _join(data.root, where) if isinstance(data.root, tuple) else list_root(Path(data.root), where)
-    listing.check_names(data.classes or ())
+    index = _join_roots(data.root, location) if isinstance(data.root, tuple) else index_root(Path(data.root), location)
+    index.check_class_names(data.classes or ())
     if data.group is not None:
-        _put_groups(listing, re.compile(data.group))
-    return listing
+        _assign_groups(index, re.compile(data.group))
+    return index
 
 
-def find_base(root: str | Sequence[str]) -> Path:
+def find_base_folder(root: str | Sequence[str]) -> Path:
     """The folder that the paths of a recipe's data.root are relative to."""
     if not isinstance(root, str):
         return Path()
     return Path(root).parent if is_manifest(Path(root)) else Path(root)
 
 
-def _list_folder(root: Path, where: str, only: Collection[str] | None) -> Listing:
-    scan = FolderScan(root, where)
+def _index_folder(root: Path, location: str, only_splits: Collection[str] | None) -> DatasetIndex:
+    scan = FolderScan(root, location)
     folders = scan.find_splits()
     if not folders:
-        scan.raise_faults()
-    listing = Listing(where, str(root), root, one_folder=True)
+        scan.raise_errors()
+    index = DatasetIndex(location, str(root), root, is_folder=True)
     for name, folder in folders.items():
         depth = 1 if name == "all" else 2
-        classes = scan.list_classes(folder) if only is None or name in only else {}
-        listing.splits[name] = {
+        classes = scan.list_classes(folder) if only_splits is None or name in only_splits else {}
+        index.splits[name] = {
             label: [Entry(path, path.split("/", depth)[-1], label) for path in paths]
             for label, paths in classes.items()
         }
-    listing.faults = scan.faults
-    return listing
+    index.errors = scan.errors
+    return index
 
 
-def _join(roots: tuple[str, ...], where: str) -> Listing:
+def _join_roots(roots: tuple[str, ...], location: str) -> DatasetIndex:
     """Several roots as one."""
-    joined = Listing(where, ", ".join(roots), Path(), one_folder=False)
-    parts: list[Listing] = []
+    joined = DatasetIndex(location, ", ".join(roots), Path(), is_folder=False)
+    indexes: list[DatasetIndex] = []
     for root in roots:
         try:
-            parts.append(replace(list_root(Path(root), where), name=root))
+            indexes.append(replace(index_root(Path(root), location), name=root))
         except DataError as error:
-            joined.faults += error.faults
-    for part in parts:
-        joined.faults += part.faults
-    joined.raise_faults()
-    whole = [part.name for part in parts if "all" in part.splits]
-    if whole and len(whole) < len(parts):
-        split = next(part.name for part in parts if "all" not in part.splits)
-        joined.fail(f"{split} has splits and {whole[0]} has none; give every root splits, or none")
-    for part in parts:
-        for split, classes in part.splits.items():
-            home = joined.splits.setdefault(split, {})
+            joined.errors += error.messages
+    for index in indexes:
+        joined.errors += index.errors
+    joined.raise_errors()
+    unsplit_names = [index.name for index in indexes if "all" in index.splits]
+    if unsplit_names and len(unsplit_names) < len(indexes):
+        split = next(index.name for index in indexes if "all" not in index.splits)
+        joined.add_error(f"{split} has splits and {unsplit_names[0]} has none; give every root splits, or none")
+    for index in indexes:
+        for split, classes in index.splits.items():
+            samples_by_class = joined.splits.setdefault(split, {})
             for label, entries in classes.items():
-                moved = (entry._replace(path=(part.folder / entry.path).as_posix()) for entry in entries)
-                home.setdefault(label, []).extend(moved)
-    _refuse_twice(joined, parts)
-    joined.raise_faults()
+                moved = (entry._replace(path=(index.folder / entry.path).as_posix()) for entry in entries)
+                samples_by_class.setdefault(label, []).extend(moved)
+    _report_duplicates(joined, indexes)
+    joined.raise_errors()
     return joined
 
 
-def _refuse_twice(joined: Listing, parts: list[Listing]) -> None:
+def _report_duplicates(joined: DatasetIndex, indexes: list[DatasetIndex]) -> None:
     """Note the images that are in two roots."""
-    known: dict[str, str] = {}
-    twice: list[str] = []
-    for part in parts:
-        base = part.folder.absolute()
-        for entry in part.entries():
-            first = known.setdefault(os.path.normpath(base / entry.path), part.name)
-            if first != part.name:
-                twice.append(f"{part.folder / entry.path} is in {first} and in {part.name}; keep it in one")
-    for fault in twice[:_SHOWN]:
-        joined.fail(fault)
-    if len(twice) > _SHOWN:
-        joined.fail(f"{len(twice) - _SHOWN} more images are in two roots")
+    root_by_path: dict[str, str] = {}
+    duplicates: list[str] = []
+    for index in indexes:
+        base = index.folder.absolute()
+        for entry in index.entries():
+            first_root = root_by_path.setdefault(os.path.normpath(base / entry.path), index.name)
+            if first_root != index.name:
+                duplicates.append(f"{part.folder / entry.path} is in {first_root} and in {part.name}; keep it in one")
+    for message in duplicates[:_MAX_REPORTED]:
+        joined.add_error(message)
+    if len(duplicates) > _MAX_REPORTED:
+        joined.add_error(f"{len(duplicates) - _MAX_REPORTED} more images are in two roots")
 
 
-def _put_groups(listing: Listing, pattern: re.Pattern[str]) -> None:
+def _assign_groups(index: DatasetIndex, pattern: re.Pattern[str]) -> None:
     """Give every image the group that the recipe's pattern finds in its path."""
-    if any(entry.group is not None for entry in listing.entries()):
-        listing.fail(f"data.group is set, and {listing.name} has a column group; keep one of them")
+    if any(entry.group is not None for entry in index.entries()):
+        index.add_error(f"data.group is set, and {listing.name} has a column group; keep one of them")
         return
     unmatched: list[str] = []
 
-    def find(entry: Entry) -> Entry:
-        found = pattern.search(entry.inner)
-        if found is None or not found[1]:
-            unmatched.append(entry.inner)
+    def add_group(entry: Entry) -> Entry:
+        group_match = pattern.search(entry.path_in_class)
+        if group_match is None or not group_match[1]:
+            unmatched.append(entry.path_in_class)
             return entry
-        return entry._replace(group=found[1])
+        return entry._replace(group=group_match[1])
 
     grouped = {
-        split: {label: [find(entry) for entry in entries] for label, entries in classes.items()}
-        for split, classes in listing.splits.items()
+        split: {label: [add_group(entry) for entry in entries] for label, entries in classes.items()}
+        for split, classes in index.splits.items()
     }
     if not unmatched:
-        listing.splits = grouped
+        index.splits = grouped
     else:
-        others = f" and in {tell_count(len(unmatched) - 1, 'more path')}" if len(unmatched) > 1 else ""
-        listing.fail(
+        others = f" and in {format_count(len(unmatched) - 1, 'more path')}" if len(unmatched) > 1 else ""
+        index.add_error(
             f"data.group: {pattern.pattern!r} finds no group in {unmatched[0]!r}{others}; mend it so that every image "
             "has one"
         )

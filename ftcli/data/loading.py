@@ -11,24 +11,24 @@ from types import TracebackType
 import torch
 
 from ftcli import runtime
-from ftcli.data.batches import Batch, Draw, count_batches, divide_order
-from ftcli.data.images import BrokenImage, read_shape
-from ftcli.data.reading import BatchReader, ImageFiles, Job
-from ftcli.data.sources import ImageSet, Sample
-from ftcli.data.threads import Threads, choose_threads
+from ftcli.data.batches import Batch, RngKey, count_batches, batch_indices
+from ftcli.data.images import CorruptImageError, read_shape
+from ftcli.data.reading import BatchBuilder, LoaderConfig, BatchRequest
+from ftcli.data.sources import ImageDataset, Sample
+from ftcli.data.threads import ThreadedMap, default_num_threads
 from ftcli.data.transforms import ImageTransform, build_eval_transform
 from ftcli.data.workers import WorkerPool
 from ftcli.errors import DataError, FtcliError
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
-LIGHT = 1_500_000
+SMALL_IMAGE_PIXELS = 1_500_000
 """Pixels of an image up to which reading it is light work."""
-_LOOKS = 8
-Triple = tuple[float, float, float]
+_NUM_SIZE_SAMPLES = 8
+ChannelValues = tuple[float, float, float]
 
 
-class Loader:
+class ImageLoader:
     """Reads samples in batches, with processes that stay between passes, or in this one if `files` asks for none: then
     with a thread for each core, which rests while whoever has a batch works on it.
 
@@ -39,19 +39,19 @@ class Loader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], transform: ImageTransform, batch_size: int, files: ImageFiles
+        self, samples: Sequence[Sample], transform: ImageTransform, batch_size: int, config: LoaderConfig
     ) -> None:
         self.samples = tuple(samples)
         self.batch_size = batch_size
-        self.num_workers = files.num_workers
-        self._pixels = files.pixels
-        self._pin_memory = files.pin_memory and torch.cuda.is_available()
-        self._reader = BatchReader(files, transform)
-        self._pool = WorkerPool(self._reader, files.num_workers, self._pin_memory) if files.num_workers else None
-        self._threads = Threads(choose_threads())
-        self._token = object()
+        self.num_workers = config.num_workers
+        self._pixel_cache = config.pixel_cache
+        self._pin_memory = config.pin_memory and torch.cuda.is_available()
+        self._builder = BatchBuilder(config, transform)
+        self._worker_pool = WorkerPool(self._builder, config.num_workers, self._pin_memory) if config.num_workers else None
+        self._thread_map = ThreadedMap(default_num_threads())
+        self._pass_token = object()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> ImageLoader:
         return self
 
     def __exit__(
@@ -61,10 +61,10 @@ class Loader:
 
     def close(self) -> None:
         """End the worker processes, or the threads. The loader may be used again; it starts new ones."""
-        self._token = object()
-        self._threads.close()
-        if self._pool:
-            self._pool.close()
+        self._pass_token = object()
+        self._thread_map.close()
+        if self._worker_pool:
+            self._worker_pool.close()
 
     def count_batches(self, merge_last: bool = False) -> int:
         """The number of batches that all samples make."""
@@ -72,8 +72,8 @@ class Loader:
 
     def batches(
         self,
-        order: Sequence[int] | None = None,
-        draw: Draw | None = None,
+        indices: Sequence[int] | None = None,
+        rng_key: RngKey | None = None,
         start: int = 0,
         merge_last: bool = False,
     ) -> Iterator[Batch]:
@@ -81,11 +81,11 @@ class Loader:
 
         `draw` with an image's path seeds torch's CPU generator before the image's transform; None seeds nothing.
         With `merge_last` a last batch of one image joins the batch before it, for BatchNorm in training can take no
-        statistics from one. Raises BrokenImage for the first broken image in order under "error", RunError when a
+        statistics from one. Raises CorruptImageError for the first broken image in order under "error", RunError when a
         worker was killed.
         """
-        yield from self._make(
-            self._plan_jobs(range(len(self.samples)) if order is None else order, draw, start, merge_last)
+        yield from self._build_batches(
+            self._make_requests(range(len(self.samples)) if indices is None else indices, rng_key, start, merge_last)
         )
 
     def stream(self, samples: Iterable[Sample]) -> Iterator[Batch]:
@@ -93,76 +93,76 @@ class Loader:
 
         However many there are, no more than those are held. Raises what `batches` does.
         """
-        coming = iter(samples)
-        yield from self._make(
-            self._plan_job(taken, None) for taken in iter(lambda: tuple(islice(coming, self.batch_size)), ())
+        remaining = iter(samples)
+        yield from self._build_batches(
+            self._make_request(chunk, None) for chunk in iter(lambda: tuple(islice(remaining, self.batch_size)), ())
         )
 
-    def _make(self, jobs: Iterator[Job]) -> Iterator[Batch]:
-        token = self._token = object()
-        for made in self._pool.run(jobs) if self._pool else (self._reader.make(job, self._threads) for job in jobs):
-            if isinstance(made, FtcliError):
-                raise made
-            yield made.pin_memory() if self._pin_memory and not self._pool else made
-            if self._token is not token:
+    def _build_batches(self, requests: Iterator[BatchRequest]) -> Iterator[Batch]:
+        token = self._pass_token = object()
+        for result in self._worker_pool.run(requests) if self._worker_pool else (self._builder.build(request, self._thread_map) for request in requests):
+            if isinstance(result, FtcliError):
+                raise result
+            yield result.pin_memory() if self._pin_memory and not self._worker_pool else result
+            if self._pass_token is not token:
                 raise RuntimeError("this pass is over: the loader was closed, or has begun another")
 
-    def _plan_jobs(self, order: Sequence[int], draw: Draw | None, start: int, merge_last: bool) -> Iterator[Job]:
-        for places in divide_order(order, self.batch_size, start, merge_last):
-            yield self._plan_job(tuple(self.samples[place] for place in places), draw)
+    def _make_requests(self, indices: Sequence[int], rng_key: RngKey | None, start: int, merge_last: bool) -> Iterator[BatchRequest]:
+        for sample_indices in batch_indices(indices, self.batch_size, start, merge_last):
+            yield self._make_request(tuple(self.samples[index] for index in sample_indices), rng_key)
 
-    def _plan_job(self, samples: tuple[Sample, ...], draw: Draw | None) -> Job:
-        pixels = self._pixels
-        keys = tuple(pixels.find_key(sample.path) if pixels else None for sample in samples)
-        return Job(samples, keys, draw)
+    def _make_request(self, samples: tuple[Sample, ...], rng_key: RngKey | None) -> BatchRequest:
+        pixel_cache = self._pixel_cache
+        keys = tuple(pixel_cache.find_key(sample.path) if pixel_cache else None for sample in samples)
+        return BatchRequest(samples, keys, rng_key)
 
 
-def choose_workers(wanted: int | None) -> int:
+def max_workers(requested: int | None) -> int:
     """The number of worker processes: the wanted one, or as many as this process has cores, at most 8."""
-    return min(8, runtime.count_cores()) if wanted is None else wanted
+    return min(8, runtime.count_cores()) if requested is None else requested
 
 
-def share_cores(wanted: int | None, device: torch.device, images: ImageSet) -> int:
+def default_num_workers(requested: int | None, device: torch.device, dataset: ImageDataset) -> int:
     """The number of worker processes beside a network that computes on `device`: the wanted one, or else as
-    `choose_workers`, but none on the CPU where images have no more than LIGHT pixels on average, as some of them tell.
+    `max_workers`, but none on the CPU where images have no more than LIGHT pixels on average, as some of them tell.
 
     Reading such an image takes about a millisecond. Processes that do it meanwhile compete with the network for the
     cores, whose threads then wait for one another: a training step takes a tenth longer.
     """
-    if wanted is None and device.type == "cpu" and _weigh(images) <= LIGHT:
+    if requested is None and device.type == "cpu" and _mean_pixels(dataset) <= SMALL_IMAGE_PIXELS:
         return 0
-    return choose_workers(wanted)
+    return max_workers(requested)
 
 
-def _weigh(images: ImageSet) -> float:
+def _mean_pixels(dataset: ImageDataset) -> float:
     """The pixels of an image on average, from those of a few; 0 where none can be read."""
-    samples = [sample for split in images.splits.values() for sample in split]
-    pixels: list[int] = []
-    for sample in samples[:: max(1, len(samples) // _LOOKS)]:
-        with suppress(BrokenImage):
-            width, height, _ = read_shape(images.root / sample.path)
-            pixels.append(width * height)
-    return sum(pixels) / max(1, len(pixels))
+    samples = [sample for split in dataset.splits.values() for sample in split]
+    pixel_counts: list[int] = []
+    for sample in samples[:: max(1, len(samples) // _NUM_SIZE_SAMPLES)]:
+        with suppress(CorruptImageError):
+            width, height, _ = read_shape(dataset.root / sample.path)
+            pixel_counts.append(width * height)
+    return sum(pixel_counts) / max(1, len(pixel_counts))
 
 
-def order_epoch(seed: int, stage: str, epoch: int, count: int) -> list[int]:
+def epoch_permutation(seed: int, stage: str, epoch: int, num_samples: int) -> list[int]:
     """The order of an epoch: a permutation of 0 to count - 1 that depends on the arguments alone."""
     generator = torch.Generator().manual_seed(runtime.derive_seed(seed, "order", stage, epoch))
-    order: list[int] = torch.randperm(count, generator=generator).tolist()
-    return order
+    permutation: list[int] = torch.randperm(num_samples, generator=generator).tolist()
+    return permutation
 
 
-def measure_preprocessing(preprocessing: Preprocessing, images: ImageSet, data: schema.Data) -> Preprocessing:
+def measure_preprocessing(preprocessing: Preprocessing, dataset: ImageDataset, data: schema.Data) -> Preprocessing:
     """The same preprocessing with mean and std of the training images, as `normalize: dataset` asks for. Raises as
     `measure_normalization` does."""
-    files = ImageFiles(images.root, data.on_corrupt_image, choose_workers(data.num_workers))
+    config = LoaderConfig(dataset.root, data.on_corrupt_image, max_workers(data.num_workers))
     transform = build_eval_transform(preprocessing)
-    with Loader(images.splits["train"], transform, data.batch_size, files) as loader:
+    with ImageLoader(dataset.splits["train"], transform, data.batch_size, config) as loader:
         mean, std = measure_normalization(loader)
     return replace(preprocessing, mean=mean, std=std)
 
 
-def measure_normalization(loader: Loader) -> tuple[Triple, Triple]:
+def measure_normalization(loader: ImageLoader) -> tuple[ChannelValues, ChannelValues]:
     """Mean and standard deviation of each channel over all pixels of all images, for pixels from 0 to 1.
 
     Exact but for the last rounding, whatever the order and the size of batches. Raises DataError where no image could
@@ -174,10 +174,10 @@ def measure_normalization(loader: Loader) -> tuple[Triple, Triple]:
             counts[channel] += torch.bincount(batch.images[:, channel].flatten(), minlength=256)
     if not counts.any():
         raise DataError("data.normalize: no image could be read to measure mean and std; give numbers, or weights")
-    shares = counts.double() / counts.sum(1, keepdim=True)
+    fractions = counts.double() / counts.sum(1, keepdim=True)
     levels = torch.arange(256, dtype=torch.float64) / 255
-    mean = shares @ levels
-    std = (shares * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+    mean = fractions @ levels
+    std = (fractions * (levels - mean[:, None]) ** 2).sum(1).sqrt()
     if not std.all():
         raise DataError("data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights")
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

@@ -15,21 +15,21 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ftcli.caching.images import digest_images
-from ftcli.caching.places import make_room
+from ftcli.caching.images import hash_files
+from ftcli.caching.places import evict
 from ftcli.caching.store import Key, Store, make_key
-from ftcli.data.images import BrokenImage, read_image, read_shape
+from ftcli.data.images import CorruptImageError, read_image, read_shape
 from ftcli.data.sources import Sample
-from ftcli.data.threads import Threads, choose_threads
+from ftcli.data.threads import ThreadedMap, default_num_threads
 from ftcli.data.transforms import ImageTransform
 from ftcli.data.workers import WorkerPool
 from ftcli.errors import FtcliError
 from ftcli.results import Progress, Reporter
 
-_HEAD = struct.Struct("<II")  # height and width; then come the pixels, row by row, red green blue
-_LOOKS = 16  # images whose size is looked at for an estimate
-_TASK = 4 * 2**20  # bytes of pixels that a process makes at a time
-_TALK = 0.2  # seconds between reports
+_HEADER = struct.Struct("<II")  # height and width; then come the pixels, row by row, red green blue
+_NUM_SIZE_SAMPLES = 16  # images whose size is looked at for an estimate
+_TASK_BYTES = 4 * 2**20  # bytes of pixels that a process makes at a time
+_REPORT_INTERVAL = 0.2  # seconds between reports
 
 
 class PixelCache:
@@ -40,26 +40,26 @@ class PixelCache:
     another process.
     """
 
-    def __init__(self, root: Path, transform: ImageTransform, verify: bool = False) -> None:
+    def __init__(self, root: Path, transform: ImageTransform, rehash: bool = False) -> None:
         self.root = root
         self._transform = transform
-        self._verify = verify
+        self._rehash = rehash
         self._keys: dict[str, Key] = {}
         self._store = self._open()
 
-    def estimate(self, samples: Sequence[Sample]) -> int:
+    def estimate_bytes(self, samples: Sequence[Sample]) -> int:
         """About the bytes that the images of these samples take, from the sizes of a few; broken ones take none."""
-        if self._transform.fixed:
-            return len(samples) * _count_bytes(self._transform.size, self._transform.size)
-        looked = samples[:: max(1, len(samples) // _LOOKS)][:_LOOKS]
+        if self._transform.deterministic:
+            return len(samples) * _get_record_size(self._transform.size, self._transform.size)
+        sampled = samples[:: max(1, len(samples) // _NUM_SIZE_SAMPLES)][:_NUM_SIZE_SAMPLES]
         sizes = []
-        for sample in looked:
+        for sample in sampled:
             try:
-                width, height, _ = read_shape(self.root / sample.path, self._transform.needed)
-            except BrokenImage:
+                width, height, _ = read_shape(self.root / sample.path, self._transform.min_decode_size)
+            except CorruptImageError:
                 continue
-            sizes.append(_count_bytes(width, height))
-        return len(samples) * sum(sizes) // max(1, len(looked))
+            sizes.append(_get_record_size(width, height))
+        return len(samples) * sum(sizes) // max(1, len(sampled))
 
     def fill(
         self,
@@ -68,38 +68,38 @@ class PixelCache:
         on_corrupt_image: Literal["error", "skip"],
         reporter: Reporter,
         task: str,
-        stop: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Decode the images that are not there yet, with `workers` processes, or threads if 0, and keep them if there
         is room; False if `stop` became true, and then what was decoded is kept.
 
-        Broken images are left out, or the first of them is raised as BrokenImage under "error". Raises RunError if the
+        Broken images are left out, or the first of them is raised as CorruptImageError under "error". Raises RunError if the
         disk is full or a worker was killed.
         """
         paths = list(dict.fromkeys(sample.path for sample in samples))
-        digests = zip(paths, digest_images(self.root, paths, self._verify), strict=True)
+        digests = zip(paths, hash_files(self.root, paths, self._rehash), strict=True)
         keys = {path: make_key(digest) for path, digest in digests if digest is not None}
         if self._list_missing(keys):
-            with self._store.fill(reporter, stop) as filler:
-                if filler is None:
+            with self._store.writer(reporter, should_stop) as writer:
+                if writer is None:
                     return False
                 missing = self._list_missing(keys)  # another process may have filled it meanwhile
-                each = max(1, self.estimate(samples) // len(samples))
-                if not make_room(each * len(missing)):
+                bytes_per_image = max(1, self.estimate_bytes(samples) // len(samples))
+                if not evict(bytes_per_image * len(missing)):
                     missing = []  # they are decoded whenever they are read
-                together = max(1, _TASK // each)
-                count = _Count(task, len(paths), len(missing), reporter)
-                with closing(self._decode(missing, together, num_workers)) as records:
+                images_per_task = max(1, _TASK_BYTES // bytes_per_image)
+                progress = _ProgressCounter(task, len(paths), len(missing), reporter)
+                with closing(self._decode(missing, images_per_task, num_workers)) as records:
                     for path, record in zip(missing, records, strict=True):
-                        if stop():
+                        if should_stop():
                             return False
                         if isinstance(record, memoryview):
-                            filler.add(keys[path], record)
-                        elif on_corrupt_image == "error" or not isinstance(record, BrokenImage):
+                            writer.add(keys[path], record)
+                        elif on_corrupt_image == "error" or not isinstance(record, CorruptImageError):
                             raise record
-                        count.add()
-        there = self._store.find(list(keys.values()))
-        self._keys |= {path: key for (path, key), found in zip(keys.items(), there, strict=True) if found}
+                        progress.add()
+        is_stored = self._store.contains(list(keys.values()))
+        self._keys |= {path: key for (path, key), stored in zip(keys.items(), is_stored, strict=True) if stored}
         return True
 
     def find_key(self, path: str) -> Key | None:
@@ -112,8 +112,8 @@ class PixelCache:
             record = self._store.read(key)
         except KeyError:
             return None
-        height, width = _HEAD.unpack_from(record)
-        pixels = np.frombuffer(record, dtype=np.uint8, offset=_HEAD.size)
+        height, width = _HEADER.unpack_from(record)
+        pixels = np.frombuffer(record, dtype=np.uint8, offset=_HEADER.size)
         return Image.fromarray(pixels.reshape(height, width, 3))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -125,22 +125,22 @@ class PixelCache:
         self._store = self._open()
 
     def _open(self) -> Store:
-        return Store("pixels", {"fixed": self._transform.fixed_identity}, f"decoded images of {self.root}")
+        return Store("pixels", {"fixed": self._transform.deterministic_fingerprint}, f"decoded images of {self.root}")
 
     def _list_missing(self, keys: Mapping[str, Key]) -> list[str]:
-        there = self._store.find(list(keys.values()))
-        return [path for path, found in zip(keys, there, strict=True) if not found]
+        is_stored = self._store.contains(list(keys.values()))
+        return [path for path, stored in zip(keys, is_stored, strict=True) if not stored]
 
     def _decode(
-        self, paths: Sequence[str], together: int, num_workers: int
+        self, paths: Sequence[str], images_per_task: int, num_workers: int
     ) -> Generator[memoryview | FtcliError, None, None]:
         """The record of each image, or why there is none, in their order."""
         decoder = _Decoder(self.root, self._transform)
-        tasks = iter([tuple(paths[start : start + together]) for start in range(0, len(paths), together)])
+        tasks = iter([tuple(paths[start : start + images_per_task]) for start in range(0, len(paths), images_per_task)])
         pool = WorkerPool(decoder, num_workers, pin_memory=False) if num_workers else None
-        threads = Threads(choose_threads())
+        thread_map = ThreadedMap(default_num_threads())
         try:
-            for records, ends in pool.run(tasks) if pool else threads.map(decoder.__getitem__, tasks):
+            for records, ends in pool.run(tasks) if pool else thread_map.map(decoder.__getitem__, tasks):
                 data, start = records.numpy().data, 0
                 for end in ends:
                     if isinstance(end, int):
@@ -149,7 +149,7 @@ class PixelCache:
                     else:
                         yield end
         finally:
-            threads.close()
+            thread_map.close()
             if pool:
                 pool.close()
 
@@ -166,11 +166,11 @@ class _Decoder(Dataset[tuple[Tensor, tuple[int | FtcliError, ...]]]):
         ends: list[int | FtcliError] = []
         for path in paths:
             try:
-                image = self.transform.fix(read_image(self.root / path, self.transform.needed))
+                image = self.transform.apply_deterministic(read_image(self.root / path, self.transform.min_decode_size))
             except FtcliError as error:
                 ends.append(error)
                 continue
-            records += _HEAD.pack(image.height, image.width)
+            records += _HEADER.pack(image.height, image.width)
             records += image.tobytes()
             ends.append(len(records))
         return torch.frombuffer(records, dtype=torch.uint8) if records else torch.empty(0, dtype=torch.uint8), tuple(
@@ -178,26 +178,26 @@ class _Decoder(Dataset[tuple[Tensor, tuple[int | FtcliError, ...]]]):
         )
 
 
-class _Count:
+class _ProgressCounter:
     """Tells how many of `total` images are there, of which `missing` had to be decoded."""
 
-    def __init__(self, task: str, total: int, missing: int, reporter: Reporter) -> None:
+    def __init__(self, task: str, total: int, num_missing: int, reporter: Reporter) -> None:
         self._task = task
         self._total = total
         self._reporter = reporter
-        self._before = total - missing
-        self._done = 0
-        self._begun = self._told = time.perf_counter()
+        self._num_cached = total - num_missing
+        self._num_decoded = 0
+        self._start_time = self._last_report = time.perf_counter()
 
     def add(self) -> None:
         """One more is there."""
-        self._done += 1
+        self._num_decoded += 1
         now = time.perf_counter()
-        if now - self._told >= _TALK or self._before + self._done == self._total:
-            self._told = now
-            rate = self._done / max(now - self._begun, 1e-9)
-            self._reporter.advance(Progress(self._task, self._before + self._done, self._total, rate))
+        if now - self._last_report >= _REPORT_INTERVAL or self._num_cached + self._num_decoded == self._total:
+            self._last_report = now
+            images_per_second = self._num_decoded / max(now - self._start_time, 1e-9)
+            self._reporter.update_progress(Progress(self._task, self._num_cached + self._num_decoded, self._total, images_per_second))
 
 
-def _count_bytes(width: int, height: int) -> int:
-    return _HEAD.size + 3 * width * height
+def _get_record_size(width: int, height: int) -> int:
+    return _HEADER.size + 3 * width * height

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.data.entries import Entry
-from ftcli.data.folders import name_all
-from ftcli.data.listing import Listing, list_root, list_roots
+from ftcli.data.folders import format_names
+from ftcli.data.listing import DatasetIndex, index_root, index_roots
 from ftcli.data.splitting import assign_splits
 from ftcli.errors import CheckpointError, DataError
 from ftcli.recipe import schema
 
-Layout = dict[str, dict[str, tuple[str, ...]]]
+PathsBySplit = dict[str, dict[str, tuple[str, ...]]]
 """Split name -> class name -> sorted paths relative to the root."""
 
 
@@ -32,7 +32,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageDataset:
     """The images of a recipe: `splits` has train, val and, where there is one, test, each sorted by label and path.
 
     Paths are relative to `root`; `source` is what people call where the images are.
@@ -53,7 +53,7 @@ class ImageSet:
         digest = hashlib.sha256()
         for split, samples in self.splits.items():
             for sample in samples:
-                fields = [split, sample.path, str(sample.label), str(_measure(self.root / sample.path))]
+                fields = [split, sample.path, str(sample.label), str(_get_file_size(self.root / sample.path))]
                 if sample.weight != 1:
                     fields.append(f"weight {sample.weight!r}")
                 if sample.group is not None:
@@ -67,11 +67,11 @@ def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
     parts = re.split(r"([0-9]+)", name)
     # Text and digits alternate. A number without its zeros is compared by length first, so any length will do.
     return tuple(
-        (len(part.lstrip("0")), part.lstrip("0")) if place % 2 else (0, part) for place, part in enumerate(parts)
+        (len(part.lstrip("0")), part.lstrip("0")) if position % 2 else (0, part) for position, part in enumerate(parts)
     ), name
 
 
-def read_folder(root: Path, where: str) -> Layout:
+def list_image_paths(root: Path, location: str) -> PathsBySplit:
     """List the images of a manifest, or below a root that holds train/<class>/ (and val/, test/), or one folder a
     class (split "all").
 
@@ -80,15 +80,15 @@ def read_folder(root: Path, where: str) -> Layout:
     a root that is missing or no folder, no class folders, a class folder without an image, images beside the class
     folders, folders beside the splits, a folder that cannot be read, a faulty row. Each fault begins with `where`.
     """
-    listing = list_root(root, where)
-    listing.raise_faults()
+    index = index_root(root, location)
+    index.raise_errors()
     return {
         split: {name: tuple(entry.path for entry in entries) for name, entries in classes.items()}
-        for split, classes in listing.splits.items()
+        for split, classes in index.splits.items()
     }
 
 
-def split_images(data: schema.Data, seed: int, where: str, held: Mapping[str, str] | None = None) -> ImageSet:
+def split_images(data: schema.Data, seed: int, location: str, previous_splits: Mapping[str, str] | None = None) -> ImageDataset:
     """Say who trains, validates and tests.
 
     What folders and manifests fix stands. Otherwise each image has its own share u, drawn from (seed, class, path
@@ -98,117 +98,117 @@ def split_images(data: schema.Data, seed: int, where: str, held: Mapping[str, st
     paths, relative or absolute, to the split they had in an earlier run, where they stay; who joins their group joins
     them.
 
-    Raises one DataError with every fault: those of `list_roots`, a root without train, fewer than two classes, a class
+    Raises one DataError with every fault: those of `index_roots`, a root without train, fewer than two classes, a class
     that train lacks or that val or test lacks, classes other than data.classes, a class with too few images or groups,
     a group that is in two splits, a split other than that of the earlier run, training images without any weight.
     """
-    listing = list_roots(data, where)
-    pool = "all" if "all" in listing.splits else "train"
-    if pool not in listing.splits:
-        listing.fail(_tell_no_train(listing))
-        listing.raise_faults()
-    _check_classes(listing, pool, data.classes)
-    bounds = {"test": data.test, "val": data.test + (1 - data.test) * data.val, "train": 1.0}
-    if pool == "train":
-        bounds = {"train": 1.0} if "val" in listing.splits else {"val": data.val, "train": 1.0}
-    homes = assign_splits(listing, pool, bounds, seed, _recognize(listing, held or {}))
-    listing.raise_faults()
-    classes = data.classes or tuple(sorted(listing.splits[pool], key=natural_key))
+    index = index_roots(data, location)
+    source_split = "all" if "all" in index.splits else "train"
+    if source_split not in index.splits:
+        index.add_error(_describe_missing_train(index))
+        index.raise_errors()
+    _check_classes(index, source_split, data.classes)
+    thresholds = {"test": data.test, "val": data.test + (1 - data.test) * data.val, "train": 1.0}
+    if source_split == "train":
+        thresholds = {"train": 1.0} if "val" in index.splits else {"val": data.val, "train": 1.0}
+    assignments = assign_splits(index, source_split, thresholds, seed, _match_previous_splits(index, previous_splits or {}))
+    index.raise_errors()
+    classes = data.classes or tuple(sorted(index.splits[source_split], key=natural_key))
     labels = {name: label for label, name in enumerate(classes)}
-    found: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
-    for split, entry in homes:
-        found[split].append(_label(entry, labels))
-    if not any(sample.weight for sample in found["train"]):
+    samples_by_split: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
+    for split, entry in assignments:
+        samples_by_split[split].append(_make_sample(entry, labels))
+    if not any(sample.weight for sample in samples_by_split["train"]):
         raise DataError(f"{where}: {listing.name}: every image of train weighs 0; give some a weight above 0")
-    splits = {split: tuple(sorted(samples, key=order_samples)) for split, samples in found.items() if samples}
-    return ImageSet(listing.folder, classes, splits, listing.name)
+    splits = {split: tuple(sorted(samples, key=sample_sort_key)) for split, samples in samples_by_split.items() if samples}
+    return ImageDataset(index.folder, classes, splits, index.name)
 
 
-def list_split(root: Path, split: str | None, classes: Sequence[str], where: str) -> ImageSet:
-    """List one split of another root for a classifier of known classes, as an ImageSet with this split alone.
+def list_split(root: Path, split: str | None, classes: Sequence[str], location: str) -> ImageDataset:
+    """List one split of another root for a classifier of known classes, as an ImageDataset with this split alone.
 
     `split` is train, val or test, or all where the root has no splits; None is test, or all where it has none. Classes
     find their label by name; some may have no image. Raises DataError for faults of the root and for a split that is
     not there, CheckpointError for classes that the classifier does not know.
     """
-    listing = list_root(root, where, (split,) if split else ("test", "all"))
+    index = index_root(root, location, (split,) if split else ("test", "all"))
     if split is None:
-        split = "all" if "all" in listing.splits else "test"
-    if split not in listing.splits:
-        listing.raise_faults()
-        if "all" in listing.splits:
-            kind = "is a folder of classes" if listing.one_folder else "names no splits"
+        split = "all" if "all" in index.splits else "test"
+    if split not in index.splits:
+        index.raise_errors()
+        if "all" in index.splits:
+            kind = "is a folder of classes" if index.is_folder else "names no splits"
             raise DataError(f"{where}: {root} {kind} and has no split {split!r}; use the split 'all'")
-        raise DataError(f"{where}: {root} has no split {split!r}; give one that it has: {name_all(listing.splits)}")
-    listing.check_names(classes)
-    listing.raise_faults()
+        raise DataError(f"{where}: {root} has no split {split!r}; give one that it has: {format_names(listing.splits)}")
+    index.check_class_names(classes)
+    index.raise_errors()
     labels = {name: label for label, name in enumerate(classes)}
-    if unknown := sorted(listing.splits[split].keys() - labels.keys(), key=natural_key):
+    if unknown := sorted(index.splits[split].keys() - labels.keys(), key=natural_key):
         raise CheckpointError(
-            f"{where}: {root} has {_tell(unknown)} that the checkpoint does not know; "
-            f"its classes are {name_all(classes)}"
+            f"{where}: {root} has {_format_classes(unknown)} that the checkpoint does not know; "
+            f"its classes are {format_names(classes)}"
         )
-    samples = (_label(entry, labels) for entries in listing.splits[split].values() for entry in entries)
-    return ImageSet(listing.folder, tuple(classes), {split: tuple(sorted(samples, key=order_samples))}, listing.name)
+    samples = (_make_sample(entry, labels) for entries in index.splits[split].values() for entry in entries)
+    return ImageDataset(index.folder, tuple(classes), {split: tuple(sorted(samples, key=sample_sort_key))}, index.name)
 
 
-def _recognize(listing: Listing, held: Mapping[str, str]) -> dict[str, str]:
+def _match_previous_splits(index: DatasetIndex, previous_splits: Mapping[str, str]) -> dict[str, str]:
     """What is held of the images of a listing, by their paths in it."""
-    base = listing.folder.absolute()
+    base = index.folder.absolute()
     return {
-        entry.path: held[path]
-        for entry in (listing.entries() if held else ())
+        entry.path: previous_splits[path]
+        for entry in (index.entries() if previous_splits else ())
         for path in (entry.path, os.path.normpath(base / entry.path))
-        if path in held
+        if path in previous_splits
     }
 
 
-def _label(entry: Entry, labels: Mapping[str, int]) -> Sample:
+def _make_sample(entry: Entry, labels: Mapping[str, int]) -> Sample:
     return Sample(entry.path, labels[entry.label], entry.weight, entry.group)
 
 
-def _tell_no_train(listing: Listing) -> str:
-    if listing.one_folder:
+def _describe_missing_train(index: DatasetIndex) -> str:
+    if index.is_folder:
         return (
-            f"{listing.name} has no folder train, only {name_all(listing.splits)}; add it, with a folder for each class"
+            f"{listing.name} has no folder train, only {format_names(listing.splits)}; add it, with a folder for each class"
         )
-    return f"{listing.name} has no image of train, only of {name_all(listing.splits)}; add some"
+    return f"{listing.name} has no image of train, only of {format_names(listing.splits)}; add some"
 
 
-def _check_classes(listing: Listing, pool: str, given: Sequence[str] | None) -> None:
+def _check_classes(index: DatasetIndex, source_split: str, expected: Sequence[str] | None) -> None:
     """Note the faults of splits whose classes differ from train's, and of a recipe whose classes differ from those."""
-    have = listing.splits[pool].keys()
-    if not have:
+    train_classes = index.splits[source_split].keys()
+    if not train_classes:
         return  # noted when it was listed, as for other splits below
-    home = f"{listing.name}/train" if listing.one_folder and pool == "train" else listing.name
-    what, out = (
-        ("the folder", "move the folder away") if listing.one_folder else ("images of it", "take its images out")
+    root_name = f"{listing.name}/train" if index.is_folder and source_split == "train" else index.name
+    what_to_add, how_to_remove = (
+        ("the folder", "move the folder away") if index.is_folder else ("images of it", "take its images out")
     )
-    if len(have) == 1:
-        listing.fail(f"{home} has one class only, {name_all(have)}; a classifier needs at least 2")
-    for split, classes in listing.splits.items():
-        if lacks := sorted(have - classes.keys(), key=natural_key) if classes else []:
-            listing.fail(f"{listing.name}: {split} lacks {_tell(lacks)} that train has; give both the same classes")
-        if extra := sorted(classes.keys() - have, key=natural_key):
-            listing.fail(f"{listing.name}: train lacks {_tell(extra)} that {split} has; give both the same classes")
-    if given is None:
+    if len(train_classes) == 1:
+        index.add_error(f"{root_name} has one class only, {format_names(train_classes)}; a classifier needs at least 2")
+    for split, classes in index.splits.items():
+        if missing := sorted(train_classes - classes.keys(), key=natural_key) if classes else []:
+            index.add_error(f"{listing.name}: {split} lacks {_format_classes(missing)} that train has; give both the same classes")
+        if extra := sorted(classes.keys() - train_classes, key=natural_key):
+            index.add_error(f"{listing.name}: train lacks {_format_classes(extra)} that {split} has; give both the same classes")
+    if expected is None:
         return
-    if lacks := [name for name in given if name not in have]:
-        listing.fail(f"{home} lacks {_tell(lacks)} that data.classes names; add {what}, or mend data.classes")
-    if extra := sorted(have - set(given), key=natural_key):
-        listing.fail(f"{home} has {_tell(extra)} beyond data.classes; {out}, or mend data.classes")
+    if missing := [name for name in expected if name not in train_classes]:
+        index.add_error(f"{root_name} lacks {_format_classes(missing)} that data.classes names; add {what_to_add}, or mend data.classes")
+    if extra := sorted(train_classes - set(expected), key=natural_key):
+        index.add_error(f"{root_name} has {_format_classes(extra)} beyond data.classes; {how_to_remove}, or mend data.classes")
 
 
-def order_samples(sample: Sample) -> tuple[int, str]:
+def sample_sort_key(sample: Sample) -> tuple[int, str]:
     """The key by which the samples of a split are sorted: label, then path."""
     return sample.label, sample.path
 
 
-def _tell(names: Sequence[str]) -> str:
-    return f"the {'class' if len(names) == 1 else 'classes'} {name_all(names)}"
+def _format_classes(names: Sequence[str]) -> str:
+    return f"the {'class' if len(names) == 1 else 'classes'} {format_names(names)}"
 
 
-def _measure(path: Path) -> int:
+def _get_file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

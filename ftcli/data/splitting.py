@@ -8,180 +8,180 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ftcli.data.entries import Entry
-from ftcli.data.listing import Listing
-from ftcli.runtime import derive_share
+from ftcli.data.listing import DatasetIndex
+from ftcli.runtime import hash_to_unit
 
-_SHOWN = 10
+_MAX_REPORTED = 10
 
 
 @dataclass(eq=False, slots=True)
-class Unit:
+class SplitUnit:
     """What is drawn as one: an image, or a group. `share` is its own number from 0 up to 1; `name` decides between
     equal ones. `split` is where it is, None until that is settled; with `fixed` it stays there."""
 
-    share: float
+    fraction: float
     name: str
     split: str | None = None
-    fixed: bool = False
+    is_fixed: bool = False
 
 
 def assign_splits(
-    listing: Listing, pool: str, bounds: Mapping[str, float], seed: int, held: Mapping[str, str]
+    index: DatasetIndex, source_split: str, thresholds: Mapping[str, float], seed: int, previous_splits: Mapping[str, str]
 ) -> list[tuple[str, Entry]]:
     """Every image with its split: that of the listing, or for those in `pool` the one that is drawn.
 
     `bounds` are the shares below which an image belongs to each split. Notes the faults of groups in two splits, of
     splits other than those held, and of classes with too few images or groups.
     """
-    _check_groups(listing, pool, held)
-    _check_held(listing, pool, bounds, held)
-    units = _build_units(listing, pool, seed, held)
-    listed = {name: list(dict.fromkeys(unit for _, unit in pairs)) for name, pairs in units.items()}
-    lacks = draw_splits({name: those for name, those in listed.items() if those}, bounds)
-    lacking = [name for name in listed if name in lacks]
-    for name in lacking[:_SHOWN]:
-        grouped = any(entry.group is not None for entry, _ in units[name])
-        listing.fail(_tell_lack(name, listed[name], tuple(bounds), lacks[name], "group" if grouped else "image"))
-    if len(lacking) > _SHOWN:
-        listing.fail(f"{len(lacking) - _SHOWN} more classes have too few")
-    fixed = {split: classes for split, classes in listing.splits.items() if split != pool}
-    homes = [(split, entry) for split, classes in fixed.items() for entries in classes.values() for entry in entries]
-    return homes + [(unit.split or "train", entry) for pairs in units.values() for entry, unit in pairs]
+    _check_groups(index, source_split, previous_splits)
+    _check_previous_splits(index, source_split, thresholds, previous_splits)
+    units = _build_units(index, source_split, seed, previous_splits)
+    units_by_class = {name: list(dict.fromkeys(unit for _, unit in pairs)) for name, pairs in units.items()}
+    missing_splits = assign_units({name: class_units for name, class_units in units_by_class.items() if class_units}, thresholds)
+    failing_classes = [name for name in units_by_class if name in missing_splits]
+    for name in failing_classes[:_MAX_REPORTED]:
+        has_groups = any(entry.group is not None for entry, _ in units[name])
+        index.add_error(_describe_missing_splits(name, units_by_class[name], tuple(thresholds), missing_splits[name], "group" if has_groups else "image"))
+    if len(failing_classes) > _MAX_REPORTED:
+        index.add_error(f"{len(failing_classes) - _MAX_REPORTED} more classes have too few")
+    fixed_splits = {split: classes for split, classes in index.splits.items() if split != source_split}
+    assignments = [(split, entry) for split, classes in fixed_splits.items() for entries in classes.values() for entry in entries]
+    return assignments + [(unit.split or "train", entry) for pairs in units.values() for entry, unit in pairs]
 
 
-def draw_splits(units: Mapping[str, Sequence[Unit]], bounds: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+def assign_units(units: Mapping[str, Sequence[SplitUnit]], thresholds: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     """Settle the units of each class, and tell which splits a class would have to be in and cannot.
 
     `bounds` are the shares below which a unit belongs to each split. Only where a class would have nothing in a split
     does the nearest of its units go there. A unit may be in several classes; those with the fewest come first.
     """
-    lacks: dict[str, tuple[str, ...]] = {}
-    done: list[Sequence[Unit]] = []
+    missing_by_class: dict[str, tuple[str, ...]] = {}
+    assigned_classes: list[Sequence[SplitUnit]] = []
     for name in sorted(units, key=lambda name: (len(units[name]), name)):
-        done.append(units[name])
-        if lack := _draw_class(units[name], bounds, done):
-            lacks[name] = lack
-    return lacks
+        assigned_classes.append(units[name])
+        if missing_splits := _assign_class(units[name], thresholds, assigned_classes):
+            missing_by_class[name] = missing_splits
+    return missing_by_class
 
 
-def _draw_class(units: Sequence[Unit], bounds: Mapping[str, float], done: Sequence[Sequence[Unit]]) -> tuple[str, ...]:
+def _assign_class(units: Sequence[SplitUnit], thresholds: Mapping[str, float], assigned_classes: Sequence[Sequence[SplitUnit]]) -> tuple[str, ...]:
     counts = Counter(unit.split for unit in units)
-    free = sorted((unit for unit in units if unit.split is None), key=_order)
-    wanting = [split for split in bounds if not counts[split]]
-    if len(free) < len(wanting):
-        for unit in free:
-            unit.split = next((split for split, bound in bounds.items() if unit.share < bound), "train")
-        lacking = [split for split in bounds if not _count(units, split)]
-        if all(_borrow(units, split, bounds, done) for split in lacking):
+    unassigned = sorted((unit for unit in units if unit.split is None), key=_sort_key)
+    empty_splits = [split for split in thresholds if not counts[split]]
+    if len(unassigned) < len(empty_splits):
+        for unit in unassigned:
+            unit.split = next((split for split, threshold in thresholds.items() if unit.fraction < threshold), "train")
+        still_empty = [split for split in thresholds if not _count_in_split(units, split)]
+        if all(_move_nearest(units, split, thresholds, assigned_classes) for split in still_empty):
             return ()
-        return tuple(wanting)
-    needs = [1 if split in wanting else 0 for split in bounds]
+        return tuple(empty_splits)
+    reserved = [1 if split in empty_splits else 0 for split in thresholds]
     start = 0
-    for number, (split, bound) in enumerate(bounds.items()):
+    for position, (split, threshold) in enumerate(thresholds.items()):
         # The cut falls where the bound lies, moved by no more than this and the later splits need for a unit each.
-        end = bisect.bisect_left(free, (bound, ""), key=_order)
-        end = min(max(end, start + needs[number]), len(free) - sum(needs[number + 1 :]))
-        for unit in free[start:end]:
+        end = bisect.bisect_left(unassigned, (threshold, ""), key=_sort_key)
+        end = min(max(end, start + reserved[position]), len(unassigned) - sum(reserved[position + 1 :]))
+        for unit in unassigned[start:end]:
             unit.split = split
         start = end
     return ()
 
 
-def _borrow(units: Sequence[Unit], split: str, bounds: Mapping[str, float], done: Sequence[Sequence[Unit]]) -> bool:
+def _move_nearest(units: Sequence[SplitUnit], split: str, thresholds: Mapping[str, float], assigned_classes: Sequence[Sequence[SplitUnit]]) -> bool:
     """Move the nearest unit of a class into a split if no class that was drawn loses its last one in another by it."""
-    below = [bound for name, bound in bounds.items() if bound < bounds[split]]
-    low, high = max(below, default=0.0), bounds[split]
-    for unit in sorted(units, key=lambda unit: (max(low - unit.share, unit.share - high), unit.name)):
-        if not unit.fixed and all(_count(others, unit.split) > 1 for others in done if unit in others):
+    below = [threshold for name, threshold in thresholds.items() if threshold < thresholds[split]]
+    low, high = max(below, default=0.0), thresholds[split]
+    for unit in sorted(units, key=lambda unit: (max(low - unit.fraction, unit.fraction - high), unit.name)):
+        if not unit.is_fixed and all(_count_in_split(others, unit.split) > 1 for others in assigned_classes if unit in others):
             unit.split = split
             return True
     return False
 
 
-def _count(units: Sequence[Unit], split: str | None) -> int:
+def _count_in_split(units: Sequence[SplitUnit], split: str | None) -> int:
     return sum(unit.split == split for unit in units)
 
 
-def _order(unit: Unit) -> tuple[float, str]:
-    return unit.share, unit.name
+def _sort_key(unit: SplitUnit) -> tuple[float, str]:
+    return unit.fraction, unit.name
 
 
 def _build_units(
-    listing: Listing, pool: str, seed: int, held: Mapping[str, str]
-) -> dict[str, list[tuple[Entry, Unit]]]:
+    index: DatasetIndex, source_split: str, seed: int, previous_splits: Mapping[str, str]
+) -> dict[str, list[tuple[Entry, SplitUnit]]]:
     """The images of the pool by class, each with what it is drawn with."""
-    groups: dict[str, Unit] = {}
-    units: dict[str, list[tuple[Entry, Unit]]] = {}
-    for name, entries in listing.splits[pool].items():
+    groups: dict[str, SplitUnit] = {}
+    units: dict[str, list[tuple[Entry, SplitUnit]]] = {}
+    for name, entries in index.splits[source_split].items():
         pairs = units.setdefault(name, [])
         for entry in entries:
             if entry.group is None:
-                unit = Unit(derive_share(seed, "split", name, entry.inner), entry.path)
+                unit = SplitUnit(hash_to_unit(seed, "split", name, entry.path_in_class), entry.path)
             elif entry.group in groups:
                 unit = groups[entry.group]
             else:
-                unit = groups[entry.group] = Unit(derive_share(seed, "split", entry.group), entry.group)
-            if entry.path in held:
-                unit.split, unit.fixed = held[entry.path], True
+                unit = groups[entry.group] = SplitUnit(hash_to_unit(seed, "split", entry.group), entry.group)
+            if entry.path in previous_splits:
+                unit.split, unit.is_fixed = previous_splits[entry.path], True
             pairs.append((entry, unit))
     return units
 
 
-def _check_groups(listing: Listing, pool: str, held: Mapping[str, str]) -> None:
+def _check_groups(index: DatasetIndex, source_split: str, previous_splits: Mapping[str, str]) -> None:
     """Note the groups that are in two splits already, by the listing or by the earlier run."""
-    homes: dict[str, list[str]] = {}
-    earlier: dict[str, list[str]] = {}
-    for split, classes in listing.splits.items():
+    current_splits: dict[str, list[str]] = {}
+    earlier_splits: dict[str, list[str]] = {}
+    for split, classes in index.splits.items():
         for entry in (entry for entries in classes.values() for entry in entries if entry.group is not None):
-            homes.setdefault(entry.group or "", []).append(split)
-            if split == pool and entry.path in held:
-                earlier.setdefault(entry.group or "", []).append(held[entry.path])
-    _fail_torn(listing, homes, "is", "put all its images into one split")
-    _fail_torn(listing, earlier, "was in the earlier run", "train anew from the recipe alone, or leave the groups out")
+            current_splits.setdefault(entry.group or "", []).append(split)
+            if split == source_split and entry.path in previous_splits:
+                earlier_splits.setdefault(entry.group or "", []).append(previous_splits[entry.path])
+    _report_split_groups(index, current_splits, "is", "put all its images into one split")
+    _report_split_groups(index, earlier_splits, "was in the earlier run", "train anew from the recipe alone, or leave the groups out")
 
 
-def _fail_torn(listing: Listing, homes: Mapping[str, Sequence[str]], verb: str, remedy: str) -> None:
-    order = ("train", "val", "test")
-    torn = {
-        group: " and ".join(split for split in order if split in splits)
-        for group, splits in homes.items()
+def _report_split_groups(index: DatasetIndex, splits_by_group: Mapping[str, Sequence[str]], verb: str, remedy: str) -> None:
+    split_order = ("train", "val", "test")
+    divided = {
+        group: " and ".join(split for split in split_order if split in splits)
+        for group, splits in splits_by_group.items()
         if len(set(splits)) > 1
     }
-    for group in list(torn)[:_SHOWN]:
-        listing.fail(f"group {group!r} {verb} in {torn[group]}; {remedy}")
-    if len(torn) > _SHOWN:
-        listing.fail(f"{len(torn) - _SHOWN} more groups are in two splits")
+    for group in list(divided)[:_MAX_REPORTED]:
+        index.add_error(f"group {group!r} {verb} in {divided[group]}; {remedy}")
+    if len(divided) > _MAX_REPORTED:
+        index.add_error(f"{len(divided) - _MAX_REPORTED} more groups are in two splits")
 
 
-def _check_held(listing: Listing, pool: str, bounds: Mapping[str, float], held: Mapping[str, str]) -> None:
+def _check_previous_splits(index: DatasetIndex, source_split: str, thresholds: Mapping[str, float], previous_splits: Mapping[str, str]) -> None:
     """Note the images that a manifest has put into another split than that of the earlier run."""
     moved = [
-        (entry.path, held[entry.path], split)
-        for split, classes in listing.splits.items()
+        (entry.path, previous_splits[entry.path], split)
+        for split, classes in index.splits.items()
         for entries in classes.values()
         for entry in entries
-        if entry.path in held and held[entry.path] not in (bounds if split == pool else (split,))
+        if entry.path in previous_splits and previous_splits[entry.path] not in (thresholds if split == source_split else (split,))
     ]
     if moved:
-        path, before, now = moved[0]
+        path, previous_split, current_split = moved[0]
         others = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
-        listing.fail(
-            f"{path!r}{others} would be in {now} and was in {before} in the earlier run; put it back, or train anew "
+        index.add_error(
+            f"{path!r}{others} would be in {current_split} and was in {previous_split} in the earlier run; put it back, or train anew "
             "from the recipe alone"
         )
 
 
-def _tell_lack(name: str, units: Sequence[Unit], splits: Sequence[str], wanting: Sequence[str], noun: str) -> str:
+def _describe_missing_splits(name: str, units: Sequence[SplitUnit], splits: Sequence[str], missing_splits: Sequence[str], noun: str) -> str:
     """Why a class cannot be in every split."""
-    kept = {unit.split for unit in units if unit.fixed}
-    count = sum(not unit.fixed for unit in units)
-    open_splits = [split for split in splits if split not in kept]
+    fixed_splits = {unit.split for unit in units if unit.is_fixed}
+    count = sum(not unit.is_fixed for unit in units)
+    open_splits = [split for split in splits if split not in fixed_splits]
     nouns = noun if count == 1 else f"{noun}s"
     if count < len(open_splits):
-        beside = " beside those of the earlier run" if kept else ""
+        suffix = " beside those of the earlier run" if fixed_splits else ""
         each = f"{'one each' if len(open_splits) > 1 else 'one'} in {' and '.join(open_splits)}"
-        return f"class {name!r} has {count} {nouns}{beside}, too few for {each}; add {noun}s"
+        return f"class {name!r} has {count} {nouns}{suffix}, too few for {each}; add {noun}s"
     return (
-        f"class {name!r} has {count} {nouns}, but the classes that share them leave none for {' and '.join(wanting)}; "
+        f"class {name!r} has {count} {nouns}, but the classes that share them leave none for {' and '.join(missing_splits)}; "
         f"add {noun}s, or give the splits in a manifest"
     )

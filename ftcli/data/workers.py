@@ -25,23 +25,23 @@ class WorkerPool:
     mean. They end with `close`, or with this process.
     """
 
-    def __init__(self, maker: Dataset[Any], count: int, pin_memory: bool) -> None:
-        self._plan = _Plan()
-        self._maker = maker
-        self._count = count
+    def __init__(self, dataset: Dataset[Any], num_workers: int, pin_memory: bool) -> None:
+        self._sampler = _RequestSampler()
+        self._dataset = dataset
+        self._num_workers = num_workers
         self._pin_memory = pin_memory
         self._loader: DataLoader[Any] | None = None
-        self._stream: Any = None
+        self._iterator: Any = None
         _open_pools.add(self)
 
-    def run(self, jobs: Iterator[Any]) -> Iterator[Any]:
+    def run(self, requests: Iterator[Any]) -> Iterator[Any]:
         """What each job makes, in order. Of a pass that was left early, what is still under way is dropped.
 
         Raises RunError when a process was killed; the next pass then starts new ones.
         """
         try:
-            self._begin(jobs)
-            yield from iter(self._take, None)
+            self._start_pass(requests)
+            yield from iter(self._next_result, None)
         except (RuntimeError, ConnectionError, EOFError) as error:
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
                 raise
@@ -53,53 +53,53 @@ class WorkerPool:
 
     def close(self) -> None:
         """End the processes. Another pass starts new ones."""
-        stream, self._stream, self._loader = self._stream, None, None
-        if stream is None:
+        iterator, self._iterator, self._loader = self._iterator, None, None
+        if iterator is None:
             return
         # Asked for by name: torch does it when the stream is forgotten, but a traceback may remember it.
-        stream._shutdown_workers()
-        for process in stream._workers:
+        iterator._shutdown_workers()
+        for process in iterator._workers:
             process.kill()  # no more than a formality, unless one hangs on its file
 
-    def _begin(self, jobs: Iterator[Any]) -> None:
-        self._plan.jobs = jobs
-        with _calm_start():
+    def _start_pass(self, requests: Iterator[Any]) -> None:
+        self._sampler.requests = requests
+        with _start_workers_quietly():
             if self._loader is None:
                 self._loader = DataLoader(
-                    self._maker,
+                    self._dataset,
                     batch_size=None,
-                    sampler=self._plan,
-                    num_workers=self._count,
-                    collate_fn=_keep,
+                    sampler=self._sampler,
+                    num_workers=self._num_workers,
+                    collate_fn=_return_unchanged,
                     pin_memory=self._pin_memory,
                     persistent_workers=True,
                     multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
                     generator=torch.Generator(),  # or it would draw from the global one
                 )
-            self._stream = iter(self._loader)
+            self._iterator = iter(self._loader)
 
-    def _take(self) -> Any:
-        return None if self._stream is None else next(self._stream, None)
+    def _next_result(self) -> Any:
+        return None if self._iterator is None else next(self._iterator, None)
 
 
-class _Plan:
+class _RequestSampler:
     """The jobs of the next pass. The DataLoader asks for them anew at the beginning of each."""
 
     def __init__(self) -> None:
-        self.jobs: Iterator[Any] = iter(())
+        self.requests: Iterator[Any] = iter(())
 
     def __iter__(self) -> Iterator[Any]:
-        return self.jobs
+        return self.requests
 
 
-def _keep(made: Any) -> Any:
+def _return_unchanged(batch: Any) -> Any:
     """What was made, as it is: it is a batch already."""
-    return made
+    return batch
 
 
 @contextmanager
-def _calm_start() -> Iterator[None]:
-    """Start workers so that they and torch's bookkeeping disturb nothing here.
+def _start_workers_quietly() -> Iterator[None]:
+    """StartProcess workers so that they and torch's bookkeeping disturb nothing here.
 
     Workers inherit the mask: SIGINT and SIGTERM never reach them. torch's handler of SIGCHLD would raise in the middle
     of whatever this process does when a worker dies; without it that is noticed, within seconds, where its batch is
@@ -123,7 +123,7 @@ _open_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
+def _close_all_pools() -> None:
     """Python would end workers with SIGTERM, which they do not see, and wait for them for ever."""
     for pool in list(_open_pools):
         pool.close()

@@ -1,5 +1,5 @@
 """Files from the internet: downloaded once, resumed when cut, checked against their digest on every use."""
 
-from ftcli.downloads.cache import fetch_file, is_offline
+from ftcli.downloads.cache import download_file, is_offline
 
-__all__ = ["fetch_file", "is_offline"]
+__all__ = ["download_file", "is_offline"]

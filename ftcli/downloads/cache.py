@@ -13,13 +13,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ftcli import storage
-from ftcli.caching.places import find_cache
-from ftcli.downloads.transfer import Transfer, TransferError, name_tag
+from ftcli.caching.places import get_cache_dir
+from ftcli.downloads.transfer import ResumableDownload, DownloadError, etag_path
 from ftcli.errors import FtcliError, RunError
-from ftcli.results import Reporter, tell_size
+from ftcli.results import Reporter, format_size
 
-_NAMES = {"sha256": "SHA-256", "sha1": "SHA-1", "md5": "MD5"}
-_PLAIN = re.compile(r"[!-~]+\Z")  # what an address may hold: ASCII, and neither spaces nor control characters
+_ALGORITHM_NAMES = {"sha256": "SHA-256", "sha1": "SHA-1", "md5": "MD5"}
+_URL_PATTERN = re.compile(r"[!-~]+\Z")  # what an address may hold: ASCII, and neither spaces nor control characters
 
 
 def is_offline() -> bool:
@@ -27,8 +27,8 @@ def is_offline() -> bool:
     return os.environ.get("FTCLI_OFFLINE", "").strip().lower() in ("1", "true", "yes")
 
 
-def fetch_file(
-    url: str, digest: str, where: str, reporter: Reporter, fault: type[FtcliError], target: Path | None = None
+def download_file(
+    url: str, digest: str, location: str, reporter: Reporter, error_type: type[FtcliError], target: Path | None = None
 ) -> Path:
     """The file at `url` (http or https), whose digest is checked on every use.
 
@@ -40,44 +40,44 @@ def fetch_file(
     Raises `fault`, which begins with `where`, for an address that is none, a server that does not answer or refuses, a
     file whose digest differs, and where FTCLI_OFFLINE is set; RunError if the file cannot be written.
     """
-    if not _is_address(url):
-        raise fault(f"{where}: {url!r} is no address of a file; give one that begins with https:// or http://")
-    kind, _, wanted = digest.lower().partition(":")
-    path = target or _place_download(url, wanted)
-    found = _measure(path, kind)
-    if found and found.startswith(wanted):
+    if not _is_url(url):
+        raise error_type(f"{location}: {url!r} is no address of a file; give one that begins with https:// or http://")
+    algorithm, _, expected = digest.lower().partition(":")
+    path = target or _cache_path(url, expected)
+    actual = _hash_if_exists(path, algorithm)
+    if actual and actual.startswith(expected):
         return path
-    other = f"its {_NAMES[kind]} should begin with {wanted} and is {{}}"
+    mismatch = f"its {_ALGORITHM_NAMES[algorithm]} should begin with {expected} and is {{}}"
     if is_offline():
-        raise fault(f"{where}: {_explain_absence(url, path, other.format(found) if found else None)}")
-    if found:
-        reporter.warn(f"{where}: {path} is not the file at {url}: {other.format(found)}; it is downloaded anew")
-    with _hold_part(path, reporter) as (part, file):
-        found = _measure(path, kind)  # another process may have brought it while this one waited
-        if found and found.startswith(wanted):
+        raise error_type(f"{location}: {_describe_offline_error(url, path, mismatch.format(actual) if actual else None)}")
+    if actual:
+        reporter.warn(f"{location}: {path} is not the file at {url}: {mismatch.format(actual)}; it is downloaded anew")
+    with _open_part(path, reporter) as (part, file):
+        actual = _hash_if_exists(path, algorithm)  # another process may have brought it while this one waited
+        if actual and actual.startswith(expected):
             return path
         try:
-            found = _download(url, kind, part, file, path, reporter)
-        except TransferError as error:
-            remedy = "check the address, or get it elsewhere" if error.missing else "download it where that is possible"
-            raise fault(f"{where}: {url} cannot be downloaded ({error}); {remedy} and put it at {path}") from error
-        if not found.startswith(wanted):
+            actual = _download(url, algorithm, part, file, path, reporter)
+        except DownloadError as error:
+            remedy = "check the address, or get it elsewhere" if error.is_missing else "download it where that is possible"
+            raise error_type(f"{location}: {url} cannot be downloaded ({error}); {remedy} and put it at {path}") from error
+        if not actual.startswith(expected):
             part.unlink()
-            name_tag(part).unlink(missing_ok=True)
-            raise fault(
-                f"{where}: what came from {url} is not the file that was asked for: {other.format(found)}; try again, "
+            etag_path(part).unlink(missing_ok=True)
+            raise error_type(
+                f"{location}: what came from {url} is not the file that was asked for: {mismatch.format(actual)}; try again, "
                 "or on another network"
             )
-        storage.publish_file(part, path)
-    name_tag(part).unlink(missing_ok=True)
+        storage.commit_file(part, path)
+    etag_path(part).unlink(missing_ok=True)
     return path
 
 
-def _explain_absence(url: str, path: Path, other: str | None) -> str:
+def _describe_offline_error(url: str, path: Path, mismatch: str | None) -> str:
     """What offline there is to do for a file that is not there, or is another."""
-    if other:
+    if mismatch:
         return (
-            f"{path} is not the file at {url}: {other}; FTCLI_OFFLINE is set: download it where that is possible and "
+            f"{path} is not the file at {url}: {mismatch}; FTCLI_OFFLINE is set: download it where that is possible and "
             "put it there, or unset FTCLI_OFFLINE"
         )
     return (
@@ -86,39 +86,39 @@ def _explain_absence(url: str, path: Path, other: str | None) -> str:
     )
 
 
-def _is_address(url: str) -> bool:
+def _is_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         return (
             parts.scheme in ("http", "https")
             and bool(parts.hostname)
             and parts.port != 0
-            and _PLAIN.match(url) is not None
+            and _URL_PATTERN.match(url) is not None
         )
     except ValueError:  # brackets that do not close, a port that is no number
         return False
 
 
-def _download(url: str, kind: str, part: Path, file: FileIO, path: Path, reporter: Reporter) -> str:
+def _download(url: str, algorithm: str, part: Path, file: FileIO, path: Path, reporter: Reporter) -> str:
     """Download into the part, or what it lacks, and give its digest."""
     size = file.seek(0, 2)
-    reporter.say(f"downloading {url} to {path}" + (f", from {tell_size(size)} on" if size else ""))
-    Transfer(url, file, part, reporter).run()
+    reporter.info(f"downloading {url} to {path}" + (f", from {format_size(size)} on" if size else ""))
+    ResumableDownload(url, file, part, reporter).run()
     os.fsync(file.fileno())
     file.seek(0)  # and not opened again: closing it a first time would end the lock
-    return hashlib.file_digest(file, kind).hexdigest()
+    return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-def _place_download(url: str, wanted: str) -> Path:
+def _cache_path(url: str, expected: str) -> Path:
     """The file's place in the cache: its digest's beginning, so that two of one name do not meet, and its name."""
     name = re.sub(r"[^\w.+-]", "_", unquote(urlsplit(url).path).rpartition("/")[2], flags=re.ASCII)
-    return find_cache() / "downloads" / f"{wanted[:16]}-{name[-100:] or 'file'}"
+    return get_cache_dir() / "downloads" / f"{expected[:16]}-{name[-100:] or 'file'}"
 
 
-def _measure(path: Path, kind: str) -> str | None:
+def _hash_if_exists(path: Path, algorithm: str) -> str | None:
     """The digest of a file, None if there is none."""
     try:
-        return storage.digest_file(path, kind)
+        return storage.hash_file(path, algorithm)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -126,14 +126,14 @@ def _measure(path: Path, kind: str) -> str | None:
 
 
 @contextmanager
-def _hold_part(path: Path, reporter: Reporter) -> Iterator[tuple[Path, FileIO]]:
+def _open_part(path: Path, reporter: Reporter) -> Iterator[tuple[Path, FileIO]]:
     """The part of a download as its only writer, waiting for another process if need be; an empty one is removed."""
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _lock_part(part, reporter)
+        file = _open_locked(part, reporter)
     except OSError as error:
-        raise RunError(storage.explain_failure(part, 0, error)) from error
+        raise RunError(storage.describe_write_error(part, 0, error)) from error
     with file:
         try:
             yield part, file
@@ -142,13 +142,13 @@ def _hold_part(path: Path, reporter: Reporter) -> Iterator[tuple[Path, FileIO]]:
                 part.unlink(missing_ok=True)
 
 
-def _lock_part(part: Path, reporter: Reporter) -> FileIO:
+def _open_locked(part: Path, reporter: Reporter) -> FileIO:
     while True:
         file = part.open("a+b", buffering=0)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            reporter.say(f"another ftcli is downloading {part.name.removesuffix('.part')}; waiting for it")
+            reporter.info(f"another ftcli is downloading {part.name.removesuffix('.part')}; waiting for it")
             fcntl.lockf(file, fcntl.LOCK_EX)
         # Whoever held it before may have finished and renamed it, or removed it: then this is no part any more.
         if part.exists() and part.stat().st_ino == os.fstat(file.fileno()).st_ino:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-HEADER_LIMIT = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 """The bytes of the longest header that safetensors reads."""
 
-_NAMES = {"float16": "F16", "float32": "F32", "int64": "I64"}
+_SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
 """What safetensors calls the types of numpy."""
 
 
@@ -25,20 +25,20 @@ class ArrayStream:
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    parts: Callable[[], Iterator[NDArray[Any]]]
+    chunks: Callable[[], Iterator[NDArray[Any]]]
 
     @property
-    def size(self) -> int:
+    def num_bytes(self) -> int:
         """Its bytes."""
-        count = self.dtype.itemsize
-        for side in self.shape:
-            count *= side
-        return count
+        num_bytes = self.dtype.itemsize
+        for dim in self.shape:
+            num_bytes *= dim
+        return num_bytes
 
     def write(self, file: IO[bytes]) -> None:
         """Its values, row by row, as numpy has them in memory."""
-        for part in self.parts():
-            file.write(np.ascontiguousarray(part, dtype=self.dtype).tobytes())
+        for chunk in self.chunks():
+            file.write(np.ascontiguousarray(chunk, dtype=self.dtype).tobytes())
 
 
 def write_npy(file: IO[bytes], stream: ArrayStream) -> None:
@@ -60,21 +60,21 @@ def write_npz(file: IO[bytes], streams: Mapping[str, ArrayStream]) -> None:
 
 def write_safetensors(file: IO[bytes], streams: Mapping[str, ArrayStream], metadata: Mapping[str, str]) -> None:
     """Named arrays and texts. The package safetensors has means to write what is in memory alone."""
-    header = encode_header(streams, metadata)
+    header = encode_safetensors_header(streams, metadata)
     file.write(len(header).to_bytes(8, "little"))
     file.write(header)
     for stream in streams.values():
         stream.write(file)
 
 
-def encode_header(streams: Mapping[str, ArrayStream], metadata: Mapping[str, str]) -> bytes:
+def encode_safetensors_header(streams: Mapping[str, ArrayStream], metadata: Mapping[str, str]) -> bytes:
     """What a .safetensors file begins with, after its length; https://github.com/huggingface/safetensors#format."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, stream in streams.items():
-        begin, end = end, end + stream.size
-        kind = _NAMES[stream.dtype.name]
-        entries[name] = {"dtype": kind, "shape": list(stream.shape), "data_offsets": [begin, end]}
+        begin, end = end, end + stream.num_bytes
+        dtype = _SAFETENSORS_DTYPES[stream.dtype.name]
+        entries[name] = {"dtype": dtype, "shape": list(stream.shape), "data_offsets": [begin, end]}
     header = dump_json(entries).encode()
     return header + b" " * (-len(header) % 8)  # so that the numbers begin at a multiple of 8, as they must
 

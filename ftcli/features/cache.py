@@ -11,47 +11,47 @@ from typing import Literal
 
 import torch
 
-from ftcli.caching.images import digest_images
-from ftcli.caching.places import make_room
-from ftcli.caching.store import Filler, Store, make_key
-from ftcli.data.batches import Draw, LeftOut, divide_order
-from ftcli.data.loading import Loader
-from ftcli.data.reading import ImageFiles
+from ftcli.caching.images import hash_files
+from ftcli.caching.places import evict
+from ftcli.caching.store import StoreWriter, Store, make_key
+from ftcli.data.batches import RngKey, SkippedImage, batch_indices
+from ftcli.data.loading import ImageLoader
+from ftcli.data.reading import LoaderConfig
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
-from ftcli.features.feeds import KEY_BYTES, ValueFeed
-from ftcli.features.identity import UNKNOWN, Digests, identify_prefix, name_draw
-from ftcli.features.prefix import Prefix
-from ftcli.models.cut import Cut
-from ftcli.results import Preprocessing, Progress, Reporter, tell_count
-from ftcli.runtime import settle_precision
+from ftcli.features.feeds import KEY_BYTES, CachedFeatureLoader
+from ftcli.features.identity import NO_DIGESTS, TensorDigests, fingerprint_backbone, format_rng_key
+from ftcli.features.prefix import FrozenBackbone
+from ftcli.models.cut import ModelCut
+from ftcli.results import Preprocessing, Progress, Reporter, format_count
+from ftcli.runtime import resolve_precision
 
-_OVERHEAD = 64  # bytes of a record beside its values
+_RECORD_OVERHEAD = 64  # bytes of a record beside its values
 _NO_KEY = bytes(KEY_BYTES)
 
 
 @dataclass(frozen=True)
-class Sight:
+class ViewSpec:
     """A way to look at every image: a transform, and the draw of its random part; the draw does nothing where the
     transform has none."""
 
     transform: ImageTransform
-    draw: Draw | None
+    rng_key: RngKey | None
 
 
 @dataclass(frozen=True)
-class Source:
+class CacheLoaderConfig:
     """Where image files are and how they are read: with `workers` processes, or in this one if 0. `verify` reads every
     file anew to know it by its bytes, where else size and dates tell that it is the one known."""
 
     root: Path
     on_corrupt_image: Literal["error", "skip"]
     num_workers: int
-    verify: bool = False
+    rehash: bool = False
 
 
-class NoRoom(RunError):
+class CacheFullError(RunError):
     """What is asked for does not fit into the cache. Nothing was computed."""
 
 
@@ -64,172 +64,172 @@ class FeatureCache:
     """
 
     def __init__(
-        self, cut: Cut, preprocessing: Preprocessing, device: torch.device, precision: str, known: Digests = UNKNOWN
+        self, cut: ModelCut, preprocessing: Preprocessing, device: torch.device, precision: str, known_digests: TensorDigests = NO_DIGESTS
     ) -> None:
-        self.prefix = Prefix(cut, preprocessing, device, precision)
-        identity = {
-            **identify_prefix(cut, preprocessing, known),
+        self.backbone = FrozenBackbone(cut, preprocessing, device, precision)
+        fingerprint = {
+            **fingerprint_backbone(cut, preprocessing, known_digests),
             "device": device.type,
-            "precision": settle_precision(precision, device, {}),
-            "batch": self.prefix.batch,
+            "precision": resolve_precision(precision, device, {}),
+            "batch": self.backbone.batch_size,
         }
-        size = preprocessing.image_size
-        about = ", ".join(f"{crossing.name} ({'x'.join(map(str, crossing.shape))})" for crossing in cut.crossing)
-        self._store = Store("features", identity, f"{about} of images of {size} x {size} pixels")
+        image_size = preprocessing.image_size
+        description = ", ".join(f"{boundary_tensor.name} ({'x'.join(map(str, boundary_tensor.shape))})" for boundary_tensor in cut.boundary)
+        self._store = Store("features", fingerprint, f"{description} of images of {image_size} x {image_size} pixels")
 
-    def gather(
+    def get_or_compute(
         self,
         samples: Sequence[Sample],
-        sights: Sequence[Sight],
+        views: Sequence[ViewSpec],
         batch_size: int,
-        source: Source,
+        loader_config: CacheLoaderConfig,
         reporter: Reporter,
         task: str,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> ValueFeed | None:
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> CachedFeatureLoader | None:
         """The values of samples, each seen in all `sights`, as a feed of batches of `batch_size`; what is not kept yet
         is computed first, identical images once. None if `stop` became true; what was computed by then is kept.
 
-        Raises NoRoom where there is none for it in the cache, DataError for an image that changes while it is read, and
-        what a Loader raises. Broken images are left out of the feed as a Loader leaves them out.
+        Raises CacheFullError where there is none for it in the cache, DataError for an image that changes while it is read, and
+        what a ImageLoader raises. Broken images are left out of the feed as a ImageLoader leaves them out.
         """
-        gathering = _Gathering(self._store, self.prefix, tuple(samples), source)
-        gathering.see(sights)
-        for once in (True, False):  # the twins of a broken image are looked at too, for each is told by its name
-            missing = gathering.list_missing(once)
-            if any(missing) and not gathering.fill(sights, once, _Course(reporter, task, stop)):
+        cache_fill = _CacheFill(self._store, self.backbone, tuple(samples), loader_config)
+        cache_fill.add_keys(views)
+        for unique in (True, False):  # the twins of a broken image are looked at too, for each is told by its name
+            missing = cache_fill.missing(unique)
+            if any(missing) and not cache_fill.compute_missing(views, unique, _FillProgress(reporter, task, should_stop)):
                 return None
-        if any(gathering.list_missing(False)):
+        if any(cache_fill.missing(False)):
             raise RunError(
                 f"{task}: what was computed has left {self._store.folder} meanwhile; give the cache more room with "
                 "FTCLI_CACHE_LIMIT, or do without it: cache: off in a recipe, or --no-cache"
             )
         self._store.release()
-        fixed = not any(sight.transform.is_random for sight in sights)
-        keys = {sight.draw: keys for sight, keys in zip(sights, gathering.keys, strict=True)}
-        return ValueFeed(
+        is_deterministic = not any(view.transform.is_random for view in views)
+        record_keys = {view.rng_key: record_keys for view, record_keys in zip(views, cache_fill.record_keys, strict=True)}
+        return CachedFeatureLoader(
             self._store,
-            self.prefix,
-            gathering.samples,
+            self.backbone,
+            cache_fill.samples,
             batch_size,
-            keys,
-            gathering.left_out,
-            fixed and len(sights) == 1,
+            record_keys,
+            cache_fill.skipped,
+            is_deterministic and len(views) == 1,
         )
 
 
 @dataclass
-class _Course:
+class _FillProgress:
     """How the computing is followed and ended."""
 
     reporter: Reporter
     task: str
-    stop: Callable[[], bool]
-    began: float = field(default_factory=time.monotonic)
-    done: int = 0
-    total: int = 0
+    should_stop: Callable[[], bool]
+    start_time: float = field(default_factory=time.monotonic)
+    num_done: int = 0
+    num_total: int = 0
 
-    def advance(self, images: int) -> bool:
+    def update(self, num_images: int) -> bool:
         """Tell that so many more are done; returns whether to go on."""
-        self.done += images
-        rate = self.done / max(time.monotonic() - self.began, 1e-9)
-        self.reporter.advance(Progress(self.task, self.done, self.total, rate))
-        return not self.stop()
+        self.num_done += num_images
+        rate = self.num_done / max(time.monotonic() - self.start_time, 1e-9)
+        self.reporter.update_progress(Progress(self.task, self.num_done, self.num_total, rate))
+        return not self.should_stop()
 
 
-class _Gathering:
+class _CacheFill:
     """The samples of a gathering, their keys for each sight, and which of them are broken."""
 
-    def __init__(self, store: Store, prefix: Prefix, samples: tuple[Sample, ...], source: Source) -> None:
+    def __init__(self, store: Store, backbone: FrozenBackbone, samples: tuple[Sample, ...], loader_config: CacheLoaderConfig) -> None:
         self.samples = samples
-        self.keys: list[bytes] = []
-        self.left_out: dict[str, LeftOut] = {}
+        self.record_keys: list[bytes] = []
+        self.skipped: dict[str, SkippedImage] = {}
         self._store = store
-        self._prefix = prefix
-        self._source = source
-        self._digests = digest_images(source.root, [sample.path for sample in samples], source.verify)
+        self._backbone = backbone
+        self._loader_config = loader_config
+        self._file_hashes = hash_files(loader_config.root, [sample.path for sample in samples], loader_config.rehash)
 
-    def see(self, sights: Sequence[Sight]) -> None:
+    def add_keys(self, views: Sequence[ViewSpec]) -> None:
         """Work out the key of each sample in each sight, one after the other; one of zeros where it is unreadable."""
-        for sight in sights:
-            own = sight.transform.identity
-            random = sight.transform.is_random
-            if random and sight.draw is None:
+        for view in views:
+            transform_identity = view.transform.fingerprint
+            is_random = view.transform.is_random
+            if is_random and view.rng_key is None:
                 raise ValueError("a random transform needs a draw, or no two looks at an image are the same")
             # A random look depends on the image's name too, which the draw is mixed with.
-            drawn = name_draw(sight.draw) if random and sight.draw is not None else ""
-            self.keys.append(
+            key_text = format_rng_key(view.rng_key) if is_random and view.rng_key is not None else ""
+            self.record_keys.append(
                 b"".join(
-                    _NO_KEY if digest is None else make_key(digest, own, drawn, sample.path if random else "")
-                    for sample, digest in zip(self.samples, self._digests, strict=True)
+                    _NO_KEY if file_hash is None else make_key(file_hash, transform_identity, key_text, sample.path if is_random else "")
+                    for sample, file_hash in zip(self.samples, self._file_hashes, strict=True)
                 )
             )
 
-    def list_missing(self, once: bool) -> list[list[int]]:
+    def missing(self, unique: bool) -> list[list[int]]:
         """For each sight, the places of the samples that have no record and are not known to be broken; with `once`, of
         those with equal keys the first alone."""
-        missing: list[list[int]] = []
+        indices_by_view: list[list[int]] = []
         seen = set[bytes]()
-        for keys in self.keys:
-            own = [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
-            places = []
-            for place, (key, found) in enumerate(zip(own, self._store.find(own), strict=True)):
-                if found or self.samples[place].path in self.left_out or (once and key in seen):
+        for keys in self.record_keys:
+            view_keys = [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
+            indices = []
+            for index, (key, is_cached) in enumerate(zip(view_keys, self._store.contains(view_keys), strict=True)):
+                if is_cached or self.samples[index].path in self.skipped or (unique and key in seen):
                     continue
                 if key != _NO_KEY:
                     seen.add(key)
-                places.append(place)
-            missing.append(places)
-        return missing
+                indices.append(index)
+            indices_by_view.append(indices)
+        return indices_by_view
 
-    def fill(self, sights: Sequence[Sight], once: bool, course: _Course) -> bool:
+    def compute_missing(self, views: Sequence[ViewSpec], unique: bool, progress: _FillProgress) -> bool:
         """Compute what is missing and keep it; False if that was stopped. Raises as `FeatureCache.gather`."""
-        with self._store.fill(course.reporter, course.stop) as filler:
-            if filler is None:
+        with self._store.writer(progress.reporter, progress.should_stop) as writer:
+            if writer is None:
                 return False
-            missing = self.list_missing(once)  # another process may have computed it while this one waited
-            course.total = sum(map(len, missing))
-            self._claim_room(course)
-            for sight, keys, places in zip(sights, self.keys, missing, strict=True):
-                left = [place for place in places if self.samples[place].path not in self.left_out]
-                course.total -= len(places) - len(left)
-                if left and not self._compute(sight, keys, left, filler, course):
+            missing = self.missing(unique)  # another process may have computed it while this one waited
+            progress.num_total = sum(map(len, missing))
+            self._reserve_space(progress)
+            for view, keys, indices in zip(views, self.record_keys, missing, strict=True):
+                remaining = [index for index in indices if self.samples[index].path not in self.skipped]
+                progress.num_total -= len(indices) - len(remaining)
+                if remaining and not self._compute(view, keys, remaining, writer, progress):
                     return False
         return True
 
-    def _claim_room(self, course: _Course) -> None:
-        needed = course.total * (self._prefix.row_bytes + _OVERHEAD)
-        if not make_room(needed):
-            raise NoRoom(
-                f"{course.task}: {needed / 1e6:.1f} MB of the cache are needed for "
-                f"{tell_count(course.total, 'image')}, more than there is room for; raise FTCLI_CACHE_LIMIT, free some "
+    def _reserve_space(self, progress: _FillProgress) -> None:
+        num_bytes = progress.num_total * (self._backbone.row_bytes + _RECORD_OVERHEAD)
+        if not evict(num_bytes):
+            raise CacheFullError(
+                f"{progress.task}: {num_bytes / 1e6:.1f} MB of the cache are needed for "
+                f"{format_count(progress.num_total, 'image')}, more than there is room for; raise FTCLI_CACHE_LIMIT, free some "
                 "of the disk, or set cache: off"
             )
 
-    def _compute(self, sight: Sight, keys: bytes, places: list[int], filler: Filler, course: _Course) -> bool:
-        draw = sight.draw if sight.transform.is_random else None
-        with self._open(sight, places) as loader, closing(self._prefix.stream(loader.batches(draw=draw))) as computed:
-            for taken, (batch, rows) in zip(divide_order(places, self._prefix.batch), computed, strict=True):
-                self.left_out |= {one.path: one for one in batch.left_out}
-                kept = [place for place in taken if self.samples[place].path not in self.left_out]
-                self._check_unchanged(kept)
-                for place, row in zip(kept, rows, strict=True):
-                    filler.add(keys[KEY_BYTES * place : KEY_BYTES * (place + 1)], row.data)
-                if not course.advance(len(taken)):
+    def _compute(self, view: ViewSpec, keys: bytes, indices: list[int], writer: StoreWriter, progress: _FillProgress) -> bool:
+        rng_key = view.rng_key if view.transform.is_random else None
+        with self._open_loader(view, indices) as loader, closing(self._backbone.compute_batches(loader.batches(rng_key=rng_key))) as results:
+            for sample_indices, (batch, rows) in zip(batch_indices(indices, self._backbone.batch_size), results, strict=True):
+                self.skipped |= {skipped_image.path: skipped_image for skipped_image in batch.skipped}
+                readable = [index for index in sample_indices if self.samples[index].path not in self.skipped]
+                self._check_unchanged(readable)
+                for index, row in zip(readable, rows, strict=True):
+                    writer.add(keys[KEY_BYTES * index : KEY_BYTES * (index + 1)], row.data)
+                if not progress.update(len(sample_indices)):
                     return False
         return True
 
-    def _open(self, sight: Sight, places: list[int]) -> Loader:
-        source, size = self._source, self._prefix.batch
-        num_workers = source.num_workers if len(places) > size else 0  # a single batch is sooner read than handed over
-        samples = [self.samples[place] for place in places]
-        whole = replace(sight.transform, is_deferred=False)  # nobody makes its changes afterwards
-        return Loader(samples, whole, size, ImageFiles(source.root, source.on_corrupt_image, num_workers))
+    def _open_loader(self, view: ViewSpec, indices: list[int]) -> ImageLoader:
+        loader_config, batch_size = self._loader_config, self._backbone.batch_size
+        num_workers = loader_config.num_workers if len(indices) > batch_size else 0  # a single batch is sooner read than handed over
+        samples = [self.samples[index] for index in indices]
+        transform = replace(view.transform, is_deferred=False)  # nobody makes its changes afterwards
+        return ImageLoader(samples, transform, batch_size, LoaderConfig(loader_config.root, loader_config.on_corrupt_image, num_workers))
 
-    def _check_unchanged(self, places: list[int]) -> None:
+    def _check_unchanged(self, indices: list[int]) -> None:
         """Raise DataError where a file is no longer the one that its record would be known by."""
-        paths = [self.samples[place].path for place in places]
-        for place, digest in zip(places, digest_images(self._source.root, paths), strict=True):
-            if digest != self._digests[place]:
-                path = self._source.root / self.samples[place].path
+        paths = [self.samples[index].path for index in indices]
+        for index, file_hash in zip(indices, hash_files(self._loader_config.root, paths), strict=True):
+            if file_hash != self._file_hashes[index]:
+                path = self._loader_config.root / self.samples[index].path
                 raise DataError(f"{path}: changed while it was read; run again when it stays as it is")

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ftcli.data.batches import Feed, LeftOut
-from ftcli.data.loading import Loader
+from ftcli.data.batches import BatchLoader, SkippedImage
+from ftcli.data.loading import ImageLoader
 from ftcli.data.transforms import Normalizer
 from ftcli.errors import RunError
-from ftcli.features.graphs import build_graph, run_graph
-from ftcli.features.layers import Layer
+from ftcli.features.graphs import build_node_graph, run_node_graph
+from ftcli.features.layers import LayerSpec
 from ftcli.features.pooling import Pool, pool_shape, pool_values
 from ftcli.results import Preprocessing
-from ftcli.runtime import autocast, explain_memory
+from ftcli.runtime import autocast, raise_on_oom
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FeatureBatch:
     features: tuple[Tensor, ...]
     labels: Tensor
     paths: tuple[str, ...]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[SkippedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Extractor:
 
     model: nn.Module
     preprocessing: Preprocessing
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSpec, ...]
     pool: Pool | None
     device: torch.device
     precision: str
@@ -55,7 +55,7 @@ class Extractor:
         """What is kept of each layer for one image. Raises RecipeError for what cannot be pooled."""
         return tuple(pool_shape(self.model, layer, self.pool) for layer in self.layers)
 
-    def extract(self, loader: Loader) -> Iterator[FeatureBatch]:
+    def extract(self, loader: ImageLoader) -> Iterator[FeatureBatch]:
         """The features of every image of a loader, batch by batch, in its order.
 
         The same batches give the same bits on the CPU. Raises RecipeError for a layer that cannot be pooled, RunError
@@ -63,23 +63,23 @@ class Extractor:
         raises.
         """
         shapes = self.shapes
-        with explain_memory():
+        with raise_on_oom():
             model = self.model.to(self.device).to(memory_format=torch.channels_last).eval()
         normalize = Normalizer(self.preprocessing, self.device)
         nodes = [layer.target for layer in self.layers if layer.kind == "node"]
-        graph = build_graph(model, nodes) if nodes else None
+        graph = build_node_graph(model, nodes) if nodes else None
         for batch in loader.batches():
             features = tuple(torch.empty(0, *shape) for shape in shapes)
             if batch.paths:
-                with explain_memory(), torch.inference_mode():
-                    moved = batch.images.to(self.device, non_blocking=True)
-                    inputs = normalize(moved).contiguous(memory_format=torch.channels_last)
+                with raise_on_oom(), torch.inference_mode():
+                    images = batch.images.to(self.device, non_blocking=True)
+                    inputs = normalize(images).contiguous(memory_format=torch.channels_last)
                     with autocast(self.device, self.precision):
                         features = self._compute(model, graph, inputs)
                 self._check_finite(features, batch.paths)
-            yield FeatureBatch(features, batch.labels, batch.paths, batch.left_out)
+            yield FeatureBatch(features, batch.labels, batch.paths, batch.skipped)
 
-    def pool_feed(self, feed: Feed, order: Sequence[int]) -> Iterator[FeatureBatch]:
+    def pool_cached(self, loader: BatchLoader, indices: Sequence[int]) -> Iterator[FeatureBatch]:
         """The same for the samples at some places of a feed of what the head is given, where that is the one layer.
         This network does nothing.
 
@@ -87,32 +87,32 @@ class Extractor:
         """
         (layer,) = self.layers
         assert layer.kind == "input"
-        for batch in feed.batches(order):
-            pooled = pool_values(batch.values[0], layer, self.pool).contiguous()
+        for batch in loader.batches(indices):
+            pooled = pool_values(batch.inputs[0], layer, self.pool).contiguous()
             if batch.paths:
                 self._check_finite((pooled,), batch.paths)
-            yield FeatureBatch((pooled,), batch.labels, batch.paths, batch.left_out)
+            yield FeatureBatch((pooled,), batch.labels, batch.paths, batch.skipped)
 
     def _compute(self, model: nn.Module, graph: fx.GraphModule | None, inputs: Tensor) -> tuple[Tensor, ...]:
-        kept: dict[Layer, Tensor] = {}
-        nodes = {layer.target: layer for layer in self.layers if layer.kind == "node"}
+        outputs: dict[LayerSpec, Tensor] = {}
+        layer_of_node = {layer.target: layer for layer in self.layers if layer.kind == "node"}
 
-        def keep(layer: Layer, output: Tensor) -> None:
+        def record(layer: LayerSpec, output: Tensor) -> None:
             pooled = pool_values(output, layer, self.pool)
-            kept[layer] = pooled.clone(memory_format=torch.contiguous_format)  # what follows may work in place
+            outputs[layer] = pooled.clone(memory_format=torch.contiguous_format)  # what follows may work in place
 
-        if len(nodes) < len(self.layers):
-            with _listening(model, self.layers, keep):
+        if len(layer_of_node) < len(self.layers):
+            with _forward_hooks(model, self.layers, record):
                 model(inputs)
         if graph is not None:
-            run_graph(graph, inputs, lambda name, value: keep(nodes[name], value))
-        return tuple(kept[layer].cpu() for layer in self.layers)
+            run_node_graph(graph, inputs, lambda name, value: record(layer_of_node[name], value))
+        return tuple(outputs[layer].cpu() for layer in self.layers)
 
     def _check_finite(self, features: Sequence[Tensor], paths: Sequence[str]) -> None:
         for layer, values in zip(self.layers, features, strict=True):
-            broken = ~values.isfinite().reshape(len(values), -1).all(1)
-            if broken.any():
-                path = paths[int(broken.nonzero()[0])]
+            nonfinite = ~values.isfinite().reshape(len(values), -1).all(1)
+            if nonfinite.any():
+                path = paths[int(nonfinite.nonzero()[0])]
                 raise RunError(
                     f"{layer.name}: its output for {path} is not finite; the weights do not suit such images or are "
                     "damaged, give others"
@@ -120,7 +120,7 @@ class Extractor:
 
 
 @contextmanager
-def _listening(model: nn.Module, layers: Sequence[Layer], keep: Callable[[Layer, Tensor], None]) -> Iterator[None]:
+def _forward_hooks(model: nn.Module, layers: Sequence[LayerSpec], on_output: Callable[[LayerSpec, Tensor], None]) -> Iterator[None]:
     """Hand over each layer's output, or the input of the head, whenever it is there."""
     hooks = []
     try:
@@ -128,13 +128,13 @@ def _listening(model: nn.Module, layers: Sequence[Layer], keep: Callable[[Layer,
             if layer.kind == "input":
                 hooks.append(
                     model.get_submodule(layer.target).register_forward_pre_hook(
-                        lambda _module, given, layer=layer: keep(layer, given[0])
+                        lambda _module, inputs, layer=layer: on_output(layer, inputs[0])
                     )
                 )
             elif layer.kind == "module":
                 hooks.append(
                     model.get_submodule(layer.target).register_forward_hook(
-                        lambda _module, _given, output, layer=layer: keep(layer, output)
+                        lambda _module, _inputs, output, layer=layer: on_output(layer, output)
                     )
                 )
         yield

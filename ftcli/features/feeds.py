@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from ftcli.caching.store import Store
-from ftcli.data.batches import Batch, Draw, LeftOut, count_batches, divide_order
-from ftcli.data.loading import Loader
-from ftcli.data.reading import ImageFiles
+from ftcli.data.batches import Batch, RngKey, SkippedImage, count_batches, batch_indices
+from ftcli.data.loading import ImageLoader
+from ftcli.data.reading import LoaderConfig
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import RunError
-from ftcli.features.prefix import Prefix
+from ftcli.features.prefix import FrozenBackbone
 
 KEY_BYTES = 16
 
@@ -26,13 +26,13 @@ Clock = Callable[[], AbstractContextManager[None]]
 """What makes a context that measures how long it takes."""
 
 
-class _Crossings:
+class _FeatureLoaderBase:
     """Samples, and how what crosses a cut for some of them becomes a batch."""
 
-    def __init__(self, prefix: Prefix, samples: Sequence[Sample], batch_size: int) -> None:
+    def __init__(self, backbone: FrozenBackbone, samples: Sequence[Sample], batch_size: int) -> None:
         self.samples = tuple(samples)
         self.batch_size = batch_size
-        self._prefix = prefix
+        self._backbone = backbone
         self._labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
         self._weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float64)
 
@@ -40,26 +40,26 @@ class _Crossings:
         """The number of batches that all samples make."""
         return count_batches(len(self.samples), self.batch_size, merge_last)
 
-    def _divide(
-        self, order: Sequence[int] | None, start: int, merge_last: bool
+    def _plan_batches(
+        self, indices: Sequence[int] | None, start: int, merge_last: bool
     ) -> tuple[Sequence[int], Iterator[Sequence[int]]]:
         """The order, and the places of its batches from batch `start` on."""
-        whole = range(len(self.samples)) if order is None else order
-        return whole, divide_order(whole, self.batch_size, start, merge_last)
+        all_indices = range(len(self.samples)) if indices is None else indices
+        return all_indices, batch_indices(all_indices, self.batch_size, start, merge_last)
 
-    def _put(self, places: Sequence[int], rows: NDArray[np.uint8], left_out: tuple[LeftOut, ...]) -> Batch:
+    def _make_batch(self, indices: Sequence[int], rows: NDArray[np.uint8], skipped: tuple[SkippedImage, ...]) -> Batch:
         """The batch of the samples at some places, whose rows these are."""
-        index = torch.tensor(places, dtype=torch.int64)
+        index_tensor = torch.tensor(indices, dtype=torch.int64)
         return Batch(
-            self._prefix.split_rows(rows),
-            self._labels[index],
-            self._weights[index],
-            tuple([self.samples[place].path for place in places]),
-            left_out,
+            self._backbone.unpack_rows(rows),
+            self._labels[index_tensor],
+            self._weights[index_tensor],
+            tuple([self.samples[index].path for index in indices]),
+            skipped,
         )
 
 
-class ValueFeed(_Crossings):
+class CachedFeatureLoader(_FeatureLoaderBase):
     """Gives, for samples, the values that cross the cut of a network, as they stand in a store.
 
     `keys` holds, for each draw, the keys of all samples one after the other; where `fixed`, chance has no part in them
@@ -70,23 +70,23 @@ class ValueFeed(_Crossings):
     def __init__(
         self,
         store: Store,
-        prefix: Prefix,
+        backbone: FrozenBackbone,
         samples: Sequence[Sample],
         batch_size: int,
-        keys: Mapping[Draw | None, bytes],
-        left_out: Mapping[str, LeftOut],
-        fixed: bool,
+        record_keys: Mapping[RngKey | None, bytes],
+        skipped: Mapping[str, SkippedImage],
+        is_deterministic: bool,
     ) -> None:
-        super().__init__(prefix, samples, batch_size)
+        super().__init__(backbone, samples, batch_size)
         self._store = store
-        self._keys = dict(keys)
-        self._left_out = dict(left_out)
-        self._fixed = next(iter(self._keys.values())) if fixed else None
+        self._record_keys = dict(record_keys)
+        self._skipped = dict(skipped)
+        self._shared_keys = next(iter(self._record_keys.values())) if is_deterministic else None
 
     def batches(
         self,
-        order: Sequence[int] | None = None,
-        draw: Draw | None = None,
+        indices: Sequence[int] | None = None,
+        rng_key: RngKey | None = None,
         start: int = 0,
         merge_last: bool = False,
     ) -> Iterator[Batch]:
@@ -95,92 +95,92 @@ class ValueFeed(_Crossings):
         Their values are float32 on the CPU, maps in the memory format that convolutions are fastest with; they may be
         written into. Raises ValueError for a draw that was not gathered, RunError where records have vanished.
         """
-        keys = self._keys.get(draw) if self._fixed is None else self._fixed
-        if keys is None:
-            raise ValueError(f"the views of the draw {draw} were not gathered")
-        for places in self._divide(order, start, merge_last)[1]:
-            yield self._make(places, keys)
+        record_keys = self._record_keys.get(rng_key) if self._shared_keys is None else self._shared_keys
+        if record_keys is None:
+            raise ValueError(f"the views of the draw {rng_key} were not gathered")
+        for sample_indices in self._plan_batches(indices, start, merge_last)[1]:
+            yield self._load_batch(sample_indices, record_keys)
 
-    def _make(self, places: Sequence[int], keys: bytes) -> Batch:
-        left_out: tuple[LeftOut, ...] = ()
-        if self._left_out:
-            paths = (self.samples[place].path for place in places)
-            left_out = tuple(self._left_out[path] for path in paths if path in self._left_out)
-            places = [place for place in places if self.samples[place].path not in self._left_out]
-        rows = np.empty((len(places), self._prefix.row_bytes), dtype=np.uint8)
-        wanted = [keys[KEY_BYTES * place : KEY_BYTES * (place + 1)] for place in places]
+    def _load_batch(self, indices: Sequence[int], record_keys: bytes) -> Batch:
+        skipped: tuple[SkippedImage, ...] = ()
+        if self._skipped:
+            paths = (self.samples[index].path for index in indices)
+            skipped = tuple(self._skipped[path] for path in paths if path in self._skipped)
+            indices = [index for index in indices if self.samples[index].path not in self._skipped]
+        rows = np.empty((len(indices), self._backbone.row_bytes), dtype=np.uint8)
+        batch_keys = [record_keys[KEY_BYTES * index : KEY_BYTES * (index + 1)] for index in indices]
         try:
-            self._store.gather(wanted, rows)
+            self._store.gather(batch_keys, rows)
         except KeyError as error:
             raise RunError(
                 f"{self._store.folder}: what was kept there has vanished or is damaged; run again, or set cache: off"
             ) from error
-        return self._put(places, rows, left_out)
+        return self._make_batch(indices, rows, skipped)
 
 
-class ComputedFeed(_Crossings):
+class FeatureLoader(_FeatureLoaderBase):
     """Gives, for samples, the values that cross the cut of a network, computed anew in each pass and kept nowhere.
 
-    On the CPU they have the bits that a ValueFeed gives for the same looks, so whether there is room to keep them
+    On the CPU they have the bits that a CachedFeatureLoader gives for the same looks, so whether there is room to keep them
     changes no result. `clock` measures the computing, which is part of what a pass waits for; reading the images is
     not. Use it as a context manager, for the processes that read.
     """
 
     def __init__(
         self,
-        prefix: Prefix,
+        backbone: FrozenBackbone,
         samples: Sequence[Sample],
         transform: ImageTransform,
         batch_size: int,
-        files: ImageFiles,
+        loader_config: LoaderConfig,
         clock: Clock,
     ) -> None:
-        super().__init__(prefix, samples, batch_size)
-        self._loader = Loader(samples, transform, prefix.batch, files)
+        super().__init__(backbone, samples, batch_size)
+        self._image_loader = ImageLoader(samples, transform, backbone.batch_size, loader_config)
         self._clock = clock
 
-    def __enter__(self) -> ComputedFeed:
+    def __enter__(self) -> FeatureLoader:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._loader.close()
+        self._image_loader.close()
 
     def batches(
         self,
-        order: Sequence[int] | None = None,
-        draw: Draw | None = None,
+        indices: Sequence[int] | None = None,
+        rng_key: RngKey | None = None,
         start: int = 0,
         merge_last: bool = False,
     ) -> Iterator[Batch]:
         """Batches of the samples at the places `order` names (None: all, as they stand), from batch `start` on.
 
-        Their values are those of ValueFeed. One pass at a time. Raises what a Loader raises.
+        Their values are those of CachedFeatureLoader. One pass at a time. Raises what a ImageLoader raises.
         """
-        whole, divided = self._divide(order, start, merge_last)
-        answers = self._compute(whole[start * self.batch_size :], draw)
-        for places in divided:
-            rows, kept, left_out = list[NDArray[np.uint8]](), list[int](), list[LeftOut]()
-            for place, answer in zip(places, islice(answers, len(places)), strict=True):
-                if isinstance(answer, LeftOut):
-                    left_out.append(answer)
+        all_indices, index_batches = self._plan_batches(indices, start, merge_last)
+        results = self._compute(all_indices[start * self.batch_size :], rng_key)
+        for sample_indices in index_batches:
+            rows, computed_indices, skipped = list[NDArray[np.uint8]](), list[int](), list[SkippedImage]()
+            for index, result in zip(sample_indices, islice(results, len(sample_indices)), strict=True):
+                if isinstance(result, SkippedImage):
+                    skipped.append(result)
                 else:
-                    rows.append(answer)
-                    kept.append(place)
-            stacked = np.stack(rows) if rows else np.empty((0, self._prefix.row_bytes), dtype=np.uint8)
-            yield self._put(kept, stacked, tuple(left_out))
+                    rows.append(result)
+                    computed_indices.append(index)
+            stacked = np.stack(rows) if rows else np.empty((0, self._backbone.row_bytes), dtype=np.uint8)
+            yield self._make_batch(computed_indices, stacked, tuple(skipped))
 
-    def _compute(self, order: Sequence[int], draw: Draw | None) -> Iterator[NDArray[np.uint8] | LeftOut]:
+    def _compute(self, indices: Sequence[int], rng_key: RngKey | None) -> Iterator[NDArray[np.uint8] | SkippedImage]:
         """For each place of an order the row of its sample, or why there is none. Batches of the prefix's own size are
         computed whatever the size of those that are asked for, as many at once as the prefix computes."""
-        shares = divide_order(order, self._prefix.batch)
-        coming = self._loader.batches(order, draw)
-        while taken := list(islice(coming, self._prefix.beside)):
+        index_batches = batch_indices(indices, self._backbone.batch_size)
+        image_batches = self._image_loader.batches(indices, rng_key)
+        while batch_group := list(islice(image_batches, self._backbone.num_parallel_batches)):
             with self._clock():
-                computed = list(self._prefix.stream(taken))
-            for places, (batch, rows) in zip(islice(shares, len(taken)), computed, strict=True):
-                broken, given = {one.path: one for one in batch.left_out}, iter(rows)
-                for place in places:
-                    path = self.samples[place].path
-                    yield broken[path] if path in broken else next(given)
+                computed = list(self._backbone.compute_batches(batch_group))
+            for sample_indices, (batch, rows) in zip(islice(index_batches, len(batch_group)), computed, strict=True):
+                skipped_by_path, row_iter = {skipped_image.path: skipped_image for skipped_image in batch.skipped}, iter(rows)
+                for index in sample_indices:
+                    path = self.samples[index].path
+                    yield skipped_by_path[path] if path in skipped_by_path else next(row_iter)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ftcli.features.probing import Probe
 
 
-def fold_head(probe: Probe, dimensions: int) -> tuple[Tensor, Tensor]:
+def probe_to_linear(probe: Probe, in_features: int) -> tuple[Tensor, Tensor]:
     """Weight (classes, dimensions) and bias (classes), float32, of the linear layer that answers as a probe does that
     is a linear SVM or logistic regression.
 
@@ -19,15 +19,15 @@ def fold_head(probe: Probe, dimensions: int) -> tuple[Tensor, Tensor]:
     logistic regression holds probable; an SVM's outputs are its margins. Of two classes a probe has one margin m, and
     the layer gives -m/2 and m/2: their difference is m, so the softmax is again the probe's.
     """
-    return fold_estimator(probe.estimator, len(probe.classes), dimensions)
+    return estimator_to_linear(probe.estimator, len(probe.classes), in_features)
 
 
-def fold_estimator(estimator: Any, classes: int, dimensions: int) -> tuple[Tensor, Tensor]:
+def estimator_to_linear(estimator: Any, num_classes: int, in_features: int) -> tuple[Tensor, Tensor]:
     """The same of a scikit-learn Pipeline of a StandardScaler and a linear classifier that knows `classes` classes."""
     scaler, classifier = estimator.named_steps["scaler"], estimator.named_steps["classifier"]
-    assert classifier.classes_.tolist() == list(range(classes))  # train has every class: check_codes
+    assert classifier.classes_.tolist() == list(range(num_classes))  # train has every class: check_probe_labels
     weight = np.asarray(classifier.coef_, dtype=np.float64) / scaler.scale_
-    assert weight.shape[1] == dimensions
+    assert weight.shape[1] == in_features
     bias = np.asarray(classifier.intercept_, dtype=np.float64) - weight @ scaler.mean_
     if len(weight) == 1:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.features.axes import Axes, find_axes
-from ftcli.features.blocks import choose_blocks
-from ftcli.features.graphs import build_graph, list_nodes, run_graph
-from ftcli.features.passage import Passage, enlarge, follow
-from ftcli.models.anatomy import REFUSALS, Anatomy, examine
-from ftcli.models.tracing import keep_modes, sketch
+from ftcli.features.axes import AxisLayout, infer_axis_layout
+from ftcli.features.blocks import list_blocks
+from ftcli.features.graphs import build_node_graph, list_graph_nodes, run_node_graph
+from ftcli.features.passage import CallTrace, resize_model_input, trace_calls
+from ftcli.models.anatomy import FORWARD_ERRORS, ModelSummary, summarize
+from ftcli.models.tracing import preserve_training_mode, to_meta
 
-Kind = Literal["input", "module", "node"]
+LayerKind = Literal["input", "module", "node"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSpec:
     """A value in a network. `name` is how it is shown; `target` is the path of the head whose input it is, the module
     whose last output it is, or the node of the graph that torchvision's feature extraction makes.
 
@@ -33,170 +33,170 @@ class Layer:
     """
 
     name: str
-    kind: Kind
+    kind: LayerKind
     target: str
     output_shape: tuple[int, ...]
     depth: float
-    axes: Axes = Axes()  # noqa: RUF009  # it is frozen
+    axis_layout: AxisLayout = AxisLayout()  # noqa: RUF009  # it is frozen
 
 
 def resolve_layers(
     model: nn.Module, head: str, names: Sequence[str], image_size: int, option: str = "--layer"
-) -> tuple[Layer, ...]:
+) -> tuple[LayerSpec, ...]:
     """The layers of these names, in the order of the names, for images of `image_size` pixels a side.
 
     Without names it is the input of the head, the module at the path `head`; for ("all",) it is the chain of blocks
-    that `choose_blocks` finds, and the input of the head last. A name is that of a module, `input of <head>`, that of a
+    that `list_blocks` finds, and the input of the head last. A name is that of a module, `input of <head>`, that of a
     node of the graph in eval mode, or a pattern of module names, in which * stands for anything but a dot; a module
     comes before a node. The network, which may hold real tensors or none, stays as it is.
 
     Raises RecipeError with every fault of the names, each beginning with `option`: a layer that is not there, that is
-    named twice, or whose output is no single tensor with the images first. Raises SizeRefused if the network takes no
+    named twice, or whose output is no single tensor with the images first. Raises UnsupportedImageSizeError if the network takes no
     images of this size.
     """
-    survey = _Survey(sketch(model), head, image_size)
+    resolver = _LayerResolver(to_meta(model), head, image_size)
     if tuple(names) in ((), ("all",)):
-        blocks = choose_blocks(survey.body, survey.first, head) if names else ()
-        usable = [name for name in blocks if _find_fault(survey.observe("module", name)) is None]
-        return (*(survey.describe("module", name) for name in usable), survey.describe("input", head))
-    found: list[tuple[str, Kind, str]] = []
-    faults: list[str] = []
+        blocks = list_blocks(resolver.meta_model, resolver.trace, head) if names else ()
+        usable = [name for name in blocks if _find_error(resolver.get_values("module", name)) is None]
+        return (*(resolver.build_spec("module", name) for name in usable), resolver.build_spec("input", head))
+    resolved: list[tuple[str, LayerKind, str]] = []
+    errors: list[str] = []
     for name in names:
-        if name == "all" and not survey.find(name):
-            faults.append(f"{option} all: stands for a chain of layers and takes no others beside it; give it alone")
+        if name == "all" and not resolver.find(name):
+            errors.append(f"{option} all: stands for a chain of layers and takes no others beside it; give it alone")
             continue
-        matched = survey.find(name)
-        found += [(name, *place) for place in matched]
-        if not matched:
-            faults.append(f"{option} {name}: {survey.miss(name)}")
-    survey.compute([target for _, kind, target in found if kind == "node"])
-    places = [(kind, target) for _, kind, target in found]
-    for number, (name, kind, target) in enumerate(found):
-        if (kind, target) in places[:number]:
-            faults.append(f"{option} {name}: {_name(kind, target)} is named twice; name it once")
-        elif fault := _find_fault(survey.observe(kind, target)):
-            faults.append(f"{option} {_name(kind, target)}: its output is {fault}")
-    if faults:
-        raise RecipeError(*faults)
-    return tuple(survey.describe(*place) for place in places)
+        matches = resolver.find(name)
+        resolved += [(name, *match) for match in matches]
+        if not matches:
+            errors.append(f"{option} {name}: {resolver.describe_unknown(name)}")
+    resolver.compute_nodes([target for _, kind, target in resolved if kind == "node"])
+    targets = [(kind, target) for _, kind, target in resolved]
+    for index, (name, kind, target) in enumerate(resolved):
+        if (kind, target) in targets[:index]:
+            errors.append(f"{option} {name}: {_format_name(kind, target)} is named twice; name it once")
+        elif error := _find_error(resolver.get_values(kind, target)):
+            errors.append(f"{option} {_format_name(kind, target)}: its output is {error}")
+    if errors:
+        raise RecipeError(*errors)
+    return tuple(resolver.build_spec(*match) for match in targets)
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _TwoShapes:
     """A value for two images, and for three images, larger ones where `grown`."""
 
-    two: Any
-    three: Any
-    grown: bool
+    batch_of_two: Any
+    batch_of_three: Any
+    is_enlarged: bool
 
 
-class _Survey:
+class _LayerResolver:
     """What two small batches do in a network on the meta device."""
 
-    def __init__(self, body: nn.Module, head: str, image_size: int) -> None:
-        self.body, self.head, self.image_size = body, head, image_size
+    def __init__(self, meta_model: nn.Module, head: str, image_size: int) -> None:
+        self.meta_model, self.head, self.image_size = meta_model, head, image_size
         try:
-            self.first = follow(body, 2, image_size)
-        except REFUSALS:
-            examine(body, image_size)  # which tells it
+            self.trace = trace_calls(meta_model, 2, image_size)
+        except FORWARD_ERRORS:
+            summarize(meta_model, image_size)  # which tells it
             raise
-        self.larger, self.second, self.side = self._grow()
-        self.grown = self.side != image_size
-        self.computed: dict[str, _Pair] = {}
+        self.enlarged_model, self.enlarged_trace, self.enlarged_size = self._trace_enlarged()
+        self.is_enlarged = self.enlarged_size != image_size
+        self.node_values: dict[str, _TwoShapes] = {}
 
-    def _grow(self) -> tuple[nn.Module, Passage, int]:
+    def _trace_enlarged(self) -> tuple[nn.Module, CallTrace, int]:
         """The network for images of twice the size and what three of them do in it; else for those of its own size."""
-        side = 2 * self.image_size
-        larger = enlarge(self.body, side)
+        enlarged_size = 2 * self.image_size
+        enlarged = resize_model_input(self.meta_model, enlarged_size)
         try:
-            return larger, follow(larger, 3, side), side
-        except REFUSALS:
-            return self.body, follow(self.body, 3, self.image_size), self.image_size
+            return enlarged, trace_calls(enlarged, 3, enlarged_size), enlarged_size
+        except FORWARD_ERRORS:
+            return self.meta_model, trace_calls(self.meta_model, 3, self.image_size), self.image_size
 
     @cached_property
-    def anatomy(self) -> Anatomy:
-        return examine(self.body, self.image_size)
+    def summary(self) -> ModelSummary:
+        return summarize(self.meta_model, self.image_size)
 
     @cached_property
-    def nodes(self) -> tuple[str, ...] | None:
-        return list_nodes(self.body)
+    def node_names(self) -> tuple[str, ...] | None:
+        return list_graph_nodes(self.meta_model)
 
-    def find(self, name: str) -> list[tuple[Kind, str]]:
-        if name in self.first.outputs and name:
+    def find(self, name: str) -> list[tuple[LayerKind, str]]:
+        if name in self.trace.outputs and name:
             return [("module", name)]
-        if name == _name("input", self.head):
+        if name == _format_name("input", self.head):
             return [("input", self.head)]
         if "*" in name:
-            parts = name.split(".")
-            called = sorted(self.first.outputs, key=lambda each: self.anatomy.left[each])
-            return [("module", each) for each in called if each and _match(each.split("."), parts)]
-        return [("node", name)] if name in (self.nodes or ()) else []
+            pattern_parts = name.split(".")
+            in_exit_order = sorted(self.trace.outputs, key=lambda each: self.summary.exit_order[each])
+            return [("module", each) for each in in_exit_order if each and _matches_pattern(each.split("."), pattern_parts)]
+        return [("node", name)] if name in (self.node_names or ()) else []
 
-    def miss(self, name: str) -> str:
-        modules = [each for each in self.first.outputs if each]
+    def describe_unknown(self, name: str) -> str:
+        modules = [each for each in self.trace.outputs if each]
         if "*" in name:
             return f"no image passes through a module that this matches; {suggest(name, modules)}"
-        if self.nodes is None:
+        if self.node_names is None:
             return (
                 "no image passes through a module of this name, and the network has no graph nodes, since its code "
                 f"cannot be traced; {suggest(name, modules)}"
             )
-        return f"no image passes through a module or graph node of this name; {suggest(name, [*modules, *self.nodes])}"
+        return f"no image passes through a module or graph node of this name; {suggest(name, [*modules, *self.node_names])}"
 
-    def compute(self, nodes: Sequence[str]) -> None:
+    def compute_nodes(self, nodes: Sequence[str]) -> None:
         """Find what nodes come to, so that they can be observed."""
         if nodes:
             small, large = (
-                _compute(body, nodes, images, side)
-                for body, images, side in ((self.body, 2, self.image_size), (self.larger, 3, self.side))
+                _run_nodes(model, nodes, num_images, image_size)
+                for model, num_images, image_size in ((self.meta_model, 2, self.image_size), (self.enlarged_model, 3, self.enlarged_size))
             )
-            self.computed = {node: _Pair(small[node], large[node], self.grown) for node in nodes}
+            self.node_values = {node: _TwoShapes(small[node], large[node], self.is_enlarged) for node in nodes}
 
-    def observe(self, kind: Kind, target: str) -> _Pair:
+    def get_values(self, kind: LayerKind, target: str) -> _TwoShapes:
         if kind == "node":
-            return self.computed[target]
-        values = [each.inputs if kind == "input" else each.outputs for each in (self.first, self.second)]
-        return _Pair(values[0][target], values[1][target], self.grown)
+            return self.node_values[target]
+        values = [each.inputs if kind == "input" else each.outputs for each in (self.trace, self.enlarged_trace)]
+        return _TwoShapes(values[0][target], values[1][target], self.is_enlarged)
 
-    def describe(self, kind: Kind, target: str) -> Layer:
-        pair = self.observe(kind, target)
-        shape = tuple(pair.two.shape[1:])
-        axes = find_axes(self.body, shape, tuple(pair.three.shape[1:]) if pair.grown else None)
-        return Layer(_name(kind, target), kind, target, shape, self._measure_depth(kind, target), axes)
+    def build_spec(self, kind: LayerKind, target: str) -> LayerSpec:
+        pair = self.get_values(kind, target)
+        shape = tuple(pair.batch_of_two.shape[1:])
+        axis_layout = infer_axis_layout(self.meta_model, shape, tuple(pair.batch_of_three.shape[1:]) if pair.is_enlarged else None)
+        return LayerSpec(_format_name(kind, target), kind, target, shape, self._compute_depth(kind, target), axis_layout)
 
-    def _measure_depth(self, kind: Kind, target: str) -> float:
+    def _compute_depth(self, kind: LayerKind, target: str) -> float:
         if kind == "input":
             return 1.0
-        module = target if kind == "module" else self._find_module_before(target)
-        end = self.anatomy.left.get(module, 0) if module else 0
-        done = sum(count for time, count in self.anatomy.work.items() if time <= end)
-        return done / max(1, self.anatomy.multiply_adds)
+        module = target if kind == "module" else self._find_preceding_module(target)
+        exit_order = self.summary.exit_order.get(module, 0) if module else 0
+        macs_done = sum(macs for order, macs in self.summary.macs.items() if order <= exit_order)
+        return macs_done / max(1, self.summary.multiply_adds)
 
-    def _find_module_before(self, node: str) -> str:
-        nodes = self.nodes or ()
+    def _find_preceding_module(self, node: str) -> str:
+        nodes = self.node_names or ()
         before = nodes[: nodes.index(node) + 1]
-        once = [each for each in before if each in self.anatomy.left and f"{each}_1" not in nodes]
-        return once[-1] if once else ""
+        called_once = [each for each in before if each in self.summary.exit_order and f"{each}_1" not in nodes]
+        return called_once[-1] if called_once else ""
 
 
-def _name(kind: Kind, target: str) -> str:
+def _format_name(kind: LayerKind, target: str) -> str:
     return f"input of {target}" if kind == "input" else target
 
 
-def _match(name: Sequence[str], pattern: Sequence[str]) -> bool:
+def _matches_pattern(name: Sequence[str], pattern: Sequence[str]) -> bool:
     return len(name) == len(pattern) and all(map(fnmatch.fnmatchcase, name, pattern))
 
 
-def _compute(body: nn.Module, nodes: Sequence[str], images: int, side: int) -> dict[str, Any]:
+def _run_nodes(model: nn.Module, nodes: Sequence[str], num_images: int, image_size: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    with keep_modes(body), torch.no_grad():
-        run_graph(build_graph(body, nodes), torch.empty(images, 3, side, side, device="meta"), values.__setitem__)
+    with preserve_training_mode(model), torch.no_grad():
+        run_node_graph(build_node_graph(model, nodes), torch.empty(num_images, 3, image_size, image_size, device="meta"), values.__setitem__)
     return values
 
 
-def _find_fault(pair: _Pair) -> str | None:
+def _find_error(pair: _TwoShapes) -> str | None:
     """What an output is if it is no tensor with the images first, and what to choose; None if it is one."""
-    two, three = pair.two, pair.three
+    two, three = pair.batch_of_two, pair.batch_of_three
     if isinstance(two, (tuple, list, dict)):
         return f"a {type(two).__name__} of {len(two)}, not one tensor; choose a layer within it or after it"
     if not isinstance(two, Tensor) or not isinstance(three, Tensor):

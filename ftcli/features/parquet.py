@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from ftcli.features.spool import Spool
+from ftcli.features.spool import FeatureBuffer
 
 
 def write_parquet(
     file: IO[bytes],
-    spool: Spool,
+    buffer: FeatureBuffer,
     columns: Sequence[str],
     classes: Sequence[str],
     dtype: str,
@@ -25,25 +25,25 @@ def write_parquet(
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    kind = pyarrow.float16() if dtype == "float16" else pyarrow.float32()
-    sizes = [math.prod(shape) for shape in spool.shapes]
+    value_type = pyarrow.float16() if dtype == "float16" else pyarrow.float32()
+    sizes = [math.prod(shape) for shape in buffer.shapes]
     fields = [
         ("path", pyarrow.string()),
         ("label", pyarrow.string()),
         ("label_index", pyarrow.int64()),
         ("split", pyarrow.string()),
-        *((name, pyarrow.list_(kind, size)) for name, size in zip(columns, sizes, strict=True)),
+        *((name, pyarrow.list_(value_type, size)) for name, size in zip(columns, sizes, strict=True)),
     ]
-    labels = spool.labels
+    labels = buffer.labels
     schema = pyarrow.schema(fields, metadata=dict(metadata))
     # A dictionary pays for what is repeated, which features are not.
     with ParquetWriter(file, schema, compression="zstd", use_dictionary=["label", "split"]) as writer:
-        for start, end in spool.spans():
-            named = [classes[label] for label in labels[start:end]]
-            texts = map(_escape, (spool.paths[start:end], named, spool.splits[start:end]))
+        for start, end in buffer.chunks():
+            class_names = [classes[label] for label in labels[start:end]]
+            texts = map(_escape, (buffer.paths[start:end], class_names, buffer.splits[start:end]))
             path, label, split = (pyarrow.array(values, pyarrow.string()) for values in texts)
             lists = [
-                pyarrow.FixedSizeListArray.from_arrays(spool.read(layer, start, end).astype(dtype).ravel(), size)
+                pyarrow.FixedSizeListArray.from_arrays(buffer.read(layer, start, end).astype(dtype).ravel(), size)
                 for layer, size in enumerate(sizes)
             ]
             arrays = [path, label, pyarrow.array(labels[start:end]), split, *lists]

@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
 from ftcli.features.axes import has_class_token
-from ftcli.features.layers import Layer
+from ftcli.features.layers import LayerSpec
 
 Pool = Literal["avg", "max", "flatten", "none", "token"]
 
 
-def pool_shape(model: nn.Module, layer: Layer, pool: Pool | None) -> tuple[int, ...]:
+def pool_shape(model: nn.Module, layer: LayerSpec, pool: Pool | None) -> tuple[int, ...]:
     """The shape for one image of what `pool_values` keeps.
 
     Raises RecipeError for `token` where the layer's output has no class token, and for a mean or maximum over the image
     where it cannot be told which of the axes are the image's.
     """
-    shape, axes = layer.output_shape, layer.axes
+    shape, axis_layout = layer.output_shape, layer.axis_layout
     if pool == "none" or (len(shape) < 2 and pool != "token"):
         return (1,) if not shape and pool == "flatten" else shape
     if pool == "flatten":
@@ -28,21 +28,21 @@ def pool_shape(model: nn.Module, layer: Layer, pool: Pool | None) -> tuple[int, 
     if pool == "token":
         if not has_class_token(model):
             raise RecipeError("--pool token: the network has no class token; give avg, max, flatten or none")
-        if len(shape) != 2 or axes.channels is None or not axes.prefixes:
+        if len(shape) != 2 or axis_layout.channel_axis is None or not axis_layout.num_prefix_tokens:
             raise RecipeError(
                 f"--pool token: {layer.name} gives {list(shape)} for an image, in which there is no class token; give "
                 "avg, max, flatten or none, or choose a block of the transformer"
             )
-    if axes.channels is None:
-        given = "the mean, which is taken where --pool is not given" if pool is None else f"--pool {pool}"
+    if axis_layout.channel_axis is None:
+        subject = "the mean, which is taken where --pool is not given" if pool is None else f"--pool {pool}"
         raise RecipeError(
-            f"{given}: {layer.name} gives {list(shape)} for an image, and which of these are its height and width and "
+            f"{subject}: {layer.name} gives {list(shape)} for an image, and which of these are its height and width and "
             "which its channels cannot be told; give --pool flatten or --pool none, or choose another layer"
         )
-    return (shape[axes.channels],)
+    return (shape[axis_layout.channel_axis],)
 
 
-def pool_values(values: Tensor, layer: Layer, pool: Pool | None) -> Tensor:
+def pool_values(values: Tensor, layer: LayerSpec, pool: Pool | None) -> Tensor:
     """What is kept of a layer's output for a batch, (n, *shape), as float32, where it was computed.
 
     avg and max are over all places of the image, class and register tokens left out; a vector has one place. flatten
@@ -54,12 +54,12 @@ def pool_values(values: Tensor, layer: Layer, pool: Pool | None) -> Tensor:
         return values.reshape(len(values), -1)
     if pool == "none" or (values.ndim < 3 and pool != "token"):
         return values
-    axes = layer.axes
-    assert axes.channels is not None
+    axis_layout = layer.axis_layout
+    assert axis_layout.channel_axis is not None
     if values.ndim == 3:
-        places = 2 - axes.channels
+        token_axis = 2 - axis_layout.channel_axis
         if pool == "token":
-            return values.select(places, 0)
-        values = values.narrow(places, axes.prefixes, values.shape[places] - axes.prefixes)
-    image = [axis for axis in range(1, values.ndim) if axis != axes.channels + 1]
-    return values.amax(image) if pool == "max" else values.mean(image)
+            return values.select(token_axis, 0)
+        values = values.narrow(token_axis, axis_layout.num_prefix_tokens, values.shape[token_axis] - axis_layout.num_prefix_tokens)
+    spatial_axes = [axis for axis in range(1, values.ndim) if axis != axis_layout.channel_axis + 1]
+    return values.amax(spatial_axes) if pool == "max" else values.mean(spatial_axes)

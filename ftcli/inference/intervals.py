@@ -9,25 +9,25 @@ from scipy.sparse import csr_matrix
 from torch.nn import functional
 
 from ftcli.inference.metrics import (
-    count_top,
-    measure_accuracy,
-    measure_calibration,
-    measure_loss,
-    place_in_bins,
+    count_top_k_correct,
+    compute_accuracy,
+    compute_calibration_error,
+    compute_loss,
+    assign_bins,
 )
-from ftcli.inference.outputs import Outputs
-from ftcli.inference.ranking import Floats, Mask, Ranking, rank
-from ftcli.results import Figure
+from ftcli.inference.outputs import EvalOutputs
+from ftcli.inference.ranking import FloatArray, BoolArray, RankCounts, rank_counts
+from ftcli.results import Metric
 from ftcli.runtime import derive_seed
-from ftcli.statistics import wilson
+from ftcli.statistics import wilson_interval
 
-RESAMPLES = 1000
-FEWEST = 200
-_WORK = 2e9
-_AT_ONCE = 2e6
-_TOP = 5
+MAX_RESAMPLES = 1000
+MIN_RESAMPLES = 200
+_MAX_WORK = 2e9
+_MAX_WEIGHTS_PER_CHUNK = 2e6
+_TOP_K = 5
 
-BOOTSTRAPPED = (
+BOOTSTRAP_METRICS = (
     "balanced_accuracy",
     "macro_f1",
     "roc_auc",
@@ -38,7 +38,7 @@ BOOTSTRAPPED = (
 
 
 @dataclass(frozen=True)
-class Tally:
+class BootstrapStats:
     """The outputs of a classifier, ready to be measured with any weights on the images.
 
     `truly`, `given` and `rightly` (classes, images) count the images of a class, those given it, and those both;
@@ -46,20 +46,20 @@ class Tally:
     `rankings` tell each class from all others by its probability.
     """
 
-    truly: csr_matrix
-    given: csr_matrix
-    rightly: csr_matrix
-    gaps: csr_matrix
-    losses: Floats
-    rankings: tuple[Ranking, ...]
+    support: csr_matrix
+    predicted: csr_matrix
+    true_positives: csr_matrix
+    calibration_gaps: csr_matrix
+    losses: FloatArray
+    class_rank_counts: tuple[RankCounts, ...]
 
-    def rank_classes(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Area under the ROC curve and average precision of each class against all others, (classes, b) each, for
+    def compute_class_auc_and_ap(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """AreaFraction under the ROC curve and average precision of each class against all others, (classes, b) each, for
         weights (images, b); NaN where a class, or all others, have no image."""
-        measured = [ranking.measure(weights) for ranking in self.rankings]
-        return np.stack([area for area, _ in measured]), np.stack([precision for _, precision in measured])
+        auc_and_ap = [counts.compute_auc_and_ap(weights) for counts in self.class_rank_counts]
+        return np.stack([auc for auc, _ in auc_and_ap]), np.stack([ap for _, ap in auc_and_ap])
 
-    def measure(self, weights: Floats) -> Floats:
+    def compute_weighted_metrics(self, weights: FloatArray) -> FloatArray:
         """The figures of BOOTSTRAPPED in their order, (figures, b), for weights (images, b) that count how often each
         image is there; NaN where the images do not define one.
 
@@ -67,46 +67,46 @@ class Tally:
         f1_score(average="macro"), over the classes that occur as label or as answer; roc_auc_score of the second of two
         classes, and otherwise its mean over the classes that occur, each against all others, which with every class
         there is multi_class="ovr"; the mean of average_precision_score over the same classes, both of two; log_loss
-        without its floor of 2e-16 below probabilities; the expected calibration error is measure_calibration's.
+        without its floor of 2e-16 below probabilities; the expected calibration error is compute_calibration_error's.
         """
-        truly, given, rightly = self.truly @ weights, self.given @ weights, self.rightly @ weights
-        images = weights.sum(0)
-        areas, precisions = self.rank_classes(weights)
+        support, predicted, true_positives = self.support @ weights, self.predicted @ weights, self.true_positives @ weights
+        num_images = weights.sum(0)
+        aucs, average_precisions = self.compute_class_auc_and_ap(weights)
         return np.stack(
             [
-                _average(rightly / np.maximum(truly, 1), truly > 0),
-                _average(2 * rightly / np.maximum(truly + given, 1), truly + given > 0),
-                areas[1] if len(areas) == 2 else _average(areas, ~np.isnan(areas)),
-                _average(precisions, ~np.isnan(precisions)),
-                self.losses @ weights / images,
-                np.abs(self.gaps @ weights).sum(0) / images,
+                _masked_mean(true_positives / np.maximum(support, 1), support > 0),
+                _masked_mean(2 * true_positives / np.maximum(support + predicted, 1), support + predicted > 0),
+                aucs[1] if len(aucs) == 2 else _masked_mean(aucs, ~np.isnan(aucs)),
+                _masked_mean(average_precisions, ~np.isnan(average_precisions)),
+                self.losses @ weights / num_images,
+                np.abs(self.calibration_gaps @ weights).sum(0) / num_images,
             ]
         )
 
 
-def tally(outputs: Outputs) -> Tally:
+def compute_bootstrap_stats(outputs: EvalOutputs) -> BootstrapStats:
     """Prepare outputs to be measured again and again."""
-    images, classes = outputs.logits.shape
-    shares = outputs.logits.double().softmax(1)
-    sure, given = shares.max(1)[0].numpy(), outputs.logits.argmax(1).numpy()
-    labels, right = outputs.labels.numpy(), (outputs.logits.argmax(1) == outputs.labels).numpy()
-    places, bins = place_in_bins(shares.max(1)[0])
-    columns = np.arange(images)
+    num_images, num_classes = outputs.logits.shape
+    probabilities = outputs.logits.double().softmax(1)
+    confidence, predicted = probabilities.max(1)[0].numpy(), outputs.logits.argmax(1).numpy()
+    labels, correct = outputs.labels.numpy(), (outputs.logits.argmax(1) == outputs.labels).numpy()
+    bin_indices, num_bins = assign_bins(probabilities.max(1)[0])
+    columns = np.arange(num_images)
 
-    def sort(values: Floats, rows: Floats, count: int) -> csr_matrix:
-        return csr_matrix((values, (rows, columns)), shape=(count, images))
+    def build_matrix(values: FloatArray, rows: FloatArray, num_rows: int) -> csr_matrix:
+        return csr_matrix((values, (rows, columns)), shape=(num_rows, num_images))
 
-    return Tally(
-        truly=sort(np.ones(images), labels, classes),
-        given=sort(np.ones(images), given, classes),
-        rightly=sort(right.astype(float), labels, classes),
-        gaps=sort(right - sure, places.numpy(), bins),
+    return BootstrapStats(
+        support=build_matrix(np.ones(num_images), labels, num_classes),
+        predicted=build_matrix(np.ones(num_images), predicted, num_classes),
+        true_positives=build_matrix(correct.astype(float), labels, num_classes),
+        calibration_gaps=build_matrix(correct - confidence, bin_indices.numpy(), num_bins),
         losses=functional.cross_entropy(outputs.logits.double(), outputs.labels, reduction="none").numpy(),
-        rankings=tuple(rank(shares[:, label].numpy(), labels == label) for label in range(classes)),
+        class_rank_counts=tuple(rank_counts(probabilities[:, label].numpy(), labels == label) for label in range(num_classes)),
     )
 
 
-def measure_figures(outputs: Outputs, tallied: Tally) -> tuple[Figure, ...]:
+def compute_metrics(outputs: EvalOutputs, stats: BootstrapStats) -> tuple[Metric, ...]:
     """All figures of a classifier; top_5_accuracy only where there are more than five classes.
 
     Shares of images have Wilson's interval. The others have that of a bootstrap (Efron and Tibshirani, An Introduction
@@ -119,62 +119,62 @@ def measure_figures(outputs: Outputs, tallied: Tally) -> tuple[Figure, ...]:
     probabilities are right would come to as much in more than one case of 40. Where every resample gives the same, as
     those of images that are all right do, they say nothing of other images, and there is no interval.
     """
-    images, classes = outputs.logits.shape
-    figures = [_share("accuracy", measure_accuracy(outputs), images)]
-    if classes > _TOP:
-        figures.append(_share("top_5_accuracy", count_top(outputs, _TOP) / images, images))
-    exact = {"log_loss": measure_loss(outputs), "expected_calibration_error": measure_calibration(outputs)}
-    values = tallied.measure(np.ones((images, 1)))[:, 0]
-    resampled = _resample(tallied, images, classes)
-    for name, value, drawn in zip(BOOTSTRAPPED, values, resampled, strict=True):
-        defined = drawn[~np.isnan(drawn)]
-        if np.isnan(value) or not len(defined) or np.ptp(defined) <= 1e-12 * abs(float(value)):
-            figures.append(Figure(name, None if np.isnan(value) else float(value), None, None, "bootstrap"))
+    num_images, num_classes = outputs.logits.shape
+    metrics = [_make_wilson_metric("accuracy", compute_accuracy(outputs), num_images)]
+    if num_classes > _TOP_K:
+        metrics.append(_make_wilson_metric("top_5_accuracy", count_top_k_correct(outputs, _TOP_K) / num_images, num_images))
+    exact = {"log_loss": compute_loss(outputs), "expected_calibration_error": compute_calibration_error(outputs)}
+    values = stats.compute_weighted_metrics(np.ones((num_images, 1)))[:, 0]
+    resampled = _bootstrap_metrics(stats, num_images, num_classes)
+    for name, value, samples in zip(BOOTSTRAP_METRICS, values, resampled, strict=True):
+        defined_samples = samples[~np.isnan(samples)]
+        if np.isnan(value) or not len(defined_samples) or np.ptp(defined_samples) <= 1e-12 * abs(float(value)):
+            metrics.append(Metric(name, None if np.isnan(value) else float(value), None, None, "bootstrap"))
             continue
-        own = exact.get(name, float(value))
-        low, high = map(float, np.quantile(defined, (0.025, 0.975)))
-        low, high = max(0.0, min(low, 2 * own - high)), max(high, 2 * own - low)
-        if name == "expected_calibration_error" and own <= _measure_chance(outputs, len(drawn)):
+        estimate = exact.get(name, float(value))
+        low, high = map(float, np.quantile(defined_samples, (0.025, 0.975)))
+        low, high = max(0.0, min(low, 2 * estimate - high)), max(high, 2 * estimate - low)
+        if name == "expected_calibration_error" and estimate <= _compute_chance_calibration_error(outputs, len(samples)):
             low = 0.0
-        figures.append(Figure(name, own, low, high if name == "log_loss" else min(1.0, high), "bootstrap"))
-    return tuple(figures)
+        metrics.append(Metric(name, estimate, low, high if name == "log_loss" else min(1.0, high), "bootstrap"))
+    return tuple(metrics)
 
 
-def count_resamples(images: int, classes: int) -> int:
+def count_resamples(num_images: int, num_classes: int) -> int:
     """How often so many images are drawn again: RESAMPLES, or as many as keep the work within bounds."""
-    return int(min(RESAMPLES, max(FEWEST, _WORK / (images * classes))))
+    return int(min(MAX_RESAMPLES, max(MIN_RESAMPLES, _MAX_WORK / (num_images * num_classes))))
 
 
-def _resample(tallied: Tally, images: int, classes: int) -> Floats:
+def _bootstrap_metrics(stats: BootstrapStats, num_images: int, num_classes: int) -> FloatArray:
     """The figures of each resample, (figures, resamples)."""
-    generator = np.random.default_rng(derive_seed("bootstrap", images))
-    left, drawn = count_resamples(images, classes), []
-    while left:
-        count = min(left, max(1, int(_AT_ONCE / images)))
-        chosen = generator.integers(images, size=(count, images)) * count + np.arange(count)[:, None]
-        weights = np.bincount(chosen.ravel(), minlength=images * count).reshape(images, count)
-        drawn.append(tallied.measure(weights.astype(float)))
-        left -= count
-    return np.concatenate(drawn, 1)
+    generator = np.random.default_rng(derive_seed("bootstrap", num_images))
+    num_remaining, samples = count_resamples(num_images, num_classes), []
+    while num_remaining:
+        chunk_size = min(num_remaining, max(1, int(_MAX_WEIGHTS_PER_CHUNK / num_images)))
+        indices = generator.integers(num_images, size=(chunk_size, num_images)) * chunk_size + np.arange(chunk_size)[:, None]
+        weights = np.bincount(indices.ravel(), minlength=num_images * chunk_size).reshape(num_images, chunk_size)
+        samples.append(stats.compute_weighted_metrics(weights.astype(float)))
+        num_remaining -= chunk_size
+    return np.concatenate(samples, 1)
 
 
-def _measure_chance(outputs: Outputs, draws: int) -> float:
+def _compute_chance_calibration_error(outputs: EvalOutputs, num_draws: int) -> float:
     """The calibration error that a classifier with these probabilities exceeds in one of 40 draws of what is right if
     each is right as often as it says (Bröcker and Smith, Weather and Forecasting 22, 2007)."""
     generator = np.random.default_rng(derive_seed("consistency", len(outputs.paths)))
-    sure = outputs.logits.double().softmax(1).max(1)[0]
-    places, own = place_in_bins(sure)[0].numpy(), sure.numpy()
-    errors = [np.abs(np.bincount(places, (generator.random(len(own)) < own) - own)).sum() for _ in range(draws)]
-    return float(np.quantile(errors, 0.975)) / len(own)
+    confidence = outputs.logits.double().softmax(1).max(1)[0]
+    bin_indices, probabilities = assign_bins(confidence)[0].numpy(), confidence.numpy()
+    errors = [np.abs(np.bincount(bin_indices, (generator.random(len(probabilities)) < probabilities) - probabilities)).sum() for _ in range(num_draws)]
+    return float(np.quantile(errors, 0.975)) / len(probabilities)
 
 
-def _share(name: str, share: float, images: int) -> Figure:
-    low, high = wilson(round(share * images), images)
-    return Figure(name, share, low, high, "wilson")
+def _make_wilson_metric(name: str, fraction: float, num_images: int) -> Metric:
+    low, high = wilson_interval(round(fraction * num_images), num_images)
+    return Metric(name, fraction, low, high, "wilson")
 
 
-def _average(values: Floats, defined: Mask) -> Floats:
+def _masked_mean(values: FloatArray, mask: BoolArray) -> FloatArray:
     """The mean of each column over what is defined of it; NaN where nothing is."""
-    count = defined.sum(0)
-    total: Floats = np.where(defined, values, 0.0).sum(0)
+    count = mask.sum(0)
+    total: FloatArray = np.where(mask, values, 0.0).sum(0)
     return total / np.where(count > 0, count, np.nan)

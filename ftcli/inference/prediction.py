@@ -7,74 +7,74 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.data.finding import Found
-from ftcli.data.loading import Loader, choose_workers
-from ftcli.data.reading import ImageFiles
+from ftcli.data.finding import InputPaths
+from ftcli.data.loading import ImageLoader, max_workers
+from ftcli.data.reading import LoaderConfig
 from ftcli.data.sources import Sample
 from ftcli.inference.classifier import Classifier, load_classifier
-from ftcli.results import Failure, Prediction, Predictions, Progress, Reporter, tell_count, tell_duration
+from ftcli.results import PredictionError, Prediction, PredictResult, Progress, Reporter, format_count, format_duration
 from ftcli.runs.folder import find_checkpoint
 from ftcli.runtime import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class PredictArgs:
     """What the user asked of `ftcli predict`. Where `batch_size` or `workers` is None, its recipe tells."""
 
     checkpoint: Path
-    images: Found
+    images: InputPaths
     top: int
     batch_size: int | None
     num_workers: int | None
     device: str
 
 
-def predict(wish: Wish, reporter: Reporter) -> Predictions:
+def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
     """Load a checkpoint and hand back its predictions, none of which is made yet.
 
     Raises CheckpointError or RecipeError for a checkpoint or device that cannot be used.
     """
-    path, note = find_checkpoint(wish.checkpoint)
+    path, note = find_checkpoint(args.checkpoint)
     if note:
-        reporter.say(note)
-    classifier, _, document, _ = load_classifier(path, choose_device(wish.device))
-    data = document.recipe.data
-    size = wish.batch_size or data.batch_size
-    num_workers = choose_workers(data.num_workers if wish.num_workers is None else wish.num_workers)
-    if wish.images.count is not None:
+        reporter.info(note)
+    classifier, _, recipe_file, _ = load_classifier(path, choose_device(args.device))
+    data_config = recipe_file.recipe.data
+    batch_size = args.batch_size or data_config.batch_size
+    num_workers = max_workers(data_config.num_workers if args.num_workers is None else args.num_workers)
+    if args.images.num_paths is not None:
         num_workers = min(
-            num_workers, -(-wish.images.count // size) - 1
+            num_workers, -(-args.images.num_paths // batch_size) - 1
         )  # a single batch is sooner read than handed over
-    top = min(wish.top, len(classifier.classes))
-    outcomes = stream_predictions(classifier, wish.images, top, size, num_workers, reporter)
-    return Predictions(path, classifier.classes, top, outcomes)
+    top = min(args.top, len(classifier.classes))
+    outcomes = stream_predictions(classifier, args.images, top, batch_size, num_workers, reporter)
+    return PredictResult(path, classifier.classes, top, outcomes)
 
 
 def stream_predictions(
-    classifier: Classifier, images: Found, top: int, batch_size: int, num_workers: int, reporter: Reporter
-) -> Iterator[Prediction | Failure]:
+    classifier: Classifier, images: InputPaths, top: int, batch_size: int, num_workers: int, reporter: Reporter
+) -> Iterator[Prediction | PredictionError]:
     """The `top` classes of one image after another, `batch_size` computed at a time; memory does not grow with their
     number. The reporter is warned of every image that cannot be read, and told the pace.
 
-    Predictions come in the order of the images, failures before those of their batch. What is in the same batch
+    PredictResult come in the order of the images, failures before those of their batch. What is in the same batch
     changes a probability by no more than float arithmetic does, which is below 1e-5 in float32.
     """
-    done, began = 0, time.monotonic()
-    files = ImageFiles(Path(), "skip", num_workers, classifier.device.type == "cuda")
-    loader = Loader((), classifier.transform, batch_size, files)
+    num_done, start_time = 0, time.monotonic()
+    loader_config = LoaderConfig(Path(), "skip", num_workers, classifier.device.type == "cuda")
+    loader = ImageLoader((), classifier.transform, batch_size, loader_config)
     with loader:
-        for batch in loader.stream(_list_samples(images.paths)):
-            for broken in batch.left_out:
-                reporter.warn(f"{broken.path}: {broken.why}")
-                yield Failure(broken.path, broken.why)
+        for batch in loader.stream(_unlabelled_samples(images.paths)):
+            for corrupt in batch.skipped:
+                reporter.warn(f"{corrupt.path}: {corrupt.reason}")
+                yield PredictionError(corrupt.path, corrupt.reason)
             if batch.paths:
-                yield from map(Prediction, batch.paths, classifier.rank(batch.images, top))
-            done += len(batch.paths) + len(batch.left_out)
-            rate = done / (time.monotonic() - began)
-            if images.count is not None:
-                reporter.advance(Progress("predicting", done, max(done, images.count), rate))
-    reporter.say(f"{tell_count(done, 'image')} in {tell_duration(time.monotonic() - began)}, {rate:.0f} images/s")
+                yield from map(Prediction, batch.paths, classifier.predict_top_k(batch.images, top))
+            num_done += len(batch.paths) + len(batch.skipped)
+            rate = num_done / (time.monotonic() - start_time)
+            if images.num_paths is not None:
+                reporter.update_progress(Progress("predicting", num_done, max(num_done, images.num_paths), rate))
+    reporter.info(f"{format_count(num_done, 'image')} in {format_duration(time.monotonic() - start_time)}, {rate:.0f} images/s")
 
 
-def _list_samples(paths: Iterable[str]) -> Iterator[Sample]:
+def _unlabelled_samples(paths: Iterable[str]) -> Iterator[Sample]:
     return (Sample(path, label=-1) for path in paths)

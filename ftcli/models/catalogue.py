@@ -9,16 +9,16 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.models.anatomy import examine
+from ftcli.models.anatomy import summarize
 from ftcli.models.inspection import count_parameters
-from ftcli.models.published import TIMM, list_published
-from ftcli.models.zoo import build_network, check_model, list_models, list_timm_models
-from ftcli.results import ModelList, ModelRow, Progress, Reporter
+from ftcli.models.published import TIMM_PREFIX, list_pretrained_weights
+from ftcli.models.zoo import create_model, check_model, list_torchvision_models, list_timm_models
+from ftcli.results import ModelList, ModelEntry, Progress, Reporter
 
-COUNTED = 50
+MAX_BUILT_MODELS = 50
 """At most so many of timm's networks are built to be counted."""
 
-_ORDERS: dict[str, Callable[[ModelRow], float | None]] = {
+_SORT_KEYS: dict[str, Callable[[ModelEntry], float | None]] = {
     "name": lambda _row: 0,
     "size": lambda row: row.parameters,
     "speed": lambda row: row.multiply_adds,
@@ -28,55 +28,55 @@ _ORDERS: dict[str, Callable[[ModelRow], float | None]] = {
 
 def is_glob(name: str) -> bool:
     """Whether a name stands for all names that match it, as in a shell."""
-    return any(sign in name for sign in "*?[")
+    return any(char in name for char in "*?[")
 
 
-def list_catalogue(glob: str | None, order: str, where: str, reporter: Reporter) -> ModelList:
+def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Reporter) -> ModelList:
     """The models whose names match a glob, or all, with what is known of their default weights.
 
     torchvision's figures are those that it publishes, auxiliary heads included. timm publishes none: they are counted
-    where a glob matches at most `COUNTED` of its models, and are unknown otherwise, its accuracies always. Orders:
+    where a glob matches at most `MAX_BUILT_MODELS` of its models, and are unknown otherwise, its accuracies always. Orders:
     name; size, fewest parameters first; speed, fewest multiply-adds first; accuracy, best first. What is unknown
     comes last. Raises RecipeError for an unknown order and, beginning with `where`, for a glob that matches nothing.
     """
-    if order not in _ORDERS:
-        raise RecipeError(f"--sort: models are in no order called {order!r}; {suggest(order, _ORDERS)}")
-    names = _match_names(glob, where)
-    counted = [name for name in names if glob is not None and name.startswith(TIMM)]
-    counted = counted if len(counted) <= COUNTED else []
+    if sort_by not in _SORT_KEYS:
+        raise RecipeError(f"--sort: models are in no order called {sort_by!r}; {suggest(sort_by, _SORT_KEYS)}")
+    names = _match_names(glob, location)
+    to_count = [name for name in names if glob is not None and name.startswith(TIMM_PREFIX)]
+    to_count = to_count if len(to_count) <= MAX_BUILT_MODELS else []
     rows = []
     for name in names:
-        row = _read_row(name)
-        if name in counted:
-            row = _count(row, reporter)
-            reporter.advance(Progress("counting", counted.index(name) + 1, len(counted)))
+        row = _published_row(name)
+        if name in to_count:
+            row = _add_counts(row, reporter)
+            reporter.update_progress(Progress("counting", to_count.index(name) + 1, len(to_count)))
         rows.append(row)
-    figure = _ORDERS[order]
-    return ModelList(tuple(sorted(rows, key=lambda row: _rank(figure(row)))), glob)
+    sort_key = _SORT_KEYS[sort_by]
+    return ModelList(tuple(sorted(rows, key=lambda row: _none_last(sort_key(row)))), glob)
 
 
-def _rank(figure: float | None) -> tuple[bool, float]:
-    return figure is None, figure or 0
+def _none_last(value: float | None) -> tuple[bool, float]:
+    return value is None, value or 0
 
 
-def _match_names(glob: str | None, where: str) -> tuple[str, ...]:
+def _match_names(glob: str | None, location: str) -> tuple[str, ...]:
     if glob is None:
-        return (*list_models(), *list_timm_models())
+        return (*list_torchvision_models(), *list_timm_models())
     start = re.split(r"[*?\[]", glob)[0]
-    timm = start.startswith(TIMM) or TIMM.startswith(start)
-    known = (*list_models(), *(list_timm_models() if timm else ()))  # which takes seconds to load
+    may_match_timm = start.startswith(TIMM_PREFIX) or TIMM_PREFIX.startswith(start)
+    known = (*list_torchvision_models(), *(list_timm_models() if may_match_timm else ()))  # which takes seconds to load
     matched = tuple(name for name in known if fnmatchcase(name, glob))
     if matched:
         return matched
-    if start.startswith(TIMM) and importlib.util.find_spec("timm") is None:
-        check_model(glob, where)
-    plain = re.sub(r"[*?\[\]]", "", glob)
-    raise RecipeError(f"{where}: no model matches {glob!r}; {suggest(plain, known)}")
+    if start.startswith(TIMM_PREFIX) and importlib.util.find_spec("timm") is None:
+        check_model(glob, location)
+    literal = re.sub(r"[*?\[\]]", "", glob)
+    raise RecipeError(f"{location}: no model matches {glob!r}; {suggest(literal, known)}")
 
 
-def _read_row(name: str) -> ModelRow:
-    default = next(entry for entry in list_published(name) if entry.default)
-    return ModelRow(
+def _published_row(name: str) -> ModelEntry:
+    default = next(entry for entry in list_pretrained_weights(name) if entry.is_default)
+    return ModelEntry(
         name=name,
         parameters=default.parameters,
         multiply_adds=default.multiply_adds,
@@ -86,11 +86,11 @@ def _read_row(name: str) -> ModelRow:
     )
 
 
-def _count(row: ModelRow, reporter: Reporter) -> ModelRow:
+def _add_counts(row: ModelEntry, reporter: Reporter) -> ModelEntry:
     try:
-        network = build_network(row.name, True, row.image_size, "inspect")
-        anatomy = examine(network, row.image_size, f"inspect: {row.name}")
+        network = create_model(row.name, True, row.image_size, "inspect")
+        summary = summarize(network, row.image_size, f"inspect: {row.name}")
     except RecipeError as error:
         reporter.warn(str(error))
         return row
-    return replace(row, parameters=count_parameters(network), multiply_adds=anatomy.multiply_adds)
+    return replace(row, parameters=count_parameters(network), multiply_adds=summary.multiply_adds)

@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ftcli.errors import CheckpointError
-from ftcli.models.archives import Ancestor, read_ancestor
+from ftcli.models.archives import BaseCheckpoint, read_base_checkpoint
 from ftcli.models.files import WeightsFile
-from ftcli.models.published import TIMM, Published
+from ftcli.models.published import TIMM_PREFIX, PretrainedWeights
 
-_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_PLAIN = ("state_dict", "model_state_dict", "model", "network", "net")
-_DEPTH = 3  # keys that may lead to a state_dict
-_BROKEN = (
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
+_MAX_DEPTH = 3  # keys that may lead to a state_dict
+_READ_ERRORS = (
     pickle.UnpicklingError,
     SafetensorError,
     struct.error,
@@ -46,7 +46,7 @@ _BROKEN = (
 
 
 @dataclass(frozen=True)
-class Contents:
+class StateDictFile:
     """The tensors of a weights file by name, in its order, on the CPU.
 
     `taken` is the key under which they stood, empty where that is none, and `others` are the keys of further copies
@@ -54,34 +54,34 @@ class Contents:
     """
 
     tensors: dict[str, Tensor]
-    taken: str = ""
-    others: tuple[str, ...] = ()
+    key: str = ""
+    other_keys: tuple[str, ...] = ()
     architecture: str | None = None
-    ancestor: Ancestor | None = None
+    base_checkpoint: BaseCheckpoint | None = None
 
 
-def read_contents(file: WeightsFile, model: str, where: str) -> Contents:
+def read_state_dict(file: WeightsFile, model: str, location: str) -> StateDictFile:
     """Read a weights file for a model: a state_dict as it is, or the one inside a training's checkpoint.
 
     Of several in one file the averaged weights are taken, which evaluation uses. Nothing that a file holds is executed.
-    Published files of torchvision are read by torchvision, which knows the names that its older ones use. Raises
+    PretrainedWeights files of torchvision are read by torchvision, which knows the names that its older ones use. Raises
     CheckpointError that begins with `where` if the file is broken, holds Python objects, or holds no tensors.
     """
-    if ancestor := read_ancestor(file.path, model, f"{where}: {file.source}"):
-        return Contents(dict(ancestor.state), ancestor=ancestor)
+    if base_checkpoint := read_base_checkpoint(file.path, model, f"{location}: {file.source}"):
+        return StateDictFile(dict(base_checkpoint.state_dict), base_checkpoint=base_checkpoint)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's words about formats; what matters is raised
-            if file.entry is not None and not model.startswith(TIMM):
-                return Contents(_read_with_torchvision(model, file.entry))
+            if file.entry is not None and not model.startswith(TIMM_PREFIX):
+                return StateDictFile(_read_with_torchvision(model, file.entry))
             if _is_safetensors(file.path):
-                return Contents(safetensors.torch.load_file(file.path))
+                return StateDictFile(safetensors.torch.load_file(file.path))
             # Training scripts, torchvision's and timm's among them, keep their arguments in plain namespaces.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(file.path, map_location="cpu", weights_only=True)
-    except _BROKEN as error:
-        raise CheckpointError(f"{where}: {_explain(file.path, error)}") from error
-    return _unwrap(content, file.path, where)
+    except _READ_ERRORS as error:
+        raise CheckpointError(f"{location}: {_describe_error(file.path, error)}") from error
+    return _extract_state_dict(content, file.path, location)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -94,26 +94,26 @@ def _is_safetensors(path: Path) -> bool:
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size
 
 
-def _read_with_torchvision(model: str, entry: Published) -> dict[str, Tensor]:
+def _read_with_torchvision(model: str, entry: PretrainedWeights) -> dict[str, Tensor]:
     # torchvision reads with pickle; the variable has PyTorch refuse everything but tensors
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    previous = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
         with torch.random.fork_rng(devices=[]):
-            network = torchvision.models.get_model(model, weights=entry.handle, progress=False)
+            network = torchvision.models.get_model(model, weights=entry.library_entry, progress=False)
     finally:
-        if before is None:
+        if previous is None:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
         else:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = previous
     return dict(network.state_dict())
 
 
-def _explain(path: Path, error: BaseException) -> str:
-    foreign = re.search(r"GLOBAL (\S+)", str(error))
-    if foreign and isinstance(error, pickle.UnpicklingError):
+def _describe_error(path: Path, error: BaseException) -> str:
+    unsafe_global = re.search(r"GLOBAL (\S+)", str(error))
+    if unsafe_global and isinstance(error, pickle.UnpicklingError):
         return (
-            f"{path} holds a Python object ({foreign.group(1)}) and not tensors alone; it was not loaded, since that "
+            f"{path} holds a Python object ({unsafe_global.group(1)}) and not tensors alone; it was not loaded, since that "
             "could run any code; save the network's state_dict() instead"
         )
     return (
@@ -121,47 +121,47 @@ def _explain(path: Path, error: BaseException) -> str:
     )
 
 
-def _unwrap(content: Any, path: Path, where: str) -> Contents:
-    copies = list(_find_copies(content, ""))
-    if not copies:
+def _extract_state_dict(content: Any, path: Path, location: str) -> StateDictFile:
+    state_dicts = list(_find_state_dicts(content, ""))
+    if not state_dicts:
         raise CheckpointError(
-            f"{where}: {path} holds no named tensors, neither directly nor under {', '.join((*_PLAIN, *_AVERAGED))}; "
+            f"{location}: {path} holds no named tensors, neither directly nor under {', '.join((*_STATE_DICT_KEYS, *_EMA_KEYS))}; "
             "save the network's state_dict()"
         )
-    (taken, tensors), *others = copies
-    if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+    (found_key, tensors), *others = state_dicts
+    if unsupported := [name for name, tensor in tensors.items() if not _is_dense_real(tensor)]:
         raise CheckpointError(
-            f"{where}: {path} holds no plain numbers in {odd[0]} ({_describe(tensors[odd[0]])}); save the network's "
+            f"{location}: {path} holds no plain numbers in {unsupported[0]} ({_describe_tensor(tensors[unsupported[0]])}); save the network's "
             "state_dict() with its values, as dense real tensors"
         )
     architecture = content.get("arch")
-    return Contents(
+    return StateDictFile(
         tensors,
-        taken,
+        found_key,
         tuple(key for key, _ in others),
         architecture if isinstance(architecture, str) else None,
     )
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _is_dense_real(tensor: Tensor) -> bool:
     return not (tensor.is_meta or tensor.is_quantized or tensor.is_complex() or tensor.layout != torch.strided)
 
 
-def _describe(tensor: Tensor) -> str:
+def _describe_tensor(tensor: Tensor) -> str:
     return "without values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
 
 
-def _find_copies(content: Any, place: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _find_state_dicts(content: Any, key_path: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The state_dicts of a file with the keys that lead to them, averaged ones first. What stands beside a state_dict,
     such as an accuracy, is none, though it be a tensor. A file that holds itself ends after some keys."""
-    if not isinstance(content, Mapping) or place.count(".") >= _DEPTH:
+    if not isinstance(content, Mapping) or key_path.count(".") >= _MAX_DEPTH:
         return
     inner = [
-        copy
-        for key in (*_AVERAGED, *_PLAIN)
-        for copy in _find_copies(content.get(key), f"{place}.{key}" if place else key)
+        state_dict
+        for key in (*_EMA_KEYS, *_STATE_DICT_KEYS)
+        for state_dict in _find_state_dicts(content.get(key), f"{key_path}.{key}" if key_path else key)
     ]
     yield from inner
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if tensors and not inner:
-        yield place, tensors
+        yield key_path, tensors

@@ -8,114 +8,114 @@ from itertools import zip_longest
 
 from torch import Tensor
 
-from ftcli.errors import CheckpointError, Table
-from ftcli.models.candidates import find_owners
-from ftcli.models.fitting import Fit, Tensors, fit_names, fit_order, is_counter, within
-from ftcli.models.zoo import list_auxiliaries
+from ftcli.errors import CheckpointError, ErrorTable
+from ftcli.models.candidates import guess_architecture
+from ftcli.models.fitting import Match, StateDict, match_by_name, match_by_position, is_batch_counter, is_inside
+from ftcli.models.zoo import list_aux_heads
 
-_ROWS = 12
-_BEFORE = 3  # rows of the table that stand before the first difference
+_NUM_TABLE_ROWS = 12
+_NUM_ROWS_BEFORE = 3  # rows of the table that stand before the first difference
 
 
 @dataclass(frozen=True)
-class Pairing:
+class MatchContext:
     """A network and a file that do not fit. `given` are the file's tensors without the prefix of their names, `head`
     is the path of the network's head, and `architecture` what the file says of itself. `place` begins the message."""
 
     model: str
-    wanted: Tensors
+    model_state: StateDict
     head: str
-    given: Tensors
+    file_state: StateDict
     architecture: str | None
-    place: str
+    location: str
 
 
-def explain_names(pair: Pairing) -> CheckpointError:
+def name_mismatch_error(context: MatchContext) -> CheckpointError:
     """The error for tensors that do not find their places by name."""
-    wanted, given = pair.wanted, pair.given
-    missing = [name for name in wanted if name not in given and not within(name, pair.head) and not is_counter(name)]
-    over = [name for name in given if name not in wanted and not within(name, pair.head)]
-    if over:
-        auxiliaries = list_auxiliaries(pair.model)
-        over = [name for name in over if not any(within(name, part) for part in auxiliaries)]
-    shared = [name for name in wanted if name in given]
-    other = [
-        f"{name} {tell_shape(given[name])} instead of {tell_shape(wanted[name])}"
+    model_state, file_state = context.model_state, context.file_state
+    missing = [name for name in model_state if name not in file_state and not is_inside(name, context.head) and not is_batch_counter(name)]
+    unexpected = [name for name in file_state if name not in model_state and not is_inside(name, context.head)]
+    if unexpected:
+        aux_heads = list_aux_heads(context.model)
+        unexpected = [name for name in unexpected if not any(is_inside(name, part) for part in aux_heads)]
+    shared = [name for name in model_state if name in file_state]
+    wrong_shapes = [
+        f"{name} {format_shape(file_state[name])} instead of {format_shape(model_state[name])}"
         for name in shared
-        if given[name].shape != wanted[name].shape and not within(name, pair.head)
+        if file_state[name].shape != model_state[name].shape and not is_inside(name, context.head)
     ]
-    matched = sum(given[name].shape == wanted[name].shape for name in shared)
-    parts = [f"{matched} of {len(wanted)} tensors match"]
-    for what, names in (("missing", missing), ("left over", over), ("of another shape", other)):
+    num_matched = sum(file_state[name].shape == model_state[name].shape for name in shared)
+    parts = [f"{num_matched} of {len(model_state)} tensors match"]
+    for kind, names in (("missing", missing), ("left over", unexpected), ("of another shape", wrong_shapes)):
         if names:
-            parts.append(f"{len(names)} {what}: {list_first(names)}")
-    in_order = fit_order(given, wanted, pair.head)
-    if in_order and not in_order.find_misshapen(wanted, pair.head):
+            parts.append(f"{len(names)} {kind}: {format_names(names)}")
+    by_position = match_by_position(file_state, model_state, context.head)
+    if by_position and not by_position.find_shape_mismatches(model_state, context.head):
         remedy = "number and shapes agree in order: match: position would load them"
     else:
-        remedy = _find_remedy(pair)
-    sentence = f"{pair.place} does not fit {pair.model}: {'; '.join(parts)}; {remedy}"
-    return CheckpointError(sentence, table=_compare(pair, by_name=True))
+        remedy = _suggest_fix(context)
+    message = f"{context.location} does not fit {context.model}: {'; '.join(parts)}; {remedy}"
+    return CheckpointError(message, table=_comparison_table(context, by_name=True))
 
 
-def explain_order(pair: Pairing) -> CheckpointError:
+def position_mismatch_error(context: MatchContext) -> CheckpointError:
     """The error for tensors that do not find their places by position."""
-    wanted, given = pair.wanted, pair.given
-    by_name = fit_names(given, wanted, pair.head)
-    if isinstance(by_name, Fit) and not by_name.find_misshapen(wanted, pair.head):
+    model_state, file_state = context.model_state, context.file_state
+    by_name = match_by_name(file_state, model_state, context.head)
+    if isinstance(by_name, Match) and not by_name.find_shape_mismatches(model_state, context.head):
         remedy = "names and shapes agree: match: name would load them"
     else:
-        remedy = _find_remedy(pair)
-    fit = fit_order(given, wanted, pair.head)
-    if fit is None:
-        sentence = (
-            f"{pair.place} has {len(given)} tensors and the network {len(wanted)}; match: position needs as many; "
+        remedy = _suggest_fix(context)
+    match = match_by_position(file_state, model_state, context.head)
+    if match is None:
+        message = (
+            f"{context.location} has {len(file_state)} tensors and the network {len(model_state)}; match: position needs as many; "
             f"{remedy}"
         )
     else:
-        name = fit.find_misshapen(wanted, pair.head)[0]
-        position = list(fit.tensors).index(name)
-        sentence = (
-            f"{pair.place} does not fit at tensor {position + 1} of {len(given)}: {name} is {tell_shape(wanted[name])} "
-            f"in the network and {list(given)[position]} is {tell_shape(fit.tensors[name])} in the file; {remedy}"
+        name = match.find_shape_mismatches(model_state, context.head)[0]
+        position = list(match.tensors).index(name)
+        message = (
+            f"{context.location} does not fit at tensor {position + 1} of {len(file_state)}: {name} is {format_shape(model_state[name])} "
+            f"in the network and {list(file_state)[position]} is {format_shape(match.tensors[name])} in the file; {remedy}"
         )
-    return CheckpointError(sentence, table=_compare(pair, by_name=False))
+    return CheckpointError(message, table=_comparison_table(context, by_name=False))
 
 
-def tell_shape(tensor: Tensor) -> str:
+def format_shape(tensor: Tensor) -> str:
     """A tensor's shape as it stands in sentences."""
     return f"[{', '.join(map(str, tensor.shape))}]"
 
 
-def list_first(names: Iterable[str], show: int = 3) -> str:
+def format_names(names: Iterable[str], limit: int = 3) -> str:
     """The first of some names, with the number of the rest."""
-    listed = list(names)
-    more = f" and {len(listed) - show} more" if len(listed) > show else ""
-    return ", ".join(listed[:show]) + more
+    all_names = list(names)
+    suffix = f" and {len(all_names) - limit} more" if len(all_names) > limit else ""
+    return ", ".join(all_names[:limit]) + suffix
 
 
-def _find_remedy(pair: Pairing) -> str:
-    owners = find_owners(pair.given, pair.architecture, pair.model)
-    if not owners:
+def _suggest_fix(context: MatchContext) -> str:
+    guesses = guess_architecture(context.file_state, context.architecture, context.model)
+    if not guesses:
         return "give weights of this network"
-    names = " or ".join(name for name, _ in owners)
-    name, match = owners[0]
+    names = " or ".join(name for name, _ in guesses)
+    name, match = guesses[0]
     setting = f"{name} and match: position" if match == "position" else name
     return f"the file's tensors are those of {names}; set backbone.name: {setting}"
 
 
-def _compare(pair: Pairing, *, by_name: bool) -> Table:
+def _comparison_table(context: MatchContext, *, by_name: bool) -> ErrorTable:
     """Both sides in order, from shortly before the first difference on. Batch counters, which many files lack, and
     which would then shift all that follows, are passed over."""
-    own, theirs = (
-        [(name, tell_shape(tensor)) for name, tensor in side.items() if not is_counter(name)]
-        for side in (pair.wanted, pair.given)
+    model_rows, file_rows = (
+        [(name, format_shape(tensor)) for name, tensor in state_dict.items() if not is_batch_counter(name)]
+        for state_dict in (context.model_state, context.file_state)
     )
-    rows = list(zip_longest(own, theirs, fillvalue=("-", "-")))
+    rows = list(zip_longest(model_rows, file_rows, fillvalue=("-", "-")))
     first = next((index for index, (a, b) in enumerate(rows) if (a != b if by_name else a[1] != b[1])), 0)
-    start = max(0, min(first - _BEFORE, len(rows) - _ROWS))
-    shown = rows[start : start + _ROWS]
-    return Table(
+    start = max(0, min(first - _NUM_ROWS_BEFORE, len(rows) - _NUM_TABLE_ROWS))
+    shown = rows[start : start + _NUM_TABLE_ROWS]
+    return ErrorTable(
         (">", "network", "shape", "file", "shape"),
         tuple((str(number), *a, *b) for number, (a, b) in enumerate(shown, start + 1)),
         f"tensors {start + 1} to {start + len(shown)} of {len(rows)}, in order, without batch counters",

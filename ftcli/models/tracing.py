@@ -15,20 +15,20 @@ import torch
 from torch import fx, nn
 
 
-def sketch(model: nn.Module) -> nn.Module:
+def to_meta(model: nn.Module) -> nn.Module:
     """The network with every tensor on the meta device: itself if it is so already, else a copy that shares nothing
     with it and takes no memory for tensors."""
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.is_meta for tensor in tensors):
         return model
-    twins: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    memo: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
     for parameter in model.parameters():
-        twins[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    return copy.deepcopy(model, twins)
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager
-def keep_modes(model: nn.Module) -> Iterator[None]:
+def preserve_training_mode(model: nn.Module) -> Iterator[None]:
     """Give every module back the mode it had, train or eval, when the context ends."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -38,21 +38,21 @@ def keep_modes(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def heeds_mode(module: nn.Module) -> bool:
+def depends_on_training_mode(module: nn.Module) -> bool:
     """Whether what the module computes may depend on its being in train or eval mode.
 
-    Told from the code of its class, which then reads `self.training`; a dropout of share 0 is the same in both.
+    ProgressRecorder from the code of its class, which then reads `self.training`; a dropout of share 0 is the same in both.
     """
     return _reads_training(type(module)) and getattr(module, "p", None) != 0
 
 
-def _reads_training(kind: type[nn.Module]) -> bool:
-    above = set(nn.Module.__mro__)
-    members = (member for base in kind.__mro__ if base not in above for member in vars(base).values())
+def _reads_training(module_type: type[nn.Module]) -> bool:
+    torch_bases = set(nn.Module.__mro__)
+    members = (member for base in module_type.__mro__ if base not in torch_bases for member in vars(base).values())
     return any("training" in member.__code__.co_names for member in members if inspect.isfunction(member))
 
 
-UNTRACEABLE = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError)
+TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError)
 """What a network's own code raises when a placeholder takes the place of its tensor."""
 
 
@@ -63,7 +63,7 @@ class _Tracer(fx.Tracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.closed: set[str] = set()
+        self.leaf_paths: set[str] = set()
 
     def create_proxy(
         self,
@@ -71,38 +71,38 @@ class _Tracer(fx.Tracer):
         target: fx.node.Target,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        *rest: Any,
-        **named: Any,
+        *more_args: Any,
+        **more_kwargs: Any,
     ) -> Any:
         if kind == "placeholder" and args:
             return args[0]
-        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        return super().create_proxy(kind, target, args, kwargs, *more_args, **more_kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if module_qualified_name in self.closed or super().is_leaf_module(m, module_qualified_name):
+        if module_qualified_name in self.leaf_paths or super().is_leaf_module(m, module_qualified_name):
             return True
-        inner = any(list(child.parameters()) for child in m.children())
-        return not inner and _reads_training(type(m))
+        has_inner_parameters = any(list(child.parameters()) for child in m.children())
+        return not has_inner_parameters and _reads_training(type(m))
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        def look_into(*inputs: Any, **named: Any) -> Any:
-            last, depth = next(reversed(self.graph.nodes)), len(self.module_stack)
+        def traced_forward(*inputs: Any, **keyword_inputs: Any) -> Any:
+            last_node, depth = next(reversed(self.graph.nodes)), len(self.module_stack)
             try:
-                return forward(*inputs, **named)
-            except UNTRACEABLE:
-                self._forget(last, depth)
+                return forward(*inputs, **keyword_inputs)
+            except TRACING_ERRORS:
+                self._erase_after(last_node, depth)
                 path = self.path_of_module(m)
-                self.closed.add(path)
-                return self.create_proxy("call_module", path, inputs, named)
+                self.leaf_paths.add(path)
+                return self.create_proxy("call_module", path, inputs, keyword_inputs)
 
-        return super().call_module(m, look_into, args, kwargs)
+        return super().call_module(m, traced_forward, args, kwargs)
 
-    def _forget(self, last: fx.Node, depth: int) -> None:
+    def _erase_after(self, last_node: fx.Node, depth: int) -> None:
         """Take back what was traced after a node, but for tensors that were read: other modules may share them."""
         for node in reversed(self.graph.nodes):
-            if node is last:
+            if node is last_node:
                 break
             if node.op != "get_attr":
                 self.graph.erase_node(node)
@@ -116,10 +116,10 @@ class Trace:
     value is computed in the same way from the image."""
 
     module: fx.GraphModule
-    keys: dict[fx.Node, str]
+    node_keys: dict[fx.Node, str]
 
 
-def trace(model: nn.Module) -> Trace | None:
+def trace_model(model: nn.Module) -> Trace | None:
     """The graph of a network in the modes that its modules have; None if its own code branches on what it computes.
 
     The graph's module shares parameters, buffers and layers with the network, which is left as it was.
@@ -128,33 +128,33 @@ def trace(model: nn.Module) -> Trace | None:
     try:
         graph = _Tracer().trace(model)
         module = fx.GraphModule(model, graph)
-    except UNTRACEABLE:
+    except TRACING_ERRORS:
         return None
     finally:
         for name in set(vars(model)) - attributes:  # constants that the tracer leaves on the network
             delattr(model, name)
-    return Trace(module, _name_expressions(graph))
+    return Trace(module, _hash_expressions(graph))
 
 
-def _name_expressions(graph: fx.Graph) -> dict[fx.Node, str]:
-    keys: dict[fx.Node, str] = {}
-    seen: Counter[str] = Counter()
+def _hash_expressions(graph: fx.Graph) -> dict[fx.Node, str]:
+    node_keys: dict[fx.Node, str] = {}
+    occurrences: Counter[str] = Counter()
     for node in graph.nodes:
         target = node.target if isinstance(node.target, str) else f"{node.target.__module__}.{node.target.__name__}"
-        arguments = fx.map_arg((node.args, node.kwargs), lambda inner: keys[inner])
+        arguments = fx.map_arg((node.args, node.kwargs), lambda inner: node_keys[inner])
         expression = f"{node.op} {target} {arguments!r}"
-        seen[expression] += 1  # in-place operations make the second of two equal expressions another value
-        keys[node] = hashlib.blake2b(f"{expression} {seen[expression]}".encode(), digest_size=16).hexdigest()
-    return keys
+        occurrences[expression] += 1  # in-place operations make the second of two equal expressions another value
+        node_keys[node] = hashlib.blake2b(f"{expression} {occurrences[expression]}".encode(), digest_size=16).hexdigest()
+    return node_keys
 
 
-def measure(trace: Trace, image_size: int, batches: Iterable[int]) -> list[dict[fx.Node, Any]]:
+def propagate_shapes(trace: Trace, image_size: int, batch_sizes: Iterable[int]) -> list[dict[fx.Node, Any]]:
     """What each node of a graph comes to for batches of square images; tensors are on the meta device."""
-    measurement = _Measurement(sketch(trace.module), garbage_collect_values=False, graph=trace.module.graph)
-    return [measurement.measure(torch.empty(batch, 3, image_size, image_size, device="meta")) for batch in batches]
+    propagator = _ShapePropagator(to_meta(trace.module), garbage_collect_values=False, graph=trace.module.graph)
+    return [propagator.propagate(torch.empty(batch_size, 3, image_size, image_size, device="meta")) for batch_size in batch_sizes]
 
 
-_SHAPELESS = (
+_SHAPE_PRESERVING = (
     nn.modules.batchnorm._BatchNorm,
     nn.ReLU,
     nn.ReLU6,
@@ -168,13 +168,13 @@ _SHAPELESS = (
 device is Python's."""
 
 
-class _Measurement(fx.Interpreter):
-    def measure(self, images: torch.Tensor) -> dict[fx.Node, Any]:
+class _ShapePropagator(fx.Interpreter):
+    def propagate(self, images: torch.Tensor) -> dict[fx.Node, Any]:
         with torch.no_grad():
             self.run(images)
         return dict(self.env)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args and isinstance(self.fetch_attr(target), _SHAPELESS):
+        if args and isinstance(self.fetch_attr(target), _SHAPE_PRESERVING):
             return torch.empty_like(args[0])
         return super().call_module(target, args, kwargs)

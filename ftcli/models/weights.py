@@ -1,4 +1,4 @@
-"""Pretrained weights into a network: every tensor of its backbone finds its place, or nothing is loaded."""
+"""PretrainedModel weights into a network: every tensor of its backbone finds its place, or nothing is loaded."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import nn
 
 from ftcli.errors import CheckpointError
-from ftcli.models.anatomy import examine, find_head
-from ftcli.models.embeddings import UnfitEmbeddings, resize_embeddings, translate_names
-from ftcli.models.files import WeightsFile, locate_weights
-from ftcli.models.fitting import Copy, Fit, Misfit, Tensors, find_copy, fit_names, fit_order, within
-from ftcli.models.formats import Contents, read_contents
-from ftcli.models.misfits import Pairing, explain_names, explain_order, list_first, tell_shape
-from ftcli.models.published import TIMM
-from ftcli.models.states import put_tensors
-from ftcli.models.zoo import build_network, default_preprocessing, list_auxiliaries, scale_preprocessing
+from ftcli.models.anatomy import summarize, find_head
+from ftcli.models.embeddings import PosEmbedResizeError, resize_pos_embed, remap_keys
+from ftcli.models.files import WeightsFile, resolve_weights
+from ftcli.models.fitting import StrippedStateDict, Match, Mismatch, StateDict, strip_prefix, match_by_name, match_by_position, is_inside
+from ftcli.models.formats import StateDictFile, read_state_dict
+from ftcli.models.misfits import MatchContext, name_mismatch_error, position_mismatch_error, format_names, format_shape
+from ftcli.models.published import TIMM_PREFIX
+from ftcli.models.states import copy_state_dict
+from ftcli.models.zoo import create_model, default_preprocessing, list_aux_heads, scale_preprocessing
 from ftcli.recipe.schema import Backbone
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runtime import derive_seed
 
 
 @dataclass(frozen=True)
-class Origin:
+class WeightsInfo:
     """Where a network's weights came from: none, an address, or what the recipe says; and its file's SHA-256.
 
     `loaded` is how many tensors of the file were loaded; `left_out` are the others that the network has no use for,
@@ -33,47 +33,47 @@ class Origin:
 
     source: str
     sha256: str | None
-    loaded: int = 0
-    left_out: tuple[str, ...] = ()
+    num_loaded: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PretrainedModel:
     """A network as its library has it, with its original head at the path `head`, and with pretrained weights."""
 
     model: nn.Module
     head: str
-    origin: Origin
+    weights_info: WeightsInfo
     preprocessing: Preprocessing
 
 
 def load_pretrained(
     backbone: Backbone,
-    where: str,
+    location: str,
     reporter: Reporter,
     image_size: int | None = None,
-    where_size: str = "data.image_size",
-) -> Pretrained:
+    size_location: str = "data.image_size",
+) -> PretrainedModel:
     """A network in eval mode with what `backbone` says, made for images of `image_size`, or of the weights' own size.
 
     The head is the network's original one, with the file's weights where they fit it and random ones otherwise, the
     same each time. The preprocessing is the weights', scaled to the size. The model's name must be known. Raises as
-    `load_weights` does, and RecipeError that begins with `where_size` for a size that the network refuses.
+    `load_weights` does, and RecipeError that begins with `size_location` for a size that the network refuses.
     """
-    opened = _open_weights(backbone, where, reporter)
-    preprocessing = _choose_preprocessing(backbone, opened, where)
+    opened = _open_weights(backbone, location, reporter)
+    preprocessing = _choose_preprocessing(backbone, opened, location)
     if image_size is not None:
         preprocessing = scale_preprocessing(preprocessing, image_size)
     size = preprocessing.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("pretrained"))
-        model = build_network(backbone.name, False, size, where_size)
-    head = find_head(model, examine(model, size, where_size), where).path
-    origin = _place_weights(model, backbone, head, opened, where, reporter)
-    return Pretrained(model, head, origin, preprocessing)
+        model = create_model(backbone.name, False, size, size_location)
+    head = find_head(model, summarize(model, size, size_location), location).path
+    weights_info = _match_and_load(model, backbone, head, opened, location, reporter)
+    return PretrainedModel(model, head, weights_info, preprocessing)
 
 
-def load_weights(model: nn.Module, backbone: Backbone, head_path: str, where: str, reporter: Reporter) -> Origin:
+def load_weights(model: nn.Module, backbone: Backbone, head_path: str, location: str, reporter: Reporter) -> WeightsInfo:
     """Load what a recipe's `backbone` says into a network that still has its original head, all of it or nothing.
 
     - match: name: after what wraps a network's names (`module.`, `model.`, `_orig_mod.` and the like) is taken off,
@@ -89,150 +89,150 @@ def load_weights(model: nn.Module, backbone: Backbone, head_path: str, where: st
     Raises RecipeError for weights that do not exist, CheckpointError for a file that is missing, broken, hostile or
     does not fit. Each begins with `where`.
     """
-    return _place_weights(model, backbone, head_path, _open_weights(backbone, where, reporter), where, reporter)
+    return _match_and_load(model, backbone, head_path, _open_weights(backbone, location, reporter), location, reporter)
 
 
-def read_preprocessing(backbone: Backbone, where: str, reporter: Reporter) -> Preprocessing:
+def read_preprocessing(backbone: Backbone, location: str, reporter: Reporter) -> Preprocessing:
     """What the weights were evaluated with, after a download if need be; as `default_preprocessing` where they do not
     say. Raises as `load_weights` does."""
-    return _choose_preprocessing(backbone, _open_weights(backbone, where, reporter), where)
+    return _choose_preprocessing(backbone, _open_weights(backbone, location, reporter), location)
 
 
 @dataclass(frozen=True)
 class _Opened:
     file: WeightsFile
-    contents: Contents
+    state_dict_file: StateDictFile
 
 
-def _open_weights(backbone: Backbone, where: str, reporter: Reporter) -> _Opened | None:
+def _open_weights(backbone: Backbone, location: str, reporter: Reporter) -> _Opened | None:
     if backbone.weights == "none":
         return None
-    file = locate_weights(backbone, where, reporter)
-    return _Opened(file, read_contents(file, backbone.name, where))
+    file = resolve_weights(backbone, location, reporter)
+    return _Opened(file, read_state_dict(file, backbone.name, location))
 
 
-def _choose_preprocessing(backbone: Backbone, opened: _Opened | None, where: str) -> Preprocessing:
-    if opened and opened.contents.ancestor:
-        return opened.contents.ancestor.preprocessing
-    return default_preprocessing(backbone.name, backbone.weights, where)
+def _choose_preprocessing(backbone: Backbone, opened: _Opened | None, location: str) -> Preprocessing:
+    if opened and opened.state_dict_file.base_checkpoint:
+        return opened.state_dict_file.base_checkpoint.preprocessing
+    return default_preprocessing(backbone.name, backbone.weights, location)
 
 
-def _place_weights(
-    model: nn.Module, backbone: Backbone, head: str, opened: _Opened | None, where: str, reporter: Reporter
-) -> Origin:
+def _match_and_load(
+    model: nn.Module, backbone: Backbone, head: str, opened: _Opened | None, location: str, reporter: Reporter
+) -> WeightsInfo:
     if opened is None:
-        return Origin("none", None)
-    contents, source = opened.contents, opened.file.source
-    wanted = dict(model.state_dict())
-    pair = Pairing(backbone.name, wanted, head, contents.tensors, contents.architecture, f"{where}: {source}")
+        return WeightsInfo("none", None)
+    state_dict_file, source = opened.state_dict_file, opened.file.source
+    model_state = dict(model.state_dict())
+    context = MatchContext(backbone.name, model_state, head, state_dict_file.tensors, state_dict_file.architecture, f"{location}: {source}")
     if backbone.match == "position":
-        fit, apart, told = _fit_by_position(pair, model)
+        match, other, messages = _match_by_position(context, model)
     else:
-        fit, apart, told = _fit_by_name(pair, model)
-    fitting = {name: tensor for name, tensor in fit.tensors.items() if tensor.shape == wanted[name].shape}
-    other = {name: tensor for name, tensor in fit.tensors.items() if name not in fitting} | fit.spare
-    left = [f"{name} {tell_shape(tensor)}" for name, tensor in other.items()]
-    _check_values(fitting, wanted, pair.place)
-    put_tensors(model, fitting)
-    if contents.others:
-        told.insert(0, f"{contents.taken} is loaded and not {' or '.join(contents.others)}")
-    if apart:
-        told.append(f"left out, since they are no part of the network: {list_first(apart, 6)}")
-    if left:
-        told.append(f"left out, since the head is another: {', '.join(left)}")
-    for sentence in told:
-        reporter.say(f"{source}: {sentence}")
-    return Origin(source, opened.file.sha256, len(fitting), (*apart, *left))
+        match, other, messages = _match_by_name(context, model)
+    loadable = {name: tensor for name, tensor in match.tensors.items() if tensor.shape == model_state[name].shape}
+    mismatched = {name: tensor for name, tensor in match.tensors.items() if name not in loadable} | match.head_only
+    skipped_head = [f"{name} {format_shape(tensor)}" for name, tensor in mismatched.items()]
+    _check_values(loadable, model_state, context.location)
+    copy_state_dict(model, loadable)
+    if state_dict_file.other_keys:
+        messages.insert(0, f"{state_dict_file.key} is loaded and not {' or '.join(state_dict_file.other_keys)}")
+    if other:
+        messages.append(f"left out, since they are no part of the network: {format_names(other, 6)}")
+    if skipped_head:
+        messages.append(f"left out, since the head is another: {', '.join(skipped_head)}")
+    for message in messages:
+        reporter.info(f"{source}: {message}")
+    return WeightsInfo(source, opened.file.sha256, len(loadable), (*other, *skipped_head))
 
 
-def _check_values(tensors: Tensors, wanted: Tensors, place: str) -> None:
+def _check_values(tensors: StateDict, model_state: StateDict, location: str) -> None:
     """Refuse what would make a network of its shapes that computes nothing: codes in place of numbers, and nan."""
     for name, tensor in tensors.items():
-        own = wanted[name]
-        if own.is_floating_point() and not tensor.is_floating_point():
-            kinds = f"{tensor.dtype} and the network {own.dtype}".replace("torch.", "")
-            raise CheckpointError(f"{place} has {name} as {kinds}; save its values as floating-point numbers")
-        if not tensor.to(own.dtype).isfinite().all() and own.isfinite().all():
+        target = model_state[name]
+        if target.is_floating_point() and not tensor.is_floating_point():
+            dtypes = f"{tensor.dtype} and the network {target.dtype}".replace("torch.", "")
+            raise CheckpointError(f"{location} has {name} as {dtypes}; save its values as floating-point numbers")
+        if not tensor.to(target.dtype).isfinite().all() and target.isfinite().all():
             raise CheckpointError(
-                f"{place} has values in {name} that are not finite; get it anew, or take weights from before its "
+                f"{location} has values in {name} that are not finite; get it anew, or take weights from before its "
                 "training failed"
             )
 
 
-def _fit_by_position(pair: Pairing, model: nn.Module) -> tuple[Fit, list[str], list[str]]:
-    fit = fit_order(pair.given, pair.wanted, pair.head)
-    if fit is None:
-        raise explain_order(pair)
-    fit, told = _resize(fit, pair, model)
-    if fit.find_misshapen(pair.wanted, pair.head):
-        raise explain_order(pair)
-    return fit, [], told
+def _match_by_position(context: MatchContext, model: nn.Module) -> tuple[Match, list[str], list[str]]:
+    match = match_by_position(context.file_state, context.model_state, context.head)
+    if match is None:
+        raise position_mismatch_error(context)
+    match, messages = _resize_pos_embed(match, context, model)
+    if match.find_shape_mismatches(context.model_state, context.head):
+        raise position_mismatch_error(context)
+    return match, [], messages
 
 
-def _fit_by_name(pair: Pairing, model: nn.Module) -> tuple[Fit, list[str], list[str]]:
+def _match_by_name(context: MatchContext, model: nn.Module) -> tuple[Match, list[str], list[str]]:
     """The fit, what is no part of the network, and what there is to tell."""
-    copy = find_copy(pair.given, pair.wanted, pair.head)
-    told = _tell_copy(copy, pair)
-    unread = pair.given
-    pair = dataclasses.replace(pair, given=copy.tensors)
-    found = fit_names(copy.tensors, pair.wanted, pair.head)
-    if isinstance(found, Misfit) and not found.missing:
-        copy = _set_auxiliaries_apart(copy, pair.model)
-        found = fit_names(copy.tensors, pair.wanted, pair.head)
-    if isinstance(found, Misfit):
-        found, changes = _translate(pair, model, unread)
+    stripped = strip_prefix(context.file_state, context.model_state, context.head)
+    messages = _describe_prefix_choice(stripped, context)
+    raw_state = context.file_state
+    context = dataclasses.replace(context, file_state=stripped.tensors)
+    match = match_by_name(stripped.tensors, context.model_state, context.head)
+    if isinstance(match, Mismatch) and not match.missing:
+        stripped = _separate_aux_heads(stripped, context.model)
+        match = match_by_name(stripped.tensors, context.model_state, context.head)
+    if isinstance(match, Mismatch):
+        match, more_messages = _match_remapped(context, model, raw_state)
     else:
-        found, changes = _resize(found, pair, model)
-    if found.find_misshapen(pair.wanted, pair.head):
-        raise explain_names(pair)
-    apart = [f"{name} {tell_shape(tensor)}" for name, tensor in copy.apart.items()]
-    return found, apart, told + changes
+        match, more_messages = _resize_pos_embed(match, context, model)
+    if match.find_shape_mismatches(context.model_state, context.head):
+        raise name_mismatch_error(context)
+    other = [f"{name} {format_shape(tensor)}" for name, tensor in stripped.other.items()]
+    return match, other, messages + more_messages
 
 
-def _tell_copy(copy: Copy, pair: Pairing) -> list[str]:
-    if not copy.rivals:
+def _describe_prefix_choice(stripped: StrippedStateDict, context: MatchContext) -> list[str]:
+    if not stripped.other_prefixes:
         return []
-    others = " and ".join(f"{prefix}*" for prefix in copy.rivals)
-    if not copy.averaged:
+    others = " and ".join(f"{prefix}*" for prefix in stripped.other_prefixes)
+    if not stripped.is_ema:
         raise CheckpointError(
-            f"{pair.place} holds {pair.model} {len(copy.rivals) + 1} times, as {copy.prefix}* and {others}; save one "
+            f"{context.location} holds {context.model} {len(stripped.other_prefixes) + 1} times, as {stripped.prefix}* and {others}; save one "
             "of them in a file of its own"
         )
-    return [f"{copy.prefix}* is loaded and not {others}"]
+    return [f"{stripped.prefix}* is loaded and not {others}"]
 
 
-def _set_auxiliaries_apart(copy: Copy, model: str) -> Copy:
+def _separate_aux_heads(stripped: StrippedStateDict, model: str) -> StrippedStateDict:
     """The copy without auxiliary heads, which take part in training alone and are no part of our network."""
-    parts = list_auxiliaries(model)
-    apart = {name: tensor for name, tensor in copy.tensors.items() if any(within(name, part) for part in parts)}
-    rest = {name: tensor for name, tensor in copy.tensors.items() if name not in apart}
-    return dataclasses.replace(copy, tensors=rest, apart=copy.apart | apart)
+    aux_heads = list_aux_heads(model)
+    other = {name: tensor for name, tensor in stripped.tensors.items() if any(is_inside(name, part) for part in aux_heads)}
+    rest = {name: tensor for name, tensor in stripped.tensors.items() if name not in other}
+    return dataclasses.replace(stripped, tensors=rest, other=stripped.other | other)
 
 
-def _translate(pair: Pairing, model: nn.Module, unread: Tensors) -> tuple[Fit, list[str]]:
+def _match_remapped(context: MatchContext, model: nn.Module, raw_state: StateDict) -> tuple[Match, list[str]]:
     """Other names for a file of another program, by timm's own means; they must then fit as if they had been there."""
-    for given in (unread, pair.given) if pair.model.startswith(TIMM) else ():
+    for file_state in (raw_state, context.file_state) if context.model.startswith(TIMM_PREFIX) else ():
         try:
-            translated = translate_names(model, given)
-        except UnfitEmbeddings as error:
-            raise _refuse_embeddings(pair, error) from error
-        fit = fit_names(translated[0], pair.wanted, pair.head) if translated else None
-        if translated and isinstance(fit, Fit) and not fit.find_misshapen(pair.wanted, pair.head):
-            return fit, [f"names are translated by timm's function for {type(model).__name__}", *translated[1]]
-    raise explain_names(pair)
+            remapped = remap_keys(model, file_state)
+        except PosEmbedResizeError as error:
+            raise _pos_embed_error(context, error) from error
+        match = match_by_name(remapped[0], context.model_state, context.head) if remapped else None
+        if remapped and isinstance(match, Match) and not match.find_shape_mismatches(context.model_state, context.head):
+            return match, [f"names are translated by timm's function for {type(model).__name__}", *remapped[1]]
+    raise name_mismatch_error(context)
 
 
-def _resize(fit: Fit, pair: Pairing, model: nn.Module) -> tuple[Fit, list[str]]:
-    misshapen = fit.find_misshapen(pair.wanted, pair.head)
+def _resize_pos_embed(match: Match, context: MatchContext, model: nn.Module) -> tuple[Match, list[str]]:
+    wrong_shapes = match.find_shape_mismatches(context.model_state, context.head)
     try:
-        resized, told = resize_embeddings(model, fit.tensors, misshapen)
-    except UnfitEmbeddings as error:
-        raise _refuse_embeddings(pair, error) from error
-    return dataclasses.replace(fit, tensors=fit.tensors | resized), told
+        resized, messages = resize_pos_embed(model, match.tensors, wrong_shapes)
+    except PosEmbedResizeError as error:
+        raise _pos_embed_error(context, error) from error
+    return dataclasses.replace(match, tensors=match.tensors | resized), messages
 
 
-def _refuse_embeddings(pair: Pairing, error: UnfitEmbeddings) -> CheckpointError:
+def _pos_embed_error(context: MatchContext, error: PosEmbedResizeError) -> CheckpointError:
     return CheckpointError(
-        f"{pair.place} does not fit {pair.model} at this image size: {error}; set data.image_size to that of the "
+        f"{context.location} does not fit {context.model} at this image size: {error}; set data.image_size to that of the "
         "weights"
     )

@@ -21,15 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.models.anatomy import REFUSALS, SizeRefused, examine, first_line
-from ftcli.models.archives import read_ancestor
-from ftcli.models.files import find_local
-from ftcli.models.published import TIMM, find_published, list_published, name_weights
+from ftcli.models.anatomy import FORWARD_ERRORS, UnsupportedImageSizeError, summarize, first_line
+from ftcli.models.archives import read_base_checkpoint
+from ftcli.models.files import find_local_file
+from ftcli.models.published import TIMM_PREFIX, find_pretrained_weights, list_pretrained_weights, is_weights_name
 from ftcli.recipe.schema import Data, Normalization
 from ftcli.results import Preprocessing, WeightsEntry
 
 
-def list_models() -> tuple[str, ...]:
+def list_torchvision_models() -> tuple[str, ...]:
     """The names of torchvision's classifiers."""
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
@@ -40,75 +40,75 @@ def list_timm_models() -> tuple[str, ...]:
         return ()
     from timm.models import list_models as list_timm
 
-    return tuple(f"{TIMM}{name}" for name in list_timm())
+    return tuple(f"{TIMM_PREFIX}{name}" for name in list_timm())
 
 
-def check_model(name: str, where: str) -> None:
+def check_model(name: str, location: str) -> None:
     """Raise RecipeError that begins with `where` if no such model is known here."""
-    known = list_models()
-    if name.startswith(TIMM):
+    known = list_torchvision_models()
+    if name.startswith(TIMM_PREFIX):
         if importlib.util.find_spec("timm") is None:
-            raise RecipeError(f"{where}: {name!r} needs timm, which is not installed; pip install 'ftcli[timm]'")
+            raise RecipeError(f"{location}: {name!r} needs timm, which is not installed; pip install 'ftcli[timm]'")
         known = list_timm_models()
     if name not in known:
-        raise RecipeError(f"{where}: no model is called {name!r}; {suggest(name, known)}")
+        raise RecipeError(f"{location}: no model is called {name!r}; {suggest(name, known)}")
 
 
-def build_network(name: str, meta: bool, image_size: int | None = None, where: str = "data.image_size") -> nn.Module:
+def create_model(name: str, meta: bool, image_size: int | None = None, location: str = "data.image_size") -> nn.Module:
     """A network with random weights and its original classes, in eval mode, whose output is a plain tensor.
 
     The caller seeds torch. With `meta` every parameter and buffer is on the meta device: no memory is taken and no
     random number drawn. Networks made for one size of image (ViT, MaxViT, most of timm's transformers) are made for
     `image_size` where it is given. Auxiliary classifiers, which take part in training alone, are taken away.
 
-    Raises RecipeError that begins with `where` if the network cannot be made, SizeRefused if not for `image_size`.
+    Raises RecipeError that begins with `where` if the network cannot be made, UnsupportedImageSizeError if not for `image_size`.
     """
-    options = _size_options(name, image_size)
+    model_kwargs = _image_size_kwargs(name, image_size)
     try:
-        network = _construct(name, meta, options)
-    except REFUSALS as error:
-        if not options:
-            raise RecipeError(f"{where}: {name} cannot be made ({first_line(error)}); choose another model") from error
-        told = f"{where}: {name} cannot be made for images of {image_size} x {image_size} pixels ({first_line(error)})"
-        raise SizeRefused(told, "give another size") from error
-    if not _promises_tensor(network):
-        _remove_auxiliaries(network, image_size or find_native_size(name), where)
+        network = _construct(name, meta, model_kwargs)
+    except FORWARD_ERRORS as error:
+        if not model_kwargs:
+            raise RecipeError(f"{location}: {name} cannot be made ({first_line(error)}); choose another model") from error
+        problem = f"{location}: {name} cannot be made for images of {image_size} x {image_size} pixels ({first_line(error)})"
+        raise UnsupportedImageSizeError(problem, "give another size") from error
+    if not _declares_tensor_output(network):
+        _remove_aux_heads(network, image_size or native_image_size(name), location)
     return network.eval()
 
 
-def is_made_for_one_size(name: str) -> bool:
-    """Whether `build_network` makes the network for the size of image that it is given, and for no other."""
-    return bool(_size_options(name, 1))
+def has_fixed_image_size(name: str) -> bool:
+    """Whether `create_model` makes the network for the size of image that it is given, and for no other."""
+    return bool(_image_size_kwargs(name, 1))
 
 
-def list_auxiliaries(name: str) -> tuple[str, ...]:
-    """The modules that `build_network` takes away: those with parameters that an eval pass never uses."""
+def list_aux_heads(name: str) -> tuple[str, ...]:
+    """The modules that `create_model` takes away: those with parameters that an eval pass never uses."""
     network = _construct(name, True, {})
-    return () if _promises_tensor(network) else _find_unused(network, find_native_size(name), "backbone.name")
+    return () if _declares_tensor_output(network) else _find_unused_modules(network, native_image_size(name), "backbone.name")
 
 
 def list_weights(name: str) -> tuple[WeightsEntry, ...]:
     """The pretrained weights that exist for a model. timm tells neither accuracy nor size without a network."""
     return tuple(
-        WeightsEntry(entry.name, entry.accuracy, entry.parameters, entry.url, entry.default)
-        for entry in list_published(name)
+        WeightsEntry(entry.name, entry.accuracy, entry.parameters, entry.url, entry.is_default)
+        for entry in list_pretrained_weights(name)
         if entry.url is not None
     )
 
 
-def default_preprocessing(name: str, weights: str, where: str = "backbone.weights") -> Preprocessing:
+def default_preprocessing(name: str, weights: str, location: str = "backbone.weights") -> Preprocessing:
     """What the weights were evaluated with, as far as that is known here: a published name's, a checkpoint's own.
 
     For `none`, for other files and for addresses it is that of the model's default weights. Raises RecipeError that
     begins with `where` for a published name that the model does not have, CheckpointError for a checkpoint of ftcli
     that is damaged or of another model.
     """
-    if name_weights(weights):
-        return find_published(name, weights, where).preprocessing
-    path = find_local(weights)
-    if path and (ancestor := read_ancestor(path, name, f"{where}: {weights}")):
-        return ancestor.preprocessing
-    return next(entry.preprocessing for entry in list_published(name) if entry.default)
+    if is_weights_name(weights):
+        return find_pretrained_weights(name, weights, location).preprocessing
+    path = find_local_file(weights)
+    if path and (base_checkpoint := read_base_checkpoint(path, name, f"{location}: {weights}")):
+        return base_checkpoint.preprocessing
+    return next(entry.preprocessing for entry in list_pretrained_weights(name) if entry.is_default)
 
 
 def adapt_preprocessing(preprocessing: Preprocessing, data: Data) -> Preprocessing:
@@ -134,21 +134,21 @@ def scale_preprocessing(preprocessing: Preprocessing, image_size: int) -> Prepro
     return dataclasses.replace(preprocessing, image_size=image_size, resize_size=round(image_size * proportion))
 
 
-def _construct(name: str, meta: bool, options: dict[str, Any]) -> nn.Module:
-    with _without_memory() if meta else nullcontext(), warnings.catch_warnings():
+def _construct(name: str, meta: bool, model_kwargs: dict[str, Any]) -> nn.Module:
+    with _init_on_meta() if meta else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries' words about their own defaults are not for our users
-        if not name.startswith(TIMM):
-            network: nn.Module = torchvision.models.get_model(name, weights=None, **options)
+        if not name.startswith(TIMM_PREFIX):
+            network: nn.Module = torchvision.models.get_model(name, weights=None, **model_kwargs)
             if hasattr(network, "transform_input"):  # GoogLeNet's and Inception's weights were trained behind it
                 network.transform_input = True  # type: ignore[assignment]
             return network
         import timm
 
-        classes = _timm_configuration(name).num_classes or 1000  # weights without a head still get a classifier
-        return timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=classes, **options)
+        num_classes = _timm_cfg(name).num_classes or 1000  # weights without a head still get a classifier
+        return timm.create_model(name.removeprefix(TIMM_PREFIX), pretrained=False, num_classes=num_classes, **model_kwargs)
 
 
-class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _SkipMetaInit(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Leaves out what would write values into tensors that have none: initialisation, which is most of the time.
 
     Where one operation reads tensors with and without values, as in a constructor that sends an image through a part
@@ -165,7 +165,7 @@ class _NoValues(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _without_memory() -> Iterator[None]:
+def _init_on_meta() -> Iterator[None]:
     """Modules made within have their tensors on the meta device from the moment they are registered.
 
     Unlike `torch.device("meta")` this leaves alone the tensors that constructors compute with, as RegNet's do.
@@ -184,67 +184,67 @@ def _without_memory() -> Iterator[None]:
         register_module_buffer_registration_hook(move_buffer),  # type: ignore[arg-type]
     ]
     try:
-        with torch.random.fork_rng(devices=[]), _NoValues():  # type: ignore[no-untyped-call]
+        with torch.random.fork_rng(devices=[]), _SkipMetaInit():  # type: ignore[no-untyped-call]
             yield
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def _size_options(name: str, image_size: int | None) -> dict[str, Any]:
+def _image_size_kwargs(name: str, image_size: int | None) -> dict[str, Any]:
     """How the constructor of a network that is made for one size is told that size; empty for any other network."""
     if image_size is None:
         return {}
-    if name.startswith(TIMM):
-        return {"img_size": image_size} if _timm_configuration(name).fixed_input_size else {}
-    kind = inspect.signature(torchvision.models.get_model_builder(name)).return_annotation
-    accepted = inspect.signature(kind.__init__).parameters
+    if name.startswith(TIMM_PREFIX):
+        return {"img_size": image_size} if _timm_cfg(name).fixed_input_size else {}
+    model_type = inspect.signature(torchvision.models.get_model_builder(name)).return_annotation
+    accepted = inspect.signature(model_type.__init__).parameters
     sizes = {"image_size": image_size, "input_size": (image_size, image_size)}
     return {key: value for key, value in sizes.items() if key in accepted}
 
 
-def _timm_configuration(name: str) -> Any:
-    return next(entry.handle for entry in list_published(name) if entry.default)
+def _timm_cfg(name: str) -> Any:
+    return next(entry.library_entry for entry in list_pretrained_weights(name) if entry.is_default)
 
 
-def find_native_size(name: str) -> int:
+def native_image_size(name: str) -> int:
     """The side in pixels of the images that a network is made for where none is asked for."""
-    if name.startswith(TIMM):
+    if name.startswith(TIMM_PREFIX):
         return default_preprocessing(name, "none").image_size
-    return min(entry.preprocessing.image_size for entry in list_published(name))  # what a ViT without weights takes
+    return min(entry.preprocessing.image_size for entry in list_pretrained_weights(name))  # what a ViT without weights takes
 
 
-def _promises_tensor(network: nn.Module) -> bool:
+def _declares_tensor_output(network: nn.Module) -> bool:
     """Whether the library declares that the network returns a tensor, so that no trial pass is needed to know."""
     return inspect.signature(type(network).forward).return_annotation is torch.Tensor
 
 
-def _find_unused(network: nn.Module, image_size: int, where: str) -> tuple[str, ...]:
+def _find_unused_modules(network: nn.Module, image_size: int, location: str) -> tuple[str, ...]:
     """The highest modules that have parameters, none of which an eval pass uses."""
-    used = examine(network, image_size, where).first_use
+    used = summarize(network, image_size, location).first_use
     unused = [
         name
         for name, module in network.named_modules()
-        if (own := [f"{name}.{inner}" for inner, _ in module.named_parameters()])
+        if (parameter_names := [f"{name}.{inner}" for inner, _ in module.named_parameters()])
         and name
-        and used.keys().isdisjoint(own)
+        and used.keys().isdisjoint(parameter_names)
     ]
     return tuple(name for name in unused if name.rpartition(".")[0] not in unused)
 
 
-def _remove_auxiliaries(network: nn.Module, image_size: int, where: str) -> None:
-    unused = _find_unused(network, image_size, where)
+def _remove_aux_heads(network: nn.Module, image_size: int, location: str) -> None:
+    unused = _find_unused_modules(network, image_size, location)
     for name in unused:
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, None)
-    if unused and not examine(network, image_size, where, training=True).plain:
-        _switch_off_tuples(network, image_size)
+    if unused and not summarize(network, image_size, location, training=True).returns_tensor:
+        _disable_tuple_output(network, image_size)
 
 
-def _switch_off_tuples(network: nn.Module, image_size: int) -> None:
+def _disable_tuple_output(network: nn.Module, image_size: int) -> None:
     """Set to False that switch of the network which makes training return more than the logits."""
     for name in [name for name, value in vars(network).items() if value is True and name != "training"]:
         setattr(network, name, False)
-        if examine(network, image_size, training=True).plain:
+        if summarize(network, image_size, training=True).returns_tensor:
             return
         setattr(network, name, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-KnownDataSet = Literal[
+DatasetName = Literal[
     "cifar10",
     "cifar100",
     "dtd",
@@ -21,5 +21,5 @@ KnownDataSet = Literal[
 ]
 """What `data.download` and `ftcli data download` take."""
 
-NAMES: tuple[str, ...] = get_args(KnownDataSet)
+DATASET_NAMES: tuple[str, ...] = get_args(DatasetName)
 """The same, to go through."""

@@ -1,67 +1,67 @@
 """What the library hands back and reports: frozen dataclasses and the Reporter protocol. Nothing here prints."""
 
 from ftcli.results.base import Result
-from ftcli.results.caching import CacheListing, Shelf
-from ftcli.results.comparison import ComparedRun, Comparison, Difference, Setting
-from ftcli.results.data import Fetched
-from ftcli.results.drafting import Draft
-from ftcli.results.estimation import MemoryParts, StageEstimate
+from ftcli.results.caching import CacheListing, CacheEntry
+from ftcli.results.comparison import ComparedRun, CompareResult, PairwiseTest, ConfigDifference
+from ftcli.results.data import DownloadResult
+from ftcli.results.drafting import InitResult
+from ftcli.results.estimation import MemoryBreakdown, StageEstimate
 from ftcli.results.evaluation import (
-    ClassRow,
-    Confusion,
-    Evaluation,
-    Example,
-    Figure,
+    ClassMetrics,
+    ConfusedPair,
+    EvaluateResult,
+    EvaluatedImage,
+    Metric,
     ReliabilityBin,
-    Scaling,
+    TemperatureScaling,
     Threshold,
 )
-from ftcli.results.extraction import Extraction, FeatureLayer, ProbeScore
+from ftcli.results.extraction import ExtractResult, FeatureLayer, ProbeScore
 from ftcli.results.network import (
-    Crossing,
-    HeadPlace,
-    Inspection,
-    Layer,
+    BoundaryTensor,
+    HeadInfo,
+    InspectResult,
+    LayerInfo,
     ModelList,
-    ModelRow,
+    ModelEntry,
     Preprocessing,
     StageSummary,
     WeightsEntry,
 )
-from ftcli.results.prediction import TOP, Failure, Guess, Prediction, Predictions
+from ftcli.results.prediction import DEFAULT_TOP_K, PredictionError, ClassScore, Prediction, PredictResult
 from ftcli.results.recipe import RecipeSchema
-from ftcli.results.reporting import Progress, Reporter, Silent, tell_count, tell_duration, tell_size
-from ftcli.results.training import EpochRow, StageResult, StageTimes, TestResult, TrainResult
+from ftcli.results.reporting import Progress, Reporter, NullReporter, format_count, format_duration, format_size
+from ftcli.results.training import EpochMetrics, StageResult, StageTimes, TestResult, TrainResult
 from ftcli.results.weights import LoadedWeights
 
 __all__ = [
-    "TOP",
+    "DEFAULT_TOP_K",
     "CacheListing",
-    "ClassRow",
+    "ClassMetrics",
     "ComparedRun",
-    "Comparison",
-    "Confusion",
-    "Crossing",
-    "Difference",
-    "Draft",
-    "EpochRow",
-    "Evaluation",
-    "Example",
-    "Extraction",
-    "Failure",
+    "CompareResult",
+    "ConfusedPair",
+    "BoundaryTensor",
+    "PairwiseTest",
+    "InitResult",
+    "EpochMetrics",
+    "EvaluateResult",
+    "EvaluatedImage",
+    "ExtractResult",
+    "PredictionError",
     "FeatureLayer",
-    "Fetched",
-    "Figure",
-    "Guess",
-    "HeadPlace",
-    "Inspection",
-    "Layer",
+    "DownloadResult",
+    "Metric",
+    "ClassScore",
+    "HeadInfo",
+    "InspectResult",
+    "LayerInfo",
     "LoadedWeights",
-    "MemoryParts",
+    "MemoryBreakdown",
     "ModelList",
-    "ModelRow",
+    "ModelEntry",
     "Prediction",
-    "Predictions",
+    "PredictResult",
     "Preprocessing",
     "ProbeScore",
     "Progress",
@@ -69,10 +69,10 @@ __all__ = [
     "ReliabilityBin",
     "Reporter",
     "Result",
-    "Scaling",
-    "Setting",
-    "Shelf",
-    "Silent",
+    "TemperatureScaling",
+    "ConfigDifference",
+    "CacheEntry",
+    "NullReporter",
     "StageEstimate",
     "StageResult",
     "StageSummary",
@@ -81,7 +81,7 @@ __all__ = [
     "Threshold",
     "TrainResult",
     "WeightsEntry",
-    "tell_count",
-    "tell_duration",
-    "tell_size",
+    "format_count",
+    "format_duration",
+    "format_size",
 ]

@@ -13,17 +13,17 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types; paths are absolute text."""
         assert dataclasses.is_dataclass(self)
-        plain: dict[str, Any] = _plain({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
-        return plain
+        fields_by_name: dict[str, Any] = _to_json_value({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        return fields_by_name
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, Result):
         return value.to_dict()
     if isinstance(value, Path):
         return str(value.absolute())
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_json_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_json_value(item) for item in value]
     return value

@@ -9,7 +9,7 @@ from ftcli.results.base import Result
 
 
 @dataclass(frozen=True)
-class Shelf(Result):
+class CacheEntry(Result):
     """What is kept of one kind under one identity. `name` is what `ftcli cache clear` calls it, `kind` features,
     pixels, downloads or images (the digests of image files), `about` what it holds, as people say it, `used` when it
     was last used, as ISO 8601 in UTC."""
@@ -31,6 +31,6 @@ class CacheListing(Result):
     folder: Path
     limit: int
     bytes: int
-    shelves: tuple[Shelf, ...]
-    cleared: tuple[Shelf, ...] = ()
+    shelves: tuple[CacheEntry, ...]
+    cleared: tuple[CacheEntry, ...] = ()
     freed: int = 0

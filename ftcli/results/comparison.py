@@ -30,7 +30,7 @@ class ComparedRun(Result):
 
 
 @dataclass(frozen=True)
-class Setting(Result):
+class ConfigDifference(Result):
     """A key of the recipe (or a fact such as the seed of torch) in which runs differ; `values` are in the order of the
     runs, None where a run's recipe has no such key."""
 
@@ -39,7 +39,7 @@ class Setting(Result):
 
 
 @dataclass(frozen=True)
-class Difference(Result):
+class PairwiseTest(Result):
     """Two runs on the same images: how many `first` alone gets right and `second` alone, the difference of their
     accuracies with the 95 % interval of a paired bootstrap, the p value of McNemar's exact test, the same corrected for
     the number of pairs (Holm), whether that is below 0.05, and all of it in words."""
@@ -58,17 +58,17 @@ class Difference(Result):
 
 
 @dataclass(frozen=True)
-class Comparison(Result):
+class CompareResult(Result):
     """What `ftcli compare` returns. `settings` hold only what differs; `split`, `images` and `differences` are empty
     where the runs cannot be evaluated on the same images, and `why` then says why. `warnings` tell what makes figures
     unfit for a comparison: a training that has not ended or that carries on from another, other validation images, and
     tests on what a run was trained on."""
 
     runs: tuple[ComparedRun, ...]
-    settings: tuple[Setting, ...]
+    settings: tuple[ConfigDifference, ...]
     split: str | None
     images: int
-    differences: tuple[Difference, ...]
+    differences: tuple[PairwiseTest, ...]
     why: str | None
     picture: Path | None
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from ftcli.results.base import Result
 
 
 @dataclass(frozen=True)
-class Fetched(Result):
+class DownloadResult(Result):
     """What `ftcli data download` made: image counts by split and class."""
 
     name: str

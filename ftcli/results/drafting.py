@@ -9,7 +9,7 @@ from ftcli.results.base import Result
 
 
 @dataclass(frozen=True)
-class Draft(Result):
+class InitResult(Result):
     """What `ftcli init` returns: the text of a recipe, and what it was drafted from. `splits` holds image counts by
     split and class as the recipe would draw them; width and height are medians, in pixels, of the `looked_at` images
     whose headers were read; `grey` is the share of grey files among them, and `broken` are those that are no images.

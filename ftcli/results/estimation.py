@@ -8,7 +8,7 @@ from ftcli.results.base import Result
 
 
 @dataclass(frozen=True)
-class MemoryParts(Result):
+class MemoryBreakdown(Result):
     """Bytes that a training step needs at once: the parameters and buffers, the gradients, what the optimizer keeps,
     what the forward pass keeps for the backward pass, what the tried step was seen to take beyond these (0 where a
     stage tried before took more), and what the process held before it had a network (0 where the network is on another
@@ -45,5 +45,5 @@ class StageEstimate(Result):
     kept_bytes: int
     seconds_frozen: float
     seconds: float
-    memory: MemoryParts
+    memory: MemoryBreakdown
     memory_bytes: int

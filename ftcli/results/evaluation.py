@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from ftcli.results.base import Result
 
-Method = Literal["wilson", "bootstrap"]
+IntervalMethod = Literal["wilson", "bootstrap"]
 
 
 @dataclass(frozen=True)
-class Figure(Result):
+class Metric(Result):
     """A figure of a classifier on some images, with its 95 % interval; `value`, `low` and `high` are None where these
     images do not define it, as the area under a curve where all are of one class, and `low` and `high` where they are
     too alike to tell how far it would move on others, as if all are right.
@@ -25,11 +25,11 @@ class Figure(Result):
     value: float | None
     low: float | None
     high: float | None
-    method: Method
+    method: IntervalMethod
 
 
 @dataclass(frozen=True)
-class ClassRow(Result):
+class ClassMetrics(Result):
     """Precision, recall and F1 of one class, shares of 1; `images` is how many truly belong to it. `recall_low` and
     `recall_high` bound the 95 % Wilson interval of its recall; `roc_auc` and `average_precision` tell it from all
     others. None where its images, or those of the others, are none."""
@@ -46,7 +46,7 @@ class ClassRow(Result):
 
 
 @dataclass(frozen=True)
-class Example(Result):
+class EvaluatedImage(Result):
     """An image, its true class, the class that it was given, and how probable the network held that one."""
 
     path: str
@@ -56,7 +56,7 @@ class Example(Result):
 
 
 @dataclass(frozen=True)
-class Confusion(Result):
+class ConfusedPair(Result):
     """Images of the class `label` that were given the class `predicted`: how many, and their share of `label`'s."""
 
     label: str
@@ -97,7 +97,7 @@ class Threshold(Result):
 
 
 @dataclass(frozen=True)
-class Scaling(Result):
+class TemperatureScaling(Result):
     """A temperature that logits are divided by (Guo et al., arXiv 1706.04599), fitted on `images` images of `split`:
     log loss and expected calibration error there before and after, and the new checkpoint that has it in its head."""
 
@@ -112,7 +112,7 @@ class Scaling(Result):
 
 
 @dataclass(frozen=True)
-class Evaluation(Result):
+class EvaluateResult(Result):
     """What `ftcli evaluate` returns.
 
     `loss` is the mean cross-entropy in nats; `figures` hold it again, with the others and their intervals.
@@ -127,30 +127,30 @@ class Evaluation(Result):
     images: int
     loss: float
     accuracy: float
-    figures: tuple[Figure, ...]
-    per_class: tuple[ClassRow, ...]
+    figures: tuple[Metric, ...]
+    per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, ...], ...]
     classes: tuple[str, ...]
     calibration: dict[str, Any]
     reliability: tuple[ReliabilityBin, ...]
-    worst: tuple[Example, ...]
-    unsure: tuple[Example, ...]
-    confused: tuple[Confusion, ...]
+    worst: tuple[EvaluatedImage, ...]
+    unsure: tuple[EvaluatedImage, ...]
+    confused: tuple[ConfusedPair, ...]
     thresholds: tuple[Threshold, ...] = ()
     views: int = 1
-    scaling: Scaling | None = None
+    scaling: TemperatureScaling | None = None
     predictions: Path | None = None
     report: Path | None = None
     skipped: tuple[str, ...] = ()
 
-    def find(self, name: str) -> Figure | None:
+    def find_metric(self, name: str) -> Metric | None:
         """The figure of this name, where it is among those that were measured."""
-        return next((figure for figure in self.figures if figure.name == name), None)
+        return next((metric for metric in self.figures if metric.name == name), None)
 
     def judge_confidence(self) -> Literal["overconfident", "underconfident", "fair"]:
         """Whether the mean probability of the answers lies above, below or within the 95 % interval of the share that
         is right."""
-        accuracy, sure = self.find("accuracy"), self.calibration["mean_confidence"]
+        accuracy, mean_confidence = self.find_metric("accuracy"), self.calibration["mean_confidence"]
         if accuracy is None or accuracy.low is None or accuracy.high is None:
             return "fair"
-        return "overconfident" if sure > accuracy.high else "underconfident" if sure < accuracy.low else "fair"
+        return "overconfident" if mean_confidence > accuracy.high else "underconfident" if mean_confidence < accuracy.low else "fair"

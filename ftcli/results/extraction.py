@@ -53,7 +53,7 @@ class ProbeScore(Result):
 
 
 @dataclass(frozen=True)
-class Extraction(Result):
+class ExtractResult(Result):
     """What `ftcli extract` returns. `layer`, `dimensions` and `probe` belong together: with several layers they are
     those of the layer that is best in cross-validation, or, without a probe, of the deepest.
 

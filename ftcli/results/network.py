@@ -28,12 +28,12 @@ class Preprocessing(Result):
     std: tuple[float, float, float]
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Preprocessing:
-        return cls(**{**plain, "mean": tuple(plain["mean"]), "std": tuple(plain["std"])})
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 @dataclass(frozen=True)
-class Layer(Result):
+class LayerInfo(Result):
     """One module: its name, class, output shape for one image (None where it is no single tensor), own and inner
     parameters, and how many of those train (in the last stage of a recipe)."""
 
@@ -46,7 +46,7 @@ class Layer(Result):
 
 
 @dataclass(frozen=True)
-class HeadPlace(Result):
+class HeadInfo(Result):
     """Where the head sits and how wide it is."""
 
     path: str
@@ -67,7 +67,7 @@ class WeightsEntry(Result):
 
 
 @dataclass(frozen=True)
-class Crossing(Result):
+class BoundaryTensor(Result):
     """A value that crosses from the frozen part to the live one, with its shape for one image."""
 
     name: str
@@ -85,19 +85,19 @@ class StageSummary(Result):
     frozen: int
     trained_layers: tuple[str, ...]
     frozen_layers: tuple[str, ...]
-    cut: tuple[Crossing, ...] | None
+    cut: tuple[BoundaryTensor, ...] | None
 
 
 @dataclass(frozen=True)
-class Inspection(Result):
+class InspectResult(Result):
     """What `ftcli inspect` tells of a model, a recipe or a checkpoint."""
 
     name: str
     parameters: int
     trainable: int
     multiply_adds: int
-    head: HeadPlace
-    layers: tuple[Layer, ...]
+    head: HeadInfo
+    layers: tuple[LayerInfo, ...]
     weights: tuple[WeightsEntry, ...]
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
@@ -109,7 +109,7 @@ class Inspection(Result):
 
 
 @dataclass(frozen=True)
-class ModelRow(Result):
+class ModelEntry(Result):
     """What is known of a model with its default weights, whose name is `weights`; None is unknown, or none there.
 
     `multiply_adds` are those of one image of `image_size` pixels a side, `accuracy` is top-1 on ImageNet in percent.
@@ -127,5 +127,5 @@ class ModelRow(Result):
 class ModelList(Result):
     """The models that `ftcli inspect` lists: those that match `glob`, or all where it is None."""
 
-    models: tuple[ModelRow, ...]
+    models: tuple[ModelEntry, ...]
     glob: str | None

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ftcli.results.base import Result
 
-TOP = 5
+DEFAULT_TOP_K = 5
 """How many classes a prediction lists where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
-class Guess(Result):
+class ClassScore(Result):
     """A class, and how probable the network holds it, a share of 1."""
 
     name: str
@@ -25,11 +25,11 @@ class Prediction(Result):
     """The classes of an image, the most probable first; `path` is empty for an image that came from no file."""
 
     path: str
-    classes: tuple[Guess, ...]
+    classes: tuple[ClassScore, ...]
 
 
 @dataclass(frozen=True)
-class Failure(Result):
+class PredictionError(Result):
     """An image for which there is no prediction, and what is wrong with it."""
 
     path: str
@@ -37,11 +37,11 @@ class Failure(Result):
 
 
 @dataclass(frozen=True)
-class Predictions:
+class PredictResult:
     """What `ftcli predict` gives: `outcomes` are made as they are taken, predictions in the order in which the images
     were given, and each lists `top` classes."""
 
     checkpoint: Path
     classes: tuple[str, ...]
     top: int
-    outcomes: Iterator[Prediction | Failure]
+    outcomes: Iterator[Prediction | PredictionError]

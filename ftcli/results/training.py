@@ -10,7 +10,7 @@ from ftcli.results.base import Result
 
 
 @dataclass(frozen=True)
-class EpochRow(Result):
+class EpochMetrics(Result):
     """A line of metrics.jsonl. Losses are mean cross-entropies in nats, accuracies shares of 1; epoch 0 is the
     measurement before a stage's first step and has no training figures."""
 
@@ -42,10 +42,10 @@ class StageTimes(Result):
     checkpoints: float = 0.0
     other: float = 0.0
 
-    def __add__(self, more: StageTimes) -> StageTimes:
+    def __add__(self, other: StageTimes) -> StageTimes:
         """The seconds of two stages together."""
-        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(more)
-        return StageTimes(**{part: round(mine[part] + theirs[part], 3) for part in mine})
+        left, right = dataclasses.asdict(self), dataclasses.asdict(other)
+        return StageTimes(**{part: round(left[part] + right[part], 3) for part in left})
 
 
 @dataclass(frozen=True)

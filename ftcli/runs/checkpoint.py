@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ftcli.data.listing import find_base
-from ftcli.models.archives import REFUSED, read_archive, refuse_content, write_archive
+from ftcli.data.listing import find_base_folder
+from ftcli.models.archives import CONTENT_ERRORS, read_checkpoint_file, invalid_content_error, write_checkpoint_file
 from ftcli.results import Preprocessing
 
 
@@ -44,18 +44,18 @@ class Checkpoint:
         """The split of each image, by its path below the data's root."""
         return {path: split for split, paths in self.held.items() for path in paths}
 
-    def splits_by_place(self) -> dict[str, str]:
+    def splits_by_any_path(self) -> dict[str, str]:
         """The split of each image, by its path below the data's root and by its absolute one, by which another root
         that leads to it knows it."""
-        known = self.splits_by_path()
-        base = find_base(self.recipe["data"]["root"]).absolute()
-        return known | {os.path.normpath(base / path): split for path, split in known.items()}
+        splits = self.splits_by_path()
+        root = find_base_folder(self.recipe["data"]["root"]).absolute()
+        return splits | {os.path.normpath(root / path): split for path, split in splits.items()}
 
 
 def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
     """Write a checkpoint to each path, atomically, and return its digest. Raises RunError if the disk is full or not
     writable."""
-    plain: dict[str, Any] = {
+    data: dict[str, Any] = {
         "kind": checkpoint.kind,
         "recipe": dict(checkpoint.recipe),
         "classes": list(checkpoint.classes),
@@ -69,7 +69,7 @@ def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
         "progress": None if checkpoint.progress is None else dict(checkpoint.progress),
         "precisions": dict(checkpoint.precisions),
     }
-    return write_archive(plain, *paths)
+    return write_checkpoint_file(data, *paths)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -78,17 +78,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises CheckpointError for a file that is missing, cut short, damaged, hostile, of another program or of a newer
     format. Nothing in the file is executed.
     """
-    plain, digest = read_archive(path, str(path))
+    data, digest = read_checkpoint_file(path, str(path))
     try:
-        return _build(plain, digest)
-    except REFUSED as error:
-        raise refuse_content(error, str(path)) from error
+        return _from_dict(data, digest)
+    except CONTENT_ERRORS as error:
+        raise invalid_content_error(error, str(path)) from error
 
 
-def _build(plain: dict[str, Any], digest: str) -> Checkpoint:
+def _from_dict(data: dict[str, Any], digest: str) -> Checkpoint:
     return replace(
-        Checkpoint(**plain, digest=digest),
-        classes=tuple(plain["classes"]),
-        preprocessing=Preprocessing.from_dict(plain["preprocessing"]),
-        held={split: tuple(paths) for split, paths in plain["held"].items()},
+        Checkpoint(**data, digest=digest),
+        classes=tuple(data["classes"]),
+        preprocessing=Preprocessing.from_dict(data["preprocessing"]),
+        held={split: tuple(paths) for split, paths in data["held"].items()},
     )

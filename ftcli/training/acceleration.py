@@ -13,31 +13,31 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ftcli.caching.choices import keep_choice, recall_choice
+from ftcli.caching.choices import save_choice, load_choice
 from ftcli.errors import RecipeError, RunError
 from ftcli.inference.classifier import Classifier
-from ftcli.inference.outputs import Look
-from ftcli.models.tracing import keep_modes
-from ftcli.results import Reporter, tell_duration
-from ftcli.runtime import has_bfloat16, settle_precision
-from ftcli.training.preparation import Job
+from ftcli.inference.outputs import ForwardFn
+from ftcli.models.tracing import preserve_training_mode
+from ftcli.results import Reporter, format_duration
+from ftcli.runtime import supports_bfloat16, resolve_precision
+from ftcli.training.preparation import RunSetup
 
 Precision = Literal["float32", "bfloat16"]
 Clock = Callable[[], float]
 
-GAIN = 1.1
+MIN_BFLOAT16_SPEEDUP = 1.1
 """How many times as fast bfloat16 must be to be worth its rounding."""
-LIMIT = 1.0
+MAX_TRIAL_STEP_SECONDS = 1.0
 """Seconds that a step to compare formats by may take; it has fewer images where a whole batch would take longer."""
 
 
-def settle_classifier(
+def resolve_classifier_precision(
     classifier: Classifier,
-    network: str,
+    model_name: str,
     batch_size: int,
-    found: Mapping[str, str],
+    known_precisions: Mapping[str, str],
     reporter: Reporter,
-    keep: bool = True,
+    save: bool = True,
 ) -> Classifier:
     """The classifier with its `precision` settled, where it is auto; `network` is what its model is called.
 
@@ -47,10 +47,10 @@ def settle_classifier(
     The network is left as it was.
     """
     device = classifier.device
-    if classifier.precision != "auto" or device.type in found or not has_bfloat16(device):
-        return replace(classifier, precision=settle_precision(classifier.precision, device, found))
-    question = {
-        "precision of": network,
+    if classifier.precision != "auto" or device.type in known_precisions or not supports_bfloat16(device):
+        return replace(classifier, precision=resolve_precision(classifier.precision, device, known_precisions))
+    benchmark_key = {
+        "precision of": model_name,
         "image_size": classifier.preprocessing.image_size,
         "batch_size": batch_size,
         "device": torch.cuda.get_device_name(device)
@@ -59,31 +59,31 @@ def settle_classifier(
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
-    known = recall_choice(question)
-    if known in ("float32", "bfloat16"):
-        return replace(classifier, precision=known)
-    with _prepare_step(classifier, batch_size) as step:
+    saved_choice = load_choice(benchmark_key)
+    if saved_choice in ("float32", "bfloat16"):
+        return replace(classifier, precision=saved_choice)
+    with _prepare_training_step(classifier, batch_size) as step:
         chosen = choose_precision(step, device, reporter)
-    if keep:
-        keep_choice(question, chosen)
+    if save:
+        save_choice(benchmark_key, chosen)
     return replace(classifier, precision=chosen)
 
 
-def settle_job(job: Job, reporter: Reporter) -> Job:
+def resolve_run_precision(setup: RunSetup, reporter: Reporter) -> RunSetup:
     """A job whose classifier's precision is settled, where its recipe leaves it open, as in the checkpoint that it goes
     on from. Its own checkpoints will carry what it came to.
 
     Raises RecipeError for a recipe that asks to compile on a machine that cannot.
     """
-    wanted, checkpoint = job.plan.recipe, job.beginning.checkpoint
-    if wanted.compile:
-        check_compiler(job.beginning.document.locate("compile"), job.classifier.device)
-    found = checkpoint.precisions if checkpoint else {}
-    classifier = settle_classifier(job.classifier, wanted.backbone.name, wanted.data.batch_size, found, reporter)
-    if wanted.precision == "auto":
-        carried = {**found, classifier.device.type: classifier.precision}
-        job.journal.world = replace(job.journal.world, precisions=carried)
-    return replace(job, classifier=classifier)
+    recipe, checkpoint = setup.plan.recipe, setup.start_point.checkpoint
+    if recipe.compile:
+        check_compiler(setup.start_point.recipe_file.locate("compile"), setup.classifier.device)
+    known_precisions = checkpoint.precisions if checkpoint else {}
+    classifier = resolve_classifier_precision(setup.classifier, recipe.backbone.name, recipe.data.batch_size, known_precisions, reporter)
+    if recipe.precision == "auto":
+        precisions = {**known_precisions, classifier.device.type: classifier.precision}
+        setup.checkpointer.checkpoint_template = replace(setup.checkpointer.checkpoint_template, precisions=precisions)
+    return replace(setup, classifier=classifier)
 
 
 def choose_precision(
@@ -93,57 +93,57 @@ def choose_precision(
     what was chosen, and why."""
     seconds: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     for _ in range(2):
-        for precision, taken in seconds.items():
-            taken.append(_time(lambda precision=precision: step(precision), device, clock))  # type: ignore[misc]
-    plain, short = min(seconds["float32"]), min(seconds["bfloat16"])
-    chosen: Precision = "bfloat16" if plain >= GAIN * short else "float32"
-    figures = f"{plain / short:.1f} times as fast as in float32"
-    reporter.say(f"precision: {chosen}, for a step in bfloat16 is {figures} here")
+        for precision, timings in seconds.items():
+            timings.append(_time_call(lambda precision=precision: step(precision), device, clock))  # type: ignore[misc]
+    float32_seconds, bfloat16_seconds = min(seconds["float32"]), min(seconds["bfloat16"])
+    chosen: Precision = "bfloat16" if float32_seconds >= MIN_BFLOAT16_SPEEDUP * bfloat16_seconds else "float32"
+    speedup_text = f"{float32_seconds / bfloat16_seconds:.1f} times as fast as in float32"
+    reporter.info(f"precision: {chosen}, for a step in bfloat16 is {speedup_text} here")
     return chosen
 
 
 @contextmanager
-def _prepare_step(classifier: Classifier, batch_size: int) -> Iterator[Callable[[Precision], object]]:
+def _prepare_training_step(classifier: Classifier, batch_size: int) -> Iterator[Callable[[Precision], object]]:
     """A step on random pixels that trains the whole network."""
-    model, size = classifier.model, classifier.preprocessing.image_size
-    needed = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model, image_size = classifier.model, classifier.preprocessing.image_size
+    requires_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.requires_grad_(True)
 
-    def take(precision: Precision, images: Tensor) -> None:
+    def run_step(precision: Precision, images: Tensor) -> None:
         logits = replace(classifier, precision=precision).compute_logits(images)
         logits.logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
 
-    with keep_modes(model), torch.random.fork_rng(devices=[]):
+    with preserve_training_mode(model), torch.random.fork_rng(devices=[]):
         model.eval()  # costs the same, and leaves the statistics of BatchNorm alone
         torch.manual_seed(0)
-        images = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8)
-        few = images[:2]
-        take("float32", few)
-        seconds = _time(lambda: take("float32", few), classifier.device, time.perf_counter)
-        images = images[: max(2, int(LIMIT / max(seconds, 1e-9) * len(few)))]
+        images = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8)
+        small_batch = images[:2]
+        run_step("float32", small_batch)
+        seconds = _time_call(lambda: run_step("float32", small_batch), classifier.device, time.perf_counter)
+        images = images[: max(2, int(MAX_TRIAL_STEP_SECONDS / max(seconds, 1e-9) * len(small_batch)))]
         try:
-            yield lambda precision: take(precision, images)
+            yield lambda precision: run_step(precision, images)
         finally:
             for name, parameter in model.named_parameters():
-                parameter.requires_grad_(needed[name])
+                parameter.requires_grad_(requires_grad[name])
                 parameter.grad = None
 
 
-def check_compiler(where: str, device: torch.device) -> None:
+def check_compiler(location: str, device: torch.device) -> None:
     """Raise RecipeError that begins with `where`, the place of `compile`, unless this machine can compile."""
     try:
-        with _expect_compiler():
+        with _silence_compiler_warnings():
             torch.compile(torch.sin)(torch.ones(8, device=device))
     except RuntimeError as error:
         raise RecipeError(
-            f"{where}: true needs what compiles C++ (a GPU: Triton), and here it fails: {_first_line(error)}; install "
+            f"{location}: true needs what compiles C++ (a GPU: Triton), and here it fails: {_first_line(error)}; install "
             "g++ and the headers of Python, or set compile: false"
         ) from error
 
 
-def compile_look(
-    look: Look, values: tuple[Tensor, ...], model: nn.Module, reporter: Reporter, clock: Clock = time.perf_counter
-) -> Look:
+def compile_forward(
+    forward: ForwardFn, example_inputs: tuple[Tensor, ...], model: nn.Module, reporter: Reporter, clock: Clock = time.perf_counter
+) -> ForwardFn:
     """A look that computes by compiled code what `look` does, for batches of the shape of `values`; others, such as the
     last of an epoch, go through `look` itself, so that the bits of a batch depend on nothing that came before.
 
@@ -153,33 +153,33 @@ def compile_look(
     """
     device = next(model.parameters()).device
 
-    def step(way: Look) -> None:
-        way(values).logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
+    def step(forward_fn: ForwardFn) -> None:
+        forward_fn(example_inputs).logsumexp(1).mean().backward()  # type: ignore[no-untyped-call]
 
-    compiled: Look = torch.compile(look, dynamic=False)
-    with _keep_tensors(model):
-        step(look)
-        before = min(_time(lambda: step(look), device, clock) for _ in range(2))
+    compiled: ForwardFn = torch.compile(forward, dynamic=False)
+    with _preserve_buffers_and_rng(model):
+        step(forward)
+        eager_seconds = min(_time_call(lambda: step(forward), device, clock) for _ in range(2))
         try:
-            with _expect_compiler():
-                took = _time(lambda: step(compiled), device, clock)
+            with _silence_compiler_warnings():
+                compile_seconds = _time_call(lambda: step(compiled), device, clock)
         except RuntimeError as error:
             raise RunError(
                 f"compile: true: the steps of this network cannot be compiled: {_first_line(error)}; set compile: false"
             ) from error
-        after = min(_time(lambda: step(compiled), device, clock) for _ in range(2))
-    reporter.say(f"compile: took {tell_duration(took)}; a step takes {after:.3g} s, {before:.3g} s before")
-    shapes = [value.shape for value in values]
+        compiled_seconds = min(_time_call(lambda: step(compiled), device, clock) for _ in range(2))
+    reporter.info(f"compile: took {format_duration(compile_seconds)}; a step takes {compiled_seconds:.3g} s, {eager_seconds:.3g} s before")
+    shapes = [value.shape for value in example_inputs]
 
-    def look_compiled(given: tuple[Tensor, ...]) -> Tensor:
-        with _expect_compiler():
-            return (compiled if [value.shape for value in given] == shapes else look)(given)
+    def compiled_forward(inputs: tuple[Tensor, ...]) -> Tensor:
+        with _silence_compiler_warnings():
+            return (compiled if [value.shape for value in inputs] == shapes else forward)(inputs)
 
-    return look_compiled
+    return compiled_forward
 
 
 @contextmanager
-def _expect_compiler() -> Iterator[None]:
+def _silence_compiler_warnings() -> Iterator[None]:
     """PyTorch's compiler warns of its own ways and of CUDA's tools, which a CPU needs none of."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
@@ -193,9 +193,9 @@ def _expect_compiler() -> Iterator[None]:
 
 
 @contextmanager
-def _keep_tensors(model: nn.Module) -> Iterator[None]:
+def _preserve_buffers_and_rng(model: nn.Module) -> Iterator[None]:
     """Leave buffers, such as the statistics of BatchNorm, and random numbers as they were, and no gradients."""
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    saved_buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=devices):
@@ -203,17 +203,17 @@ def _keep_tensors(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for name, buffer in model.named_buffers():
-                buffer.copy_(kept[name])
+                buffer.copy_(saved_buffers[name])
         for parameter in model.parameters():
             parameter.grad = None
 
 
-def _time(work: Callable[[], object], device: torch.device, clock: Clock) -> float:
-    began = clock()
-    work()
+def _time_call(function: Callable[[], object], device: torch.device, clock: Clock) -> float:
+    start_time = clock()
+    function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return clock() - began
+    return clock() - start_time
 
 
 def _first_line(error: Exception) -> str:

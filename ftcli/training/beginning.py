@@ -6,132 +6,132 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Recipe
 from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
-from ftcli.runs.folder import RunFolder, choose_folder, find_checkpoint
+from ftcli.runs.folder import RunDir, choose_run_dir, find_checkpoint
 
-_HARMLESS = ("data.on_corrupt_image", "data.num_workers")
+_RESUME_SAFE_KEYS = ("data.on_corrupt_image", "data.num_workers")
 """Settings that an exact resume may change: what is computed from a good image does not depend on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class TrainArgs:
     """What the user asked of `ftcli train`. `overrides` are those for the recipe of a checkpoint; a recipe that is
     given has taken them already. `verify` has every image hashed again, lest something be kept of an older one."""
 
-    recipe: Document | None = None
+    recipe: RecipeFile | None = None
     stage: str | None = None
     resume: Path | None = None
     overrides: tuple[str, ...] = ()
     out: Path | None = None
     device: str
-    verify: bool = False
+    rehash: bool = False
 
 
 @dataclass(frozen=True)
-class Beginning:
+class StartPoint:
     """`stages` are the names of those that the run trains. `checkpoint` gives the weights where there is one; with
     `exact` its progress too, and `folder` is then its own."""
 
-    document: Document
-    stages: tuple[str, ...]
-    folder: RunFolder
+    recipe_file: RecipeFile
+    stage_names: tuple[str, ...]
+    folder: RunDir
     checkpoint: Checkpoint | None = None
-    source: Path | None = None
-    exact: bool = False
-    verify: bool = False
+    checkpoint_path: Path | None = None
+    is_exact_resume: bool = False
+    rehash: bool = False
 
     @property
     def is_finished(self) -> bool:
         """Whether the run that would go on has nothing left to do."""
-        return self.exact and self.checkpoint is not None and bool((self.checkpoint.progress or {})["finished"])
+        return self.is_exact_resume and self.checkpoint is not None and bool((self.checkpoint.progress or {})["finished"])
 
 
-def choose_beginning(order: Order, reporter: Reporter) -> Beginning:
+def resolve_start(args: TrainArgs, reporter: Reporter) -> StartPoint:
     """Decide what an order comes to, and say so. Nothing is written.
 
     Raises RecipeError for an order that cannot be carried out, CheckpointError for a checkpoint that cannot be used.
     """
-    if order.resume is None:
-        return _begin_recipe(order, reporter)
-    path, note = find_checkpoint(order.resume)
+    if args.resume is None:
+        return _start_from_recipe(args, reporter)
+    path, note = find_checkpoint(args.resume)
     if note:
-        reporter.say(note)
+        reporter.info(note)
     checkpoint = read_checkpoint(path)
-    if checkpoint.kind == "last" and order.stage is None and order.recipe is None:
-        return _go_on(order, path, checkpoint)
-    document = order.recipe or revive_recipe(checkpoint.recipe, str(path), order.overrides)
-    stages = _stages_after(order, document, checkpoint, path)
-    folder = _choose_folder(order, document, reporter)
-    return Beginning(document, stages, folder, checkpoint, path)
+    if checkpoint.kind == "last" and args.stage is None and args.recipe is None:
+        return _resume_exactly(args, path, checkpoint)
+    recipe_file = args.recipe or recipe_from_dict(checkpoint.recipe, str(path), args.overrides)
+    stage_names = _list_remaining_stages(args, recipe_file, checkpoint, path)
+    folder = _choose_folder(args, recipe_file, reporter)
+    return StartPoint(recipe_file, stage_names, folder, checkpoint, path)
 
 
-def _begin_recipe(order: Order, reporter: Reporter) -> Beginning:
-    if order.recipe is None:
+def _start_from_recipe(args: TrainArgs, reporter: Reporter) -> StartPoint:
+    if args.recipe is None:
         raise RecipeError(
             "train: neither a recipe nor a checkpoint is given; give one, as in `ftcli train configs/hotdog.yaml` or "
             "`ftcli train --stage all --resume best_loss.pt`"
         )
-    document = order.recipe
-    names = list_stages(document.recipe)
-    if order.stage is None:
-        return Beginning(document, names, _choose_folder(order, document, reporter))
-    index = _find_stage(order.stage, names, document.source)
+    recipe_file = args.recipe
+    stage_names = list_stage_names(recipe_file.recipe)
+    if args.stage is None:
+        return StartPoint(recipe_file, stage_names, _choose_folder(args, recipe_file, reporter))
+    index = _find_stage_index(args.stage, stage_names, recipe_file.source)
     if index > 0:
         raise RecipeError(
-            f"--stage {order.stage}: begins from the checkpoint of stage {names[index - 1]}, and none is given; add "
-            f"--resume runs/{document.recipe.name}/stages/{names[index - 1]}.pt"
+            f"--stage {args.stage}: begins from the checkpoint of stage {stage_names[index - 1]}, and none is given; add "
+            f"--resume runs/{recipe_file.recipe.name}/stages/{stage_names[index - 1]}.pt"
         )
-    return Beginning(document, (order.stage,), _choose_folder(order, document, reporter))
+    return StartPoint(recipe_file, (args.stage,), _choose_folder(args, recipe_file, reporter))
 
 
-def _go_on(order: Order, path: Path, checkpoint: Checkpoint) -> Beginning:
-    changes = [text for text in order.overrides if text.partition("=")[0].strip() not in _HARMLESS]
-    for option, value in (("--out", order.out), ("--set", " ".join(changes))):
+def _resume_exactly(args: TrainArgs, path: Path, checkpoint: Checkpoint) -> StartPoint:
+    refused_overrides = [text for text in args.overrides if text.partition("=")[0].strip() not in _RESUME_SAFE_KEYS]
+    for option, value in (("--out", args.out), ("--set", " ".join(refused_overrides))):
         if value:
             raise RecipeError(
                 f"{option} {value}: {path} goes on exactly where it stopped, in its own folder and with its own "
                 "settings; add --stage to begin a new run from its weights"
             )
     assert checkpoint.progress is not None  # kind last always has it
-    document = revive_recipe(checkpoint.recipe, str(path), order.overrides)
-    folder = RunFolder(path.parent)
-    return Beginning(document, tuple(checkpoint.progress["stages"]), folder, checkpoint, path, exact=True)
+    recipe_file = recipe_from_dict(checkpoint.recipe, str(path), args.overrides)
+    folder = RunDir(path.parent)
+    return StartPoint(recipe_file, tuple(checkpoint.progress["stages"]), folder, checkpoint, path, is_exact_resume=True)
 
 
-def _stages_after(order: Order, document: Document, checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
-    names = list_stages(document.recipe)
-    if order.stage is not None:
-        _find_stage(order.stage, names, document.source)
-        return (order.stage,)
-    if checkpoint.stage not in names:
-        return names
-    finished = checkpoint.progress is None or checkpoint.progress["finished"]
-    first = names.index(checkpoint.stage) + (1 if finished else 0)
-    if first == len(names):
+def _list_remaining_stages(args: TrainArgs, recipe_file: RecipeFile, checkpoint: Checkpoint, path: Path) -> tuple[str, ...]:
+    stage_names = list_stage_names(recipe_file.recipe)
+    if args.stage is not None:
+        _find_stage_index(args.stage, stage_names, recipe_file.source)
+        return (args.stage,)
+    if checkpoint.stage not in stage_names:
+        return stage_names
+    is_finished = checkpoint.progress is None or checkpoint.progress["finished"]
+    first_index = stage_names.index(checkpoint.stage) + (1 if is_finished else 0)
+    if first_index == len(stage_names):
         raise RecipeError(
             f"--resume {path}: comes from {checkpoint.stage}, the last stage, so no stage is left to train; add "
             f"--stage {checkpoint.stage} to train it once more from these weights, or evaluate it with "
             f"`ftcli evaluate {path}`"
         )
-    return names[first:]
+    return stage_names[first_index:]
 
 
-def _find_stage(stage: str, names: tuple[str, ...], source: str) -> int:
-    if stage not in names:
-        raise RecipeError(f"--stage {stage}: {source} has no stage of this name; {suggest(stage, names)}")
-    return names.index(stage)
+def _find_stage_index(stage: str, stage_names: tuple[str, ...], source: str) -> int:
+    if stage not in stage_names:
+        raise RecipeError(f"--stage {stage}: {source} has no stage of this name; {suggest(stage, stage_names)}")
+    return stage_names.index(stage)
 
 
-def _choose_folder(order: Order, document: Document, reporter: Reporter) -> RunFolder:
-    folder, note = choose_folder(order.out, document.recipe.name)
+def _choose_folder(args: TrainArgs, recipe_file: RecipeFile, reporter: Reporter) -> RunDir:
+    folder, note = choose_run_dir(args.out, recipe_file.recipe.name)
     if note:
-        reporter.say(note)
+        reporter.info(note)
     return folder
 
 
-def list_stages(recipe: Recipe) -> tuple[str, ...]:
+def list_stage_names(recipe: Recipe) -> tuple[str, ...]:
     """The names of a recipe's stages, in order."""
     return tuple(stage.name for stage in recipe.stages)

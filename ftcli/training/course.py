@@ -8,64 +8,64 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ftcli.caching.places import can_hold, find_limit
-from ftcli.data.batches import Draw, Feed
-from ftcli.data.loading import choose_workers
+from ftcli.caching.places import fits_in_cache, get_cache_limit
+from ftcli.data.batches import RngKey, BatchLoader
+from ftcli.data.loading import max_workers
 from ftcli.data.pixels import PixelCache
-from ftcli.features.cache import FeatureCache, NoRoom, Sight, Source
-from ftcli.features.feeds import ComputedFeed
-from ftcli.inference.outputs import Look, look_from, look_through
-from ftcli.models.cut import Cut, find_cut
-from ftcli.models.freezing import list_frozen_tensors, set_modes
+from ftcli.features.cache import FeatureCache, CacheFullError, ViewSpec, CacheLoaderConfig
+from ftcli.features.feeds import FeatureLoader
+from ftcli.inference.outputs import ForwardFn, image_forward, suffix_forward
+from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.freezing import list_frozen_tensors, set_train_mode
 from ftcli.planning import StagePlan
 from ftcli.recipe.schema import Stage
-from ftcli.results import Reporter, tell_count, tell_duration, tell_size
-from ftcli.training.acceleration import compile_look
-from ftcli.training.interruption import StopSignals
-from ftcli.training.keeping import SMALL, count_looks, count_views, weigh_ways
-from ftcli.training.ledger import Ledger
-from ftcli.training.preparation import Job, choose_transform, find_files, open_loader
+from ftcli.results import Reporter, format_count, format_duration, format_size
+from ftcli.training.acceleration import compile_forward
+from ftcli.training.interruption import GracefulStop
+from ftcli.training.keeping import ALWAYS_CACHE_BYTES, count_forward_images, count_views, estimate_cache_gain
+from ftcli.training.ledger import StageProfiler
+from ftcli.training.preparation import RunSetup, choose_transform, create_loader_config, open_loader
 
 
 @dataclass(frozen=True)
-class Course:
+class StageData:
     """What a stage trains on and how it looks at that: `training` in the modes of training, `evaluating` in eval mode.
 
     `draws` are the random looks at the training images; epoch e, counted from 0, takes the one at e mod their number.
     None of them depends on how many there are. `kept` tells that the frozen part is not computed in the epochs.
     """
 
-    train: Feed
-    val: Feed
-    training: Look
-    evaluating: Look
-    draws: Sequence[Draw | None]
-    kept: bool
+    train_loader: BatchLoader
+    val_loader: BatchLoader
+    train_forward: ForwardFn
+    eval_forward: ForwardFn
+    augmentation_keys: Sequence[RngKey | None]
+    is_cached: bool
 
-    def draw(self, epoch: int) -> Draw | None:
+    def key_for_epoch(self, epoch: int) -> RngKey | None:
         """The look of an epoch, counted from 0."""
-        return self.draws[epoch % len(self.draws)]
+        return self.augmentation_keys[epoch % len(self.augmentation_keys)]
 
 
 @dataclass(frozen=True)
-class _Division:
+class _CutStage:
     """The cut of a network between what is frozen and what trains, and the cache of what crosses it."""
 
-    cut: Cut
+    cut: ModelCut
     cache: FeatureCache
 
-    def make_course(self, job: Job, train: Feed, val: Feed, draws: Sequence[Draw | None], kept: bool) -> Course:
+    def create_stage_data(self, setup: RunSetup, train_loader: BatchLoader, val_loader: BatchLoader, augmentation_keys: Sequence[RngKey | None], is_cached: bool) -> StageData:
         """The course behind the cut."""
-        training, evaluating = (
-            look_through(part, job.classifier) for part in (self.cut.training_suffix, self.cut.suffix)
+        train_forward, eval_forward = (
+            suffix_forward(suffix, setup.classifier) for suffix in (self.cut.training_suffix, self.cut.suffix)
         )
-        return Course(train, val, training, evaluating, draws, kept)
+        return StageData(train_loader, val_loader, train_forward, eval_forward, augmentation_keys, is_cached)
 
 
 @contextmanager
-def open_course(
-    job: Job, plan: StagePlan, ledger: Ledger, reporter: Reporter, stop: StopSignals, digests: Mapping[str, str]
-) -> Iterator[Course | None]:
+def open_stage_data(
+    setup: RunSetup, plan: StagePlan, profiler: StageProfiler, reporter: Reporter, stop: GracefulStop, frozen_digests: Mapping[str, str]
+) -> Iterator[StageData | None]:
     """Choose how a stage computes, say so, and compute what is to be kept of the frozen part; None if a signal came
     meanwhile. Processes that read images end with the context. `digests` are those of the frozen tensors as they are
     now.
@@ -74,167 +74,167 @@ def open_course(
     no result depends on how much room there is, or on what is faster. Raises what reading images raises, and RunError
     where the disk is full.
     """
-    with ledger.measure("frozen"):
-        division = _divide(job, plan, digests, reporter)
-        keeps = division is not None and _choose_keeping(job, plan, division, reporter)
-        course = _gather(job, plan, division, reporter, stop) if division and keeps else None
-    if course is not None:
-        yield _compile(job, plan, course, ledger, reporter)
+    with profiler.measure("frozen"):
+        cut_stage = _cut_model(setup, plan, frozen_digests, reporter)
+        is_cached = cut_stage is not None and _should_cache(setup, plan, cut_stage, reporter)
+        stage_data = _open_cached(setup, plan, cut_stage, reporter, stop) if cut_stage and is_cached else None
+    if stage_data is not None:
+        yield _compile_train_forward(setup, plan, stage_data, profiler, reporter)
         return
     if stop.is_set():
         yield None
         return
-    with ledger.measure("data"):
-        pixels = _keep_pixels(job, plan.stage, reporter, stop)
-    if pixels is None:
+    with profiler.measure("data"):
+        pixel_caches = _fill_pixel_caches(setup, plan.stage, reporter, stop)
+    if pixel_caches is None:
         yield None
         return
-    opened = _open_whole(job, plan, pixels) if division is None else _open_anew(job, plan, division, pixels, ledger)
-    with opened as course:
-        yield _compile(job, plan, course, ledger, reporter)
+    opened_data = _open_full_model(setup, plan, pixel_caches) if cut_stage is None else _open_uncached(setup, plan, cut_stage, pixel_caches, profiler)
+    with opened_data as stage_data:
+        yield _compile_train_forward(setup, plan, stage_data, profiler, reporter)
 
 
 @contextmanager
-def _open_whole(job: Job, plan: StagePlan, pixels: Mapping[str, PixelCache]) -> Iterator[Course]:
+def _open_full_model(setup: RunSetup, plan: StagePlan, pixel_caches: Mapping[str, PixelCache]) -> Iterator[StageData]:
     """The whole network on images, at which each epoch has a look of its own."""
-    look = look_from(job.classifier)
-    draws = [(job.plan.recipe.seed, plan.stage.name, view + 1) for view in range(plan.stage.epochs)]
-    with open_loader(job, "train", pixels.get("train")) as train, open_loader(job, "val", pixels.get("val")) as val:
-        yield Course(train, val, look, look, draws, kept=False)
+    forward = image_forward(setup.classifier)
+    augmentation_keys = [(setup.plan.recipe.seed, plan.stage.name, view + 1) for view in range(plan.stage.epochs)]
+    with open_loader(setup, "train", pixel_caches.get("train")) as train_loader, open_loader(setup, "val", pixel_caches.get("val")) as val_loader:
+        yield StageData(train_loader, val_loader, forward, forward, augmentation_keys, is_cached=False)
 
 
 @contextmanager
-def _open_anew(
-    job: Job, plan: StagePlan, division: _Division, pixels: Mapping[str, PixelCache], ledger: Ledger
-) -> Iterator[Course]:
+def _open_uncached(
+    setup: RunSetup, plan: StagePlan, cut_stage: _CutStage, pixel_caches: Mapping[str, PixelCache], profiler: StageProfiler
+) -> Iterator[StageData]:
     """What trains, on what the frozen part gives for the images, computed in every epoch."""
 
-    def open_split(split: str) -> ComputedFeed:
-        samples, transform = job.images.splits[split], choose_transform(job, split)
-        files, size = find_files(job, pixels.get(split)), job.plan.recipe.data.batch_size
-        return ComputedFeed(division.cache.prefix, samples, transform, size, files, lambda: ledger.measure("frozen"))
+    def open_split(split: str) -> FeatureLoader:
+        samples, transform = setup.dataset.splits[split], choose_transform(setup, split)
+        loader_config, batch_size = create_loader_config(setup, pixel_caches.get(split)), setup.plan.recipe.data.batch_size
+        return FeatureLoader(cut_stage.cache.backbone, samples, transform, batch_size, loader_config, lambda: profiler.measure("frozen"))
 
-    with open_split("train") as train, open_split("val") as val:
-        yield division.make_course(job, train, val, _list_draws(job, plan.stage), kept=False)
+    with open_split("train") as train_loader, open_split("val") as val_loader:
+        yield cut_stage.create_stage_data(setup, train_loader, val_loader, _list_augmentation_keys(setup, plan.stage), is_cached=False)
 
 
-def _compile(job: Job, plan: StagePlan, course: Course, ledger: Ledger, reporter: Reporter) -> Course:
+def _compile_train_forward(setup: RunSetup, plan: StagePlan, stage_data: StageData, profiler: StageProfiler, reporter: Reporter) -> StageData:
     """The course with its steps compiled, if the recipe asks for that."""
-    if not job.plan.recipe.compile:
-        return course
-    set_modes(job.classifier.model, plan.freezing)
-    with ledger.measure("compiling"):
-        values = _take_whole(course.train, course.draw(0))
-        if values is None:
-            return course  # the first epoch tells what is wrong with the images
-        return replace(course, training=compile_look(course.training, values, job.classifier.model, reporter))
+    if not setup.plan.recipe.compile:
+        return stage_data
+    set_train_mode(setup.classifier.model, plan.frozen_names)
+    with profiler.measure("compiling"):
+        example_inputs = _take_full_batch(stage_data.train_loader, stage_data.key_for_epoch(0))
+        if example_inputs is None:
+            return stage_data  # the first epoch tells what is wrong with the images
+        return replace(stage_data, train_forward=compile_forward(stage_data.train_forward, example_inputs, setup.classifier.model, reporter))
 
 
-def _take_whole(feed: Feed, draw: Draw | None) -> tuple[Tensor, ...] | None:
+def _take_full_batch(loader: BatchLoader, key: RngKey | None) -> tuple[Tensor, ...] | None:
     """The values of a whole batch, of the first images that are not broken; None if all are."""
-    size, paths = min(feed.batch_size, len(feed.samples)), set[str]()
-    for batch in feed.batches(draw=draw):
-        if len(batch.paths) == size:
-            return batch.values
-        paths.update(batch.paths)
-        if len(paths) >= size:
+    batch_size, readable_paths = min(loader.batch_size, len(loader.samples)), set[str]()
+    for batch in loader.batches(rng_key=key):
+        if len(batch.paths) == batch_size:
+            return batch.inputs
+        readable_paths.update(batch.paths)
+        if len(readable_paths) >= batch_size:
             break
-    places = [place for place, sample in enumerate(feed.samples) if sample.path in paths]
-    return next(feed.batches(places[:size], draw)).values if places else None
+    indices = [index for index, sample in enumerate(loader.samples) if sample.path in readable_paths]
+    return next(loader.batches(indices[:batch_size], key)).inputs if indices else None
 
 
-def _list_draws(job: Job, stage: Stage) -> list[Draw | None]:
+def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None]:
     """The looks at the training images that a stage takes turns among where the network is cut."""
-    transform = choose_transform(job, "train")
+    transform = choose_transform(setup, "train")
     if not transform.is_random:
         return [None]
-    return [(job.plan.recipe.seed, stage.name, view + 1) for view in range(count_views(stage, transform))]
+    return [(setup.plan.recipe.seed, stage.name, view + 1) for view in range(count_views(stage, transform))]
 
 
-def _divide(job: Job, plan: StagePlan, digests: Mapping[str, str], reporter: Reporter) -> _Division | None:
+def _cut_model(setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str], reporter: Reporter) -> _CutStage | None:
     """The network, cut behind its frozen part; None where there is no such part, where the recipe wants it whole, and,
     as is said, where it cannot be cut."""
-    stage, freezing, classifier = plan.stage, plan.freezing, job.classifier
+    stage, freezing, classifier = plan.stage, plan.frozen_names, setup.classifier
     if stage.cache == "off" or not freezing.parameters:
         return None
-    cut = find_cut(classifier.model, freezing.parameters, freezing.modules, job.plan.preprocessing.image_size)
-    if cut is None or cut.whole:
-        why = "its code cannot be divided" if cut is None else "what trains comes before it"
-        reporter.say(f"Stage {stage.name}: the frozen part is computed in every epoch, for {why}")
+    cut = cut_model(classifier.model, freezing.parameters, freezing.modules, setup.plan.preprocessing.image_size)
+    if cut is None or cut.is_uncut:
+        reason = "its code cannot be divided" if cut is None else "what trains comes before it"
+        reporter.info(f"Stage {stage.name}: the frozen part is computed in every epoch, for {reason}")
         return None
-    known = {id(tensor): digests[name] for name, tensor in list_frozen_tensors(classifier.model, freezing).items()}
-    cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision, known)
-    return _Division(cut, cache)
+    known_digests = {id(tensor): frozen_digests[name] for name, tensor in list_frozen_tensors(classifier.model, freezing).items()}
+    cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision, known_digests)
+    return _CutStage(cut, cache)
 
 
-def _choose_keeping(job: Job, plan: StagePlan, division: _Division, reporter: Reporter) -> bool:
+def _should_cache(setup: RunSetup, plan: StagePlan, cut_stage: _CutStage, reporter: Reporter) -> bool:
     """Whether what crosses the cut is kept: where it fits, and that is worth while. It is said either way."""
-    stage, cache = plan.stage, division.cache
-    train, val = (len(job.images.splits[split]) for split in ("train", "val"))
-    views = len(_list_draws(job, stage))
-    records = views * train + val
-    size = records * cache.prefix.row_bytes
-    if not can_hold(size):
-        reporter.say(
+    stage, cache = plan.stage, cut_stage.cache
+    num_train, num_val = (len(setup.dataset.splits[split]) for split in ("train", "val"))
+    num_views = len(_list_augmentation_keys(setup, stage))
+    num_records = num_views * num_train + num_val
+    num_bytes = num_records * cache.backbone.row_bytes
+    if not fits_in_cache(num_bytes):
+        reporter.info(
             f"Stage {stage.name}: the frozen part is computed in every epoch, for what it gives would take "
-            f"{tell_size(size)}, more than the disk or the cache's limit of {tell_size(find_limit())} allows"
+            f"{format_size(num_bytes)}, more than the disk or the cache's limit of {format_size(get_cache_limit())} allows"
         )
         return False
-    gain = ""
-    if cache.prefix.row_bytes > SMALL:
-        again, once = weigh_ways(cache.prefix, count_looks(stage.epochs, train, val), records, size)
-        if once >= again:
-            reporter.say(
-                f"Stage {stage.name}: the frozen part is computed in every epoch, about {tell_duration(again)}, for "
-                f"keeping {tell_size(size)} of what it gives would take {tell_duration(once)}"
+    gain_note = ""
+    if cache.backbone.row_bytes > ALWAYS_CACHE_BYTES:
+        uncached_seconds, cached_seconds = estimate_cache_gain(cache.backbone, count_forward_images(stage.epochs, num_train, num_val), num_records, num_bytes)
+        if cached_seconds >= uncached_seconds:
+            reporter.info(
+                f"Stage {stage.name}: the frozen part is computed in every epoch, about {format_duration(uncached_seconds)}, for "
+                f"keeping {format_size(num_bytes)} of what it gives would take {format_duration(cached_seconds)}"
             )
             return False
-        gain = f": about {tell_duration(once)} instead of {tell_duration(again)}"
-    names = ", ".join(crossing.name for crossing in division.cut.crossing)
-    kept = tell_count(views, "view") + f" of {tell_count(train, 'image')} and {val:,} for validation"
-    reporter.say(
-        f"Stage {stage.name}: the frozen part, up to {names}, is computed once for {kept}, {tell_size(size)}{gain}"
+        gain_note = f": about {format_duration(cached_seconds)} instead of {format_duration(uncached_seconds)}"
+    boundary_names = ", ".join(tensor.name for tensor in cut_stage.cut.boundary)
+    cached_images = format_count(num_views, "view") + f" of {format_count(num_train, 'image')} and {num_val:,} for validation"
+    reporter.info(
+        f"Stage {stage.name}: the frozen part, up to {boundary_names}, is computed once for {cached_images}, {format_size(num_bytes)}{gain_note}"
     )
     return True
 
 
-def _gather(job: Job, plan: StagePlan, division: _Division, reporter: Reporter, stop: StopSignals) -> Course | None:
+def _open_cached(setup: RunSetup, plan: StagePlan, cut_stage: _CutStage, reporter: Reporter, stop: GracefulStop) -> StageData | None:
     """What is trained on where the frozen part is kept; None if a signal came meanwhile, or there is no room."""
-    data, images, cache, name = job.plan.recipe.data, job.images, division.cache, plan.stage.name
-    source = Source(images.root, data.on_corrupt_image, find_files(job).num_workers, job.beginning.verify)
-    draws, feeds = _list_draws(job, plan.stage), list[Feed]()
-    for split, looks in (("train", draws), ("val", [None])):
-        task, transform = f"{name}: frozen part, {split}", choose_transform(job, split)
-        sights = [Sight(transform, draw) for draw in looks]
+    data, dataset, cache, stage_name = setup.plan.recipe.data, setup.dataset, cut_stage.cache, plan.stage.name
+    loader_config = CacheLoaderConfig(dataset.root, data.on_corrupt_image, create_loader_config(setup).num_workers, setup.start_point.rehash)
+    augmentation_keys, loaders = _list_augmentation_keys(setup, plan.stage), list[BatchLoader]()
+    for split, keys in (("train", augmentation_keys), ("val", [None])):
+        task, transform = f"{stage_name}: frozen part, {split}", choose_transform(setup, split)
+        views = [ViewSpec(transform, key) for key in keys]
         try:
-            feed = cache.gather(images.splits[split], sights, data.batch_size, source, reporter, task, stop.is_set)
-        except NoRoom:  # what leaves for it is less than was hoped: it is in use
-            reporter.say(
-                f"Stage {name}: the frozen part is computed in every epoch, for what is in use leaves no room in the "
+            loader = cache.get_or_compute(dataset.splits[split], views, data.batch_size, loader_config, reporter, task, stop.is_set)
+        except CacheFullError:  # what leaves for it is less than was hoped: it is in use
+            reporter.info(
+                f"Stage {stage_name}: the frozen part is computed in every epoch, for what is in use leaves no room in the "
                 "cache"
             )
             return None
-        if feed is None:
+        if loader is None:
             return None
-        feeds.append(feed)
-    if not cache.prefix.computed:
-        reporter.say(f"Stage {name}: all of that was computed before and is read from the cache")
-    return division.make_course(job, feeds[0], feeds[1], draws, kept=True)
+        loaders.append(loader)
+    if not cache.backbone.num_computed:
+        reporter.info(f"Stage {stage_name}: all of that was computed before and is read from the cache")
+    return cut_stage.create_stage_data(setup, loaders[0], loaders[1], augmentation_keys, is_cached=True)
 
 
-def _keep_pixels(job: Job, stage: Stage, reporter: Reporter, stop: StopSignals) -> dict[str, PixelCache] | None:
+def _fill_pixel_caches(setup: RunSetup, stage: Stage, reporter: Reporter, stop: GracefulStop) -> dict[str, PixelCache] | None:
     """What is kept of the images as they are before chance, by split: nothing where each is read once, or where there
     is no room. None if `stop` became true."""
-    images, data = job.images, job.plan.recipe.data
+    dataset, data = setup.dataset, setup.plan.recipe.data
     if stage.cache == "off" or stage.epochs < 2:
         return {}
-    pixels = {
-        split: PixelCache(images.root, choose_transform(job, split), job.beginning.verify) for split in ("train", "val")
+    pixel_caches = {
+        split: PixelCache(dataset.root, choose_transform(setup, split), setup.start_point.rehash) for split in ("train", "val")
     }
-    if not can_hold(sum(kept.estimate(images.splits[split]) for split, kept in pixels.items())):
+    if not fits_in_cache(sum(pixel_cache.estimate_bytes(dataset.splits[split]) for split, pixel_cache in pixel_caches.items())):
         return {}
-    for split, kept in pixels.items():
-        task, num_workers = f"{stage.name}: reading {split}", choose_workers(data.num_workers)
-        if not kept.fill(images.splits[split], num_workers, data.on_corrupt_image, reporter, task, stop.is_set):
+    for split, pixel_cache in pixel_caches.items():
+        task, num_workers = f"{stage.name}: reading {split}", max_workers(data.num_workers)
+        if not pixel_cache.fill(dataset.splits[split], num_workers, data.on_corrupt_image, reporter, task, stop.is_set):
             return None
-    return pixels
+    return pixel_caches

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.models.states import put_tensors
-from ftcli.results import EpochRow, StageResult, StageTimes, TestResult
+from ftcli.models.states import copy_state_dict
+from ftcli.results import EpochMetrics, StageResult, StageTimes, TestResult
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from ftcli.runs.folder import RunFolder
-from ftcli.training.ledger import Ledger
+from ftcli.runs.folder import RunDir
+from ftcli.training.ledger import StageProfiler
 
-PATIENCE = 20.0
+SAVE_INTERVAL_FACTOR = 20.0
 """Checkpoints wait until so many times the seconds have passed that writing them takes: a stage whose epochs are short
 spends 5 % of its time on them, and a kill costs it no more than that pause."""
 
@@ -30,23 +30,23 @@ class StageState:
     `times` what a ledger keeps."""
 
     stage: str
-    frozen: dict[str, str]
+    frozen_digests: dict[str, str]
     epoch: int = -1
     step: int = 0
     loss_sum: float = 0.0
-    right: int = 0
-    seen: int = 0
+    correct: int = 0
+    num_samples: int = 0
     training_seconds: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
 
-    def begin_epoch(self) -> None:
+    def reset_epoch_sums(self) -> None:
         """The epoch was measured; count the next one from nothing."""
-        self.step, self.loss_sum, self.right, self.seen = 0, 0.0, 0, 0
+        self.step, self.loss_sum, self.correct, self.num_samples = 0, 0.0, 0, 0
         self.training_seconds = 0.0
 
 
 @dataclass
-class Journal:
+class CheckpointManager:
     """The rows and stage results of a run, and its files.
 
     `world` is what every checkpoint of the run carries besides weights and figures; `begun` are the times at which it
@@ -54,101 +54,101 @@ class Journal:
     an epoch and ends in the same bits, and loses nothing. Until they are written, copies of the best weights wait.
     """
 
-    folder: RunFolder
-    world: Checkpoint
-    stages: tuple[str, ...]
-    rows: list[EpochRow] = field(default_factory=list)
+    folder: RunDir
+    checkpoint_template: Checkpoint
+    stage_names: tuple[str, ...]
+    history: list[EpochMetrics] = field(default_factory=list)
     results: list[StageResult] = field(default_factory=list)
     skipped: set[str] = field(default_factory=set)
-    begun: list[str] = field(default_factory=list)
+    start_times: list[str] = field(default_factory=list)
     fingerprint: str = ""
-    _waiting: tuple[Checkpoint, tuple[Path, ...]] | None = None
+    _pending_best: tuple[Checkpoint, tuple[Path, ...]] | None = None
     _best: Checkpoint | None = None
-    _place: tuple[str, int, int] | None = None
-    _written: float = field(default_factory=time.monotonic)
-    _cost: float = 0.1
+    _saved_position: tuple[str, int, int] | None = None
+    _last_save_time: float = field(default_factory=time.monotonic)
+    _last_save_seconds: float = 0.1
 
-    def begin(self) -> None:
+    def reset_save_timer(self) -> None:
         """Training begins now: what was computed before is in the cache, and no checkpoint need hold it."""
-        self._written = time.monotonic()
+        self._last_save_time = time.monotonic()
 
-    def record(self, row: EpochRow, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> bool:
+    def on_epoch_end(self, metrics: EpochMetrics, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> bool:
         """Note a measured epoch, and save it if the last time was long enough ago; returns whether it is the run's
         lowest validation loss so far."""
-        in_stage = [past.val_loss for past in self.rows if past.stage == row.stage]
-        best_of_stage = row.val_loss < min(in_stage, default=float("inf"))
-        best_of_run = row.val_loss < min((past.val_loss for past in self.rows), default=float("inf"))
-        self.rows.append(row)
-        if best_of_stage:
-            paths = (self.folder.stage(row.stage), *([self.folder.best_loss] if best_of_run else []))
-            self._waiting = (self._checkpoint(row, _copy_weights(model, state.frozen)), paths)
-        if time.monotonic() - self._written >= PATIENCE * self._cost:
+        stage_losses = [previous.val_loss for previous in self.history if previous.stage == metrics.stage]
+        is_stage_best = metrics.val_loss < min(stage_losses, default=float("inf"))
+        is_run_best = metrics.val_loss < min((previous.val_loss for previous in self.history), default=float("inf"))
+        self.history.append(metrics)
+        if is_stage_best:
+            paths = (self.folder.stage_checkpoint(metrics.stage), *([self.folder.best_loss] if is_run_best else []))
+            self._pending_best = (self._create_best_checkpoint(metrics, _copy_weights(model, state.frozen_digests)), paths)
+        if time.monotonic() - self._last_save_time >= SAVE_INTERVAL_FACTOR * self._last_save_seconds:
             self.save(model, optimizer, state)
-        return best_of_run
+        return is_run_best
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> None:
         """Write the best checkpoints that wait, and last.pt: from it the run goes on exactly where it is."""
-        began = time.monotonic()
-        self._write_waiting()
-        progress = {**self._progress(), "state": dataclasses.asdict(state), "optimizer": optimizer.state_dict()}
-        measured = state.epoch >= 0 and state.step == 0  # the last row is then of these very weights
-        metrics = _figures(self.rows[-1]) if measured else {}
+        start_time = time.monotonic()
+        self._write_pending_best()
+        progress = {**self._progress_to_dict(), "state": dataclasses.asdict(state), "optimizer": optimizer.state_dict()}
+        is_validated = state.epoch >= 0 and state.step == 0  # the last row is then of these very weights
+        metrics = _val_metrics(self.history[-1]) if is_validated else {}
         self._write_last(model, state.stage, max(state.epoch, 0), metrics, progress)
-        self.folder.write_metrics(self.rows)
-        self._place = (state.stage, state.epoch, state.step)
-        self._written = time.monotonic()
-        self._cost = self._written - began
+        self.folder.write_metrics(self.history)
+        self._saved_position = (state.stage, state.epoch, state.step)
+        self._last_save_time = time.monotonic()
+        self._last_save_seconds = self._last_save_time - start_time
 
-    def catch_up(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> None:
+    def save_if_stale(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> None:
         """The same, unless it was done since the last epoch ended."""
-        if self._place != (state.stage, state.epoch, state.step):
+        if self._saved_position != (state.stage, state.epoch, state.step):
             self.save(model, optimizer, state)
 
-    def save_finished(self, model: nn.Module, test: TestResult | None) -> None:
+    def save_final(self, model: nn.Module, test: TestResult | None) -> None:
         """Write the last.pt of a run that has nothing left to do, and whose best weights are in the model."""
-        last, best = self.rows[-1], min(self.rows, key=lambda row: row.val_loss)
-        progress = {**self._progress(), "finished": True, "test": None if test is None else test.to_dict()}
-        self._write_last(model, last.stage, last.epoch, _figures(best), progress)
-        self.folder.write_metrics(self.rows)
+        last, best = self.history[-1], min(self.history, key=lambda metrics: metrics.val_loss)
+        progress = {**self._progress_to_dict(), "finished": True, "test": None if test is None else test.to_dict()}
+        self._write_last(model, last.stage, last.epoch, _val_metrics(best), progress)
+        self.folder.write_metrics(self.history)
 
     def restore_best(self, stage: str, model: nn.Module) -> None:
         """Put the best weights of a stage into the network; where they wait they are written too."""
-        self._write_waiting()
-        kept = self._best if self._best is not None and self._best.stage == stage else None
-        put_tensors(model, (kept or read_checkpoint(self.folder.stage(stage))).state)
+        self._write_pending_best()
+        best = self._best if self._best is not None and self._best.stage == stage else None
+        copy_state_dict(model, (best or read_checkpoint(self.folder.stage_checkpoint(stage))).state)
         self._best = None
 
-    def close_stage(self, state: StageState, trainable: int, ledger: Ledger) -> StageResult:
+    def summarize_stage(self, state: StageState, num_trainable_parameters: int, profiler: StageProfiler) -> StageResult:
         """Sum up a stage that has ended."""
-        rows = [row for row in self.rows if row.stage == state.stage]
-        best = min(rows, key=lambda row: row.val_loss)
+        stage_history = [metrics for metrics in self.history if metrics.stage == state.stage]
+        best = min(stage_history, key=lambda metrics: metrics.val_loss)
         result = StageResult(
             name=state.stage,
-            epochs=len(rows) - 1,
-            start_val_loss=rows[0].val_loss,
+            epochs=len(stage_history) - 1,
+            start_val_loss=stage_history[0].val_loss,
             val_loss=best.val_loss,
             val_accuracy=best.val_accuracy,
-            seconds=round(ledger.seconds, 3),
-            trainable_parameters=trainable,
-            times=ledger.sum_up(),
+            seconds=round(profiler.total_seconds, 3),
+            trainable_parameters=num_trainable_parameters,
+            times=profiler.summary(),
         )
         self.results.append(result)
         return result
 
-    def _write_waiting(self) -> None:
-        if self._waiting is not None:
-            self._best, paths = self._waiting
+    def _write_pending_best(self) -> None:
+        if self._pending_best is not None:
+            self._best, paths = self._pending_best
             write_checkpoint(self._best, *paths)
-            self._waiting = None
+            self._pending_best = None
 
-    def _progress(self) -> dict[str, Any]:
+    def _progress_to_dict(self) -> dict[str, Any]:
         return {
             "finished": False,
-            "stages": list(self.stages),
-            "rows": [row.to_dict() for row in self.rows],
+            "stages": list(self.stage_names),
+            "rows": [metrics.to_dict() for metrics in self.history],
             "results": [result.to_dict() for result in self.results],
             "skipped": sorted(self.skipped),
-            "begun": list(self.begun),
+            "begun": list(self.start_times),
             "fingerprint": self.fingerprint,
         }
 
@@ -156,7 +156,7 @@ class Journal:
         self, model: nn.Module, stage: str, epoch: int, metrics: Mapping[str, float], progress: Mapping[str, Any]
     ) -> None:
         checkpoint = dataclasses.replace(
-            self.world,
+            self.checkpoint_template,
             kind="last",
             stage=stage,
             epoch=epoch,
@@ -166,32 +166,32 @@ class Journal:
         )
         write_checkpoint(checkpoint, self.folder.last)
 
-    def _checkpoint(self, row: EpochRow, weights: Mapping[str, Tensor]) -> Checkpoint:
+    def _create_best_checkpoint(self, metrics: EpochMetrics, weights: Mapping[str, Tensor]) -> Checkpoint:
         return dataclasses.replace(
-            self.world,
+            self.checkpoint_template,
             kind="best",
-            stage=row.stage,
-            epoch=row.epoch,
-            metrics=_figures(row),
+            stage=metrics.stage,
+            epoch=metrics.epoch,
+            metrics=_val_metrics(metrics),
             state=weights,
         )
 
 
-def _copy_weights(model: nn.Module, frozen: Collection[str]) -> dict[str, Tensor]:
+def _copy_weights(model: nn.Module, frozen_names: Collection[str]) -> dict[str, Tensor]:
     """The weights as they are now. Those that the stage leaves alone are no copies."""
     tensors = model.state_dict().items()
-    return {name: tensor.detach() if name in frozen else tensor.detach().clone() for name, tensor in tensors}
+    return {name: tensor.detach() if name in frozen_names else tensor.detach().clone() for name, tensor in tensors}
 
 
-def revive_rows(progress: Mapping[str, Any]) -> list[EpochRow]:
+def history_from_dict(progress: Mapping[str, Any]) -> list[EpochMetrics]:
     """The measured epochs that a last.pt holds."""
-    return [EpochRow(**row) for row in progress["rows"]]
+    return [EpochMetrics(**metrics) for metrics in progress["rows"]]
 
 
-def revive_results(progress: Mapping[str, Any]) -> list[StageResult]:
+def results_from_dict(progress: Mapping[str, Any]) -> list[StageResult]:
     """The ended stages that a last.pt holds."""
     return [StageResult(**{**result, "times": StageTimes(**result["times"])}) for result in progress["results"]]
 
 
-def _figures(row: EpochRow) -> dict[str, float]:
-    return {"val_loss": row.val_loss, "val_accuracy": row.val_accuracy}
+def _val_metrics(metrics: EpochMetrics) -> dict[str, float]:
+    return {"val_loss": metrics.val_loss, "val_accuracy": metrics.val_accuracy}

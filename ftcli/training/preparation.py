@@ -14,218 +14,218 @@ import torch
 import torchvision
 
 from ftcli import __version__
-from ftcli.data.loading import Loader, measure_preprocessing, share_cores
+from ftcli.data.loading import ImageLoader, measure_preprocessing, default_num_workers
 from ftcli.data.pixels import PixelCache
-from ftcli.data.reading import ImageFiles
-from ftcli.data.sources import ImageSet
+from ftcli.data.reading import LoaderConfig
+from ftcli.data.sources import ImageDataset
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
-from ftcli.inference.classifier import Classifier, revive_model
-from ftcli.models.published import name_weights
+from ftcli.inference.classifier import Classifier, model_from_checkpoint
+from ftcli.models.published import is_weights_name
 from ftcli.models.weights import load_weights, read_preprocessing
 from ftcli.models.zoo import adapt_preprocessing, default_preprocessing
-from ftcli.planning import AnyPlan, Plan, align_classes, build_model, gather_images, plan_recipe, put_head
-from ftcli.recipe.loading import Document
-from ftcli.recipe.schema.network import is_address
+from ftcli.planning import AnyStagePlan, Plan, align_classes, build_model, load_dataset, plan_recipe, reset_classifier
+from ftcli.recipe.loading import RecipeFile
+from ftcli.recipe.schema.network import is_url
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runs.checkpoint import Checkpoint
-from ftcli.training.beginning import Beginning
-from ftcli.training.journal import Journal, revive_results, revive_rows
+from ftcli.training.beginning import StartPoint
+from ftcli.training.journal import CheckpointManager, results_from_dict, history_from_dict
 
 
 @dataclass(frozen=True)
-class Job:
+class RunSetup:
     """A beginning whose network, images and plan are there and fit together. `stages` are those left to train."""
 
-    beginning: Beginning
+    start_point: StartPoint
     plan: Plan
-    stages: tuple[AnyPlan, ...]
-    images: ImageSet
+    remaining_stages: tuple[AnyStagePlan, ...]
+    dataset: ImageDataset
     classifier: Classifier
-    journal: Journal
+    checkpointer: CheckpointManager
 
     @property
-    def progress(self) -> Mapping[str, Any] | None:
+    def saved_progress(self) -> Mapping[str, Any] | None:
         """What last.pt holds, where the run goes on exactly."""
-        checkpoint = self.beginning.checkpoint
-        return checkpoint.progress if checkpoint and self.beginning.exact else None
+        checkpoint = self.start_point.checkpoint
+        return checkpoint.progress if checkpoint and self.start_point.is_exact_resume else None
 
 
-def prepare(beginning: Beginning, device: torch.device, reporter: Reporter) -> Job:
+def setup_run(start_point: StartPoint, device: torch.device, reporter: Reporter) -> RunSetup:
     """Plan, find the images, and build the network with its weights.
 
     Raises RecipeError, DataError and CheckpointError, in this order; nothing was written then, but for a known data
     set that was fetched.
     """
-    document, checkpoint = beginning.document, beginning.checkpoint
-    plan = plan_recipe(document, _settle_preprocessing(beginning, reporter))
-    images = gather_images(document, reporter, checkpoint.splits_by_place() if checkpoint else None)
+    recipe_file, checkpoint = start_point.recipe_file, start_point.checkpoint
+    plan = plan_recipe(recipe_file, _resolve_preprocessing(start_point, reporter))
+    dataset = load_dataset(recipe_file, reporter, checkpoint.splits_by_any_path() if checkpoint else None)
     if checkpoint is not None:
-        images = align_classes(images, checkpoint.classes, str(beginning.source))
-        if beginning.exact:
-            images = _keep_to(images, checkpoint, beginning, reporter)
-    if checkpoint is None and is_address(document.recipe.backbone.weights):  # what it is shows when it has come
-        plan = plan_recipe(document, _ask_weights(document, reporter))
-    if document.recipe.data.normalize == "dataset" and not _keeps_normalization(beginning):
-        measured = measure_preprocessing(plan.preprocessing, images, document.recipe.data)
-        plan = dataclasses.replace(plan, preprocessing=measured)
+        dataset = align_classes(dataset, checkpoint.classes, str(start_point.checkpoint_path))
+        if start_point.is_exact_resume:
+            dataset = _restrict_to_checkpoint_images(dataset, checkpoint, start_point, reporter)
+    if checkpoint is None and is_url(recipe_file.recipe.backbone.weights):  # what it is shows when it has come
+        plan = plan_recipe(recipe_file, _read_weights_preprocessing(recipe_file, reporter))
+    if recipe_file.recipe.data.normalize == "dataset" and not _uses_checkpoint_normalization(start_point):
+        measured_preprocessing = measure_preprocessing(plan.preprocessing, dataset, recipe_file.recipe.data)
+        plan = dataclasses.replace(plan, preprocessing=measured_preprocessing)
     if checkpoint is None:
         model = build_model(plan)
-        origin = load_weights(
-            model, plan.recipe.backbone, plan.head.path, document.locate("backbone", "weights"), reporter
+        weights_info = load_weights(
+            model, plan.recipe.backbone, plan.head.path, recipe_file.locate("backbone", "weights"), reporter
         )
-        put_head(model, plan, len(images.classes))
-        came = {"weights": origin.source, "weights_sha256": origin.sha256, "checkpoint": None}
+        reset_classifier(model, plan, len(dataset.classes))
+        provenance = {"weights": weights_info.source, "weights_sha256": weights_info.sha256, "checkpoint": None}
     else:
-        model = revive_model(plan, checkpoint, str(beginning.source))
-        came = {**checkpoint.origin, "checkpoint": checkpoint.digest}
-    classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
-    journal = _open_journal(
-        beginning, plan, images, dict(checkpoint.origin) if beginning.exact and checkpoint else came
+        model = model_from_checkpoint(plan, checkpoint, str(start_point.checkpoint_path))
+        provenance = {**checkpoint.origin, "checkpoint": checkpoint.digest}
+    classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, plan.recipe.precision)
+    checkpointer = _create_checkpoint_manager(
+        start_point, plan, dataset, dict(checkpoint.origin) if start_point.is_exact_resume and checkpoint else provenance
     )
-    left = beginning.stages[len(journal.results) :]
-    stages = tuple(next(stage for stage in plan.stages if stage.stage.name == name) for name in left)
-    return Job(beginning, plan, stages, images, classifier, journal)
+    remaining_names = start_point.stage_names[len(checkpointer.results) :]
+    remaining_stages = tuple(next(stage for stage in plan.stages if stage.stage.name == name) for name in remaining_names)
+    return RunSetup(start_point, plan, remaining_stages, dataset, classifier, checkpointer)
 
 
-def _ask_weights(document: Document, reporter: Reporter) -> Preprocessing:
+def _read_weights_preprocessing(recipe_file: RecipeFile, reporter: Reporter) -> Preprocessing:
     """What the recipe makes of its weights' preprocessing, when their file is here or has been downloaded."""
-    recipe = document.recipe
-    own = read_preprocessing(recipe.backbone, document.locate("backbone", "weights"), reporter)
-    return adapt_preprocessing(own, recipe.data)
+    recipe = recipe_file.recipe
+    weights_preprocessing = read_preprocessing(recipe.backbone, recipe_file.locate("backbone", "weights"), reporter)
+    return adapt_preprocessing(weights_preprocessing, recipe.data)
 
 
-def _settle_preprocessing(beginning: Beginning, reporter: Reporter) -> Preprocessing | None:
+def _resolve_preprocessing(start_point: StartPoint, reporter: Reporter) -> Preprocessing | None:
     """A checkpoint's own, exactly where the run goes on, else with the sizes that the recipe asks for.
 
     A file that its weights once came from is needed only where the recipe asks for the file's mean and std.
     """
-    checkpoint, recipe = beginning.checkpoint, beginning.document.recipe
-    if checkpoint is None or beginning.exact:
+    checkpoint, recipe = start_point.checkpoint, start_point.recipe_file.recipe
+    if checkpoint is None or start_point.is_exact_resume:
         return checkpoint.preprocessing if checkpoint else None
-    own, weights = checkpoint.preprocessing, recipe.backbone.weights
-    if weights == "none" or name_weights(weights):
-        wanted = adapt_preprocessing(default_preprocessing(recipe.backbone.name, weights), recipe.data)
-    elif recipe.data.normalize == "pretrained" and not _keeps_normalization(beginning):
-        wanted = _ask_weights(beginning.document, reporter)
+    checkpoint_preprocessing, weights = checkpoint.preprocessing, recipe.backbone.weights
+    if weights == "none" or is_weights_name(weights):
+        preprocessing = adapt_preprocessing(default_preprocessing(recipe.backbone.name, weights), recipe.data)
+    elif recipe.data.normalize == "pretrained" and not _uses_checkpoint_normalization(start_point):
+        preprocessing = _read_weights_preprocessing(start_point.recipe_file, reporter)
     else:
-        wanted = adapt_preprocessing(own, recipe.data)
-    if _keeps_normalization(beginning):
-        wanted = dataclasses.replace(wanted, mean=own.mean, std=own.std)
-    return dataclasses.replace(wanted, interpolation=own.interpolation)
+        preprocessing = adapt_preprocessing(checkpoint_preprocessing, recipe.data)
+    if _uses_checkpoint_normalization(start_point):
+        preprocessing = dataclasses.replace(preprocessing, mean=checkpoint_preprocessing.mean, std=checkpoint_preprocessing.std)
+    return dataclasses.replace(preprocessing, interpolation=checkpoint_preprocessing.interpolation)
 
 
-def _keeps_normalization(beginning: Beginning) -> bool:
+def _uses_checkpoint_normalization(start_point: StartPoint) -> bool:
     """Whether mean and std are those of a checkpoint: where the run goes on, or asks for what the checkpoint asked."""
-    if beginning.checkpoint is None:
+    if start_point.checkpoint is None:
         return False
-    asked = beginning.checkpoint.recipe["data"]["normalize"]
-    wanted: Any = beginning.document.recipe.model_dump(mode="json")["data"]["normalize"]
-    return beginning.exact or bool(asked == wanted)
+    checkpoint_normalize = start_point.checkpoint.recipe["data"]["normalize"]
+    recipe_normalize: Any = start_point.recipe_file.recipe.model_dump(mode="json")["data"]["normalize"]
+    return start_point.is_exact_resume or bool(checkpoint_normalize == recipe_normalize)
 
 
-def _keep_to(images: ImageSet, checkpoint: Checkpoint, beginning: Beginning, reporter: Reporter) -> ImageSet:
+def _restrict_to_checkpoint_images(dataset: ImageDataset, checkpoint: Checkpoint, start_point: StartPoint, reporter: Reporter) -> ImageDataset:
     """The images that the run began with, no others."""
-    held = checkpoint.splits_by_path()
-    found = {sample.path for samples in images.splits.values() for sample in samples}
-    missing = [path for path in held if path not in found]
-    if missing:
+    checkpoint_splits = checkpoint.splits_by_path()
+    current_paths = {sample.path for samples in dataset.splits.values() for sample in samples}
+    missing_paths = [path for path in checkpoint_splits if path not in current_paths]
+    if missing_paths:
         raise DataError(
-            f"{images.source}: {len(missing)} images that the run began with are no longer there, the first is "
-            f"{missing[0]}; put them back, or add --stage to begin a new run from the weights of {beginning.source}"
+            f"{dataset.source}: {len(missing_paths)} images that the run began with are no longer there, the first is "
+            f"{missing_paths[0]}; put them back, or add --stage to begin a new run from the weights of {start_point.checkpoint_path}"
         )
-    if added := len(found - held.keys()):
-        reporter.warn(f"{images.source}: {added} images were added since the run began; it goes on without them")
-    kept = {
-        split: tuple(sample for sample in samples if sample.path in held) for split, samples in images.splits.items()
+    if num_added := len(current_paths - checkpoint_splits.keys()):
+        reporter.warn(f"{dataset.source}: {num_added} images were added since the run began; it goes on without them")
+    restricted_splits = {
+        split: tuple(sample for sample in samples if sample.path in checkpoint_splits) for split, samples in dataset.splits.items()
     }
-    images = dataclasses.replace(images, splits=kept)
+    dataset = dataclasses.replace(dataset, splits=restricted_splits)
     assert checkpoint.progress is not None
-    if images.fingerprint() != checkpoint.progress["fingerprint"]:
-        reporter.warn(f"{images.source}: images have changed since the run began; what follows differs from one run")
-    return images
+    if dataset.fingerprint() != checkpoint.progress["fingerprint"]:
+        reporter.warn(f"{dataset.source}: images have changed since the run began; what follows differs from one run")
+    return dataset
 
 
-def _open_journal(beginning: Beginning, plan: Plan, images: ImageSet, origin: Mapping[str, Any]) -> Journal:
-    world = Checkpoint(
+def _create_checkpoint_manager(start_point: StartPoint, plan: Plan, dataset: ImageDataset, provenance: Mapping[str, Any]) -> CheckpointManager:
+    checkpoint_template = Checkpoint(
         kind="best",
         recipe=plan.recipe.model_dump(mode="json"),
-        classes=images.classes,
+        classes=dataset.classes,
         preprocessing=plan.preprocessing,
         stage="",
         epoch=0,
         metrics={},
-        origin=origin,
-        held={split: tuple(sample.path for sample in samples) for split, samples in images.splits.items()},
+        origin=provenance,
+        held={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
         state={},
     )
-    journal = Journal(beginning.folder, world, beginning.stages, fingerprint=images.fingerprint())
-    if beginning.exact and beginning.checkpoint and (progress := beginning.checkpoint.progress):
-        journal.rows = revive_rows(progress)
-        journal.results = revive_results(progress)
-        journal.skipped = set(progress["skipped"])
-        journal.begun = list(progress["begun"])
-        if journal.rows:
-            beginning.folder.check_whole(sorted({row.stage for row in journal.rows}))
-    journal.begun.append(tell_time())
-    return journal
+    checkpointer = CheckpointManager(start_point.folder, checkpoint_template, start_point.stage_names, fingerprint=dataset.fingerprint())
+    if start_point.is_exact_resume and start_point.checkpoint and (progress := start_point.checkpoint.progress):
+        checkpointer.history = history_from_dict(progress)
+        checkpointer.results = results_from_dict(progress)
+        checkpointer.skipped = set(progress["skipped"])
+        checkpointer.start_times = list(progress["begun"])
+        if checkpointer.history:
+            start_point.folder.check_resumable(sorted({metrics.stage for metrics in checkpointer.history}))
+    checkpointer.start_times.append(utc_now())
+    return checkpointer
 
 
-def choose_transform(job: Job, split: str) -> ImageTransform:
+def choose_transform(setup: RunSetup, split: str) -> ImageTransform:
     """How the images of a split reach the network."""
     if split == "train":
-        return build_train_transform(job.plan.preprocessing, job.plan.recipe.data.augment)
-    return build_eval_transform(job.plan.preprocessing)
+        return build_train_transform(setup.plan.preprocessing, setup.plan.recipe.data.augment)
+    return build_eval_transform(setup.plan.preprocessing)
 
 
-def open_loader(job: Job, split: str, pixels: PixelCache | None = None) -> Loader:
+def open_loader(setup: RunSetup, split: str, pixel_cache: PixelCache | None = None) -> ImageLoader:
     """A loader of a split, augmented for training; its processes end with its context. What `pixels` holds is not
     decoded anew. What a device other than the CPU can change by itself, in whole batches, is left to it."""
-    transform = choose_transform(job, split)
-    if is_deferred(job.classifier.device):
-        transform = transform.defer()
-    return Loader(job.images.splits[split], transform, job.plan.recipe.data.batch_size, find_files(job, pixels))
+    transform = choose_transform(setup, split)
+    if defers_to_device(setup.classifier.device):
+        transform = transform.defer_to_device()
+    return ImageLoader(setup.dataset.splits[split], transform, setup.plan.recipe.data.batch_size, create_loader_config(setup, pixel_cache))
 
 
-def find_files(job: Job, pixels: PixelCache | None = None) -> ImageFiles:
+def create_loader_config(setup: RunSetup, pixel_cache: PixelCache | None = None) -> LoaderConfig:
     """Where the images of a job are and how they are read beside its network. What `pixels` holds is not decoded
     anew."""
-    data, device = job.plan.recipe.data, job.classifier.device
-    num_workers = share_cores(data.num_workers, device, job.images)
-    return ImageFiles(job.images.root, data.on_corrupt_image, num_workers, device.type == "cuda", pixels)
+    data, device = setup.plan.recipe.data, setup.classifier.device
+    num_workers = default_num_workers(data.num_workers, device, setup.dataset)
+    return LoaderConfig(setup.dataset.root, data.on_corrupt_image, num_workers, device.type == "cuda", pixel_cache)
 
 
-def is_deferred(device: torch.device) -> bool:
+def defers_to_device(device: torch.device) -> bool:
     """Whether a device makes the changes of images that it can make itself."""
     return device.type != "cpu"
 
 
-def describe_job(job: Job, ended: str | None = None) -> dict[str, Any]:
+def run_metadata(setup: RunSetup, end_time: str | None = None) -> dict[str, Any]:
     """What run.json tells of a run: what it ran with and on, when, and whether it has ended."""
-    data = job.plan.recipe.data
+    data = setup.plan.recipe.data
     return {
         "ftcli": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "platform": platform.platform(),
-        "device": str(job.classifier.device),
+        "device": str(setup.classifier.device),
         "threads": torch.get_num_threads(),
         "command": sys.argv,
-        "seed": job.plan.recipe.seed,
-        "origin": dict(job.journal.world.origin),
+        "seed": setup.plan.recipe.seed,
+        "origin": dict(setup.checkpointer.checkpoint_template.origin),
         "data": {
             "root": data.root,
-            "fingerprint": job.journal.fingerprint,
-            "classes": list(job.images.classes),
-            "splits": {split: list(paths) for split, paths in job.journal.world.held.items()},
+            "fingerprint": setup.checkpointer.fingerprint,
+            "classes": list(setup.dataset.classes),
+            "splits": {split: list(paths) for split, paths in setup.checkpointer.checkpoint_template.held.items()},
         },
-        "started": job.journal.begun[0],
-        "resumed": job.journal.begun[1:],
-        "ended": ended,
+        "started": setup.checkpointer.start_times[0],
+        "resumed": setup.checkpointer.start_times[1:],
+        "ended": end_time,
     }
 
 
-def tell_time() -> str:
+def utc_now() -> str:
     """The time in UTC, to the second, as ISO 8601 writes it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

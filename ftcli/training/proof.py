@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ftcli.errors import RunError
-from ftcli.models.states import digest_tensor
+from ftcli.models.states import hash_tensor
 
 
-def digest_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def hash_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """What each tensor is known by to its last bit."""
-    return {name: digest_tensor(tensor) for name, tensor in tensors.items()}
+    return {name: hash_tensor(tensor) for name, tensor in tensors.items()}
 
 
-def prove_unmoved(before: Mapping[str, str], tensors: Mapping[str, Tensor], stage: str) -> None:
+def check_frozen_unchanged(expected: Mapping[str, str], tensors: Mapping[str, Tensor], stage: str) -> None:
     """Raise RunError with the names of the frozen tensors that differ from their digests in so much as a bit."""
-    after = digest_tensors(tensors)
-    moved = [name for name in before if after.get(name) != before[name]]
-    if moved:
-        named = ", ".join(moved[:3]) + (f" and {len(moved) - 3} more" if len(moved) > 3 else "")
+    current = hash_tensors(tensors)
+    changed = [name for name in expected if current.get(name) != expected[name]]
+    if changed:
+        changed_names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
         raise RunError(
-            f"stage {stage}: frozen tensors moved: {named}; the stage's result is not to be trusted, please report "
+            f"stage {stage}: frozen tensors moved: {changed_names}; the stage's result is not to be trusted, please report "
             "this with the recipe"
         )

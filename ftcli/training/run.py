@@ -8,148 +8,148 @@ from dataclasses import replace
 
 import torch._dynamo  # noqa: F401  the first optimizer would import it, which takes seconds that are no stage's
 
-from ftcli.data.loading import share_cores
+from ftcli.data.loading import default_num_workers
 from ftcli.errors import RecipeError
-from ftcli.features.cache import Source
-from ftcli.inference.inputs import Reading, open_feed, open_inputs
-from ftcli.inference.metrics import measure_accuracy, measure_loss
-from ftcli.inference.outputs import Outputs, compute_outputs
-from ftcli.models.states import put_tensors
-from ftcli.planning import SolvedPlan
+from ftcli.features.cache import CacheLoaderConfig
+from ftcli.inference.inputs import EvalLoaderConfig, open_eval_loader, cut_at_head
+from ftcli.inference.metrics import compute_accuracy, compute_loss
+from ftcli.inference.outputs import EvalOutputs, predict_logits
+from ftcli.models.states import copy_state_dict
+from ftcli.planning import HeadFitPlan
 from ftcli.recipe.loading import dump_recipe
-from ftcli.recipe.schema import SolvedStage
+from ftcli.recipe.schema import HeadFitStage
 from ftcli.results import Reporter, StageResult, StageTimes, TestResult, TrainResult
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.runtime import choose_device, explain_memory
-from ftcli.storage import hold_folder, make_folder
-from ftcli.training.acceleration import settle_job
-from ftcli.training.beginning import Beginning, Order, choose_beginning, list_stages
-from ftcli.training.interruption import StopSignals
-from ftcli.training.journal import revive_results
-from ftcli.training.ledger import name_bottleneck
-from ftcli.training.loop import run_stage
-from ftcli.training.preparation import Job, describe_job, prepare, tell_time
-from ftcli.training.solving import solve_stage
-from ftcli.training.workshop import Workshop
+from ftcli.runtime import choose_device, raise_on_oom
+from ftcli.storage import lock_dir, make_dir
+from ftcli.training.acceleration import resolve_run_precision
+from ftcli.training.beginning import StartPoint, TrainArgs, resolve_start, list_stage_names
+from ftcli.training.interruption import GracefulStop
+from ftcli.training.journal import results_from_dict
+from ftcli.training.ledger import describe_bottleneck
+from ftcli.training.loop import fit_stage
+from ftcli.training.preparation import RunSetup, run_metadata, setup_run, utc_now
+from ftcli.training.solving import fit_head_stage
+from ftcli.training.workshop import Trainer
 
 
-def train(order: Order, reporter: Reporter) -> TrainResult:
+def train(args: TrainArgs, reporter: Reporter) -> TrainResult:
     """Train what an order asks for, stage after stage, each from the best weights of the one before.
 
     Raises FtcliError: before anything is written for an order, recipe, data or weights that cannot be used, and
     while running for what goes wrong then; what was reached is saved.
     """
-    beginning = replace(choose_beginning(order, reporter), verify=order.verify)
-    device = choose_device(order.device)
-    if beginning.is_finished:
-        return _retell(beginning, reporter)
-    job = settle_job(prepare(beginning, device, reporter), reporter)
-    with _open_run(job, reporter) as shop:
-        progress = job.progress
-        for stage in job.stages:
-            if isinstance(stage, SolvedPlan):
-                solve_stage(shop, stage, progress)
+    start_point = replace(resolve_start(args, reporter), rehash=args.rehash)
+    device = choose_device(args.device)
+    if start_point.is_finished:
+        return _report_finished_run(start_point, reporter)
+    setup = resolve_run_precision(setup_run(start_point, device, reporter), reporter)
+    with _open_run(setup, reporter) as trainer:
+        saved_progress = setup.saved_progress
+        for stage in setup.remaining_stages:
+            if isinstance(stage, HeadFitPlan):
+                fit_head_stage(trainer, stage, saved_progress)
             else:
-                run_stage(shop, stage, progress)
-            job.journal.folder.write_curves(job.journal.rows)
-            progress = None
-        return _finish(job, shop)
+                fit_stage(trainer, stage, saved_progress)
+            setup.checkpointer.folder.write_curves(setup.checkpointer.history)
+            saved_progress = None
+        return _finish_run(setup, trainer)
 
 
 @contextmanager
-def _open_run(job: Job, reporter: Reporter) -> Iterator[Workshop]:
-    folder, exact = job.beginning.folder, job.beginning.exact
-    make_folder(folder.path)
-    with hold_folder(folder.path), StopSignals(reporter) as stop, explain_memory():
-        if not exact and folder.holds_run():
+def _open_run(setup: RunSetup, reporter: Reporter) -> Iterator[Trainer]:
+    folder, is_exact_resume = setup.start_point.folder, setup.start_point.is_exact_resume
+    make_dir(folder.path)
+    with lock_dir(folder.path), GracefulStop(reporter) as stop, raise_on_oom():
+        if not is_exact_resume and folder.has_run():
             raise RecipeError(
                 f"{folder.path}: another run has begun there in the meantime; start again, or give another --out"
             )
         try:
-            folder.prepare(dump_recipe(job.plan.recipe), describe_job(job))
-            reporter.say(_introduce(job))
-            yield Workshop(job, reporter, stop)
+            folder.write_initial_files(dump_recipe(setup.plan.recipe), run_metadata(setup))
+            reporter.info(_run_banner(setup))
+            yield Trainer(setup, reporter, stop)
         finally:
-            folder.discard_unbegun()
+            folder.remove_if_empty()
 
 
-def _introduce(job: Job) -> str:
-    counts = ", ".join(f"{len(samples)} {split}" for split, samples in job.images.splits.items())
-    verb = "Going on in" if job.beginning.exact else "Training in"
+def _run_banner(setup: RunSetup) -> str:
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in setup.dataset.splits.items())
+    action = "Going on in" if setup.start_point.is_exact_resume else "Training in"
     return (
-        f"{verb} {job.beginning.folder.path} on {job.classifier.device}: {job.plan.recipe.backbone.name}, "
-        f"{len(job.images.classes)} classes, {counts} images at {job.plan.preprocessing.image_size} px"
+        f"{action} {setup.start_point.folder.path} on {setup.classifier.device}: {setup.plan.recipe.backbone.name}, "
+        f"{len(setup.dataset.classes)} classes, {counts} images at {setup.plan.preprocessing.image_size} px"
     )
 
 
-def _finish(job: Job, shop: Workshop) -> TrainResult:
-    folder, journal, model = job.beginning.folder, job.journal, job.classifier.model
-    put_tensors(model, read_checkpoint(folder.best_loss).state)
-    result = None
-    if "test" in job.images.splits:
-        outputs = _run_test(job, shop)
+def _finish_run(setup: RunSetup, trainer: Trainer) -> TrainResult:
+    folder, checkpointer, model = setup.start_point.folder, setup.checkpointer, setup.classifier.model
+    copy_state_dict(model, read_checkpoint(folder.best_loss).state)
+    test_result = None
+    if "test" in setup.dataset.splits:
+        outputs = _test(setup, trainer)
         if outputs is None:
-            raise shop.stop.error(f"Stopped in the test; go on with: ftcli train --resume {folder.last}")
-        journal.skipped.update(outputs.skipped)
-        result = TestResult(measure_loss(outputs), measure_accuracy(outputs), len(outputs.paths))
-    journal.save_finished(model, result)
-    folder.write_manifest(describe_job(job, tell_time()))
+            raise trainer.stop.error(f"Stopped in the test; go on with: ftcli train --resume {folder.last}")
+        checkpointer.skipped.update(outputs.skipped)
+        test_result = TestResult(compute_loss(outputs), compute_accuracy(outputs), len(outputs.paths))
+    checkpointer.save_final(model, test_result)
+    folder.write_metadata(run_metadata(setup, utc_now()))
     return TrainResult(
         folder.path,
         folder.best_loss,
-        tuple(journal.results),
-        result,
-        tuple(sorted(journal.skipped)),
-        _advise(job.beginning),
-        _name_bottleneck(journal.results),
+        tuple(checkpointer.results),
+        test_result,
+        tuple(sorted(checkpointer.skipped)),
+        _next_command(setup.start_point),
+        _describe_bottleneck(checkpointer.results),
     )
 
 
-def _run_test(job: Job, shop: Workshop) -> Outputs | None:
+def _test(setup: RunSetup, trainer: Trainer) -> EvalOutputs | None:
     """The outputs of the best weights for the test images, as `evaluate` computes them; None after a signal."""
-    data, images, classifier = job.plan.recipe.data, job.images, job.classifier
-    inputs = None
-    if all(isinstance(plan.stage, SolvedStage) or plan.stage.cache != "off" for plan in job.plan.stages):
-        head = job.plan.head.path
-        inputs = open_inputs(classifier.model, head, classifier.preprocessing, classifier.device, classifier.precision)
-    num_workers = share_cores(data.num_workers, classifier.device, images)
-    source = Source(images.root, data.on_corrupt_image, num_workers, job.beginning.verify)
-    reading, stop = Reading(source, data.batch_size), shop.stop.is_set
-    with open_feed(classifier, inputs, images.splits["test"], reading, shop.reporter, "test", stop=stop) as opened:
+    data, dataset, classifier = setup.plan.recipe.data, setup.dataset, setup.classifier
+    head_features = None
+    if all(isinstance(plan.stage, HeadFitStage) or plan.stage.cache != "off" for plan in setup.plan.stages):
+        head_path = setup.plan.head.path
+        head_features = cut_at_head(classifier.model, head_path, classifier.preprocessing, classifier.device, classifier.precision)
+    num_workers = default_num_workers(data.num_workers, classifier.device, dataset)
+    loader_config = CacheLoaderConfig(dataset.root, data.on_corrupt_image, num_workers, setup.start_point.rehash)
+    eval_settings, stop = EvalLoaderConfig(loader_config, data.batch_size), trainer.stop.is_set
+    with open_eval_loader(classifier, head_features, dataset.splits["test"], eval_settings, trainer.reporter, "test", stop=stop) as opened:
         if opened is None:
             return None
-        feed, look = opened
-        return compute_outputs(classifier.model, look, feed, shop.reporter, "test", stop)
+        loader, forward = opened
+        return predict_logits(classifier.model, forward, loader, trainer.reporter, "test", stop)
 
 
-def _retell(beginning: Beginning, reporter: Reporter) -> TrainResult:
+def _report_finished_run(start_point: StartPoint, reporter: Reporter) -> TrainResult:
     """The result of a run that has nothing left to do."""
-    assert beginning.checkpoint is not None
-    assert beginning.checkpoint.progress is not None
-    progress, folder = beginning.checkpoint.progress, beginning.folder
-    folder.check_whole(())
-    reporter.say(f"{folder.path} is finished; this is its result")
-    test = None if progress["test"] is None else TestResult(**progress["test"])
-    results = revive_results(progress)
+    assert start_point.checkpoint is not None
+    assert start_point.checkpoint.progress is not None
+    progress, folder = start_point.checkpoint.progress, start_point.folder
+    folder.check_resumable(())
+    reporter.info(f"{folder.path} is finished; this is its result")
+    test_result = None if progress["test"] is None else TestResult(**progress["test"])
+    results = results_from_dict(progress)
     return TrainResult(
         folder.path,
         folder.best_loss,
         tuple(results),
-        test,
+        test_result,
         tuple(progress["skipped"]),
-        _advise(beginning),
-        _name_bottleneck(results),
+        _next_command(start_point),
+        _describe_bottleneck(results),
     )
 
 
-def _name_bottleneck(results: Sequence[StageResult]) -> str | None:
-    return name_bottleneck(sum((stage.times for stage in results), StageTimes()))
+def _describe_bottleneck(results: Sequence[StageResult]) -> str | None:
+    return describe_bottleneck(sum((stage.times for stage in results), StageTimes()))
 
 
-def _advise(beginning: Beginning) -> str:
+def _next_command(start_point: StartPoint) -> str:
     """The command to type next: train the stage that follows, or evaluate."""
-    best, names = beginning.folder.best_loss, list_stages(beginning.document.recipe)
-    following = names[names.index(beginning.stages[-1]) + 1 :]
-    if following:
-        return f"ftcli train --stage {following[0]} --resume {best}"
-    return f"ftcli evaluate {best}"
+    best_checkpoint, stage_names = start_point.folder.best_loss, list_stage_names(start_point.recipe_file.recipe)
+    remaining_names = stage_names[stage_names.index(start_point.stage_names[-1]) + 1 :]
+    if remaining_names:
+        return f"ftcli train --stage {remaining_names[0]} --resume {best_checkpoint}"
+    return f"ftcli evaluate {best_checkpoint}"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.results import Silent
+from ftcli.results import NullReporter
 
-PRELUDE = """
+SUBPROCESS_PRELUDE = """
 import sys
 from ftcli.caching import filling
 from ftcli.caching.store import Store, make_key
-from ftcli.results import Silent
+from ftcli.results import NullReporter
 
 def make_store():
     return Store("features", {"network": "n"}, "features of n")
@@ -31,7 +31,7 @@ def say(word):
 """
 
 
-class Listener(Silent):
+class RecordingReporter(NullReporter):
     """A Reporter that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -53,17 +53,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-Start = Callable[[str], "subprocess.Popen[str]"]
+StartProcess = Callable[[str], "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(cache: Path) -> Iterator[Start]:
+def start(cache: Path) -> Iterator[StartProcess]:
     """Run Python code in a process of its own, after PRELUDE; it is killed at the end, if it has not ended."""
     processes: list[subprocess.Popen[str]] = []
 
     def run(code: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", PRELUDE + code]
-        process = subprocess.Popen(words, stdin=-1, stdout=-1, text=True, env={**os.environ})
+        command = [sys.executable, "-c", SUBPROCESS_PRELUDE + code]
+        process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, env={**os.environ})
         processes.append(process)
         return process
 
@@ -73,7 +73,7 @@ def start(cache: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def hear(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     """The next line that a process prints."""
     assert process.stdout
     return process.stdout.readline().strip()

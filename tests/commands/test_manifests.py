@@ -23,24 +23,24 @@ def manifest(workplace: Path, photo_folder: Path) -> Path:
     return workplace / "cells.csv"
 
 
-def train(ftcli: Ftcli, *arguments: str) -> Path:
+def train_head(ftcli: Ftcli, *arguments: str) -> Path:
     outcome = ftcli("train", "r.yaml", "--stage", "head", *arguments, "--json")
     assert outcome.code == 0, outcome.err
     return Path(outcome.json["run"])
 
 
-def splits_of(run: Path) -> dict[str, str]:
-    told = json.loads((run / "run.json").read_text())
-    return {path: split for split, paths in told["data"]["splits"].items() for path in paths}
+def read_splits(run: Path) -> dict[str, str]:
+    result = json.loads((run / "run.json").read_text())
+    return {path: split for split, paths in result["data"]["splits"].items() for path in paths}
 
 
-def test_a_manifest_is_trained_evaluated_and_grows(ftcli: Ftcli, manifest: Path) -> None:
+def test_manifest_splits_are_stable_when_it_grows(ftcli: Ftcli, manifest: Path) -> None:
     root = "--set=data.root=cells.csv"
-    run = train(ftcli, root)
-    before = splits_of(run)
-    told = ftcli("evaluate", run / "best_loss.pt", "--json").json
-    assert told["classes"] == ['une "fleur"', "寺 🏯"]
-    assert told["images"] == sum(split == "test" for split in before.values())
+    run = train_head(ftcli, root)
+    before = read_splits(run)
+    result = ftcli("evaluate", run / "best_loss.pt", "--json").json
+    assert result["classes"] == ['une "fleur"', "寺 🏯"]
+    assert result["images"] == sum(split == "test" for split in before.values())
     # A third more images, all of groups that are there already.
     extra = manifest.parent / "extra"
     extra.mkdir()
@@ -51,21 +51,21 @@ def test_a_manifest_is_trained_evaluated_and_grows(ftcli: Ftcli, manifest: Path)
         rows.append(f"extra/{number}.jpg;{label};{group}")
     manifest.write_text("\n".join([manifest.read_text(), *rows]))
     again = ftcli("evaluate", run / "best_loss.pt", "--json").json
-    after = splits_of(train(ftcli, root))
+    after = read_splits(train_head(ftcli, root))
     assert {path: after[path] for path in before} == before
-    assert again["images"] == sum(split == "test" for split in after.values()) > told["images"]
+    assert again["images"] == sum(split == "test" for split in after.values()) > result["images"]
     group_of = {line.split(";")[0]: line.split(";")[2] for line in manifest.read_text().splitlines()[1:]}
     assert len({(group_of[path], split) for path, split in after.items()}) == len(set(group_of.values()))
 
 
-def test_another_manifest_is_evaluated(ftcli: Ftcli, finished: Path, photo_folder: Path) -> None:
+def test_evaluate_accepts_other_manifest(ftcli: Ftcli, finished: Path, photo_folder: Path) -> None:
     run = finished / "runs/photos/best_loss.pt"
-    own = ftcli("evaluate", run, "--json").json
+    own_result = ftcli("evaluate", run, "--json").json
     test = sorted((photo_folder / "test").rglob("*.jpg"))
     lines = ["path\tlabel", *(f"{path}\t{path.parent.name}" for path in test)]
     (finished / "all.tsv").write_text("\n".join(lines))
-    told = ftcli("evaluate", run, "--data", "all.tsv", "--json").json
-    assert (told["split"], told["loss"], told["confusion"]) == ("all", own["loss"], own["confusion"])
+    result = ftcli("evaluate", run, "--data", "all.tsv", "--json").json
+    assert (result["split"], result["loss"], result["confusion"]) == ("all", own_result["loss"], own_result["confusion"])
     columns = {
         "path": [str(path) for path in test],
         "label": [path.parent.name for path in test],
@@ -76,17 +76,17 @@ def test_another_manifest_is_evaluated(ftcli: Ftcli, finished: Path, photo_folde
     assert ftcli("evaluate", run, "--data", "m.parquet", "--split", "val", "--json").json["images"] == 1
     outcome = ftcli("evaluate", run, "--data", "m.parquet", "--split", "train")
     assert outcome.code == 3
-    assert outcome.faults == ["--data: m.parquet has no split 'train'; give one that it has: 'test', 'val'"]
+    assert outcome.errors == ["--data: m.parquet has no split 'train'; give one that it has: 'test', 'val'"]
     (finished / "all.tsv").write_text("\n".join(lines).replace("\tchina", "\tjapan"))
     outcome = ftcli("evaluate", run, "--data", "all.tsv")
     assert outcome.code == 4
-    assert outcome.faults[0].startswith("--data: all.tsv has the class 'japan' that the checkpoint does not know; ")
+    assert outcome.errors[0].startswith("--data: all.tsv has the class 'japan' that the checkpoint does not know; ")
 
 
-def test_a_recipe_of_manifests_is_inspected(ftcli: Ftcli, manifest: Path) -> None:
+def test_inspect_recipe_with_manifests(ftcli: Ftcli, manifest: Path) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "data.root=[cells.csv, gone.csv]")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "--set data.root=[cells.csv, gone.csv]: data.root: gone.csv is not there; give a manifest with the columns "
         "path and label, or a folder"
     ]
@@ -97,23 +97,23 @@ def test_a_recipe_of_manifests_is_inspected(ftcli: Ftcli, manifest: Path) -> Non
     assert ftcli("inspect", "r.yaml", "--json").json["head"]["out_features"] == 2
     recipe.write_text(text.replace(root, "[cells.csv, gone.csv]"))
     outcome = ftcli("inspect", "r.yaml")
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:3:9: data.root: gone.csv does not exist, so the classes are unknown; make the manifest, or name them "
         "in data.classes"
     ]
     recipe.write_text(recipe.read_text().replace("freeze: backbone", "freeze: [stage9]"))
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 2
-    assert outcome.faults[1:] == [
+    assert outcome.errors[1:] == [
         "r.yaml:3:9: data.root: gone.csv does not exist; give the manifest that lists the images"
     ]
 
 
-def test_a_faulty_manifest_begins_no_run(ftcli: Ftcli, manifest: Path) -> None:
+def test_train_reports_manifest_errors(ftcli: Ftcli, manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("label", "labels"))
     outcome = ftcli("train", "r.yaml", "--set=data.root=cells.csv")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "--set data.root=cells.csv: data.root: cells.csv: has no column 'label'; did you mean 'labels'?"
     ]
     assert not (manifest.parent / "runs").exists()

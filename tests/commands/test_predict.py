@@ -23,44 +23,44 @@ from PIL import Image
 from ftcli.runs.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Ftcli
 
-NAMES = ('a, "b"\nc\\n', "قطة 狗 🐶")
+CLASS_NAMES = ('a, "b"\nc\\n', "قطة 狗 🐶")
 
 
 @pytest.fixture
-def trained(finished: Path, photo_folder: Path) -> Path:
+def checkpoint_path(finished: Path, photo_folder: Path) -> Path:
     """A checkpoint in a current folder that has photos/, the test images of two classes."""
     shutil.copytree(photo_folder / "test", finished / "photos")
     return Path("runs/photos/best_loss.pt")
 
 
 @pytest.fixture
-def renamed(trained: Path) -> Path:
+def renamed_checkpoint(checkpoint_path: Path) -> Path:
     """The checkpoint with classes whose names are hard to write."""
-    write_checkpoint(replace(read_checkpoint(trained), classes=NAMES), Path("odd.pt"))
+    write_checkpoint(replace(read_checkpoint(checkpoint_path), classes=CLASS_NAMES), Path("odd.pt"))
     return Path("odd.pt")
 
 
 @pytest.fixture
-def give_list(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+def set_stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """Let standard input hold some bytes."""
     return lambda content: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-def start(*arguments: str | Path, **streams: Any) -> subprocess.Popen[bytes]:
+def start_predict(*arguments: str | Path, **streams: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "ftcli", "predict", *map(str, arguments)], **streams)
 
 
-def test_the_same_as_an_evaluation(ftcli: Ftcli, trained: Path) -> None:
-    told = ftcli("predict", trained, "photos", "--json").json
-    assert list(told) == ["checkpoint", "classes", "predictions", "failed"]
-    assert told["checkpoint"] == str(trained.absolute())
-    assert told["classes"] == ["china", "flower"]
-    assert told["failed"] == []
-    paths = [one["path"] for one in told["predictions"]]
+def test_predict_agrees_with_evaluate(ftcli: Ftcli, checkpoint_path: Path) -> None:
+    result = ftcli("predict", checkpoint_path, "photos", "--json").json
+    assert list(result) == ["checkpoint", "classes", "predictions", "failed"]
+    assert result["checkpoint"] == str(checkpoint_path.absolute())
+    assert result["classes"] == ["china", "flower"]
+    assert result["failed"] == []
+    paths = [one["path"] for one in result["predictions"]]
     assert paths == sorted(str(path) for path in Path("photos").rglob("*.jpg"))
-    assert all(sum(guess["probability"] for guess in one["classes"]) == pytest.approx(1) for one in told["predictions"])
-    evaluated = ftcli("evaluate", trained, "--data", "photos", "--json").json
-    wrong = {one["path"]: one for one in told["predictions"] if one["classes"][0]["name"] not in one["path"]}
+    assert all(sum(guess["probability"] for guess in one["classes"]) == pytest.approx(1) for one in result["predictions"])
+    evaluated = ftcli("evaluate", checkpoint_path, "--data", "photos", "--json").json
+    wrong = {one["path"]: one for one in result["predictions"] if one["classes"][0]["name"] not in one["path"]}
     assert 1 - len(wrong) / 12 == pytest.approx(evaluated["accuracy"])
     for mistake in evaluated["worst"]:
         first = wrong[f"photos/{mistake['path']}"]["classes"][0]
@@ -68,28 +68,28 @@ def test_the_same_as_an_evaluation(ftcli: Ftcli, trained: Path) -> None:
         assert first["probability"] == pytest.approx(mistake["probability"], abs=1e-6)
 
 
-def test_the_neighbours_of_an_image_change_nothing(ftcli: Ftcli, trained: Path) -> None:
+def test_predict_does_not_depend_on_batch(ftcli: Ftcli, checkpoint_path: Path) -> None:
     def predict(*arguments: str) -> dict[str, float]:
-        told = ftcli("predict", trained, *arguments, "--json").json["predictions"]
+        told = ftcli("predict", checkpoint_path, *arguments, "--json").json["predictions"]
         return {one["path"]: {g["name"]: g["probability"] for g in one["classes"]}["china"] for one in told}
 
-    whole = predict("photos")
-    assert len(set(whole.values())) > 6
+    full_result = predict("photos")
+    assert len(set(full_result.values())) > 6
     for arguments in (["--batch-size", "1"], ["--batch-size", "5", "--num-workers", "2"], ["--num-workers", "1"]):
-        assert predict("photos", *arguments) == pytest.approx(whole, abs=1e-5)
+        assert predict("photos", *arguments) == pytest.approx(full_result, abs=1e-5)
     alone = predict("photos/flower/22.jpg")
-    assert alone == pytest.approx({"photos/flower/22.jpg": whole["photos/flower/22.jpg"]}, abs=1e-5)
+    assert alone == pytest.approx({"photos/flower/22.jpg": full_result["photos/flower/22.jpg"]}, abs=1e-5)
 
 
-def test_csv_and_json_say_the_same(ftcli: Ftcli, renamed: Path) -> None:
+def test_predict_csv_matches_json(ftcli: Ftcli, renamed_checkpoint: Path) -> None:
     (Path("photos") / 'x, "y"').mkdir()
     shutil.copy("photos/china/20.jpg", 'photos/x, "y"/é.jpg')
-    told = ftcli("predict", renamed, "photos", "--format", "json").json
-    assert told["classes"] == list(NAMES)
-    rows = list(csv.reader(io.StringIO(ftcli("predict", renamed, "photos", "--format", "csv").out)))
+    result = ftcli("predict", renamed_checkpoint, "photos", "--format", "json").json
+    assert result["classes"] == list(CLASS_NAMES)
+    rows = list(csv.reader(io.StringIO(ftcli("predict", renamed_checkpoint, "photos", "--format", "csv").out)))
     assert rows[0] == ["path", "class_1", "probability_1", "class_2", "probability_2"]
     assert len(rows) == 14
-    for row, one in zip(rows[1:], told["predictions"], strict=True):
+    for row, one in zip(rows[1:], result["predictions"], strict=True):
         first, second = one["classes"]
         assert row == [
             one["path"],
@@ -98,16 +98,16 @@ def test_csv_and_json_say_the_same(ftcli: Ftcli, renamed: Path) -> None:
             second["name"],
             str(second["probability"]),
         ]
-        assert {first["name"], second["name"]} == set(NAMES)
-    top = ftcli("predict", renamed, "photos/flower", "--top", "1", "--format", "csv").out
+        assert {first["name"], second["name"]} == set(CLASS_NAMES)
+    top = ftcli("predict", renamed_checkpoint, "photos/flower", "--top", "1", "--format", "csv").out
     assert top.startswith("path,class_1,probability_1\nphotos/flower/20.jpg,")
-    assert ftcli("predict", renamed, "photos", "--top", "1", "--json").json["predictions"][0]["classes"] == [
-        told["predictions"][0]["classes"][0]
+    assert ftcli("predict", renamed_checkpoint, "photos", "--top", "1", "--json").json["predictions"][0]["classes"] == [
+        result["predictions"][0]["classes"][0]
     ]
 
 
-def test_people_get_rows(ftcli: Ftcli, renamed: Path) -> None:
-    outcome = ftcli("predict", renamed, "photos/flower/20.jpg", "photos/china/20.jpg")
+def test_predict_prints_table(ftcli: Ftcli, renamed_checkpoint: Path) -> None:
+    outcome = ftcli("predict", renamed_checkpoint, "photos/flower/20.jpg", "photos/china/20.jpg")
     head, *rows = outcome.out.splitlines()
     assert head.split() == ["image", "class", "1", "prob.", "class", "2", "prob."]
     assert [row.split()[0] for row in rows] == ["photos/flower/20.jpg", "photos/china/20.jpg"]
@@ -115,13 +115,13 @@ def test_people_get_rows(ftcli: Ftcli, renamed: Path) -> None:
     assert outcome.err.startswith("2 images in 1 s, ")
 
 
-def test_a_broken_image_is_named_and_the_rest_goes_on(ftcli: Ftcli, trained: Path) -> None:
-    whole = ftcli("predict", trained, "photos", "--json").json
+def test_predict_reports_corrupt_image_and_continues(ftcli: Ftcli, checkpoint_path: Path) -> None:
+    full_result = ftcli("predict", checkpoint_path, "photos", "--json").json
     Path("photos/china/0.jpg").write_bytes(Path("photos/china/20.jpg").read_bytes()[:400])
     Path("photos/flower/x.png").touch()
-    outcome = ftcli("predict", trained, "photos", "gone.jpg", "--json", "--num-workers", "1", "--batch-size", "4")
+    outcome = ftcli("predict", checkpoint_path, "photos", "gone.jpg", "--json", "--num-workers", "1", "--batch-size", "4")
     assert outcome.code == 3
-    assert outcome.faults == ["predict: 3 of 15 images cannot be read; each is named above, the others are predicted"]
+    assert outcome.errors == ["predict: 3 of 15 images cannot be read; each is named above, the others are predicted"]
     warned = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]
     assert [f"{one['path']}: {one['why']}" for one in outcome.json["failed"]] == warned
     assert warned[0].startswith("photos/china/0.jpg: is cut short (")
@@ -129,42 +129,42 @@ def test_a_broken_image_is_named_and_the_rest_goes_on(ftcli: Ftcli, trained: Pat
         "photos/flower/x.png: is empty (0 bytes)",
         "gone.jpg: cannot be opened (No such file or directory)",
     ]
-    assert [one["path"] for one in outcome.json["predictions"]] == [one["path"] for one in whole["predictions"]]
-    table = ftcli("predict", trained, "photos/flower/x.png", "--out", "told.csv", "--format", "csv")
+    assert [one["path"] for one in outcome.json["predictions"]] == [one["path"] for one in full_result["predictions"]]
+    table = ftcli("predict", checkpoint_path, "photos/flower/x.png", "--out", "told.csv", "--format", "csv")
     assert (table.code, table.out) == (3, "")
     assert Path("told.csv").read_text() == "path,class_1,probability_1,class_2,probability_2\n"
-    nothing = ftcli("predict", trained, "photos/flower/x.png", "--json")
+    nothing = ftcli("predict", checkpoint_path, "photos/flower/x.png", "--json")
     assert nothing.json["failed"] == [{"path": "photos/flower/x.png", "why": "is empty (0 bytes)"}]
     assert nothing.json["predictions"] == []
 
 
-def test_a_list_on_standard_input(ftcli: Ftcli, trained: Path, give_list: Callable[[bytes], None]) -> None:
+def test_predict_reads_paths_from_stdin(ftcli: Ftcli, checkpoint_path: Path, set_stdin: Callable[[bytes], None]) -> None:
     name = os.fsdecode(b"photos/\xff\n.jpg")
     shutil.copy("photos/china/20.jpg", name)
-    give_list(b"photos/flower/20.jpg\nphotos/china/21.jpg\n")
-    paths = [one["path"] for one in ftcli("predict", trained, "-", "--json").json["predictions"]]
+    set_stdin(b"photos/flower/20.jpg\nphotos/china/21.jpg\n")
+    paths = [one["path"] for one in ftcli("predict", checkpoint_path, "-", "--json").json["predictions"]]
     assert paths == ["photos/flower/20.jpg", "photos/china/21.jpg"]
-    give_list(b"photos/\xff\n.jpg\0photos/china/20.jpg\0")
-    same, other = ftcli("predict", trained, "-", "--json").json["predictions"]
+    set_stdin(b"photos/\xff\n.jpg\0photos/china/20.jpg\0")
+    same, other = ftcli("predict", checkpoint_path, "-", "--json").json["predictions"]
     assert (same["path"], same["classes"]) == (name, other["classes"])
 
 
-def test_a_file_appears_whole(ftcli: Ftcli, trained: Path) -> None:
+def test_predict_out_is_written_atomically(ftcli: Ftcli, checkpoint_path: Path) -> None:
     Path("told.json").write_text("old")
-    outcome = ftcli("predict", trained, "photos", "--json", "--out", "told.json")
+    outcome = ftcli("predict", checkpoint_path, "photos", "--json", "--out", "told.json")
     assert (outcome.code, outcome.out) == (0, "")
-    assert json.loads(Path("told.json").read_text()) == ftcli("predict", trained, "photos", "--json").json
-    missing = ftcli("predict", trained, "photos", "--out", "no/told.csv")
+    assert json.loads(Path("told.json").read_text()) == ftcli("predict", checkpoint_path, "photos", "--json").json
+    missing = ftcli("predict", checkpoint_path, "photos", "--out", "no/told.csv")
     assert missing.code == 1
-    assert missing.faults == [
+    assert missing.errors == [
         "no/told.csv: cannot be written (No such file or directory); check the folder and its permissions"
     ]
 
 
 @pytest.mark.slow
-def test_a_file_that_is_not_finished_never_appears(trained: Path) -> None:
+def test_predict_out_is_absent_when_terminated(checkpoint_path: Path) -> None:
     line = b"photos/china/20.jpg\n"
-    with start(trained, "-", "--format", "csv", "--out", "told.csv", stdin=subprocess.PIPE, stderr=-1) as process:
+    with start_predict(checkpoint_path, "-", "--format", "csv", "--out", "told.csv", stdin=subprocess.PIPE, stderr=-1) as process:
         assert process.stdin
         process.stdin.write(line * 5_000)  # more than is read ahead, and no end
         process.stdin.flush()
@@ -177,22 +177,22 @@ def test_a_file_that_is_not_finished_never_appears(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bar_on_the_terminal_keeps_out_of_the_results(trained: Path) -> None:
-    ours, theirs = pty.openpty()
+def test_predict_shows_progress_on_stderr_only(checkpoint_path: Path) -> None:
+    pty_fd, tty = pty.openpty()
     with (
         Path("out.json").open("w") as file,
-        start(trained, "photos", "--json", "--batch-size", "2", stdout=file, stderr=theirs) as process,
+        start_predict(checkpoint_path, "photos", "--json", "--batch-size", "2", stdout=file, stderr=tty) as process,
     ):
         process.wait(timeout=120)
-    os.close(theirs)
-    shown = os.read(ours, 1_000_000)
-    os.close(ours)
+    os.close(tty)
+    shown = os.read(pty_fd, 1_000_000)
+    os.close(pty_fd)
     assert len(json.loads(Path("out.json").read_text())["predictions"]) == 12
     assert b"predicting" in shown
     assert b"12/12" in shown
 
 
-def test_nothing_to_predict(ftcli: Ftcli, trained: Path) -> None:
+def test_predict_reports_no_images(ftcli: Ftcli, checkpoint_path: Path) -> None:
     Path("empty").mkdir()
     for arguments, sentence in (
         ([], "predict: no image is given; name files, folders or patterns, or - for a list on standard input"),
@@ -200,45 +200,45 @@ def test_nothing_to_predict(ftcli: Ftcli, trained: Path) -> None:
         (["", "photos"], "predict: an image is given by an empty name; give its file (. is the current folder)"),
         (["p/*.jpg"], "p/*.jpg: fits no image; mend the pattern, in which ** stands for any number of folders"),
     ):
-        outcome = ftcli("predict", trained, *arguments, "--json", "--out", "told.json")
-        assert (outcome.code, outcome.out, outcome.faults) == (3, "", [sentence])
+        outcome = ftcli("predict", checkpoint_path, *arguments, "--json", "--out", "told.json")
+        assert (outcome.code, outcome.out, outcome.errors) == (3, "", [sentence])
     assert not Path("told.json").exists()
 
 
-def test_what_cannot_be_asked(ftcli: Ftcli, trained: Path) -> None:
-    outcome = ftcli("predict", trained, "photos", "--format", "csv", "--json")
+def test_predict_reports_invalid_options(ftcli: Ftcli, checkpoint_path: Path) -> None:
+    outcome = ftcli("predict", checkpoint_path, "photos", "--format", "csv", "--json")
     assert outcome.code == 2
-    assert outcome.faults == ["--format csv: --json asks for another form; give one of the two"]
+    assert outcome.errors == ["--format csv: --json asks for another form; give one of the two"]
     for taken in (".", "photos"):
-        outcome = ftcli("predict", trained, "photos", "--out", taken)
+        outcome = ftcli("predict", checkpoint_path, "photos", "--out", taken)
         assert outcome.code == 2
-        assert outcome.faults == [f"--out: {taken} is a folder, link or device; give the name of a file"]
-    assert ftcli("predict", trained, "photos", "--top", "0").code == 2
+        assert outcome.errors == [f"--out: {taken} is a folder, link or device; give the name of a file"]
+    assert ftcli("predict", checkpoint_path, "photos", "--top", "0").code == 2
     missing = ftcli("predict", "none.pt", "photos")
     assert missing.code == 4
-    assert missing.faults == [
+    assert missing.errors == [
         "none.pt: there is no such file, here or in runs/*/; train first, or give the path of a checkpoint"
     ]
-    shutil.copy(trained, "some.jpg")
+    shutil.copy(checkpoint_path, "some.jpg")
     assert ftcli("predict", "photos/china/20.jpg", "photos").code == 4
 
 
-def test_the_preprocessing_is_that_of_the_checkpoint(ftcli: Ftcli, trained: Path) -> None:
-    checkpoint = read_checkpoint(trained)
+def test_predict_uses_preprocessing_of_checkpoint(ftcli: Ftcli, checkpoint_path: Path) -> None:
+    checkpoint = read_checkpoint(checkpoint_path)
     other = replace(checkpoint.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="pad")
     write_checkpoint(replace(checkpoint, preprocessing=other), Path("other.pt"))
-    first, second = (ftcli("predict", path, "photos", "--json").json["predictions"] for path in (trained, "other.pt"))
+    first, second = (ftcli("predict", path, "photos", "--json").json["predictions"] for path in (checkpoint_path, "other.pt"))
     assert first != second
     with Image.open("photos/china/20.jpg") as image:
-        image.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", exif=b"Exif\0\0" + _orientation(6), quality=100)
+        image.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", exif=b"Exif\0\0" + create_orientation_exif(6), quality=100)
         image.save("upright.jpg", quality=100)
-    turned, upright = ftcli("predict", trained, "turned.jpg", "upright.jpg", "--json").json["predictions"]
+    turned, upright = ftcli("predict", checkpoint_path, "turned.jpg", "upright.jpg", "--json").json["predictions"]
     assert {g["name"]: g["probability"] for g in turned["classes"]} == pytest.approx(
         {g["name"]: g["probability"] for g in upright["classes"]}, abs=0.02
     )
 
 
-def _orientation(value: int) -> bytes:
+def create_orientation_exif(value: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = value
     return exif.tobytes().removeprefix(b"Exif\0\0")

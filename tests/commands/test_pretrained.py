@@ -13,92 +13,92 @@ import torchvision
 
 from ftcli.models.weights import load_pretrained
 from ftcli.recipe.schema import Backbone
-from ftcli.results import Preprocessing, Silent
+from ftcli.results import Preprocessing, NullReporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from tests.conftest import Ftcli, Outcome
-from tests.server import Answer, Server
+from tests.conftest import Ftcli, CommandResult
+from tests.server import Response, Server
 
-OWN = Preprocessing(40, 44, "squash", "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-HEAD = "fc.0.weight [16, 1024], fc.0.bias [16], fc.3.weight [2, 16], fc.3.bias [2]"
+PREPROCESSING = Preprocessing(40, 44, "squash", "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+HEAD_TENSORS = "fc.0.weight [16, 1024], fc.0.bias [16], fc.3.weight [2, 16], fc.3.bias [2]"
 
 
 @pytest.fixture
-def earlier(finished: Path) -> Checkpoint:
+def earlier_checkpoint(finished: Path) -> Checkpoint:
     """A checkpoint of another run, `earlier.pt`, with a preprocessing of its own, and `r2.yaml` that begins from it."""
-    checkpoint = replace(read_checkpoint(finished / "runs/photos/best_loss.pt"), preprocessing=OWN)
+    checkpoint = replace(read_checkpoint(finished / "runs/photos/best_loss.pt"), preprocessing=PREPROCESSING)
     write_checkpoint(checkpoint, finished / "earlier.pt")
     text = (finished / "r.yaml").read_text().replace("  image_size: 32\n", "").replace("name: photos", "name: later")
     (finished / "r2.yaml").write_text(text.replace("weights: none", "weights: earlier.pt"))
     return checkpoint
 
 
-def train(ftcli: Ftcli, *more: str) -> Outcome:
+def train_head(ftcli: Ftcli, *more: str) -> CommandResult:
     return ftcli("train", "r2.yaml", "--stage", "head", "--set", "stages.head.epochs=1", "--json", *more)
 
 
-def same_backbone(one: Checkpoint, other: Checkpoint) -> bool:
+def has_same_backbone(one: Checkpoint, other: Checkpoint) -> bool:
     names = [name for name in one.state if not name.startswith("fc.")]
     return all(torch.equal(one.state[name], other.state[name]) for name in names)
 
 
 @pytest.mark.slow
 @pytest.mark.covers("backbone.weights", "data.resize", "data.image_size", "data.normalize")
-def test_a_checkpoint_is_the_next_ones_backbone_and_brings_its_preprocessing(earlier: Checkpoint, ftcli: Ftcli) -> None:
-    outcome = train(ftcli)
+def test_train_from_checkpoint_takes_its_preprocessing(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
+    outcome = train_head(ftcli)
     assert outcome.code == 0, outcome.err
-    assert f"earlier.pt: left out, since the head is another: {HEAD}" in outcome.err.splitlines()
+    assert f"earlier.pt: left out, since the head is another: {HEAD_TENSORS}" in outcome.err.splitlines()
     made = read_checkpoint(Path(outcome.json["best_loss"]))
-    assert made.preprocessing == OWN
+    assert made.preprocessing == PREPROCESSING
     assert made.origin["weights"] == "earlier.pt"
     assert made.origin["weights_sha256"] == hashlib.sha256(Path("earlier.pt").read_bytes()).hexdigest()
-    assert same_backbone(made, earlier)
-    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == OWN.to_dict()
+    assert has_same_backbone(made, earlier_checkpoint)
+    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == PREPROCESSING.to_dict()
 
 
-def test_a_recipe_may_say_otherwise(earlier: Checkpoint, ftcli: Ftcli) -> None:
+def test_recipe_overrides_preprocessing_of_checkpoint(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
     text = Path("r2.yaml").read_text()
     settings = "  image_size: 80\n  resize: pad\n  normalize: {mean: [0.5, 0.5, 0.5], std: [1.0, 1.0, 1.0]}\n"
     Path("r2.yaml").write_text(text.replace("  val: 0.2\n", f"  val: 0.2\n{settings}"))
-    wanted = Preprocessing(80, 80, "pad", "bicubic", (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
-    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == wanted.to_dict()
+    expected = Preprocessing(80, 80, "pad", "bicubic", (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == expected.to_dict()
     Path("r2.yaml").write_text(text.replace("  val: 0.2\n", "  val: 0.2\n  image_size: 80\n"))
     assert ftcli("inspect", "r2.yaml", "--json").json["preprocessing"] == {
-        **OWN.to_dict(),
+        **PREPROCESSING.to_dict(),
         "image_size": 80,
         "resize_size": 88,
     }
 
 
 @pytest.mark.slow
-def test_a_resume_does_not_need_the_checkpoint_that_a_run_began_from(earlier: Checkpoint, ftcli: Ftcli) -> None:
-    best = train(ftcli).json["best_loss"]
+def test_resume_does_not_need_initial_weights(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
+    best = train_head(ftcli).json["best_loss"]
     Path("earlier.pt").unlink()
-    more = ("--set", "stages.all.epochs=1", "--json")
-    outcome = ftcli("train", "--stage", "all", "--resume", best, *more)
+    options = ("--set", "stages.all.epochs=1", "--json")
+    outcome = ftcli("train", "--stage", "all", "--resume", best, *options)
     assert outcome.code == 0, outcome.err
-    assert read_checkpoint(Path(outcome.json["best_loss"])).preprocessing == OWN
+    assert read_checkpoint(Path(outcome.json["best_loss"])).preprocessing == PREPROCESSING
 
 
-def test_a_checkpoint_of_another_model_is_refused(earlier: Checkpoint, ftcli: Ftcli) -> None:
-    outcome = train(ftcli, "--set", "backbone.name=squeezenet1_1")
+def test_train_refuses_checkpoint_of_other_model(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
+    outcome = train_head(ftcli, "--set", "backbone.name=squeezenet1_1")
     assert outcome.code == 4
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r2.yaml:8:47: backbone.weights: earlier.pt: is a checkpoint of shufflenet_v2_x0_5 and the network is "
         "squeezenet1_1; set backbone.name: shufflenet_v2_x0_5, or give weights of squeezenet1_1"
     ]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_checkpoint_with_a_flipped_bit_is_no_backbone(earlier: Checkpoint, ftcli: Ftcli, share: float) -> None:
+def test_train_refuses_damaged_checkpoint(earlier_checkpoint: Checkpoint, ftcli: Ftcli, share: float) -> None:
     content = bytearray(Path("earlier.pt").read_bytes())
     content[int(share * len(content))] ^= 1
     Path("earlier.pt").write_bytes(content)
     for command in (("train", "r2.yaml"), ("inspect", "shufflenet_v2_x0_5", "--weights", "earlier.pt")):
         outcome = ftcli(*command)
         assert outcome.code == 4
-        where = "r2.yaml:8:47: backbone.weights" if command[0] == "train" else "--weights"
-        assert outcome.faults == [
-            f"{where}: earlier.pt: is damaged: its bytes are not those that were written (SHA-256 differs); copy it "
+        location = "r2.yaml:8:47: backbone.weights" if command[0] == "train" else "--weights"
+        assert outcome.errors == [
+            f"{location}: earlier.pt: is damaged: its bytes are not those that were written (SHA-256 differs); copy it "
             "again or take another checkpoint"
         ]
     assert not Path("runs/later").exists()
@@ -106,48 +106,48 @@ def test_a_checkpoint_with_a_flipped_bit_is_no_backbone(earlier: Checkpoint, ftc
 
 @pytest.mark.slow
 @pytest.mark.covers("backbone.sha256")
-def test_an_address_is_downloaded_over_cuts_once_and_brings_its_preprocessing(
-    earlier: Checkpoint, ftcli: Ftcli, server: Server, monkeypatch: pytest.MonkeyPatch
+def test_train_downloads_weights_once_despite_interruptions(
+    earlier_checkpoint: Checkpoint, ftcli: Ftcli, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = Path("earlier.pt").read_bytes()
     Path("earlier.pt").unlink()
     digest = hashlib.sha256(content).hexdigest()
-    cut = [Answer(content, cut=len(content) // 3), Answer(content, cut=len(content) // 3, reset=True)]
-    url = server.serve("/earlier.pt", *cut, Answer(content))
+    cut = [Response(content, cut_after=len(content) // 3), Response(content, cut_after=len(content) // 3, reset=True)]
+    url = server.serve("/earlier.pt", *cut, Response(content))
     settings = ("--set", f"backbone.weights={url}", "--set", f"backbone.sha256={digest}")
-    outcome = train(ftcli, *settings)
+    outcome = train_head(ftcli, *settings)
     assert outcome.code == 0, outcome.err
     assert [request.range is not None for request in server.requests] == [False, True, True]
     made = read_checkpoint(Path(outcome.json["best_loss"]))
-    assert made.preprocessing == OWN
+    assert made.preprocessing == PREPROCESSING
     assert made.origin["weights"] == url
-    assert same_backbone(made, earlier)
+    assert has_same_backbone(made, earlier_checkpoint)
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
-    told = ftcli("inspect", "shufflenet_v2_x0_5", "--weights", url, "--sha256", digest, "--json").json
-    assert told["loaded"]["source"] == url  # from the cache
+    result = ftcli("inspect", "shufflenet_v2_x0_5", "--weights", url, "--sha256", digest, "--json").json
+    assert result["loaded"]["source"] == url  # from the cache
     assert server.count() == 3
 
 
-def test_weights_with_another_digest_are_refused(earlier: Checkpoint, ftcli: Ftcli) -> None:
-    found, wrong = hashlib.sha256(Path("earlier.pt").read_bytes()).hexdigest(), "0" * 64
-    outcome = train(ftcli, "--set", f"backbone.sha256='{wrong}'")
+def test_train_refuses_weights_with_other_sha256(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
+    actual, wrong = hashlib.sha256(Path("earlier.pt").read_bytes()).hexdigest(), "0" * 64
+    outcome = train_head(ftcli, "--set", f"backbone.sha256='{wrong}'")
     assert outcome.code == 4
-    assert outcome.faults == [
-        f"r2.yaml:8:47: backbone.weights: earlier.pt is not the file that sha256 tells: its SHA-256 is {found}, not "
+    assert outcome.errors == [
+        f"r2.yaml:8:47: backbone.weights: earlier.pt is not the file that sha256 tells: its SHA-256 is {actual}, not "
         f"{wrong}; get the right file, or correct backbone.sha256"
     ]
 
 
-def test_an_address_without_a_digest_is_a_fault_of_the_recipe(workplace: Path, ftcli: Ftcli) -> None:
+def test_recipe_with_url_requires_sha256(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "backbone.weights=https://example.org/w.pth")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "r.yaml:9:11: backbone: weights from an address need sha256 beside them; give the SHA-256 that their publisher "
         "tells, or that `sha256sum FILE` tells of a copy that you trust"
     ]
 
 
-def test_offline_published_weights_are_named_with_their_place(
+def test_train_offline_reports_path_of_weights(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
@@ -155,21 +155,21 @@ def test_offline_published_weights_are_named_with_their_place(
     outcome = ftcli("train", "r.yaml", "--set", "backbone.weights=default")
     assert outcome.code == 4
     name = "shufflenetv2_x0.5-f707e7126e.pth"
-    assert outcome.faults == [
+    assert outcome.errors == [
         f"--set backbone.weights=default: backbone.weights: https://download.pytorch.org/models/{name} is needed and "
         f"FTCLI_OFFLINE is set; download it where that is possible and put it at {tmp_path}/hub/checkpoints/{name}, or "
         "unset FTCLI_OFFLINE"
     ]
 
 
-def test_inspect_tells_what_of_the_weights_was_loaded(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_shows_loaded_weights(workplace: Path, ftcli: Ftcli) -> None:
     state: dict[str, Any] = dict(torchvision.models.squeezenet1_1(weights=None).state_dict())
     state["classifier.1.weight"], state["classifier.1.bias"] = torch.zeros(3, 512, 1, 1), torch.zeros(3)
     torch.save({"state_dict": {f"model.{n}": t for n, t in state.items()} | {"loss.weight": torch.ones(3)}}, "w.ckpt")
     digest = hashlib.sha256(Path("w.ckpt").read_bytes()).hexdigest()
-    told = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt", "--sha256", digest, "--json").json
+    result = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt", "--sha256", digest, "--json").json
     left = ["loss.weight [3]", "classifier.1.weight [3, 512, 1, 1]", "classifier.1.bias [3]"]
-    assert told["loaded"] == {"source": "./w.ckpt", "sha256": digest, "tensors": 50, "left_out": left}
+    assert result["loaded"] == {"source": "./w.ckpt", "sha256": digest, "tensors": 50, "left_out": left}
     lines = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt").out.splitlines()
     assert "weights: 50 tensors of ./w.ckpt" in lines
     assert f"  sha256: {digest}" in lines
@@ -177,13 +177,13 @@ def test_inspect_tells_what_of_the_weights_was_loaded(workplace: Path, ftcli: Ft
     assert ftcli("inspect", "squeezenet1_1", "--json").json["loaded"] is None
 
 
-def test_inspect_shows_a_checkpoints_preprocessing(earlier: Checkpoint, ftcli: Ftcli) -> None:
-    told = ftcli("inspect", "shufflenet_v2_x0_5", "--weights", "earlier.pt", "--json").json
-    assert told["preprocessing"] == OWN.to_dict()
-    assert told["loaded"]["tensors"] == 336
+def test_inspect_shows_preprocessing_of_checkpoint(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
+    result = ftcli("inspect", "shufflenet_v2_x0_5", "--weights", "earlier.pt", "--json").json
+    assert result["preprocessing"] == PREPROCESSING.to_dict()
+    assert result["loaded"]["tensors"] == 336
     backbone = Backbone(name="shufflenet_v2_x0_5", weights="earlier.pt")
-    state = load_pretrained(backbone, "here", Silent()).model.state_dict()
-    assert all(torch.equal(state[name], earlier.state[name]) for name in state if not name.startswith("fc."))
+    state = load_pretrained(backbone, "here", NullReporter()).model.state_dict()
+    assert all(torch.equal(state[name], earlier_checkpoint.state[name]) for name in state if not name.startswith("fc."))
 
 
 @pytest.mark.parametrize(
@@ -206,15 +206,15 @@ def test_inspect_shows_a_checkpoints_preprocessing(earlier: Checkpoint, ftcli: F
         (("resnet18", "--weights", "w.pth", "--match", "x"), "--match: 'x' is not one of name, position"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(
+def test_inspect_refuses_incompatible_options(
     workplace: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
 ) -> None:
     outcome = ftcli("inspect", *arguments)
-    assert (outcome.code, outcome.faults) == (2, [sentence])
+    assert (outcome.code, outcome.errors) == (2, [sentence])
 
 
 @pytest.mark.parametrize("columns", ["30", "200"])
-def test_weights_that_do_not_fit_are_shown_beside_the_network(
+def test_inspect_shows_mismatched_tensors(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)

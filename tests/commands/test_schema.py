@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from tests.conftest import CONFIGS, Ftcli
 
 
-def test_it_prints_what_is_shipped(ftcli: Ftcli) -> None:
+def test_schema_matches_shipped_file(ftcli: Ftcli) -> None:
     outcome = ftcli("schema")
     assert outcome.code == 0
     assert outcome.err == ""
@@ -20,7 +20,7 @@ def test_it_prints_what_is_shipped(ftcli: Ftcli) -> None:
     assert ftcli("schema", "--json").out == outcome.out
 
 
-def test_it_judges_a_recipe(workplace: Path, ftcli: Ftcli) -> None:
+def test_schema_validates_recipes(workplace: Path, ftcli: Ftcli) -> None:
     validator = Draft202012Validator(ftcli("schema").json)
     text = (workplace / "r.yaml").read_text()
     assert validator.is_valid(yaml.safe_load(text.replace("1e-3", "1.0e-3")))
@@ -28,14 +28,14 @@ def test_it_judges_a_recipe(workplace: Path, ftcli: Ftcli) -> None:
     assert error.message == "Additional properties are not allowed ('vall' was unexpected)"
 
 
-def test_every_shipped_recipe_points_editors_at_it() -> None:
+def test_schema_is_referenced_by_shipped_recipes() -> None:
     for path in CONFIGS.glob("*.yaml"):
         start, _, target = path.read_text(encoding="utf-8").splitlines()[1].partition("=")
         assert start == "# yaml-language-server: $schema"
         assert (path.parent / target).samefile(CONFIGS / "recipe.schema.json")
 
 
-def test_it_needs_no_torch() -> None:
+def test_schema_imports_no_torch() -> None:
     code = (
         "import sys; from ftcli.cli import main; sys.argv = ['ftcli', 'schema']\n"
         "try: main()\n"

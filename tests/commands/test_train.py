@@ -13,7 +13,7 @@ import torch
 from ftcli.runs.checkpoint import read_checkpoint
 from tests.conftest import Ftcli
 
-ROW = {
+METRIC_KEYS = {
     "stage",
     "epoch",
     "train_loss",
@@ -27,7 +27,7 @@ ROW = {
 
 
 @pytest.mark.covers("stages.name")
-def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_writes_run_dir(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--json")
     assert outcome.code == 0
     run, result = workplace / "runs/photos", outcome.json
@@ -58,7 +58,7 @@ def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
         "stages/head.pt",
     ]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(set(row) == ROW for row in rows)
+    assert all(set(row) == METRIC_KEYS for row in rows)
     best = min(rows, key=lambda row: row["val_loss"])
     checkpoint = read_checkpoint(run / "best_loss.pt")
     assert checkpoint.metrics["val_loss"] == best["val_loss"]
@@ -76,7 +76,7 @@ def test_a_run_leaves_what_it_promises(workplace: Path, ftcli: Ftcli) -> None:
     assert f"next: ftcli evaluate {run}" not in outcome.out  # --json prints the document alone
 
 
-def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(finished: Path, ftcli: Ftcli) -> None:
+def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli) -> None:
     first = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     again = ftcli("train", "runs/photos/recipe.yaml", "--json")
     assert "runs/photos already holds a run; this one goes to runs/photos-2" in again.err
@@ -86,7 +86,7 @@ def test_the_recipe_it_leaves_runs_again_and_ends_in_the_same(finished: Path, ft
 
 
 @pytest.mark.covers("seed")
-def test_another_seed_gives_another_network(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_seed_changes_weights(workplace: Path, ftcli: Ftcli) -> None:
     states = []
     for seed in (0, 1):
         result = ftcli("train", "r.yaml", "--stage", "head", "--set", f"seed={seed}", "--json").json
@@ -94,7 +94,7 @@ def test_another_seed_gives_another_network(workplace: Path, ftcli: Ftcli) -> No
     assert not torch.equal(states[0]["fc.0.weight"], states[1]["fc.0.weight"])
 
 
-def test_the_three_lines_one_after_another(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_then_head_then_all(workplace: Path, ftcli: Ftcli) -> None:
     assert ftcli("inspect", "resnet152").code == 0
     head = ftcli("train", "r.yaml", "--stage", "head", "--json")
     assert head.json["next_command"] == "ftcli train --stage all --resume runs/photos/best_loss.pt"
@@ -114,26 +114,26 @@ def test_the_three_lines_one_after_another(workplace: Path, ftcli: Ftcli) -> Non
         assert stage["start_val_loss"] == stored
 
 
-def test_a_best_checkpoint_goes_on_with_the_next_stage(finished: Path, ftcli: Ftcli) -> None:
-    whole = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
+def test_resume_from_stage_checkpoint_trains_next_stage(finished: Path, ftcli: Ftcli) -> None:
+    full_run = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     resumed = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--json")
     assert resumed.code == 0
     assert resumed.json["run"] == str(finished / "runs/photos-2")
     assert [stage["name"] for stage in resumed.json["stages"]] == ["all"]
     # The same as in one go: what a stage does depends on the seed and its name, not on what ran before.
-    assert resumed.json["stages"][0]["val_loss"] == whole["stages"][1]["val_loss"]
+    assert resumed.json["stages"][0]["val_loss"] == full_run["stages"][1]["val_loss"]
 
 
-def test_after_the_last_stage_there_is_nothing_to_carry_on_with(finished: Path, ftcli: Ftcli) -> None:
+def test_resume_after_last_stage_reports_error(finished: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/stages/all.pt")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "--resume runs/photos/stages/all.pt: comes from all, the last stage, so no stage is left to train; add --stage "
         "all to train it once more from these weights, or evaluate it with `ftcli evaluate runs/photos/stages/all.pt`"
     ]
 
 
-def test_a_finished_run_tells_its_result_again(workplace: Path, ftcli: Ftcli) -> None:
+def test_resume_of_finished_run_reports_its_result(workplace: Path, ftcli: Ftcli) -> None:
     first = ftcli("train", "r.yaml", "--json").json
     before = {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")}
     again = ftcli("train", "--resume", "runs/photos/last.pt", "--json")
@@ -142,17 +142,17 @@ def test_a_finished_run_tells_its_result_again(workplace: Path, ftcli: Ftcli) ->
     assert {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")} == before
 
 
-def test_an_exact_resume_takes_no_other_settings(finished: Path, ftcli: Ftcli) -> None:
+def test_exact_resume_refuses_overrides(finished: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "seed=1")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "--set seed=1: runs/photos/last.pt goes on exactly where it stopped, in its own folder and with its own "
         "settings; add --stage to begin a new run from its weights"
     ]
 
 
 @pytest.mark.covers("name")
-def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(finished: Path, ftcli: Ftcli) -> None:
+def test_resume_with_recipe_uses_its_settings(finished: Path, ftcli: Ftcli) -> None:
     text = (finished / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
     (finished / "other.yaml").write_text(text)
     outcome = ftcli("train", "other.yaml", "--resume", "runs/photos/stages/head.pt", "--json")
@@ -162,27 +162,27 @@ def test_with_a_recipe_its_settings_and_the_weights_of_the_checkpoint(finished: 
     assert read_checkpoint(finished / "runs/other/last.pt").recipe["stages"][1]["optimizer"]["lr"] == 1e-4
     wider = ftcli("train", "other.yaml", "--resume", "runs/photos/stages/head.pt", "--set", "head.hidden=[8]")
     assert wider.code == 4
-    assert wider.faults == [
+    assert wider.errors == [
         "runs/photos/stages/head.pt: does not fit shufflenet_v2_x0_5 with this head: 3 have another shape (fc.0.weight "
         "is (16, 1024), not (8, 1024), fc.0.bias is (16,), not (8,), fc.3.weight is (2, 16), not (2, 8)); give the "
         "recipe that it was trained with, or leave the recipe out"
     ]
 
 
-def test_other_classes_are_refused_by_name(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_resume_refuses_other_classes(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     shutil.copytree(photo_folder, finished / "others")
     for split in ("train", "test"):
         (finished / "others" / split / "china").rename(finished / "others" / split / "temple")
     arguments = ("--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set", "data.root=others")
     outcome = ftcli("train", *arguments)
     assert outcome.code == 4
-    assert outcome.faults == [
+    assert outcome.errors == [
         "runs/photos/best_loss.pt: was trained on other classes than others has: missing there: china; unknown to the "
         "checkpoint: temple; give the folder it belongs to, or train anew"
     ]
 
 
-def test_classes_are_matched_by_name_when_their_order_differs(workplace: Path, ftcli: Ftcli) -> None:
+def test_resume_matches_classes_by_name(workplace: Path, ftcli: Ftcli) -> None:
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.classes=[flower, china]")
     checkpoint = read_checkpoint(workplace / "runs/photos/best_loss.pt")
     assert checkpoint.classes == ("flower", "china")
@@ -191,7 +191,7 @@ def test_classes_are_matched_by_name_when_their_order_differs(workplace: Path, f
     assert read_checkpoint(Path(outcome.json["best_loss"])).classes == ("flower", "china")
 
 
-def test_images_added_later_leave_validation_as_it_was(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_resume_keeps_splits_when_images_are_added(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     shutil.copytree(photo_folder, workplace / "photos")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.root=photos")
     for number in range(20):
@@ -204,7 +204,7 @@ def test_images_added_later_leave_validation_as_it_was(workplace: Path, ftcli: F
     assert {path: after[path] for path in before} == before
 
 
-def test_images_stay_in_their_split_when_the_root_becomes_one_of_several(
+def test_resume_keeps_splits_with_several_roots(
     workplace: Path, ftcli: Ftcli, photo_folder: Path
 ) -> None:
     shutil.copytree(photo_folder, workplace / "photos")
@@ -219,7 +219,7 @@ def test_images_stay_in_their_split_when_the_root_becomes_one_of_several(
 
 
 @pytest.mark.covers("data.normalize")
-def test_normalize_data_measures_the_training_images_and_travels(workplace: Path, ftcli: Ftcli) -> None:
+def test_normalize_dataset_is_measured_and_stored(workplace: Path, ftcli: Ftcli) -> None:
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.normalize=dataset")
     measured = read_checkpoint(workplace / "runs/photos/best_loss.pt").preprocessing
     assert measured.mean != (0.485, 0.456, 0.406)
@@ -227,7 +227,7 @@ def test_normalize_data_measures_the_training_images_and_travels(workplace: Path
     assert read_checkpoint(workplace / "runs/photos-2/best_loss.pt").preprocessing == measured
 
 
-def test_a_recipe_that_asks_for_another_normalization_gets_it(finished: Path, ftcli: Ftcli) -> None:
+def test_resume_can_change_normalization(finished: Path, ftcli: Ftcli) -> None:
     resume = ("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set")
     ftcli(*resume, "data.normalize=dataset", "--out", "measured")
     ftcli(*resume, "data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}", "--out", "given")
@@ -236,26 +236,26 @@ def test_a_recipe_that_asks_for_another_normalization_gets_it(finished: Path, ft
     assert means[1] == (0.0, 0.0, 0.0)
 
 
-def test_an_explicit_folder_that_holds_a_run_is_refused(finished: Path, ftcli: Ftcli) -> None:
+def test_train_refuses_out_with_existing_run(finished: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--out", "runs/photos")
     assert outcome.code == 2
-    assert outcome.faults == [
+    assert outcome.errors == [
         "--out: runs/photos already holds a run; give another folder, or go on with --resume runs/photos/last.pt"
     ]
 
 
 @pytest.mark.covers("stages.optimizer.lr")
-def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(finished: Path, ftcli: Ftcli) -> None:
+def test_train_stops_on_nonfinite_loss_and_keeps_best(finished: Path, ftcli: Ftcli) -> None:
     changes = ("--set", "stages.all.optimizer.lr=1e6", "--set", "stages.all.lr_mult={backbone: 1e6}")
     outcome = ftcli(
         "train", "--resume", "runs/photos/stages/head.pt", *changes, "--set", "stages.all.schedule=constant"
     )
     assert outcome.code == 1
-    (told,) = outcome.faults
+    (message,) = outcome.errors
     assert re.match(
-        r"stage all, epoch \d, (step \d of 4|validation): the loss is (nan|inf) at learning rate 1e\+06; ", told
+        r"stage all, epoch \d, (step \d of 4|validation): the loss is (nan|inf) at learning rate 1e\+06; ", message
     )
-    assert told.endswith(
+    assert message.endswith(
         "; lower stages.all.optimizer.lr or set stages.all.clip_grad_norm; the best checkpoint so far stays at "
         "runs/photos-2/best_loss.pt"
     )
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_best_stays(finished: Pa
 
 
 @pytest.mark.covers("stages.early_stopping.patience")
-def test_early_stopping_ends_a_stage(workplace: Path, ftcli: Ftcli) -> None:
+def test_early_stopping_ends_stage(workplace: Path, ftcli: Ftcli) -> None:
     result = ftcli(
         "train",
         "r.yaml",

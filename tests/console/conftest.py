@@ -21,25 +21,25 @@ class Screen:
     """What a terminal shows: its lines, and the same with the codes of colours and weights."""
 
     text: str
-    coded: str
+    text_with_codes: str
 
     @property
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.text.rstrip().splitlines()]
 
 
-Terminal = Callable[..., Screen]
+RunInTmux = Callable[..., Screen]
 """(columns, *arguments of ftcli, folder, until, then, **environment) -> Screen; `then` are more words for the shell."""
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Terminal:
+def terminal(tmp_path: Path) -> RunInTmux:
     """Run ftcli in a terminal of tmux with so many columns and look at it when it has ended, or shows `until`."""
     if shutil.which("tmux") is None:
         pytest.skip("needs tmux: apt-get install tmux")
     sockets = itertools.count()
 
-    def run(
+    def run_in_tmux(
         columns: int, *arguments: str, folder: Path, until: str = "ENDED WITH", then: str = "", **environment: str
     ) -> Screen:
         given = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
@@ -50,16 +50,16 @@ def terminal(tmp_path: Path) -> Terminal:
         shell = f"{command} {then}; echo ENDED WITH $?; sleep 60"
         subprocess.run([*tmux, "new-session", "-d", *size, shell], check=True)
         try:
-            return _wait(tmux, until)
+            return _wait_for_text(tmux, until)
         finally:
             subprocess.run([*tmux, "kill-server"], check=False, capture_output=True)
 
-    return run
+    return run_in_tmux
 
 
-def _wait(tmux: list[str], until: str) -> Screen:
-    began = time.monotonic()
-    while time.monotonic() - began < 60:
+def _wait_for_text(tmux: list[str], until: str) -> Screen:
+    start_time = time.monotonic()
+    while time.monotonic() - start_time < 60:
         capture = [*tmux, "capture-pane", "-p", "-S", "-200"]
         text = subprocess.run(capture, check=True, capture_output=True, text=True).stdout
         if until in text:

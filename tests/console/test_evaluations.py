@@ -10,43 +10,43 @@ import pytest
 from rich.console import Console
 
 from ftcli.console.evaluations import print_evaluation
-from ftcli.results import ClassRow, Confusion, Evaluation, Figure
+from ftcli.results import ClassMetrics, ConfusedPair, EvaluateResult, Metric
 
 
-def describe(classes: int, sure: float = 0.9, error: float = 0.0) -> Evaluation:
+def create_evaluation(classes: int, mean_confidence: float = 0.9, calibration_error: float = 0.0) -> EvaluateResult:
     """An evaluation of 100 images of each class, of which ten go to the class before."""
     names = tuple(f"class {number}" for number in range(classes))
     rows = [[90 if i == j else 10 if j == (i - 1) % classes else 0 for j in range(classes)] for i in range(classes)]
-    return Evaluation(
+    return EvaluateResult(
         checkpoint=Path("my run/best_loss.pt"),
         split="test",
         images=100 * classes,
         loss=0.3,
         accuracy=0.9,
         figures=(
-            Figure("accuracy", 0.9, 0.87, 0.92, "wilson"),
-            Figure("roc_auc", None, None, None, "bootstrap"),
-            Figure("expected_calibration_error", error + 0.01, error, error + 0.02, "bootstrap"),
+            Metric("accuracy", 0.9, 0.87, 0.92, "wilson"),
+            Metric("roc_auc", None, None, None, "bootstrap"),
+            Metric("expected_calibration_error", calibration_error + 0.01, calibration_error, calibration_error + 0.02, "bootstrap"),
         ),
-        per_class=tuple(ClassRow(name, 100, 0.9, 0.9, 0.9, 0.83, 0.94, 0.97, 0.95) for name in names),
+        per_class=tuple(ClassMetrics(name, 100, 0.9, 0.9, 0.9, 0.83, 0.94, 0.97, 0.95) for name in names),
         confusion=tuple(map(tuple, rows)),
         classes=names,
-        calibration={"expected_calibration_error": error + 0.01, "mean_confidence": sure},
+        calibration={"expected_calibration_error": calibration_error + 0.01, "mean_confidence": mean_confidence},
         reliability=(),
         worst=(),
         unsure=(),
-        confused=(Confusion("class 1", "class 0", 10, 0.1),),
+        confused=(ConfusedPair("class 1", "class 0", 10, 0.1),),
     )
 
 
-def show(evaluation: Evaluation, width: int = 120) -> list[str]:
+def render(evaluation: EvaluateResult, width: int = 120) -> list[str]:
     stream = io.StringIO()
     print_evaluation(Console(file=stream, width=width, markup=False, highlight=False, emoji=False), evaluation)
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
-def test_figures_stand_beside_their_intervals() -> None:
-    lines = show(describe(3))
+def test_print_evaluation_shows_intervals() -> None:
+    lines = render(create_evaluation(3))
     assert lines[:6] == [
         "my run/best_loss.pt on test:",
         "accuracy 90.0%, loss 0.3000, 300 images",
@@ -60,16 +60,16 @@ def test_figures_stand_beside_their_intervals() -> None:
 @pytest.mark.parametrize(
     ("classes", "width", "shown"), [(12, 160, True), (13, 160, False), (5, 60, True), (8, 60, False)]
 )
-def test_a_matrix_that_cannot_be_read_is_left_out(classes: int, width: int, shown: bool) -> None:
-    lines = show(describe(classes), width)
+def test_print_evaluation_omits_wide_confusion_matrix(classes: int, width: int, shown: bool) -> None:
+    lines = render(create_evaluation(classes), width)
     assert ("confusion (rows are the true class, columns the one given):" in lines) == shown
-    at = lines.index("most confused:")
-    assert lines[at + 2].split() == ["class", "1", "class", "0", "10", "10.0%"]
+    start = lines.index("most confused:")
+    assert lines[start + 2].split() == ["class", "1", "class", "0", "10", "10.0%"]
     assert all(len(line) <= width for line in lines if not line.startswith(("On average", "next:")))
 
 
-def test_a_class_has_all_its_figures_where_there_is_room() -> None:
-    wide, narrow = show(describe(3)), show(describe(3), 80)
+def test_print_evaluation_shows_all_class_metrics_if_wide() -> None:
+    wide, narrow = render(create_evaluation(3)), render(create_evaluation(3), 80)
     row = "class 0     100      0.900   0.900  0.900"
     assert f"{row}  0.830 to 0.940    0.970              0.950" in wide
     assert any(" ".join(line.split()) == " ".join(row.split()) for line in narrow)
@@ -83,15 +83,15 @@ def test_a_class_has_all_its_figures_where_there_is_room() -> None:
         (0.88, "no difference beyond chance"),
     ],
 )
-def test_how_sure_it_is_beside_how_right(sure: float, verdict: str) -> None:
-    assert f"On average it holds its answers {sure:.1%} probable, and 90.0% of them are right: {verdict}." in show(
-        describe(3, sure=sure)
+def test_print_evaluation_compares_confidence_with_accuracy(sure: float, verdict: str) -> None:
+    assert f"On average it holds its answers {sure:.1%} probable, and 90.0% of them are right: {verdict}." in render(
+        create_evaluation(3, mean_confidence=sure)
     )
 
 
-def test_what_to_type_next() -> None:
+def test_print_evaluation_suggests_commands() -> None:
     command = "next: ftcli evaluate 'my run/best_loss.pt'"
-    assert show(describe(3))[-1:] == [f"{command} --report report.html"]
-    poor = describe(3, error=0.05)
-    assert show(poor)[-2:] == [f"{command} --calibrate", f"{command} --report report.html"]
-    assert show(replace(poor, report=Path("r.html")))[-2:] == ["report: r.html", f"{command} --calibrate"]
+    assert render(create_evaluation(3))[-1:] == [f"{command} --report report.html"]
+    poor = create_evaluation(3, calibration_error=0.05)
+    assert render(poor)[-2:] == [f"{command} --calibrate", f"{command} --report report.html"]
+    assert render(replace(poor, report=Path("r.html")))[-2:] == ["report: r.html", f"{command} --calibrate"]

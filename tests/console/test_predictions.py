@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.console import Form, Terminal, write_predictions
-from ftcli.results import Failure, Guess, Prediction, Predictions, Progress
+from ftcli.console import OutputFormat, TerminalReporter, write_predictions
+from ftcli.results import PredictionError, ClassScore, Prediction, PredictResult, Progress
 
 
-class Screen(io.StringIO):
+class TtyStringIO(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
@@ -24,18 +24,18 @@ class Screen(io.StringIO):
 LONG = "a/" + "long/" * 20 + "path.jpg"
 
 
-def show(stream: io.StringIO, *outcomes: Prediction | Failure, classes: tuple[str, ...] = ("cat", "dog")) -> list[str]:
-    given = Predictions(Path("x.pt"), classes, len(classes), iter(outcomes))
-    write_predictions(given, Form.TABLE, stream)
+def render_table(stream: io.StringIO, *outcomes: Prediction | PredictionError, classes: tuple[str, ...] = ("cat", "dog")) -> list[str]:
+    result = PredictResult(Path("x.pt"), classes, len(classes), iter(outcomes))
+    write_predictions(result, OutputFormat.TABLE, stream)
     return stream.getvalue().splitlines()
 
 
-def predict(path: str, *names: str) -> Prediction:
-    return Prediction(path, tuple(Guess(name, 1 / (place + 1)) for place, name in enumerate(names)))
+def create_prediction(path: str, *names: str) -> Prediction:
+    return Prediction(path, tuple(ClassScore(name, 1 / (index + 1)) for index, name in enumerate(names)))
 
 
-def test_a_row_is_a_line_where_nothing_limits_it() -> None:
-    rows = show(io.StringIO(), predict("a.jpg", "cat", "dog"), Failure("b.jpg", "is gone"), predict(LONG, "dog", "cat"))
+def test_table_in_pipe_has_one_line_per_image() -> None:
+    rows = render_table(io.StringIO(), create_prediction("a.jpg", "cat", "dog"), PredictionError("b.jpg", "is gone"), create_prediction(LONG, "dog", "cat"))
     assert rows == [
         f"{'image':60}  class 1  prob.   class 2  prob.",
         f"{'a.jpg':60}  cat      1.0000  dog      0.5000",
@@ -43,9 +43,9 @@ def test_a_row_is_a_line_where_nothing_limits_it() -> None:
     ]
 
 
-def test_a_terminal_shows_long_paths_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_on_terminal_shows_full_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    rows = show(Screen(), predict("狗.jpg", "cat", "dog"), predict(LONG, "dog", "cat"))
+    rows = render_table(TtyStringIO(), create_prediction("狗.jpg", "cat", "dog"), create_prediction(LONG, "dog", "cat"))
     assert rows == [
         f"{'image':45}  class 1  prob.   class 2  prob.",
         f"{'狗.jpg':44}  cat      1.0000  dog      0.5000",
@@ -54,10 +54,10 @@ def test_a_terminal_shows_long_paths_whole(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
-def test_a_narrow_terminal_gets_a_line_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_on_narrow_terminal_puts_path_on_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     classes = ("first class", "second class", "third")
-    assert show(Screen(), predict("a.jpg", *classes), classes=classes) == [
+    assert render_table(TtyStringIO(), create_prediction("a.jpg", *classes), classes=classes) == [
         "a.jpg",
         "  first class   1.0000",
         "  second class  0.5000",
@@ -65,26 +65,26 @@ def test_a_narrow_terminal_gets_a_line_a_path(monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
-def test_what_would_steer_a_terminal_is_written_out() -> None:
+def test_table_escapes_control_characters() -> None:
     path = "a\\n\\x1b[31m.jpg"
-    assert show(io.StringIO(), predict("a\n\x1b[31m.jpg", "cat\r", "dog"), classes=("cat\r", "dog"))[1] == (
+    assert render_table(io.StringIO(), create_prediction("a\n\x1b[31m.jpg", "cat\r", "dog"), classes=("cat\r", "dog"))[1] == (
         f"{path:60}  cat\\r    1.0000  dog      0.5000"
     )
     stream = io.StringIO()
-    Terminal(stream).warn("a\n\x1b[31m.jpg: is gone")
+    TerminalReporter(stream).warn("a\n\x1b[31m.jpg: is gone")
     assert stream.getvalue() == "warning: a\\n\\x1b[31m.jpg: is gone\n"
 
 
 @pytest.mark.parametrize("failed", [0, 1, 3])
 @pytest.mark.parametrize("made", [0, 1, 3])
-def test_json_is_one_document(made: int, failed: int) -> None:
-    predictions = [predict(f"{n}.jpg", 'a "b"\n') for n in range(made)]
-    failures = [Failure(f"{n}\udcff", "x") for n in range(failed)]
+def test_json_is_one_document_with_errors(made: int, failed: int) -> None:
+    predictions = [create_prediction(f"{n}.jpg", 'a "b"\n') for n in range(made)]
+    failures = [PredictionError(f"{n}\udcff", "x") for n in range(failed)]
     stream = io.StringIO()
-    given = Predictions(Path("/x.pt"), ('a "b"\n',), 1, chain(failures, predictions))
-    assert write_predictions(given, Form.JSON, stream) == (made, failed)
-    told = json.loads(stream.getvalue())
-    assert told == {
+    result = PredictResult(Path("/x.pt"), ('a "b"\n',), 1, chain(failures, predictions))
+    assert write_predictions(result, OutputFormat.JSON, stream) == (made, failed)
+    document = json.loads(stream.getvalue())
+    assert document == {
         "checkpoint": "/x.pt",
         "classes": ['a "b"\n'],
         "predictions": [one.to_dict() for one in predictions],
@@ -92,24 +92,24 @@ def test_json_is_one_document(made: int, failed: int) -> None:
     }
 
 
-@pytest.mark.parametrize("form", Form)
-def test_a_result_is_written_when_it_is_there(tmp_path: Path, form: Form) -> None:
+@pytest.mark.parametrize("form", OutputFormat)
+def test_predictions_are_written_immediately(tmp_path: Path, form: OutputFormat) -> None:
     path = tmp_path / "out"
 
-    def come() -> Iterator[Prediction]:
-        yield predict("a.jpg", "cat", "dog")
+    def yield_predictions() -> Iterator[Prediction]:
+        yield create_prediction("a.jpg", "cat", "dog")
         assert "a.jpg" in path.read_text()
-        yield predict("b.jpg", "cat", "dog")
+        yield create_prediction("b.jpg", "cat", "dog")
 
     with path.open("w") as stream:
-        write_predictions(Predictions(Path("x.pt"), ("cat", "dog"), 2, come()), form, stream)
+        write_predictions(PredictResult(Path("x.pt"), ("cat", "dog"), 2, yield_predictions()), form, stream)
         assert "b.jpg" in path.read_text()
 
 
-def test_there_is_no_bar_where_results_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_reporter_hides_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for bar in (True, False):
-        stream = Screen()
-        with Terminal(stream, bar=bar) as terminal:
-            terminal.advance(Progress("predicting", 1, 3))
+        stream = TtyStringIO()
+        with TerminalReporter(stream, show_bar=bar) as terminal:
+            terminal.update_progress(Progress("predicting", 1, 3))
         assert ("predicting" in stream.getvalue()) == bar

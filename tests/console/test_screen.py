@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from tests.conftest import SCRIPTS
-from tests.console.conftest import Terminal
+from tests.conftest import UNICODE_CLASS_NAMES
+from tests.console.conftest import RunInTmux
 
 COLOURED = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38)[0-9;]*m")
 
@@ -17,18 +17,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("columns", [60, 200])
-def test_a_table_of_classes_in_any_script_stands_straight(terminal: Terminal, many_scripts: Path, columns: int) -> None:
+def test_table_with_unicode_classes_is_aligned(terminal: RunInTmux, many_scripts: Path, columns: int) -> None:
     lines = terminal(columns, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
     assert lines[0] == "runs/photos/best_loss.pt on test:"
     top = next(i for i, line in enumerate(lines) if line.startswith("class "))
-    rows = lines[top + 1 : top + 1 + len(SCRIPTS)]
-    assert [row.split("  ")[0] for row in rows] == sorted(SCRIPTS)
-    assert {cell_len(line) for line in lines[top : top + 1 + len(SCRIPTS)]} == {cell_len(lines[top])}
+    rows = lines[top + 1 : top + 1 + len(UNICODE_CLASS_NAMES)]
+    assert [row.split("  ")[0] for row in rows] == sorted(UNICODE_CLASS_NAMES)
+    assert {cell_len(line) for line in lines[top : top + 1 + len(UNICODE_CLASS_NAMES)]} == {cell_len(lines[top])}
     assert all(cell_len(line) <= columns for line in lines)
     assert lines[-1] == "ENDED WITH 0"
 
 
-def test_a_wide_terminal_folds_nothing(terminal: Terminal, many_scripts: Path) -> None:
+def test_wide_terminal_does_not_wrap(terminal: RunInTmux, many_scripts: Path) -> None:
     lines = terminal(200, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
     worst = lines[lines.index("most confident mistakes:") + 2 :]
     worst = worst[: worst.index("")]
@@ -36,22 +36,22 @@ def test_a_wide_terminal_folds_nothing(terminal: Terminal, many_scripts: Path) -
     assert all(re.match(r"test/.+/图 1\d 'x' 🙂\.jpg  ", line) for line in worst)
 
 
-def test_a_narrow_terminal_loses_no_letter_of_a_path(terminal: Terminal, many_scripts: Path) -> None:
+def test_narrow_terminal_shows_full_paths(terminal: RunInTmux, many_scripts: Path) -> None:
     lines = terminal(60, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
     table = lines[lines.index("most confident mistakes:") + 1 :]
     table = table[: table.index("")]
     width = cell_len(table[0].split("true class")[0])
-    cells = "".join(_cut(line, width) for line in table[1:])
+    cells = "".join(_truncate(line, width) for line in table[1:])
     assert len(re.findall("图1\\d'x'🙂.jpg", cells.replace(" ", ""))) >= 8
 
 
-def _cut(line: str, cells: int) -> str:
+def _truncate(line: str, cells: int) -> str:
     while cell_len(line) > cells:
         line = line[:-1]
     return line
 
 
-def test_sentences_break_between_words_and_addresses_nowhere(terminal: Terminal, tmp_path: Path) -> None:
+def test_sentences_wrap_but_urls_do_not(terminal: RunInTmux, tmp_path: Path) -> None:
     shown = terminal(60, "inspect", "resnet50", "--depth", "1", folder=tmp_path)
     assert shown.lines[0] == "resnet50: 25,557,032 parameters, 25,557,032 trainable, 4.09"
     assert shown.lines[1] == "G multiply-adds an image"
@@ -59,7 +59,7 @@ def test_sentences_break_between_words_and_addresses_nowhere(terminal: Terminal,
     assert all(cell_len(line) <= 60 for line in shown.lines)
 
 
-def test_a_bar_shows_the_work_and_goes_when_it_is_done(terminal: Terminal, many_scripts: Path, tmp_path: Path) -> None:
+def test_progress_bar_disappears_when_done(terminal: RunInTmux, many_scripts: Path, tmp_path: Path) -> None:
     arguments = ["train", "r.yaml", "--set", "stages.head.epochs=9", "--out"]
     during = terminal(60, *arguments, str(tmp_path / "a"), folder=many_scripts, until="━")
     assert "head" in next(line for line in during.lines if "━" in line)
@@ -70,25 +70,25 @@ def test_a_bar_shows_the_work_and_goes_when_it_is_done(terminal: Terminal, many_
 
 
 @pytest.mark.parametrize("then", ["", "| cat"])
-def test_no_bar_runs_into_the_lines_of_predictions(terminal: Terminal, many_scripts: Path, then: str) -> None:
+def test_predict_to_terminal_shows_no_bar(terminal: RunInTmux, many_scripts: Path, then: str) -> None:
     shown = terminal(200, "predict", "runs/photos/best_loss.pt", "data/test", folder=many_scripts, then=then)
     assert len(shown.lines) == 1 + 20 + 2  # a line of headings before, and two that sum up
     # What goes through cat may come to the terminal after what sums up.
     assert sum(line.startswith("data/test/") for line in shown.lines) == 20
 
 
-def test_a_bar_is_shown_while_predictions_go_to_a_file(terminal: Terminal, many_scripts: Path, tmp_path: Path) -> None:
+def test_predict_to_file_shows_bar(terminal: RunInTmux, many_scripts: Path, tmp_path: Path) -> None:
     checkpoint = str(many_scripts / "runs/photos/best_loss.pt")
     arguments = ["predict", checkpoint, str(many_scripts / "data"), "--batch-size", "1"]
     assert "predicting" in terminal(80, *arguments, folder=tmp_path, then="> out.txt", until="━").text
 
 
-def test_colours_are_shown_and_no_color_takes_them_away(terminal: Terminal, tmp_path: Path) -> None:
+def test_no_color_disables_colors(terminal: RunInTmux, tmp_path: Path) -> None:
     with_colours = terminal(60, "train", "nothing.yaml", folder=tmp_path)
-    assert COLOURED.search(with_colours.coded)
+    assert COLOURED.search(with_colours.text_with_codes)
     without = terminal(60, "train", "nothing.yaml", folder=tmp_path, NO_COLOR="1")
     assert without.text == with_colours.text
-    assert not COLOURED.search(without.coded)
+    assert not COLOURED.search(without.text_with_codes)
     assert " ".join(without.lines[:2]) == (
         "error: nothing.yaml: there is no such recipe; give the path of a YAML recipe"
     )

@@ -7,65 +7,65 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.console import Terminal, print_faults, print_result
-from ftcli.results import EpochRow, Fetched, Progress, TestResult, TrainResult
+from ftcli.console import TerminalReporter, print_errors, print_result
+from ftcli.results import EpochMetrics, DownloadResult, Progress, TestResult, TrainResult
 
 
-class Screen(io.StringIO):
+class TtyStringIO(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-ROW = EpochRow("head", 1, 0.51234, 0.75, 0.4, 0.8, 0.003, 12.34, 120.4)
+METRICS = EpochMetrics("head", 1, 0.51234, 0.75, 0.4, 0.8, 0.003, 12.34, 120.4)
 
 
-def test_an_epoch_is_a_line() -> None:
+def test_log_epoch_prints_one_line() -> None:
     stream = io.StringIO()
-    with Terminal(stream) as terminal:
-        terminal.epoch(ROW, 2, True)
-        terminal.epoch(EpochRow("all", 0, None, None, 0.4, 0.8, None, 2.0, None), 5, False)
+    with TerminalReporter(stream) as terminal:
+        terminal.log_epoch(METRICS, 2, True)
+        terminal.log_epoch(EpochMetrics("all", 0, None, None, 0.4, 0.8, None, 2.0, None), 5, False)
     assert stream.getvalue().splitlines() == [
         "head 1/2  train 0.5123 (75.0%)  val 0.4000 (80.0%)  lr 0.003  12.3 s  120 images/s  best",
         "all 0/5  val 0.4000 (80.0%)  2.0 s",
     ]
 
 
-def test_there_is_no_bar_in_a_pipe() -> None:
+def test_update_progress_in_pipe_shows_no_bar() -> None:
     stream = io.StringIO()
-    with Terminal(stream) as terminal:
-        terminal.advance(Progress("head 1/2", 1, 3, 10.0, "loss 0.5"))
-        terminal.say("a [bold]word[/bold] :smile: " + "long " * 60)
+    with TerminalReporter(stream) as terminal:
+        terminal.update_progress(Progress("head 1/2", 1, 3, 10.0, "loss 0.5"))
+        terminal.info("a [bold]word[/bold] :smile: " + "long " * 60)
         terminal.warn("beware")
     assert stream.getvalue() == "a [bold]word[/bold] :smile: " + "long " * 60 + "\nwarning: beware\n"
 
 
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_progress_on_terminal_shows_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    stream = Screen()
-    with Terminal(stream) as terminal:
+    stream = TtyStringIO()
+    with TerminalReporter(stream) as terminal:
         for done in (1, 2, 3):
-            terminal.advance(Progress("head 1/2", done, 3, 10.0, "loss 0.5"))
-        terminal.epoch(ROW, 2, False)
+            terminal.update_progress(Progress("head 1/2", done, 3, 10.0, "loss 0.5"))
+        terminal.log_epoch(METRICS, 2, False)
     shown = stream.getvalue()
     assert "head 1/2" in shown
     assert "3/3  loss 0.5  10 images/s" in shown
 
 
-def test_bytes_are_counted_in_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_update_progress_shows_bytes_as_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    stream = Screen()
-    with Terminal(stream) as terminal:
+    stream = TtyStringIO()
+    with TerminalReporter(stream) as terminal:
         for done in (1_000_000, 12_340_000):
-            terminal.advance(Progress("download a.zip", done, 12_340_000, 2_500_000.0, unit="bytes"))
+            terminal.update_progress(Progress("download a.zip", done, 12_340_000, 2_500_000.0, unit="bytes"))
     assert "12.3/12.3 MB    2.5 MB/s" in stream.getvalue()
 
 
-def test_results_are_tables_of_text(capsys: pytest.CaptureFixture[str]) -> None:
-    print_result(Fetched("x", Path("data/x"), 3, {"train": {"[red]a[/red]": 1, ":smile:": 2}}), as_json=False)
+def test_print_result_shows_tables_without_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(DownloadResult("x", Path("data/x"), 3, {"train": {"[red]a[/red]": 1, ":smile:": 2}}), as_json=False)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "x: 3 images in data/x",
         "split  class         images",
@@ -82,16 +82,16 @@ def test_results_are_tables_of_text(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_faults_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
-    print_faults(["x" * 200, "[b]"])
+def test_print_errors_prints_one_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    print_errors(["x" * 200, "[b]"])
     assert capsys.readouterr().err == "error: " + "x" * 200 + "\nerror: [b]\n"
 
 
-def test_nothing_that_is_told_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Terminal() as terminal:
-        terminal.say("read a\x1b[2Jb.png")
+def test_terminal_reporter_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    with TerminalReporter() as terminal:
+        terminal.info("read a\x1b[2Jb.png")
         terminal.warn("left out: a\x1b[2Jb.png")
-    print_faults(["a\x1b[2Jb\n.png: is broken"])
+    print_errors(["a\x1b[2Jb\n.png: is broken"])
     assert capsys.readouterr().err.splitlines() == [
         r"read a\x1b[2Jb.png",
         r"warning: left out: a\x1b[2Jb.png",

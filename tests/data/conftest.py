@@ -43,7 +43,7 @@ def fill(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Callable[[M
 
 
 @pytest.fixture
-def forbidden() -> Callable[[Path], AbstractContextManager[None]]:
+def unreadable() -> Callable[[Path], AbstractContextManager[None]]:
     """A context in which a file or folder may not be read, whoever runs the tests."""
 
     @contextmanager

@@ -8,24 +8,24 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from ftcli.data.batches import Batch
-from ftcli.data.changes import Changing, apply_changes, build_change
-from ftcli.data.loading import Loader
-from ftcli.data.reading import ImageFiles
+from ftcli.data.changes import BatchTransformConfig, apply_batch_transforms, build_batch_transform
+from ftcli.data.loading import ImageLoader
+from ftcli.data.reading import LoaderConfig
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import build_train_transform
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
 PRE = Preprocessing(48, 56, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
-ACROSS = schema.RandomHorizontalFlip(name="random_horizontal_flip")
-OVER = schema.RandomVerticalFlip(name="random_vertical_flip", p=0.3)
+HORIZONTAL = schema.RandomHorizontalFlip(name="random_horizontal_flip")
+VERTICAL = schema.RandomVerticalFlip(name="random_vertical_flip", p=0.3)
 ERASE = schema.RandomErasing(name="random_erasing", p=0.6)
-TURN = schema.RandomRotation(name="random_rotation")
+ROTATE = schema.RandomRotation(name="random_rotation")
 LISTS: dict[str, tuple[schema.Transform, ...]] = {
-    "both flips": (ACROSS, OVER),
-    "an erasure between": (ACROSS, ERASE, OVER, ERASE),
-    "a turn in the middle": (ERASE, ACROSS, TURN, OVER, ERASE),
-    "a turn at the end": (ACROSS, TURN),
+    "both flips": (HORIZONTAL, VERTICAL),
+    "an erasure between": (HORIZONTAL, ERASE, VERTICAL, ERASE),
+    "a turn in the middle": (ERASE, HORIZONTAL, ROTATE, VERTICAL, ERASE),
+    "a turn at the end": (HORIZONTAL, ROTATE),
 }
 
 
@@ -41,28 +41,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photos: tuple[Image.Image, 
 
 @pytest.mark.parametrize("transforms", LISTS.values(), ids=LISTS.keys())
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_what_is_left_to_the_device_gives_the_same_pixels(
+def test_deferred_transforms_give_same_pixels(
     folder: Path, transforms: tuple[schema.Transform, ...], num_workers: int
 ) -> None:
     transform = build_train_transform(PRE, transforms)
     samples = [Sample(f"{number}.png", 0) for number in range(12)]
-    files = ImageFiles(folder, "error", num_workers)
-    with Loader(samples, transform, 5, files) as here, Loader(samples, transform.defer(), 5, files) as later:
+    files = LoaderConfig(folder, "error", num_workers)
+    with ImageLoader(samples, transform, 5, files) as here, ImageLoader(samples, transform.defer_to_device(), 5, files) as later:
         moved = False
         for epoch in range(3):
-            for whole, left in zip(here.batches(draw=(0, epoch)), later.batches(draw=(0, epoch)), strict=True):
-                assert whole.changes == ()
-                assert len(left.changes) == len(transform.changes)
-                before = left.values[0].clone()
-                made = apply_changes(left.values[0], [change.to(torch.device("cpu")) for change in left.changes])
-                assert torch.equal(made, whole.images)
-                assert torch.equal(left.values[0], before)
+            for expected, deferred in zip(here.batches(rng_key=(0, epoch)), later.batches(rng_key=(0, epoch)), strict=True):
+                assert expected.transform_params == ()
+                assert len(deferred.transform_params) == len(transform.batch_transforms)
+                before = deferred.inputs[0].clone()
+                made = apply_batch_transforms(deferred.inputs[0], [change.to(torch.device("cpu")) for change in deferred.transform_params])
+                assert torch.equal(made, expected.images)
+                assert torch.equal(deferred.inputs[0], before)
                 moved = moved or not torch.equal(made, before)
-        assert moved == bool(transform.changes)
+        assert moved == bool(transform.batch_transforms)
 
 
-def test_only_what_comes_last_is_left() -> None:
-    kinds = {name: [change.kind for change in build_train_transform(PRE, own).changes] for name, own in LISTS.items()}
+def test_only_trailing_transforms_are_deferred() -> None:
+    kinds = {name: [change.kind for change in build_train_transform(PRE, own).batch_transforms] for name, own in LISTS.items()}
     assert kinds == {
         "both flips": ["across", "over"],
         "an erasure between": ["across", "erase", "over", "erase"],
@@ -71,39 +71,39 @@ def test_only_what_comes_last_is_left() -> None:
     }
 
 
-def test_changes_are_drawn_as_torchvision_draws_them(photo: Image.Image) -> None:
-    theirs: dict[Changing, v2.Transform] = {
-        ACROSS: v2.RandomHorizontalFlip(0.5),
-        OVER: v2.RandomVerticalFlip(0.3),
+def test_batch_transforms_match_torchvision(photo: Image.Image) -> None:
+    torchvision_transforms: dict[BatchTransformConfig, v2.Transform] = {
+        HORIZONTAL: v2.RandomHorizontalFlip(0.5),
+        VERTICAL: v2.RandomVerticalFlip(0.3),
         ERASE: v2.Compose([v2.PILToTensor(), v2.RandomErasing(0.6), v2.ToPILImage()]),
     }
     before = photo.tobytes()
     with torch.random.fork_rng(devices=[]):
-        for part, model in theirs.items():
-            change = build_change(part)
+        for part, model in torchvision_transforms.items():
+            change = build_batch_transform(part)
             for seed in range(12):
                 torch.manual_seed(seed)
                 expected, state = model(photo), torch.get_rng_state()
                 torch.manual_seed(seed)
-                assert change.apply(photo, change.draw(photo.size)).tobytes() == expected.tobytes()
+                assert change.apply(photo, change.make_params(photo.size)).tobytes() == expected.tobytes()
                 assert torch.equal(torch.get_rng_state(), state)
     assert photo.tobytes() == before
 
 
-def test_a_batch_without_images_has_no_changes(tmp_path: Path) -> None:
+def test_empty_batch_has_no_transform_params(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
-    transform = build_train_transform(PRE, LISTS["both flips"]).defer()
+    transform = build_train_transform(PRE, LISTS["both flips"]).defer_to_device()
     made: list[Batch] = list(
-        Loader([Sample("a.png", 0)], transform, 4, ImageFiles(tmp_path, "skip", 0)).batches(draw=(0,))
+        ImageLoader([Sample("a.png", 0)], transform, 4, LoaderConfig(tmp_path, "skip", 0)).batches(rng_key=(0,))
     )
-    assert [(len(batch.paths), batch.changes) for batch in made] == [(0, ())]
-    assert apply_changes(made[0].values[0], made[0].changes).shape == (0, 3, 48, 48)
+    assert [(len(batch.paths), batch.transform_params) for batch in made] == [(0, ())]
+    assert apply_batch_transforms(made[0].inputs[0], made[0].transform_params).shape == (0, 3, 48, 48)
 
 
-def test_one_by_one_a_deferred_transform_makes_every_change(photo: Image.Image) -> None:
+def test_deferred_transform_called_on_image_applies_all(photo: Image.Image) -> None:
     transform = build_train_transform(PRE, LISTS["an erasure between"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        whole = transform(photo)
+        expected = transform(photo)
         torch.manual_seed(0)
-        assert torch.equal(transform.defer()(photo), whole)
+        assert torch.equal(transform.defer_to_device()(photo), expected)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.data.folders import FolderScan, name_all
+from ftcli.data.folders import FolderScan, format_names
 
 WHERE = "configs/x.yaml:5:9: data.root"
 
 
 def scan_all(root: Path) -> tuple[dict[str, dict[str, tuple[str, ...]]], list[str]]:
     scan = FolderScan(root, WHERE)
-    return {split: scan.list_classes(folder) for split, folder in scan.find_splits().items()}, scan.faults
+    return {split: scan.list_classes(folder) for split, folder in scan.find_splits().items()}, scan.errors
 
 
-def test_images_at_any_depth_and_no_other_files(fill: Callable[[Mapping[str, int]], Path]) -> None:
+def test_scan_finds_images_at_any_depth(fill: Callable[[Mapping[str, int]], Path]) -> None:
     root = fill({"cat": 2, "cat/indoors/dark": 1, "dog": 1})
     for name in ("cat/.DS_Store", "cat/._0.png", "cat/notes.txt", ".hidden.png", "labels.csv"):
         (root / name).write_text("x")
@@ -31,7 +31,7 @@ def test_images_at_any_depth_and_no_other_files(fill: Callable[[Mapping[str, int
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "VALIDATION"])
-def test_split_folders_and_their_other_names(fill: Callable[[Mapping[str, int]], Path], name: str) -> None:
+def test_scan_split_aliases(fill: Callable[[Mapping[str, int]], Path], name: str) -> None:
     root = fill({"Train/a": 1, f"{name}/a": 1, "test/a": 1})
     layout, faults = scan_all(root)
     assert layout == {
@@ -42,7 +42,7 @@ def test_split_folders_and_their_other_names(fill: Callable[[Mapping[str, int]],
     assert faults == []
 
 
-def test_a_folder_with_test_alone_is_split_and_one_with_other_folders_is_not(
+def test_scan_test_folder_alone_is_a_split(
     fill: Callable[[Mapping[str, int]], Path],
 ) -> None:
     root = fill({"test/a": 1})
@@ -51,7 +51,7 @@ def test_a_folder_with_test_alone_is_split_and_one_with_other_folders_is_not(
     assert scan_all(root)[0] == {"all": {"exam": ("exam/0.png",), "test": ("test/a/0.png",)}}
 
 
-def test_links_are_followed_but_never_round(fill: Callable[[Mapping[str, int]], Path], tmp_path: Path) -> None:
+def test_scan_follows_links_without_cycles(fill: Callable[[Mapping[str, int]], Path], tmp_path: Path) -> None:
     root = fill({"cat": 1, "dog": 1})
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -72,7 +72,7 @@ def test_links_are_followed_but_never_round(fill: Callable[[Mapping[str, int]], 
     assert faults == []
 
 
-def test_names_in_any_script_and_none(tmp_path: Path) -> None:
+def test_scan_unicode_and_non_utf8_names(tmp_path: Path) -> None:
     root = tmp_path / "data"
     odd = os.fsdecode(b"caf\xe9 \xff")
     for name in ("Кошка и пёс", "犬", odd, "a\\b"):
@@ -83,7 +83,7 @@ def test_names_in_any_script_and_none(tmp_path: Path) -> None:
     assert faults == []
 
 
-def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
+def test_scan_missing_or_invalid_root(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -97,7 +97,7 @@ def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
     ]
 
 
-def test_images_that_would_belong_to_no_class(fill: Callable[[Mapping[str, int]], Path]) -> None:
+def test_scan_reports_images_outside_classes(fill: Callable[[Mapping[str, int]], Path]) -> None:
     root = fill({"train": 2, "train/a": 1, "": 1})
     assert scan_all(root)[1] == [
         f"{WHERE}: {root} has 1 image beside its split folders, such as '0.png', which would belong to no class; "
@@ -107,14 +107,14 @@ def test_images_that_would_belong_to_no_class(fill: Callable[[Mapping[str, int]]
     ]
 
 
-def test_a_folder_of_loose_images(fill: Callable[[Mapping[str, int]], Path]) -> None:
+def test_scan_reports_no_class_folders(fill: Callable[[Mapping[str, int]], Path]) -> None:
     root = fill({"": 3})
     assert scan_all(root)[1] == [
         f"{WHERE}: {root} has no class folders; put the images of each class into a folder of its own"
     ]
 
 
-def test_folders_beside_the_splits(fill: Callable[[Mapping[str, int]], Path]) -> None:
+def test_scan_reports_non_split_folders(fill: Callable[[Mapping[str, int]], Path]) -> None:
     root = fill({"train/a": 1, "car": 1, "plane": 1, "val/a": 1, "valid/a": 1})
     assert scan_all(root)[1] == [
         f"{WHERE}: {root} is split, for it has train, but 'car', 'plane' beside it are no splits; move what is no "
@@ -123,7 +123,7 @@ def test_folders_beside_the_splits(fill: Callable[[Mapping[str, int]], Path]) ->
     ]
 
 
-def test_empty_class_folders(fill: Callable[[Mapping[str, int]], Path]) -> None:
+def test_scan_reports_empty_classes(fill: Callable[[Mapping[str, int]], Path]) -> None:
     root = fill({"train/a": 1, "train/b": 0, "test/a": 0, "test/b": 0})
     (root / "train/b/notes.txt").touch()
     assert scan_all(root)[1] == [
@@ -132,8 +132,8 @@ def test_empty_class_folders(fill: Callable[[Mapping[str, int]], Path]) -> None:
     ]
 
 
-def test_a_folder_that_cannot_be_read_is_not_called_empty(
-    forbidden: Callable[[Path], AbstractContextManager[None]],
+def test_scan_unreadable_folder_is_not_empty(
+    unreadable: Callable[[Path], AbstractContextManager[None]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -141,11 +141,11 @@ def test_a_folder_that_cannot_be_read_is_not_called_empty(
         for folder in ("a", "b/deep"):
             (root / folder).mkdir(parents=True)
         (root / "a/0.png").touch()
-        with forbidden(root / "b/deep"):
+        with unreadable(root / "b/deep"):
             faults = scan_all(root)[1]
     assert faults == [f"{WHERE}: {root}/b/deep cannot be read (Permission denied); check its permissions"]
 
 
-def test_many_names_are_cut() -> None:
-    assert name_all(["a", "b c"]) == "'a', 'b c'"
-    assert name_all(map(str, range(5)), show=2) == "'0', '1' and 3 more"
+def test_format_names_truncates() -> None:
+    assert format_names(["a", "b c"]) == "'a', 'b c'"
+    assert format_names(map(str, range(5)), max_names=2) == "'0', '1' and 3 more"

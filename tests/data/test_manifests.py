@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from ftcli.data.entries import Entry
 from ftcli.data.manifests import ManifestScan, is_manifest
-from ftcli.data.sources import list_split, read_folder, split_images
+from ftcli.data.sources import list_split, list_image_paths, split_images
 from ftcli.errors import CheckpointError, DataError
 from ftcli.recipe.schema import Data
 
@@ -43,22 +43,22 @@ def write_parquet(folder: Path, **columns: object) -> Path:
 def rows_of(path: Path) -> list[tuple[str, Entry]]:
     scan = ManifestScan(path, WHERE)
     listed = scan.read()
-    assert scan.faults == []
+    assert scan.errors == []
     return [(split, entry) for split, classes in listed.items() for entries in classes.values() for entry in entries]
 
 
-def faults_of(path: Path) -> list[str]:
+def errors_of(path: Path) -> list[str]:
     """The faults of a manifest without what they all begin with."""
     with pytest.raises(DataError) as error:
-        read_folder(path, WHERE)
-    assert all(fault.startswith(f"{WHERE}: {path}") for fault in error.value.faults)
-    return [fault.removeprefix(f"{WHERE}: {path}") for fault in error.value.faults]
+        list_image_paths(path, WHERE)
+    assert all(fault.startswith(f"{WHERE}: {path}") for fault in error.value.messages)
+    return [fault.removeprefix(f"{WHERE}: {path}") for fault in error.value.messages]
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("sign", [",", ";", "\t"])
-def test_every_kind_of_text_is_read_alike(write: Write, bom: bytes, end: str, sign: str) -> None:
+def test_manifest_text_formats_read_alike(write: Write, bom: bytes, end: str, sign: str) -> None:
     lines = [
         "",
         sign.join(["note", "label", "path", "group", "weight", "split"]),
@@ -76,7 +76,7 @@ def test_every_kind_of_text_is_read_alike(write: Write, bom: bytes, end: str, si
     ]
 
 
-def test_words_in_any_script(write: Write, tmp_path: Path) -> None:
+def test_manifest_unicode_names(write: Write, tmp_path: Path) -> None:
     names = ["Кошка и пёс", "犬", "قطة", "🐈‍⬛", 'a "quoted", one', "sh' e;ll $x", "d\u0301", "two\nlines"]
     for number, name in enumerate(names):
         source = tmp_path / f"data/images/{number}.png"
@@ -86,23 +86,23 @@ def test_words_in_any_script(write: Write, tmp_path: Path) -> None:
     assert {entry.path for _, entry in rows_of(path)} == {f"images/{name}.png" for name in names[:-1]}
     assert {entry.label for _, entry in rows_of(path)} == {name.split()[0] for name in names[:-1]}
     path = write('path,label\n"images/two\nlines.png",a\nimages/gone.png,b\n')
-    assert faults_of(path) == [":4: path 'images/gone.png' is not there; mend it, or remove the row"]
+    assert errors_of(path) == [":4: path 'images/gone.png' is not there; mend it, or remove the row"]
 
 
-def test_paths_from_elsewhere(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_manifest_relative_and_absolute_paths(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(f"path,label\n{tmp_path}/data/images/0.png,a\n../data/images/1.png,b\n")
     assert [entry.path for _, entry in rows_of(path)] == ["../data/images/1.png", f"{tmp_path}/data/images/0.png"]
     monkeypatch.chdir(tmp_path / "data/images")
     assert len(rows_of(Path("../m.csv"))) == 2
     monkeypatch.setenv("HOME", str(tmp_path / "data"))
     path = write("path,label\n~/images/0.png,a\n$HOME/images/0.png,a\n")
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         ":2: path '~/images/0.png' is not there; mend it, or remove the row",
         ":3: path '$HOME/images/0.png' is not there; mend it, or remove the row",
     ]
 
 
-def test_every_fault_at_once(write: Write) -> None:
+def test_manifest_reports_all_errors(write: Write) -> None:
     path = write(
         "path,label,split,weight,group\n"
         "images/0.png,a,train,1,m\n"
@@ -117,7 +117,7 @@ def test_every_fault_at_once(write: Write) -> None:
         "images,a,,1e13,\n"
         'images/5.png,a,,"0,5",\n'
     )
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         ":3: path is empty; give the image's path, or remove the row",
         ":4: label is empty; give the image's class, or remove the row",
         ":5: path 'images/gone.png' is not there; mend it, or remove the row",
@@ -137,9 +137,9 @@ def test_every_fault_at_once(write: Write) -> None:
     ]
 
 
-def test_of_many_faults_of_a_kind_the_first_ten_are_told(write: Write) -> None:
+def test_manifest_limits_errors_per_kind(write: Write) -> None:
     path = write("path,label\n" + "".join(f"gone/{number}.png,a\n" for number in range(2345)) + "images/0.png,\n")
-    faults = faults_of(path)
+    faults = errors_of(path)
     assert faults[9:] == [
         ":11: path 'gone/9.png' is not there; mend it, or remove the row",
         ":2347: label is empty; give the image's class, or remove the row",
@@ -147,29 +147,29 @@ def test_of_many_faults_of_a_kind_the_first_ten_are_told(write: Write) -> None:
     ]
 
 
-def test_a_path_that_cannot_be_looked_for(
+def test_manifest_unreadable_path(
     write: Write,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    forbidden: Callable[[Path], AbstractContextManager[None]],
+    unreadable: Callable[[Path], AbstractContextManager[None]],
 ) -> None:
     long = "x" * 300
     write(f"path,label\n{long}.png,a\nsecret/0.png,a\nimages/0.png/1.png,a\n")
     monkeypatch.chdir(tmp_path / "data")
     Path("secret").mkdir()
-    with forbidden(Path("secret")):
-        assert faults_of(Path("m.csv")) == [
+    with unreadable(Path("secret")):
+        assert errors_of(Path("m.csv")) == [
             f":2: path '{long}.png' cannot be looked for (File name too long); mend it, or its permissions",
             ":3: path 'secret/0.png' cannot be looked for (Permission denied); mend it, or its permissions",
             ":4: path 'images/0.png/1.png' is not there; mend it, or remove the row",
         ]
 
 
-def test_a_path_that_almost_leads_to_a_file(write: Write, tmp_path: Path) -> None:
+def test_manifest_path_suggestions(write: Write, tmp_path: Path) -> None:
     composed, apart = (unicodedata.normalize(form, "images/é.png") for form in ("NFC", "NFD"))
     (tmp_path / "data/images/5.png").rename(tmp_path / "data" / apart)
     path = write(f"path,label\nimages\\0.png,a\n images/1.png,a\n{composed},a\n")
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         ":2: path 'images\\\\0.png' is not there; write it with slashes, 'images/0.png'",
         ":3: path ' images/1.png' is not there; take away the space at its ends",
         f":4: path {composed!r} is not there; the file's name has its letters composed in another way; write it in "
@@ -205,22 +205,22 @@ def test_a_path_that_almost_leads_to_a_file(write: Write, tmp_path: Path) -> Non
         (b"path,label\na\0.png,a\n", [":2: path 'a\\x00.png' is not there; mend it, or remove the row"]),
     ],
 )
-def test_a_file_that_is_no_manifest(write: Write, content: bytes, faults: list[str]) -> None:
-    assert faults_of(write(content)) == faults
+def test_manifest_invalid_content(write: Write, content: bytes, faults: list[str]) -> None:
+    assert errors_of(write(content)) == faults
 
 
-def test_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+def test_manifest_unreadable_file(tmp_path: Path) -> None:
     for name in ("gone.csv", "gone.parquet"):
-        assert faults_of(tmp_path / name) == [
+        assert errors_of(tmp_path / name) == [
             " is not there; give a manifest with the columns path and label, or a folder"
         ]
     (tmp_path / "loop.tsv").symlink_to(tmp_path / "loop.tsv")
-    assert faults_of(tmp_path / "loop.tsv") == [
+    assert errors_of(tmp_path / "loop.tsv") == [
         " cannot be read (Too many levels of symbolic links); check its permissions"
     ]
 
 
-def test_what_is_a_manifest(tmp_path: Path) -> None:
+def test_is_manifest_by_extension(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     assert [is_manifest(tmp_path / name) for name in ("a.csv", "a.TSV", "a.Parquet", "a.txt", "csv", "folder.csv")] == [
         True,
@@ -232,7 +232,7 @@ def test_what_is_a_manifest(tmp_path: Path) -> None:
     ]
 
 
-def test_parquet_is_read_as_text_is(write: Write, tmp_path: Path) -> None:
+def test_parquet_matches_csv(write: Write, tmp_path: Path) -> None:
     text = write(
         "path,label,split,weight,group\nimages/0.png,1,train,0.5,7\nimages/1.png,12,,1,\nimages/2.png,1,test,2.0,8\n"
     )
@@ -245,13 +245,13 @@ def test_parquet_is_read_as_text_is(write: Write, tmp_path: Path) -> None:
     assert {entry.label for _, entry in rows_of(path)} == {"001", "犬"}
 
 
-def test_faults_of_parquet(write: Write, tmp_path: Path) -> None:
+def test_parquet_errors(write: Write, tmp_path: Path) -> None:
     folder = write("not parquet at all", "m.parquet").parent
-    (fault,) = faults_of(folder / "m.parquet")
+    (fault,) = errors_of(folder / "m.parquet")
     assert fault.startswith(" is no Parquet file that can be read (")
     assert fault.endswith("); write it anew")
     path = write_parquet(folder, path=[1], label=[0.5], split=[True], weight=["1"], group=[[1]])
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         ": the column 'path' holds int64; make it text",
         ": the column 'label' holds double; make it text or whole numbers",
         ": the column 'split' holds bool; make it text or whole numbers",
@@ -264,7 +264,7 @@ def test_faults_of_parquet(write: Write, tmp_path: Path) -> None:
         label=["a", "a", "b", ""],
         weight=[1.0, 1.0, float("nan"), None],
     )
-    assert faults_of(path) == [
+    assert errors_of(path) == [
         ": row 2: path is empty; give the image's path, or remove the row",
         ": row 3: path 'images/0.png' has the label 'b', and 'a' in row 1; keep one",
         ": row 3: weight 'nan' is no number from 0 to 1e+12; write one such as 0.5",
@@ -273,16 +273,16 @@ def test_faults_of_parquet(write: Write, tmp_path: Path) -> None:
     ]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert faults_of(path)[0].startswith(" is no Parquet file that can be read (")
+    assert errors_of(path)[0].startswith(" is no Parquet file that can be read (")
 
 
 def test_parquet_without_pyarrow(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("", "m.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert faults_of(path) == [" needs the package pyarrow; pip install 'ftcli[parquet]'"]
+    assert errors_of(path) == [" needs the package pyarrow; pip install 'ftcli[parquet]'"]
 
 
-def test_rows_without_a_split_are_train_where_others_name_one(write: Write) -> None:
+def test_manifest_rows_without_split_go_to_train(write: Write) -> None:
     rows = [f"images/{number}.png,{'ab'[number % 2]},{'test' if number < 4 else ''}" for number in range(20)]
     path = write("path,label,split\n" + "\n".join(rows))
     images = split_images(Data(root=str(path), val=0.3, test=0.9), 0, WHERE)
@@ -293,17 +293,17 @@ def test_rows_without_a_split_are_train_where_others_name_one(write: Write) -> N
     assert {sample.label for sample in images.splits["val"]} == {0, 1}
 
 
-def test_a_named_validation_is_used_as_it_is(write: Write) -> None:
+def test_manifest_validation_split_used(write: Write) -> None:
     rows = [f"images/{number}.png,{'ab'[number % 2]},{'Validation' if number < 4 else ''}" for number in range(20)]
     images = split_images(Data(root=str(write("path,label,split\n" + "\n".join(rows))), val=0.9), 0, WHERE)
     assert {split: len(samples) for split, samples in images.splits.items()} == {"train": 16, "val": 4}
 
 
-def test_faults_of_a_manifests_classes(write: Write) -> None:
+def test_manifest_class_errors(write: Write) -> None:
     path = write("path,label,split\nimages/0.png,a,train\nimages/1.png,b,test\n")
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path), classes=("a", "c")), 0, WHERE)
-    assert error.value.faults == (
+    assert error.value.messages == (
         f"{WHERE}: {path} has one class only, 'a'; a classifier needs at least 2",
         f"{WHERE}: {path}: test lacks the class 'a' that train has; give both the same classes",
         f"{WHERE}: {path}: train lacks the class 'b' that test has; give both the same classes",
@@ -316,7 +316,7 @@ def test_faults_of_a_manifests_classes(write: Write) -> None:
     assert str(error.value) == f"{WHERE}: {path} has no image of train, only of 'test'; add some"
 
 
-def test_another_manifest_for_a_known_classifier(write: Write) -> None:
+def test_list_split_of_manifest(write: Write) -> None:
     path = write("path,label\nimages/0.png,b\nimages/1.png,a\n")
     for split in ("all", None):
         images = list_split(path, split, ("a", "b", "c"), WHERE)
@@ -340,7 +340,7 @@ def test_another_manifest_for_a_known_classifier(write: Write) -> None:
     assert str(no_val.value) == f"{WHERE}: {path} has no split 'val'; give one that it has: 'test', 'train'"
 
 
-def test_images_that_all_weigh_nothing(write: Write) -> None:
+def test_manifest_all_weights_zero(write: Write) -> None:
     rows = [f"images/{number}.png,{'ab'[number % 2]},0" for number in range(20)]
     path = write("path,label,weight\n" + "\n".join(rows))
     with pytest.raises(DataError) as error:

@@ -10,30 +10,30 @@ import pytest
 import torch
 from PIL import Image
 
-from ftcli.caching.places import find_cache
+from ftcli.caching.places import get_cache_dir
 from ftcli.data.batches import Batch
-from ftcli.data.images import BrokenImage
-from ftcli.data.loading import Loader
+from ftcli.data.images import CorruptImageError
+from ftcli.data.loading import ImageLoader
 from ftcli.data.pixels import PixelCache
-from ftcli.data.reading import BatchReader, ImageFiles, Job
+from ftcli.data.reading import BatchBuilder, LoaderConfig, BatchRequest
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform, build_train_transform
 from ftcli.recipe import schema
-from ftcli.results import Preprocessing, Progress, Silent
+from ftcli.results import Preprocessing, Progress, NullReporter
 
 PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 PRESETS: tuple[schema.Preset, ...] = ("none", "flips", "standard", "strong")
 COUNT = 14
 
 
-class Told(Silent):
+class ProgressRecorder(NullReporter):
     """Keeps the progress that is told."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int, int]] = []
+        self.reports: list[tuple[str, int, int]] = []
 
     def advance(self, progress: Progress) -> None:
-        self.told.append((progress.task, progress.done, progress.total))
+        self.reports.append((progress.task, progress.done, progress.total))
 
 
 @pytest.fixture(autouse=True)
@@ -64,73 +64,73 @@ def list_samples() -> list[Sample]:
     return [Sample(name(number), number % 2) for number in range(COUNT)]
 
 
-def read(root: Path, transform: ImageTransform, pixels: PixelCache | None, num_workers: int = 0) -> list[Batch]:
-    files = ImageFiles(root, "skip", num_workers, pixels=pixels)
-    with Loader(list_samples(), transform, 4, files) as loader:
-        return [batch for epoch in range(2) for batch in loader.batches(draw=(7, epoch))]
+def read(root: Path, transform: ImageTransform, pixel_cache: PixelCache | None, num_workers: int = 0) -> list[Batch]:
+    files = LoaderConfig(root, "skip", num_workers, pixel_cache=pixel_cache)
+    with ImageLoader(list_samples(), transform, 4, files) as loader:
+        return [batch for epoch in range(2) for batch in loader.batches(rng_key=(7, epoch))]
 
 
 def equal(one: list[Batch], other: list[Batch]) -> bool:
     return all(
-        torch.equal(a.images, b.images) and (a.paths, a.broken) == (b.paths, b.broken)
+        torch.equal(a.images, b.images) and (a.paths, a.skip_messages) == (b.paths, b.skip_messages)
         for a, b in zip(one, other, strict=True)
     )
 
 
-def fill(pixels: PixelCache, num_workers: int = 0, reporter: Silent | None = None) -> bool:
-    return pixels.fill(list_samples(), num_workers, "skip", reporter or Silent(), "decoding")
+def fill(pixel_cache: PixelCache, num_workers: int = 0, reporter: NullReporter | None = None) -> bool:
+    return pixel_cache.fill(list_samples(), num_workers, "skip", reporter or NullReporter(), "decoding")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_are_the_same_with_it(root: Path, preset: schema.Preset, num_workers: int) -> None:
+def test_pixel_cache_gives_same_batches(root: Path, preset: schema.Preset, num_workers: int) -> None:
     transform = build_train_transform(PRE, preset)
     pixels = PixelCache(root, transform)
     assert fill(pixels, num_workers)
-    whole = read(root, transform, None)
+    expected = read(root, transform, None)
     for path in root.iterdir():  # 3 stays broken; no other file is opened again
         if path.name != name(3):
             path.write_bytes(b"")
-    assert equal(read(root, transform, pixels, num_workers), whole)
+    assert equal(read(root, transform, pixels, num_workers), expected)
 
 
-def test_what_is_decoded_differently_is_kept_apart(root: Path) -> None:
+def test_pixel_cache_separates_transforms(root: Path) -> None:
     for preset in PRESETS:
         assert fill(PixelCache(root, build_train_transform(PRE, preset)))
     other = Preprocessing(32, 40, "crop", "bilinear", PRE.mean, PRE.std)
     assert fill(PixelCache(root, build_train_transform(other, "none")))
     # none and flips share what they keep, and so do standard and strong
-    assert len(list((find_cache() / "pixels").iterdir())) == 3
+    assert len(list((get_cache_dir() / "pixels").iterdir())) == 3
 
 
-def test_an_image_is_known_by_its_content(root: Path) -> None:
+def test_pixel_cache_keys_by_content(root: Path) -> None:
     transform = build_train_transform(PRE, "flips")
     fill(PixelCache(root, transform))
     (root / name(0)).rename(root / "moved.png")
     (root / name(1)).rename(root / name(0))
     (root / "moved.png").rename(root / name(1))
-    told = Told()
+    recorder = ProgressRecorder()
     pixels = PixelCache(root, transform)
-    assert fill(pixels, reporter=told)
-    assert told.told == [("decoding", COUNT, COUNT)]  # of the broken one: no other was decoded again
+    assert fill(pixels, reporter=recorder)
+    assert recorder.reports == [("decoding", COUNT, COUNT)]  # of the broken one: no other was decoded again
     assert equal(read(root, transform, pixels), read(root, transform, None))
 
 
-def test_broken_images_are_told_at_once_or_left_to_the_loader(root: Path) -> None:
+def test_pixel_cache_corrupt_images(root: Path) -> None:
     pixels = PixelCache(root, build_train_transform(PRE, "none"))
-    with pytest.raises(BrokenImage) as error:
-        pixels.fill(list_samples(), 2, "error", Silent(), "decoding")
+    with pytest.raises(CorruptImageError) as error:
+        pixels.fill(list_samples(), 2, "error", NullReporter(), "decoding")
     assert multiprocessing.active_children() == []
     assert str(error.value).startswith(f"{root}/3.png: is cut short (")
     (root / name(6)).unlink()
     assert fill(pixels)
-    kept = [pixels.find_key(name(number)) is not None for number in range(COUNT)]
-    assert kept == [number not in (3, 6) for number in range(COUNT)]
+    is_cached = [pixels.find_key(name(number)) is not None for number in range(COUNT)]
+    assert is_cached == [number not in (3, 6) for number in range(COUNT)]
     transform = build_train_transform(PRE, "none")
-    assert [len(batch.broken) for batch in read(root, transform, pixels)] == [1, 1, 0, 0] * 2
+    assert [len(batch.skip_messages) for batch in read(root, transform, pixels)] == [1, 1, 0, 0] * 2
 
 
-def test_it_tells_how_far_it_is_and_stops_when_asked(root: Path) -> None:
+def test_pixel_cache_progress_and_stop(root: Path) -> None:
     pixels, asked = PixelCache(root, build_train_transform(PRE, "standard")), 0
 
     def stop() -> bool:
@@ -138,28 +138,28 @@ def test_it_tells_how_far_it_is_and_stops_when_asked(root: Path) -> None:
         asked += 1
         return asked > 5
 
-    assert not pixels.fill(list_samples(), 0, "skip", Silent(), "decoding", stop)
+    assert not pixels.fill(list_samples(), 0, "skip", NullReporter(), "decoding", stop)
     assert pixels.find_key(name(0)) is None
-    told = Told()
-    assert fill(pixels, reporter=told)
-    assert told.told[-1] == ("decoding", COUNT, COUNT)
+    recorder = ProgressRecorder()
+    assert fill(pixels, reporter=recorder)
+    assert recorder.reports[-1] == ("decoding", COUNT, COUNT)
     asked = 0
     (root / "extra.png").write_bytes((root / name(0)).read_bytes())  # the content is there already
-    assert pixels.fill([*list_samples()[:3], Sample("extra.png", 0)], 0, "error", Silent(), "", lambda: True)
+    assert pixels.fill([*list_samples()[:3], Sample("extra.png", 0)], 0, "error", NullReporter(), "", lambda: True)
     assert pixels.find_key("extra.png") == pixels.find_key(name(0))
 
 
 @pytest.mark.parametrize("preset", ["none", "standard"])
-def test_the_estimate_is_near_what_is_written(root: Path, own_cache: Path, preset: schema.Preset) -> None:
+def test_pixel_cache_estimate_bytes(root: Path, own_cache: Path, preset: schema.Preset) -> None:
     pixels = PixelCache(root, build_train_transform(PRE, preset))
-    told = pixels.estimate(list_samples())
+    estimated = pixels.estimate_bytes(list_samples())
     fill(pixels)
     written = sum(path.stat().st_size for path in own_cache.rglob("*.chunk"))
-    assert 0.85 * told < written < 1.15 * told
-    assert pixels.estimate([]) == 0
+    assert 0.85 * estimated < written < 1.15 * estimated
+    assert pixels.estimate_bytes([]) == 0
 
 
-def test_what_has_left_the_disk_is_decoded_again(root: Path, own_cache: Path) -> None:
+def test_pixel_cache_decodes_evicted_images(root: Path, own_cache: Path) -> None:
     transform = build_train_transform(PRE, "flips")
     pixels = PixelCache(root, transform)
     fill(pixels)
@@ -175,8 +175,8 @@ def test_what_has_left_the_disk_is_decoded_again(root: Path, own_cache: Path) ->
     late = pickle.loads(pickle.dumps(pixels))
     assert late.read(key) is None
     samples = tuple(list_samples()[:4])
-    job = Job(samples, tuple(pixels.find_key(sample.path) for sample in samples), (7, 0))
-    made = BatchReader(ImageFiles(root, "skip", 0, pixels=late), transform)[job]
+    job = BatchRequest(samples, tuple(pixels.find_key(sample.path) for sample in samples), (7, 0))
+    made = BatchBuilder(LoaderConfig(root, "skip", 0, pixel_cache=late), transform)[job]
     assert isinstance(made, Batch)
     assert equal([made], read(root, transform, None)[:1])
     assert equal(read(root, transform, pixels), read(root, transform, None))
@@ -188,8 +188,8 @@ from pathlib import Path
 from ftcli.data.pixels import PixelCache
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import build_train_transform
-from ftcli.results import Preprocessing, Silent
-class Aloud(Silent):
+from ftcli.results import Preprocessing, NullReporter
+class Aloud(NullReporter):
     def advance(self, progress):
         print(progress.done, flush=True)
 root = Path(sys.argv[1])
@@ -199,16 +199,16 @@ PixelCache(root, build_train_transform(pre, "standard")).fill(samples, 1, "skip"
 """
 
 
-def test_a_killed_filling_leaves_nothing_that_is_half(root: Path) -> None:
+def test_pixel_cache_survives_killed_fill(root: Path) -> None:
     for number in range(200):
         (root / f"x{number}.jpg").write_bytes((root / name(5)).read_bytes() + bytes([number]))
     with subprocess.Popen([sys.executable, "-c", FILL, str(root)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.kill()
-    assert list(find_cache().rglob("*.tmp")) != []
+    assert list(get_cache_dir().rglob("*.tmp")) != []
     transform = build_train_transform(PRE, "standard")
     pixels = PixelCache(root, transform)
     assert fill(pixels)
     assert equal(read(root, transform, pixels), read(root, transform, None))
-    assert list(find_cache().rglob("*.tmp")) == []
+    assert list(get_cache_dir().rglob("*.tmp")) == []

@@ -11,20 +11,20 @@ from PIL import Image
 from ftcli import runtime
 from ftcli.data import pixels, reading
 from ftcli.data.batches import Batch
-from ftcli.data.images import BrokenImage, read_image
-from ftcli.data.loading import Loader
+from ftcli.data.images import CorruptImageError, read_image
+from ftcli.data.loading import ImageLoader
 from ftcli.data.pixels import PixelCache
-from ftcli.data.reading import BatchReader, ImageFiles, Job
+from ftcli.data.reading import BatchBuilder, LoaderConfig, BatchRequest
 from ftcli.data.sources import Sample
-from ftcli.data.threads import Threads
+from ftcli.data.threads import ThreadedMap
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from ftcli.results import Preprocessing, Silent
+from ftcli.results import Preprocessing, NullReporter
 
 PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 PLAIN = build_eval_transform(PRE)
 STRONG = build_train_transform(PRE, "strong")
 SAMPLES = tuple(Sample(f"{number}.png", number % 2) for number in range(12))
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
 @pytest.fixture
@@ -39,90 +39,90 @@ def root(tmp_path: Path, photos: tuple[Image.Image, Image.Image], monkeypatch: p
     return folder
 
 
-def make(
+def build(
     root: Path, transform: ImageTransform, threads: int, on_corrupt_image: Literal["error", "skip"] = "error"
 ) -> object:
-    team = Threads(threads)
+    thread_map = ThreadedMap(threads)
     try:
-        return BatchReader(ImageFiles(root, on_corrupt_image, 0), transform).make(
-            Job(SAMPLES, (None,) * len(SAMPLES), (7, "head", 1)), team
+        return BatchBuilder(LoaderConfig(root, on_corrupt_image, 0), transform).build(
+            BatchRequest(SAMPLES, (None,) * len(SAMPLES), (7, "head", 1)), thread_map
         )
     finally:
-        team.close()
+        thread_map.close()
 
 
-class Meeting:
+class BarrierReader:
     """Reads an image when another thread reads one too."""
 
     def __init__(self) -> None:
         self.barrier = threading.Barrier(2)
 
-    def __call__(self, path: Path, needed: int | None = None) -> Image.Image:
-        self.barrier.wait(PATIENCE)
-        return read_image(path, needed)
+    def __call__(self, path: Path, min_decode_size: int | None = None) -> Image.Image:
+        self.barrier.wait(TIMEOUT)
+        return read_image(path, min_decode_size)
 
 
-@pytest.mark.parametrize("transform", [PLAIN, STRONG, STRONG.defer()], ids=["plain", "strong", "deferred"])
-def test_any_number_of_threads_gives_the_same_bytes(root: Path, transform: ImageTransform) -> None:
-    expected = BatchReader(ImageFiles(root, "error", 0), transform)[Job(SAMPLES, (None,) * 12, (7, "head", 1))]
+@pytest.mark.parametrize("transform", [PLAIN, STRONG, STRONG.defer_to_device()], ids=["plain", "strong", "deferred"])
+def test_batch_builder_same_bytes_for_any_num_threads(root: Path, transform: ImageTransform) -> None:
+    expected = BatchBuilder(LoaderConfig(root, "error", 0), transform)[BatchRequest(SAMPLES, (None,) * 12, (7, "head", 1))]
     assert isinstance(expected, Batch)
     for threads in (1, 2, 5):
-        made = make(root, transform, threads)
+        made = build(root, transform, threads)
         assert isinstance(made, Batch)
-        assert torch.equal(made.values[0], expected.values[0])
+        assert torch.equal(made.inputs[0], expected.inputs[0])
         assert torch.equal(made.labels, expected.labels)
         assert made.paths == expected.paths == tuple(sample.path for sample in SAMPLES)
-        for one, other in zip(made.changes, expected.changes, strict=True):
-            assert torch.equal(one.drawn, other.drawn)
+        for one, other in zip(made.transform_params, expected.transform_params, strict=True):
+            assert torch.equal(one.params, other.params)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_first_broken_image_in_order_is_the_fault(root: Path, threads: int) -> None:
+def test_batch_builder_reports_first_corrupt_image(root: Path, threads: int) -> None:
     content = (root / "0.png").read_bytes()
     (root / "0.png").write_bytes(content[: len(content) // 2])  # the fault of 1 is found sooner
     (root / "1.png").write_bytes(b"")
-    fault = make(root, STRONG, threads)
-    assert isinstance(fault, BrokenImage)
+    fault = build(root, STRONG, threads)
+    assert isinstance(fault, CorruptImageError)
     assert str(fault).startswith(f"{root / '0.png'}: is cut short (")
-    batch = make(root, STRONG, threads, "skip")
+    batch = build(root, STRONG, threads, "skip")
     assert isinstance(batch, Batch)
-    assert [one.path for one in batch.left_out] == ["0.png", "1.png"]
-    assert batch.left_out[1].why == "is empty (0 bytes)"
+    assert [one.path for one in batch.skipped] == ["0.png", "1.png"]
+    assert batch.skipped[1].reason == "is empty (0 bytes)"
     assert batch.paths == tuple(sample.path for sample in SAMPLES[2:])
 
 
-def test_a_loader_in_this_process_reads_with_threads_that_end_with_it(
+def test_loader_without_workers_uses_threads(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 2)
-    monkeypatch.setattr(reading, "read_image", Meeting())
+    monkeypatch.setattr(reading, "read_image", BarrierReader())
     before = threading.active_count()
-    with Loader(SAMPLES, STRONG, 4, ImageFiles(root, "error", 0)) as loader:
-        assert sum(len(batch.paths) for batch in loader.batches(draw=(0,))) == len(SAMPLES)
+    with ImageLoader(SAMPLES, STRONG, 4, LoaderConfig(root, "error", 0)) as loader:
+        assert sum(len(batch.paths) for batch in loader.batches(rng_key=(0,))) == len(SAMPLES)
         assert threading.active_count() == before + 2
-        with Loader(SAMPLES, STRONG, 4, ImageFiles(root, "error", 2)) as other:
+        with ImageLoader(SAMPLES, STRONG, 4, LoaderConfig(root, "error", 2)) as other:
             monkeypatch.undo()  # a worker reads alone, and threads that wait here do not disturb it
-            assert sum(len(batch.paths) for batch in other.batches(draw=(0,))) == len(SAMPLES)
+            assert sum(len(batch.paths) for batch in other.batches(rng_key=(0,))) == len(SAMPLES)
     assert threading.active_count() == before
 
 
-def test_what_is_kept_and_what_is_alone_is_read_without_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_and_single_images_use_no_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 2)
-    kept = PixelCache(root, PLAIN)
-    assert kept.fill(SAMPLES, 0, "error", Silent(), "decoding")
+    pixel_cache = PixelCache(root, PLAIN)
+    assert pixel_cache.fill(SAMPLES, 0, "error", NullReporter(), "decoding")
     before = threading.active_count()
-    for size, cache in ((4, kept), (1, None)):
-        with Loader(SAMPLES, PLAIN, size, ImageFiles(root, "error", 0, pixels=cache)) as loader:
+    for size, cache in ((4, pixel_cache), (1, None)):
+        with ImageLoader(SAMPLES, PLAIN, size, LoaderConfig(root, "error", 0, pixel_cache=cache)) as loader:
             assert sum(len(batch.paths) for batch in loader.batches()) == len(SAMPLES)
             assert threading.active_count() == before
 
 
-def test_pixels_are_decoded_with_threads_that_end_with_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixel_cache_decodes_with_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 2)
-    monkeypatch.setattr(pixels, "read_image", Meeting())
-    monkeypatch.setattr(pixels, "_TASK", 1)  # one image
+    monkeypatch.setattr(pixels, "read_image", BarrierReader())
+    monkeypatch.setattr(pixels, "_TASK_BYTES", 1)  # one image
     before = threading.active_count()
-    kept = PixelCache(root, PLAIN)
-    assert kept.fill(SAMPLES, 0, "error", Silent(), "decoding")
-    assert all(kept.find_key(sample.path) for sample in SAMPLES)
+    pixel_cache = PixelCache(root, PLAIN)
+    assert pixel_cache.fill(SAMPLES, 0, "error", NullReporter(), "decoding")
+    assert all(pixel_cache.find_key(sample.path) for sample in SAMPLES)
     assert threading.active_count() == before

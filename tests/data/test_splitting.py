@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.data.sources import ImageSet, split_images
-from ftcli.data.splitting import Unit, draw_splits
+from ftcli.data.sources import ImageDataset, split_images
+from ftcli.data.splitting import SplitUnit, assign_units
 from ftcli.errors import DataError
 from ftcli.recipe.schema import Data
 
@@ -27,14 +27,14 @@ def write(folder: Path, rows: Iterable[Row]) -> Path:
     return folder / "m.csv"
 
 
-def home_of(images: ImageSet) -> dict[str, str]:
+def split_by_path(images: ImageDataset) -> dict[str, str]:
     return {sample.path: split for split, samples in images.splits.items() for sample in samples}
 
 
-def faults_of(rows: Path, **data: object) -> list[str]:
+def errors_of(rows: Path, **data: object) -> list[str]:
     with pytest.raises(DataError) as error:
         split_images(Data.model_validate({"root": str(rows), **data}), 0, WHERE)
-    return [fault.removeprefix(f"{WHERE}: ") for fault in error.value.faults]
+    return [fault.removeprefix(f"{WHERE}: ") for fault in error.value.messages]
 
 
 def make_rows(groups: range, seed: int = 0) -> list[Row]:
@@ -48,7 +48,7 @@ def make_rows(groups: range, seed: int = 0) -> list[Row]:
     return rows + [(f"alone-{group}.png", "ab"[group % 2], "", "") for group in groups]
 
 
-def test_a_group_is_on_one_side(tmp_path: Path) -> None:
+def test_group_is_in_one_split(tmp_path: Path) -> None:
     rows = make_rows(range(100))
     images = split_images(Data(root=str(write(tmp_path, rows)), val=0.2, test=0.2), 0, WHERE)
     homes: dict[str, set[str]] = {}
@@ -63,44 +63,44 @@ def test_a_group_is_on_one_side(tmp_path: Path) -> None:
     assert 24 < counts[2] < 56  # 40 expected, standard deviation 6
 
 
-def test_groups_and_images_that_come_later_move_nobody(tmp_path: Path) -> None:
+def test_splits_stable_when_groups_are_added(tmp_path: Path) -> None:
     rows = make_rows(range(100))
     data = Data(root=str(write(tmp_path, rows)))
-    before = home_of(split_images(data, 0, WHERE))
+    before = split_by_path(split_images(data, 0, WHERE))
     later = make_rows(range(100, 130), seed=1)
     joining = [(f"late-{number}.png", "a", "", f"g{number}") for number in range(30)]
     write(tmp_path, [*later, *rows, *joining])
-    after = home_of(split_images(data, 0, WHERE))
+    after = split_by_path(split_images(data, 0, WHERE))
     assert len(after) == len(before) + len(later) + 30
     assert {path: after[path] for path in before} == before
     assert all(after[f"late-{number}.png"] == after[f"g{number}-0.png"] for number in range(30))
 
 
-def test_who_joins_a_held_group_joins_it_where_it_is(tmp_path: Path) -> None:
+def test_new_images_follow_previous_split_of_group(tmp_path: Path) -> None:
     rows = make_rows(range(100))
     data = Data(root=str(write(tmp_path, rows)))
-    drawn = home_of(split_images(data, 0, WHERE))
+    drawn = split_by_path(split_images(data, 0, WHERE))
     turned = {"train": "val", "val": "test", "test": "train"}
-    held = {path: turned[split] for path, split in drawn.items()}
+    previous_splits = {path: turned[split] for path, split in drawn.items()}
     joining = [(f"late-{number}.png", "a", "", f"g{number}") for number in range(100)]
     write(tmp_path, [*joining, *rows])
-    again = home_of(split_images(data, 0, WHERE, held))
-    assert {path: again[path] for path in held} == held
-    assert all(again[f"late-{number}.png"] == held[f"g{number}-0.png"] for number in range(100))
+    again = split_by_path(split_images(data, 0, WHERE, previous_splits))
+    assert {path: again[path] for path in previous_splits} == previous_splits
+    assert all(again[f"late-{number}.png"] == previous_splits[f"g{number}-0.png"] for number in range(100))
 
 
-def test_rows_that_come_later_move_nobody_without_groups(tmp_path: Path) -> None:
+def test_splits_stable_when_rows_are_added(tmp_path: Path) -> None:
     rows = [(f"{number}.png", "ab"[number % 2], "", "") for number in range(300)]
     data = Data(root=str(write(tmp_path, rows)))
-    before = home_of(split_images(data, 0, WHERE))
+    before = split_by_path(split_images(data, 0, WHERE))
     write(tmp_path, [(f"new {number}.png", "abc"[number % 3], "", "") for number in range(90)] + rows)
-    after = home_of(split_images(data, 0, WHERE))
+    after = split_by_path(split_images(data, 0, WHERE))
     assert len(after) == 390
     assert {path: after[path] for path in before} == before
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_class_is_in_every_split_though_groups_are_few_and_shared(tmp_path: Path, seed: int) -> None:
+def test_every_class_in_every_split_with_shared_groups(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     rows = [
         (f"{name}{group}.png", name, "", f"g{group}")
@@ -114,11 +114,11 @@ def test_every_class_is_in_every_split_though_groups_are_few_and_shared(tmp_path
     }
 
 
-def test_the_nearest_group_fills_a_split(tmp_path: Path) -> None:
+def test_nearest_group_fills_split(tmp_path: Path) -> None:
     """Where no share falls below the threshold, it is the group that a larger threshold takes first."""
     path = write(tmp_path, [(f"{name}{group}.png", name, "", f"{name}{group}") for name in "ab" for group in range(99)])
     wide, narrow = (
-        home_of(split_images(Data(root=str(path), val=share, test=0.0001), 0, WHERE)) for share in (0.05, 0.0001)
+        split_by_path(split_images(Data(root=str(path), val=share, test=0.0001), 0, WHERE)) for share in (0.05, 0.0001)
     )
     chosen = {path for path, split in narrow.items() if split != "train"}
     assert len(chosen) == 4
@@ -128,25 +128,25 @@ def test_the_nearest_group_fills_a_split(tmp_path: Path) -> None:
 BOUNDS = {"test": 0.1, "val": 0.2, "train": 1.0}
 
 
-def assert_everywhere(classes: dict[str, list[Unit]]) -> None:
-    assert draw_splits(classes, BOUNDS) == {}
+def assert_everywhere(classes: dict[str, list[SplitUnit]]) -> None:
+    assert assign_units(classes, BOUNDS) == {}
     assert all({unit.split for unit in units} == {"test", "val", "train"} for units in classes.values())
 
 
-def test_a_class_takes_a_group_that_the_others_can_spare() -> None:
+def test_assign_units_moves_spare_group() -> None:
     a, b = (
-        [Unit(share, str(share)) for share in shares] for shares in ((0.05, 0.15, 0.6, 0.65), (0.06, 0.16, 0.7, 0.75))
+        [SplitUnit(share, str(share)) for share in shares] for shares in ((0.05, 0.15, 0.6, 0.65), (0.06, 0.16, 0.7, 0.75))
     )
-    assert_everywhere({"a": a, "b": b, "c": [*a[2:], b[2], Unit(0.9, "0.9")]})
+    assert_everywhere({"a": a, "b": b, "c": [*a[2:], b[2], SplitUnit(0.9, "0.9")]})
 
 
-def test_the_class_with_the_fewest_groups_comes_first() -> None:
-    units = [Unit(share, str(share)) for share in (0.11, 0.27, 0.65, 0.7, 0.94)]
-    places = {"a": (0, 2, 3, 4), "b": (1, 2, 3, 4), "c": (0, 1, 3)}
-    assert_everywhere({name: [units[place] for place in those] for name, those in places.items()})
+def test_assign_units_smallest_class_first() -> None:
+    units = [SplitUnit(share, str(share)) for share in (0.11, 0.27, 0.65, 0.7, 0.94)]
+    indices = {"a": (0, 2, 3, 4), "b": (1, 2, 3, 4), "c": (0, 1, 3)}
+    assert_everywhere({name: [units[index] for index in those] for name, those in indices.items()})
 
 
-def test_a_class_that_must_take_from_another_is_told(tmp_path: Path) -> None:
+def test_unsatisfiable_class_is_reported(tmp_path: Path) -> None:
     # a, b and c need each of their groups, so that d, which shares one with each, has only what they leave.
     rows = [(f"{name}{group}.png", name, "", f"{name}{group}") for name in "abc" for group in range(3)]
     rows += [(f"d{name}.png", "d", "", f"{name}0") for name in "abc"]
@@ -156,7 +156,7 @@ def test_a_class_that_must_take_from_another_is_told(tmp_path: Path) -> None:
         try:
             split_images(Data(root=str(path)), seed, WHERE)
         except DataError as error:
-            found |= set(error.faults)
+            found |= set(error.messages)
     start = f"{WHERE}: class 'd' has 3 groups, but the classes that share them leave none for"
     end = "add groups, or give the splits in a manifest"
     assert f"{start} val; {end}" in found
@@ -166,17 +166,17 @@ def test_a_class_that_must_take_from_another_is_told(tmp_path: Path) -> None:
 def test_too_few_groups_of_a_class(tmp_path: Path) -> None:
     rows = [(f"{number}.png", "a", "", f"g{number}") for number in range(9)]
     path = write(tmp_path, [*rows, *((f"b{number}.png", "b", "", f"g{number % 2}") for number in range(9))])
-    assert faults_of(path) == ["class 'b' has 2 groups, too few for one each in test and val and train; add groups"]
+    assert errors_of(path) == ["class 'b' has 2 groups, too few for one each in test and val and train; add groups"]
 
 
-def test_groups_that_are_in_two_splits_already(tmp_path: Path) -> None:
+def test_groups_in_two_splits_are_reported(tmp_path: Path) -> None:
     rows = [
         (f"{name}{group}-{split}.png", name, split, f"m{group}")
         for name in "ab"
         for group in range(12)
         for split in ("train", "test")
     ]
-    faults = faults_of(write(tmp_path, rows))
+    faults = errors_of(write(tmp_path, rows))
     assert faults[0] == "group 'm0' is in train and test; put all its images into one split"
     assert faults[9:] == [
         "group 'm7' is in train and test; put all its images into one split",
@@ -184,20 +184,20 @@ def test_groups_that_are_in_two_splits_already(tmp_path: Path) -> None:
     ]
 
 
-def test_groups_that_the_folders_tear_apart(tmp_path: Path) -> None:
+def test_groups_divided_by_folders_are_reported(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for name in "ab":
             (tmp_path / split / name).mkdir(parents=True)
         for number in range(5):
             (tmp_path / split / "a" / f"m{number % 2}_{number}.jpg").touch()
             (tmp_path / split / "b" / f"{split}{number}_.jpg").touch()
-    assert faults_of(tmp_path, group="^(.*)_")[:2] == [
+    assert errors_of(tmp_path, group="^(.*)_")[:2] == [
         "group 'm0' is in train and test; put all its images into one split",
         "group 'm1' is in train and test; put all its images into one split",
     ]
 
 
-def test_a_row_without_a_split_goes_where_its_group_is(tmp_path: Path) -> None:
+def test_row_without_split_follows_group(tmp_path: Path) -> None:
     rows = [
         (f"{name}{number}.png", name, "test" if number < 2 else "", f"g{number % 20}")
         for name in "ab"
@@ -208,7 +208,7 @@ def test_a_row_without_a_split_goes_where_its_group_is(tmp_path: Path) -> None:
     assert len(images.splits["test"]) == 8
 
 
-def test_the_earlier_run_and_the_manifest_disagree(tmp_path: Path) -> None:
+def test_manifest_contradicts_previous_splits(tmp_path: Path) -> None:
     rows = [(f"{name}{number}.png", name, "test" if number < 2 else "", "") for name in "ab" for number in range(9)]
     path = write(tmp_path, rows)
     with pytest.raises(DataError) as error:

@@ -27,15 +27,15 @@ def build(*transforms: dict[str, Any]) -> tuple[schema.Transform, ...]:
     return TypeAdapter(schema.Transforms).validate_python(list(transforms))
 
 
-def draw(photo: Image.Image, pre: Preprocessing, *transforms: dict[str, Any], draws: int = 8) -> Tensor:
+def augment(photo: Image.Image, pre: Preprocessing, *transforms: dict[str, Any], num_draws: int = 8) -> Tensor:
     """What becomes of the photo under seeds 0, 1, 2 …"""
     transform = build_train_transform(pre, build(*transforms))
-    seen = []
+    views = []
     with torch.random.fork_rng(devices=[]):
-        for seed in range(draws):
+        for seed in range(num_draws):
             torch.manual_seed(seed)
-            seen.append(transform(photo))
-    return torch.stack(seen)
+            views.append(transform(photo))
+    return torch.stack(views)
 
 
 def as_image(tensor: Tensor) -> Image.Image:
@@ -48,25 +48,25 @@ def as_tensor(image: Image.Image) -> Tensor:
 
 @pytest.mark.parametrize("size", [(160, 106), (106, 160), (96, 96), (30, 20), (1, 400), (400, 1)])
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
-def test_evaluation_gives_one_shape(photos: tuple[Image.Image, ...], resize: str, size: tuple[int, int]) -> None:
+def test_eval_transform_output_shape(photos: tuple[Image.Image, ...], resize: str, size: tuple[int, int]) -> None:
     made = build_eval_transform(Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std))(photos[0].resize(size))
     assert made.dtype == torch.uint8
     assert made.shape == (3, 96, 96)
 
 
-def test_shorter_side_then_centre(photo: Image.Image) -> None:
+def test_eval_transform_resize_and_center_crop(photo: Image.Image) -> None:
     resized = photo.resize((166, 110), Image.Resampling.BICUBIC)
     expected = resized.crop((35, 7, 35 + 96, 7 + 96))
     assert torch.equal(build_eval_transform(PRE)(photo), as_tensor(expected))
 
 
-def test_squash_takes_both_sides(photo: Image.Image) -> None:
+def test_eval_transform_squash(photo: Image.Image) -> None:
     pre = Preprocessing(96, 110, "squash", "bilinear", PRE.mean, PRE.std)
     expected = photo.resize((110, 110), Image.Resampling.BILINEAR).crop((7, 7, 103, 103))
     assert torch.equal(build_eval_transform(pre)(photo), as_tensor(expected))
 
 
-def test_pad_keeps_the_whole_image_on_black(photo: Image.Image) -> None:
+def test_eval_transform_pad(photo: Image.Image) -> None:
     pre = Preprocessing(96, 96, "pad", "bicubic", PRE.mean, PRE.std)
     made = build_eval_transform(pre)(photo)
     assert torch.equal(made[:, 16:80], as_tensor(photo.resize((96, 64), Image.Resampling.BICUBIC)))
@@ -75,7 +75,7 @@ def test_pad_keeps_the_whole_image_on_black(photo: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
-def test_interpolation_is_the_one_that_is_asked_for(photo: Image.Image, interpolation: str) -> None:
+def test_eval_transform_interpolation(photo: Image.Image, interpolation: str) -> None:
     pre = Preprocessing(64, 64, "squash", interpolation, PRE.mean, PRE.std)
     expected = as_tensor(photo.resize((64, 64), Image.Resampling[interpolation.upper()]))
     assert torch.equal(build_eval_transform(pre)(photo), expected)
@@ -83,7 +83,7 @@ def test_interpolation_is_the_one_that_is_asked_for(photo: Image.Image, interpol
     assert cropped(photo).shape == (3, 64, 64)
 
 
-def test_presets_are_lists_of_the_schema() -> None:
+def test_presets_match_schema() -> None:
     assert set(PRESETS) == set(get_args(schema.Preset))
     names = {preset: [transform.name for transform in transforms] for preset, transforms in PRESETS.items()}
     assert names == {
@@ -102,7 +102,7 @@ def test_presets_are_lists_of_the_schema() -> None:
 
 
 @pytest.mark.parametrize("preset", get_args(schema.Preset))
-def test_presets_give_what_their_list_gives(photo: Image.Image, preset: schema.Preset) -> None:
+def test_presets_equal_their_lists(photo: Image.Image, preset: schema.Preset) -> None:
     for seed in range(4):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -115,7 +115,7 @@ def test_presets_give_what_their_list_gives(photo: Image.Image, preset: schema.P
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
-def test_without_a_random_crop_the_size_is_reached_as_in_evaluation(photo: Image.Image, resize: str) -> None:
+def test_train_transform_without_crop_resizes_as_eval(photo: Image.Image, resize: str) -> None:
     pre = Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std)
     plain = build_eval_transform(pre)(photo)
     assert torch.equal(build_train_transform(pre, "none")(photo), plain)
@@ -123,7 +123,7 @@ def test_without_a_random_crop_the_size_is_reached_as_in_evaluation(photo: Image
     assert torch.equal(flipped(photo), plain.flip(2))
 
 
-def test_a_random_crop_is_cut_from_the_whole_image(photo: Image.Image) -> None:
+def test_random_crop_uses_full_image(photo: Image.Image) -> None:
     share = photo.width / photo.height
     whole = build_train_transform(
         PRE, build({"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [share, share]})
@@ -131,16 +131,16 @@ def test_a_random_crop_is_cut_from_the_whole_image(photo: Image.Image) -> None:
     assert torch.equal(whole(photo), as_tensor(photo.resize((96, 96), Image.Resampling.BICUBIC)))
 
 
-def test_order_is_kept(photo: Image.Image) -> None:
+def test_train_transform_preserves_order(photo: Image.Image) -> None:
     turn = {"name": "random_rotation", "degrees": 90.0}
     erase = {"name": "random_erasing", "p": 1.0, "scale": [0.3, 0.3]}
-    first, last = draw(photo, SHARP, turn, erase), draw(photo, SHARP, erase, turn)
+    first, last = augment(photo, SHARP, turn, erase), augment(photo, SHARP, erase, turn)
     assert not torch.equal(first, last)
     assert first.shape == last.shape
 
 
 # For each parameter: the transform with two of its values. `more` must move pixels further from the plain image.
-EFFECTS: list[tuple[type[schema.Part], str, dict[str, Any], dict[str, Any]]] = [
+EFFECTS: list[tuple[type[schema.RecipeModel], str, dict[str, Any], dict[str, Any]]] = [
     (schema.RandomResizedCrop, "scale", {"scale": [1.0, 1.0], "ratio": [1.5, 1.51]}, {"scale": [0.1, 0.2]}),
     (
         schema.RandomResizedCrop,
@@ -162,7 +162,7 @@ EFFECTS: list[tuple[type[schema.Part], str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def test_every_parameter_of_the_schema_stands_below() -> None:
+def test_transform_parameters_are_all_covered() -> None:
     union = get_args(schema.Transform)[0]
     known = {(part, field) for part in get_args(union) for field in part.model_fields if field != "name"}
     assert {(part, field) for part, field, _, _ in EFFECTS} == known
@@ -181,45 +181,45 @@ def test_every_parameter_of_the_schema_stands_below() -> None:
     "data.augment.num_ops",
     "data.augment.magnitude",
 )
-def test_every_parameter_does_something(
-    photo: Image.Image, part: type[schema.Part], field: str, less: dict[str, Any], more: dict[str, Any]
+def test_transform_parameters_have_effect(
+    photo: Image.Image, part: type[schema.RecipeModel], field: str, less: dict[str, Any], more: dict[str, Any]
 ) -> None:
     name = get_args(part.model_fields["name"].annotation)[0]
-    still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0} if part is schema.ColorJitter else {}
+    no_jitter = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0} if part is schema.ColorJitter else {}
     plain = build_eval_transform(SHARP)(photo).float()
     near, far = (
-        (draw(photo, SHARP, {"name": name, **still, **values}, draws=16).float() - plain).abs().mean()
+        (augment(photo, SHARP, {"name": name, **no_jitter, **values}, num_draws=16).float() - plain).abs().mean()
         for values in (less, more)
     )
     assert far > near * 1.3 + 1, f"{field}: {near:.2f} and {far:.2f}"
 
 
-def test_flips_turn_the_right_way(photo: Image.Image) -> None:
+def test_flips_direction(photo: Image.Image) -> None:
     plain = as_image(build_eval_transform(SHARP)(photo))
-    across = draw(photo, SHARP, {"name": "random_horizontal_flip", "p": 1.0}, draws=1)[0]
-    over = draw(photo, SHARP, {"name": "random_vertical_flip", "p": 1.0}, draws=1)[0]
+    across = augment(photo, SHARP, {"name": "random_horizontal_flip", "p": 1.0}, num_draws=1)[0]
+    over = augment(photo, SHARP, {"name": "random_vertical_flip", "p": 1.0}, num_draws=1)[0]
     assert torch.equal(across, as_tensor(ImageOps.mirror(plain)))
     assert torch.equal(over, as_tensor(ImageOps.flip(plain)))
 
 
-def test_probability_is_a_share_of_draws(photo: Image.Image) -> None:
+def test_flip_probability(photo: Image.Image) -> None:
     plain = build_eval_transform(SHARP)(photo)
-    made = draw(photo, SHARP, {"name": "random_horizontal_flip", "p": 0.25}, draws=200)
+    made = augment(photo, SHARP, {"name": "random_horizontal_flip", "p": 0.25}, num_draws=200)
     flipped = sum(not torch.equal(one, plain) for one in made)
     assert 30 <= flipped <= 70  # 50 expected, standard deviation 6
 
 
-def test_erased_and_uncovered_is_black(photo: Image.Image) -> None:
+def test_erased_and_rotated_areas_are_black(photo: Image.Image) -> None:
     white = Image.new("RGB", photo.size, "white")
-    erased = draw(white, SHARP, {"name": "random_erasing", "p": 1.0, "scale": [0.2, 0.2]})
+    erased = augment(white, SHARP, {"name": "random_erasing", "p": 1.0, "scale": [0.2, 0.2]})
     assert set(erased.flatten().tolist()) == {0, 255}
     assert 0.1 < float((erased == 0).float().mean()) < 0.3
-    turned = draw(white, SHARP, {"name": "random_rotation", "degrees": 45.0})
+    turned = augment(white, SHARP, {"name": "random_rotation", "degrees": 45.0})
     assert (turned[:, :, 0, 0] == 0).float().mean() > 0.5
     assert (turned[:, :, 32, 32] == 255).all()
 
 
-def test_all_chance_comes_from_the_global_generator(photo: Image.Image) -> None:
+def test_train_transform_uses_global_generator(photo: Image.Image) -> None:
     transform = build_train_transform(PRE, "strong")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -229,7 +229,7 @@ def test_all_chance_comes_from_the_global_generator(photo: Image.Image) -> None:
         assert not torch.equal(first, second)
 
 
-def test_transforms_can_be_sent_to_another_process(photo: Image.Image) -> None:
+def test_transforms_pickle(photo: Image.Image) -> None:
     for pre in (PRE, Preprocessing(96, 96, "pad", "bicubic", PRE.mean, PRE.std)):
         assert torch.equal(
             pickle.loads(pickle.dumps(build_eval_transform(pre)))(photo), build_eval_transform(pre)(photo)
@@ -237,13 +237,13 @@ def test_transforms_can_be_sent_to_another_process(photo: Image.Image) -> None:
         pickle.loads(pickle.dumps(build_train_transform(pre, "strong")))(photo)
 
 
-def test_the_image_itself_is_not_changed(photo: Image.Image) -> None:
+def test_train_transform_does_not_modify_input(photo: Image.Image) -> None:
     before = photo.tobytes()
-    draw(photo, PRE, {"name": "random_erasing", "p": 1.0}, {"name": "color_jitter"})
+    augment(photo, PRE, {"name": "random_erasing", "p": 1.0}, {"name": "color_jitter"})
     assert photo.tobytes() == before
 
 
-def test_normalizer_is_what_torchvision_computes(photos: tuple[Image.Image, ...]) -> None:
+def test_normalizer_matches_torchvision(photos: tuple[Image.Image, ...]) -> None:
     images = torch.stack([as_tensor(photo) for photo in photos]).contiguous(memory_format=torch.channels_last)
     made = Normalizer(PRE, torch.device("cpu"))(images)
     expected = v2.functional.normalize(images.float() / 255, list(PRE.mean), list(PRE.std))
@@ -253,7 +253,7 @@ def test_normalizer_is_what_torchvision_computes(photos: tuple[Image.Image, ...]
     assert images.dtype == torch.uint8
 
 
-def test_a_very_thin_image_keeps_its_middle_and_fits_into_memory() -> None:
+def test_eval_transform_extreme_aspect_ratio() -> None:
     pre = Preprocessing(64, 72, "crop", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     image = Image.new("RGB", (100_001, 2), "white")
     image.paste("black", (50_000, 0, 100_001, 2))
@@ -265,7 +265,7 @@ def test_a_very_thin_image_keeps_its_middle_and_fits_into_memory() -> None:
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("preset", ["none", "flips", "standard"])
-def test_grey_gives_what_its_three_equal_channels_give(
+def test_train_transform_grey_equals_rgb(
     photo: Image.Image, resize: str, interpolation: str, preset: schema.Preset
 ) -> None:
     transform = build_train_transform(Preprocessing(64, 72, resize, interpolation, PRE.mean, PRE.std), preset)
@@ -277,7 +277,7 @@ def test_grey_gives_what_its_three_equal_channels_give(
         assert torch.equal(transform(grey.convert("RGB")), made)
 
 
-def test_the_identity_tells_all_that_decides_the_pixels() -> None:
+def test_transform_fingerprint_covers_all_settings() -> None:
     flip = {"name": "random_horizontal_flip"}
     others = [
         dataclasses.replace(PRE, image_size=95),
@@ -295,41 +295,41 @@ def test_the_identity_tells_all_that_decides_the_pixels() -> None:
             [flip, {"name": "random_rotation"}],
         )
     ]
-    assert len({transform.identity for transform in made}) == len(made)
-    assert {transform.fixed_identity for transform in made[5:]} == {made[0].fixed_identity}
-    assert len({transform.fixed_identity for transform in made[:5]}) == 5
+    assert len({transform.fingerprint for transform in made}) == len(made)
+    assert {transform.deterministic_fingerprint for transform in made[5:]} == {made[0].deterministic_fingerprint}
+    assert len({transform.deterministic_fingerprint for transform in made[:5]}) == 5
     # Mean and std come after it, and a preset is its list.
     scaled = dataclasses.replace(PRE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert build_eval_transform(scaled).identity == made[0].identity == build_train_transform(PRE, "none").identity
-    assert build_train_transform(PRE, PRESETS["strong"]).identity == build_train_transform(PRE, "strong").identity
-    told = json.loads(made[0].identity)
-    assert (told["pillow"], told["torchvision"]) == (PIL.__version__, torchvision.__version__)
+    assert build_eval_transform(scaled).fingerprint == made[0].fingerprint == build_train_transform(PRE, "none").fingerprint
+    assert build_train_transform(PRE, PRESETS["strong"]).fingerprint == build_train_transform(PRE, "strong").fingerprint
+    fingerprint = json.loads(made[0].fingerprint)
+    assert (fingerprint["pillow"], fingerprint["torchvision"]) == (PIL.__version__, torchvision.__version__)
 
 
-def test_only_transforms_with_chance_are_random() -> None:
+def test_is_random() -> None:
     assert not build_eval_transform(PRE).is_random
     assert [build_train_transform(PRE, preset).is_random for preset in PRESETS] == [False, True, True, True, True]
     assert build_train_transform(PRE, build({"name": "color_jitter"})).is_random
 
 
-def test_twice_the_size_is_needed_or_what_the_smallest_crop_takes() -> None:
+def test_min_decode_size() -> None:
     def find(pre: Preprocessing, *transforms: dict[str, Any]) -> int | None:
-        return build_train_transform(pre, build(*transforms)).needed
+        return build_train_transform(pre, build(*transforms)).min_decode_size
 
     crop = {"name": "random_resized_crop"}
-    assert build_eval_transform(PRE).needed == find(PRE, {"name": "random_rotation"}) == 220
+    assert build_eval_transform(PRE).min_decode_size == find(PRE, {"name": "random_rotation"}) == 220
     assert find(PRE, crop) == 392  # 96 times the root of 4/3 / 0.08
     assert find(PRE, {**crop, "scale": [0.5, 1.0], "ratio": [0.125, 2.0]}) == 384  # 96 times the root of 8 / 0.5
     assert find(PRE, {**crop, "scale": [0.9, 1.0]}) == 192
     # it takes single pixels of the file
-    assert build_eval_transform(SHARP).needed is None
+    assert build_eval_transform(SHARP).min_decode_size is None
     assert find(SHARP, crop) is None
 
 
-def test_the_smallest_crop_of_a_reduced_image_need_not_grow(photos: tuple[Image.Image, ...]) -> None:
+def test_min_decode_size_covers_smallest_crop(photos: tuple[Image.Image, ...]) -> None:
     transform = build_train_transform(PRE, "standard")
-    assert transform.needed is not None
-    reduced = photos[0].resize((transform.needed, transform.needed * 2))
+    assert transform.min_decode_size is not None
+    reduced = photos[0].resize((transform.min_decode_size, transform.min_decode_size * 2))
     sides = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

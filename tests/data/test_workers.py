@@ -24,10 +24,10 @@ from ftcli.errors import RunError
 class Squares(Dataset[Any]):
     """Makes (n, a tensor of n squared); fails at -1 as a programming error would."""
 
-    def __getitem__(self, job: int) -> tuple[int, torch.Tensor]:
-        if job < 0:
+    def __getitem__(self, request: int) -> tuple[int, torch.Tensor]:
+        if request < 0:
             raise RuntimeError("a fault in the maker")
-        return job, torch.full((100, 100), job**2)
+        return request, torch.full((100, 100), request**2)
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def pool() -> Iterator[WorkerPool]:
     assert not multiprocessing.active_children()
 
 
-def take(pool: WorkerPool, *jobs: int) -> list[int]:
-    made = list(pool.run(iter(jobs)))
-    assert all(bool((square == job**2).all()) for job, square in made)
-    return [job for job, _ in made]
+def take(pool: WorkerPool, *requests: int) -> list[int]:
+    made = list(pool.run(iter(requests)))
+    assert all(bool((square == request**2).all()) for request, square in made)
+    return [request for request, _ in made]
 
 
-def test_jobs_come_back_in_order(pool: WorkerPool) -> None:
+def test_worker_pool_preserves_order(pool: WorkerPool) -> None:
     assert take(pool, *range(30)) == list(range(30))
     first = {process.pid for process in multiprocessing.active_children()}
     assert take(pool, 3, 1, 2) == [3, 1, 2]
@@ -53,7 +53,7 @@ def test_jobs_come_back_in_order(pool: WorkerPool) -> None:
     assert len(first) == 2
 
 
-def test_processes_that_were_killed_in_a_pass(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_pool_killed_during_pass(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
     # torch installs its handler, which raises wherever this process happens to be, once; here it may do so anew.
     monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
     handler = signal.getsignal(signal.SIGCHLD)
@@ -73,7 +73,7 @@ def test_processes_that_were_killed_in_a_pass(pool: WorkerPool, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_processes_that_were_killed_between_passes(pool: WorkerPool) -> None:
+def test_worker_pool_killed_between_passes(pool: WorkerPool) -> None:
     take(pool, 1, 2)
     for process in multiprocessing.active_children():
         process.kill()
@@ -83,7 +83,7 @@ def test_processes_that_were_killed_between_passes(pool: WorkerPool) -> None:
         take(pool, 1, 2)
 
 
-def test_a_programming_error_is_not_called_a_killed_process(pool: WorkerPool) -> None:
+def test_worker_pool_reraises_programming_errors(pool: WorkerPool) -> None:
     with pytest.raises(RuntimeError, match="a fault in the maker") as error:
         take(pool, 1, -1)
     assert take(pool, 1, 2) == [1, 2]
@@ -93,7 +93,7 @@ def test_a_programming_error_is_not_called_a_killed_process(pool: WorkerPool) ->
     assert not multiprocessing.active_children()
 
 
-def test_signals_are_left_to_the_main_process(pool: WorkerPool) -> None:
+def test_worker_pool_ignores_signals(pool: WorkerPool) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     run = pool.run(iter(range(30)))
     next(run)
@@ -103,12 +103,12 @@ def test_signals_are_left_to_the_main_process(pool: WorkerPool) -> None:
         os.kill(process.pid, signal.SIGINT)
         os.kill(process.pid, signal.SIGTERM)
     time.sleep(0.2)
-    assert [job for job, _ in run] == list(range(1, 30))
+    assert [request for request, _ in run] == list(range(1, 30))
     assert all(process.is_alive() for process in processes)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
-def test_a_pool_may_be_used_outside_the_main_thread(pool: WorkerPool) -> None:
+def test_worker_pool_outside_main_thread(pool: WorkerPool) -> None:
     made: list[int] = []
     thread = threading.Thread(target=lambda: made.extend(take(pool, 1, 2, 3)))
     thread.start()
@@ -116,17 +116,17 @@ def test_a_pool_may_be_used_outside_the_main_thread(pool: WorkerPool) -> None:
     assert made == [1, 2, 3]
 
 
-def test_more_processes_than_cores_are_no_reason_to_warn() -> None:
-    with warnings.catch_warnings(record=True) as told:
+def test_worker_pool_no_warning_above_core_count() -> None:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         crowd = WorkerPool(Squares(), runtime.count_cores() + 1, pin_memory=False)
         assert take(crowd, 1, 2, 3) == [1, 2, 3]
         crowd.close()
-    assert [str(warning.message) for warning in told] == []
+    assert [str(warning.message) for warning in caught] == []
 
 
 @pytest.mark.slow
-def test_a_program_that_closes_nothing_still_ends() -> None:
+def test_worker_pool_does_not_block_exit() -> None:
     program = textwrap.dedent(
         """
         from ftcli.data.workers import WorkerPool

@@ -8,30 +8,30 @@ from pathlib import Path
 import pytest
 
 from docs.generator.__main__ import main
-from docs.generator.keys import Reader, list_keys
-from docs.generator.proofs import Proof, find_proofs
-from docs.generator.recipe import EXAMPLE, ROOT, list_places, render_documents
+from docs.generator.keys import SchemaReader, list_keys
+from docs.generator.proofs import KeyTest, find_key_tests
+from docs.generator.recipe import EXAMPLE_PATH, ROOT, list_key_paths, render_documents
 from ftcli.data.transforms import PRESETS
 from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import read_recipe
-from ftcli.recipe.reference import describe_recipe
+from ftcli.recipe.reference import build_json_schema
 
 DOCUMENTS = render_documents()
 PAGE = DOCUMENTS["docs/recipe.md"]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)
-def test_a_document_is_what_the_code_says_now(path: str) -> None:
+def test_documents_are_up_to_date(path: str) -> None:
     assert (ROOT / path).read_text(encoding="utf-8") == DOCUMENTS[path], "run: python -m docs.generator recipe"
 
 
-def test_every_key_has_a_test_and_every_mark_a_key() -> None:
-    places, proofs = set(list_places(Reader(describe_recipe()))), find_proofs(ROOT)
+def test_every_key_is_covered() -> None:
+    places, proofs = set(list_key_paths(SchemaReader(build_json_schema()))), find_key_tests(ROOT)
     assert sorted(places - proofs.keys()) == [], "keys that no test shows"
     assert sorted(proofs.keys() - places) == [], "marks that name no key"
 
 
-def test_marks_are_found_wherever_they_stand(tmp_path: Path) -> None:
+def test_find_key_tests_finds_marks(tmp_path: Path) -> None:
     (tmp_path / "tests/room").mkdir(parents=True)
     (tmp_path / "tests/room/test_it.py").write_text(
         "import pytest\n"
@@ -41,48 +41,48 @@ def test_marks_are_found_wherever_they_stand(tmp_path: Path) -> None:
         "def test_two(x): ...\n"
         "def test_three(): ...\n"
     )
-    one, two = Proof("tests/room/test_it.py", "test_one"), Proof("tests/room/test_it.py", "test_two")
-    assert find_proofs(tmp_path) == {"seed": [one], "data.val": [one], "name": [two]}
+    one, two = KeyTest("tests/room/test_it.py", "test_one"), KeyTest("tests/room/test_it.py", "test_two")
+    assert find_key_tests(tmp_path) == {"seed": [one], "data.val": [one], "name": [two]}
 
 
-def test_keys_are_told_with_all_that_they_may_be() -> None:
-    reader = Reader(describe_recipe())
-    *parts, solved = (reader.read_top(), *reader.read_parts())
-    keys = {key.place: key for part in parts for key in list_keys(part)}
+def test_schema_reader_describes_allowed_values() -> None:
+    reader = SchemaReader(build_json_schema())
+    *parts, solved = (reader.read_top_level(), *reader.read_sections())
+    keys = {key.key_path: key for part in parts for key in list_keys(part)}
     assert solved.name == "stages with solver"
-    assert [(key.place, key.may_be) for key in solved.keys[1:]] == [
+    assert [(key.key_path, key.allowed) for key in solved.keys[1:]] == [
         ("stages.freeze", "`backbone`"),
         ("stages.fit", "`logistic`"),
     ]
-    assert keys["seed"].may_be == "a whole number of at least 0 and below 2^63"
-    assert keys["data.num_workers"].may_be == "a whole number from 0 to 256, or `null`"
-    assert keys["stages.freeze"].may_be == "`backbone` or `none`, or a list, each text, or a mapping with `through`"
-    assert keys["stages.schedule"].may_be == (
+    assert keys["seed"].allowed == "a whole number of at least 0 and below 2^63"
+    assert keys["data.num_workers"].allowed == "a whole number from 0 to 256, or `null`"
+    assert keys["stages.freeze"].allowed == "`backbone` or `none`, or a list, each text, or a mapping with `through`"
+    assert keys["stages.schedule"].allowed == (
         "a mapping with a name and its settings: [`constant`](#constant), [`step`](#step), [`cosine`](#cosine) or "
         "[`one_cycle`](#one_cycle); `constant`, `cosine` or `one_cycle` may stand alone"
     )
     assert (keys["stages.schedule"].default, keys["head"].default, keys["name"].default) == ("constant", "{}", None)
-    assert keys["stages.optimizer.betas"].may_be == "a list of 2, each a number of at least 0 and below 1"
-    assert not any(keys[place].settles for place in ("data", "head", "stages", "stages.early_stopping"))
+    assert keys["stages.optimizer.betas"].allowed == "a list of 2, each a number of at least 0 and below 1"
+    assert not any(keys[place].is_leaf for place in ("data", "head", "stages", "stages.early_stopping"))
 
 
-def test_presets_are_those_of_the_code() -> None:
+def test_page_lists_presets() -> None:
     for preset, transforms in PRESETS.items():
         (told,) = re.findall(rf"^\| `{preset}` \| `(\[.*\])` \|$", PAGE, re.MULTILINE)
         assert re.findall(r"name: (\w+)", told) == [transform.name for transform in transforms]
     assert "| `light` | `[{name: random_resized_crop, scale: [0.8, 1]}, {name: random_horizontal_flip}]` |" in PAGE
 
 
-def test_the_example_is_whole_and_takes_the_changes_that_are_shown() -> None:
-    assert EXAMPLE.read_text(encoding="utf-8") in PAGE
+def test_example_accepts_shown_overrides() -> None:
+    assert EXAMPLE_PATH.read_text(encoding="utf-8") in PAGE
     shown = re.findall(r"--set ('[^']+'|\S+)", PAGE.split("```sh\n")[1].split("```")[0])
     assert len(shown) == 6
     for change in [None, *(text.strip("'") for text in shown)]:
-        plan = plan_recipe(read_recipe(EXAMPLE, (change,) if change else ()))
+        plan = plan_recipe(read_recipe(EXAMPLE_PATH, (change,) if change else ()))
         assert [stage.stage.name for stage in plan.stages] == ["head", "upper"]
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_links_resolve() -> None:
     headings = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
     anchors = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
     assert len(set(anchors)) == len(anchors)
@@ -94,6 +94,6 @@ def test_every_link_leads_somewhere() -> None:
                 assert (ROOT / "docs" / target).exists(), target
 
 
-def test_an_unknown_document_is_told() -> None:
+def test_main_rejects_unknown_document() -> None:
     with pytest.raises(SystemExit, match=r"^no document is called 'recipes'; known: models, recipe$"):
         main(["recipes"])

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from ftcli.data.loading import Loader
-from ftcli.data.reading import ImageFiles
+from ftcli.data.loading import ImageLoader
+from ftcli.data.reading import LoaderConfig
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import Normalizer, build_eval_transform
 from ftcli.errors import RunError
 from ftcli.features.extraction import Extractor
 from ftcli.features.layers import resolve_layers
 from ftcli.features.pooling import Pool
-from ftcli.models.zoo import build_network
+from ftcli.models.zoo import create_model
 from ftcli.results import Preprocessing
 
 CPU = torch.device("cpu")
@@ -57,16 +57,16 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _expect(size: int) -> Preprocessing:
+def _make_preprocessing(size: int) -> Preprocessing:
     return Preprocessing(size, size, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
-def _open(
-    root: Path, pre: Preprocessing, count: int = 2, batch_size: int = 2, bad: Literal["error", "skip"] = "error"
-) -> Loader:
+def _open_loader(
+    root: Path, pre: Preprocessing, count: int = 2, batch_size: int = 2, on_corrupt_image: Literal["error", "skip"] = "error"
+) -> ImageLoader:
     names = [f"train/{label}/{number}.jpg" for number in range(20) for label in ("china", "flower")][:count]
     samples = [Sample(name, number % 2) for number, name in enumerate(names)]
-    return Loader(samples, build_eval_transform(pre), batch_size, ImageFiles(root, bad, 0))
+    return ImageLoader(samples, build_eval_transform(pre), batch_size, LoaderConfig(root, on_corrupt_image, 0))
 
 
 def _extractor(
@@ -78,18 +78,18 @@ def _extractor(
     precision: str = "float32",
 ) -> Extractor:
     layers = resolve_layers(model, head, names, size)
-    return Extractor(model, _expect(size), layers, pool, CPU, precision)
+    return Extractor(model, _make_preprocessing(size), layers, pool, CPU, precision)
 
 
 def _read_inputs(root: Path, size: int, count: int = 2) -> Tensor:
-    (batch,) = _open(root, _expect(size), count, count).batches()
-    inputs: Tensor = Normalizer(_expect(size), CPU)(batch.images)
+    (batch,) = _open_loader(root, _make_preprocessing(size), count, count).batches()
+    inputs: Tensor = Normalizer(_make_preprocessing(size), CPU)(batch.images)
     return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def _build(name: str, size: int) -> nn.Module:
     torch.manual_seed(0)
-    return build_network(name, False, size)
+    return create_model(name, False, size)
 
 
 def _count_hooks(model: nn.Module) -> int:
@@ -103,28 +103,28 @@ def resnet() -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "head", "inner"), [(name, *rest) for name, rest in FAMILIES.items()])
-def test_a_family_gives_the_bits_of_a_pass_by_hand(
+def test_extract_gives_bits_of_manual_forward_for_each_family(
     name: str, size: int, head: str, inner: str, photo_folder: Path
 ) -> None:
     model = _build(name, size)
     expected: dict[str, Tensor] = {}
     with torch.inference_mode():
         model.to(memory_format=torch.channels_last)
-        taps = [
+        hooks = [
             model.get_submodule(head).register_forward_pre_hook(
                 lambda _m, given: expected.update(head=given[0].clone())
             ),
             model.get_submodule(inner).register_forward_hook(lambda _m, _g, out: expected.update(inner=out.clone())),
         ]
         model(_read_inputs(photo_folder, size))
-    for tap in taps:
-        tap.remove()
+    for hook in hooks:
+        hook.remove()
     extractor = _extractor(model, size, (f"input of {head}", inner), head=head)
-    (batch,) = extractor.extract(_open(photo_folder, _expect(size)))
-    for features, wanted, shape in zip(
+    (batch,) = extractor.extract(_open_loader(photo_folder, _make_preprocessing(size)))
+    for features, expected_features, shape in zip(
         batch.features, (expected["head"], expected["inner"]), extractor.shapes, strict=True
     ):
-        assert torch.equal(features, wanted)
+        assert torch.equal(features, expected_features)
         assert features.shape == (2, *shape)
         assert features.std() > 0
         assert features.is_contiguous()
@@ -139,40 +139,40 @@ def test_a_family_gives_the_bits_of_a_pass_by_hand(
         ("timm/vit_tiny_patch16_224", "head", ("blocks.0.add_1", "blocks.3.attn.reshape")),
     ],
 )
-def test_a_node_gives_what_a_graph_with_that_node_alone_gives(
+def test_extract_node_matches_single_node_graph(
     name: str, head: str, nodes: tuple[str, ...], photo_folder: Path
 ) -> None:
     # Asked for together, torchvision's graph gives layer1.0.add as the ReLU behind it has left it.
     model = _build(name, 32)
     inputs = _read_inputs(photo_folder, 32)
     extractor = _extractor(model, 32, (*nodes, f"input of {head}"), head=head)
-    (batch,) = extractor.extract(_open(photo_folder, _expect(32)))
+    (batch,) = extractor.extract(_open_loader(photo_folder, _make_preprocessing(32)))
     for node, features in zip(nodes, batch.features, strict=False):
-        alone = create_feature_extractor(model, [node], suppress_diff_warning=True).eval()
+        single_node_graph = create_feature_extractor(model, [node], suppress_diff_warning=True).eval()
         with torch.inference_mode():
-            assert torch.equal(features, alone(inputs)[node])
+            assert torch.equal(features, single_node_graph(inputs)[node])
     assert len(batch.features) == len(nodes) + 1
     assert not model.training
 
 
-def test_what_follows_in_place_changes_nothing_and_a_module_used_twice_gives_its_last_output(
+def test_extract_handles_in_place_and_reused_modules(
     resnet: nn.Module, photo_folder: Path
 ) -> None:
     names = ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu", "layer1.0", "maxpool", "layer1.0.bn2", "layer1.0.conv2")
-    (batch,) = _extractor(resnet, 32, names).extract(_open(photo_folder, _expect(32)))
-    conv1, bn1, relu, block, begin, bn2, conv2 = batch.features
+    (batch,) = _extractor(resnet, 32, names).extract(_open_loader(photo_folder, _make_preprocessing(32)))
+    conv1, bn1, relu, block, maxpool, bn2, conv2 = batch.features
     with torch.inference_mode():
         assert torch.equal(bn1, resnet.get_submodule("layer1.0.bn1")(conv1))
         assert torch.equal(bn2, resnet.get_submodule("layer1.0.bn2")(conv2))
         assert torch.equal(relu, block)
-        assert torch.equal(block, (bn2 + begin).relu())
+        assert torch.equal(block, (bn2 + maxpool).relu())
     assert (bn1 < 0).any()
     assert (bn2 < 0).any()
 
 
-def test_batches_come_in_order_and_the_same_ones_give_the_same_bits(resnet: nn.Module, photo_folder: Path) -> None:
+def test_extract_is_ordered_and_reproducible(resnet: nn.Module, photo_folder: Path) -> None:
     extractor = _extractor(resnet, 32, ("layer2", "layer4.1.add"), "avg")
-    loader = _open(photo_folder, _expect(32), 7, 3)
+    loader = _open_loader(photo_folder, _make_preprocessing(32), 7, 3)
     resnet.train()
     before = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
     first, second = (list(extractor.extract(loader)) for _ in range(2))
@@ -191,38 +191,38 @@ def test_batches_come_in_order_and_the_same_ones_give_the_same_bits(resnet: nn.M
     assert all(tensor.dtype == torch.float32 for batch in first for tensor in batch.features)
 
 
-def test_a_batch_is_let_go_when_the_next_one_comes(resnet: nn.Module, photo_folder: Path) -> None:
-    coming = _extractor(resnet, 32, ("layer1", "layer2.0.add")).extract(_open(photo_folder, _expect(32), 4, 2))
-    first = next(coming)
-    held = [weakref.ref(features) for features in first.features]
+def test_extract_frees_previous_batch(resnet: nn.Module, photo_folder: Path) -> None:
+    batches = _extractor(resnet, 32, ("layer1", "layer2.0.add")).extract(_open_loader(photo_folder, _make_preprocessing(32), 4, 2))
+    first = next(batches)
+    references = [weakref.ref(features) for features in first.features]
     del first
     assert _count_hooks(resnet) == 0  # while the caller works, too
-    next(coming)
-    assert [ref() for ref in held] == [None, None]
+    next(batches)
+    assert [ref() for ref in references] == [None, None]
 
 
-def test_pooled_outputs_are_those_of_the_maps_in_float32(resnet: nn.Module, photo_folder: Path) -> None:
-    loader = _open(photo_folder, _expect(32))
+def test_extract_pools_in_float32(resnet: nn.Module, photo_folder: Path) -> None:
+    loader = _open_loader(photo_folder, _make_preprocessing(32))
     (maps,) = _extractor(resnet, 32, ("layer2",)).extract(loader)
     (means,) = _extractor(resnet, 32, ("layer2",), None).extract(loader)
     assert torch.allclose(means.features[0], maps.features[0].mean((2, 3)), rtol=1e-6)
-    (short,) = _extractor(resnet, 32, ("layer2",), None, precision="bfloat16").extract(loader)
-    assert short.features[0].dtype == torch.float32
-    assert not torch.equal(short.features[0], means.features[0])
-    assert torch.allclose(short.features[0], means.features[0], rtol=0.1, atol=0.1)
-    assert (short.features[0] != short.features[0].bfloat16().float()).any()  # the mean itself is not rounded to it
+    (bfloat16_means,) = _extractor(resnet, 32, ("layer2",), None, precision="bfloat16").extract(loader)
+    assert bfloat16_means.features[0].dtype == torch.float32
+    assert not torch.equal(bfloat16_means.features[0], means.features[0])
+    assert torch.allclose(bfloat16_means.features[0], means.features[0], rtol=0.1, atol=0.1)
+    assert (bfloat16_means.features[0] != bfloat16_means.features[0].bfloat16().float()).any()  # the mean itself is not rounded to it
 
 
-def test_broken_images_are_left_out(resnet: nn.Module, photo_folder: Path, tmp_path: Path) -> None:
+def test_extract_skips_corrupt_images(resnet: nn.Module, photo_folder: Path, tmp_path: Path) -> None:
     for number, name in enumerate(("china/0", "flower/0", "china/1", "flower/1", "china/2")):
         target = tmp_path / f"train/{name}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"" if number in (1, 2, 3) else (photo_folder / f"train/{name}.jpg").read_bytes())
-    batches = list(_extractor(resnet, 32, ()).extract(_open(tmp_path, _expect(32), 5, 2, "skip")))
+    batches = list(_extractor(resnet, 32, ()).extract(_open_loader(tmp_path, _make_preprocessing(32), 5, 2, "skip")))
     assert [batch.paths for batch in batches] == [("train/china/0.jpg",), (), ("train/china/2.jpg",)]
     assert [tuple(batch.features[0].shape) for batch in batches] == [(1, 512), (0, 512), (1, 512)]
-    assert [len(batch.left_out) for batch in batches] == [1, 2, 0]
-    assert batches[1].left_out[0].path == "train/china/1.jpg"
+    assert [len(batch.skipped) for batch in batches] == [1, 2, 0]
+    assert batches[1].skipped[0].path == "train/china/1.jpg"
     assert next(resnet.parameters()).is_contiguous(memory_format=torch.channels_last)
 
 
@@ -231,12 +231,12 @@ def _tiny() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
 
 
-def test_a_value_that_is_not_finite_is_told_with_its_layer_and_image(photo_folder: Path) -> None:
+def test_extract_reports_layer_and_image_of_nonfinite_value(photo_folder: Path) -> None:
     model = _tiny()
     extractor = _extractor(model, 16, ("0",), head="4")
     model[0].register_forward_hook(lambda _m, _g, out: out.index_fill(0, torch.tensor([1]), float("nan")))
     with pytest.raises(RunError) as error:
-        list(extractor.extract(_open(photo_folder, _expect(16))))
+        list(extractor.extract(_open_loader(photo_folder, _make_preprocessing(16))))
     assert str(error.value) == (
         "0: its output for train/flower/0.jpg is not finite; the weights do not suit such images or are damaged, give "
         "others"
@@ -245,7 +245,7 @@ def test_a_value_that_is_not_finite_is_told_with_its_layer_and_image(photo_folde
 
 
 @pytest.mark.parametrize("name", ["1", "0"])
-def test_hooks_are_gone_where_memory_runs_out(name: str, photo_folder: Path) -> None:
+def test_extract_removes_hooks_when_out_of_memory(name: str, photo_folder: Path) -> None:
     model = _tiny()
     extractor = _extractor(model, 16, (name,), head="4")
 
@@ -254,6 +254,6 @@ def test_hooks_are_gone_where_memory_runs_out(name: str, photo_folder: Path) -> 
 
     model[3].forward = fail
     with pytest.raises(RunError) as error:
-        list(extractor.extract(_open(photo_folder, _expect(16))))
+        list(extractor.extract(_open_loader(photo_folder, _make_preprocessing(16))))
     assert str(error.value).startswith("memory ran out (no room for this.)")
     assert _count_hooks(model) == 0

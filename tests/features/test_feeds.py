@@ -12,19 +12,19 @@ import torch
 from torch import nn
 
 from ftcli.data.batches import Batch
-from ftcli.data.images import BrokenImage
-from ftcli.data.reading import ImageFiles
+from ftcli.data.images import CorruptImageError
+from ftcli.data.reading import LoaderConfig
 from ftcli.data.sources import Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from ftcli.features.cache import FeatureCache, Sight, Source
-from ftcli.features.feeds import Clock, ComputedFeed, ValueFeed
-from ftcli.models.cut import find_cut
-from ftcli.results import Preprocessing, Silent
+from ftcli.features.cache import FeatureCache, ViewSpec, CacheLoaderConfig
+from ftcli.features.feeds import Clock, FeatureLoader, CachedFeatureLoader
+from ftcli.models.cut import cut_model
+from ftcli.results import Preprocessing, NullReporter
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 RANDOM = build_train_transform(EXPECTED, "standard")
-DRAWS = [(0, "head", 1), (0, "head", 2)]
+RNG_KEYS = [(0, "head", 1), (0, "head", 2)]
 
 
 @pytest.fixture(autouse=True)
@@ -54,100 +54,100 @@ def open_cache() -> FeatureCache:
 
     torch.manual_seed(0)
     network = Forked().to(memory_format=torch.channels_last)
-    still = {"first", "norm"}
-    frozen = {name for name, _ in network.named_parameters() if name.split(".")[0] in still}
-    cut = find_cut(network, frozen, still, EXPECTED.image_size)
+    eval_modules = {"first", "norm"}
+    frozen = {name for name, _ in network.named_parameters() if name.split(".")[0] in eval_modules}
+    cut = cut_model(network, frozen, eval_modules, EXPECTED.image_size)
     assert cut is not None
     return FeatureCache(cut, EXPECTED, CPU, "float32")
 
 
-def open_both(
-    root: Path, samples: tuple[Sample, ...], transform: ImageTransform, batch_size: int, bad: str = "error"
-) -> tuple[ValueFeed, ComputedFeed]:
+def open_loaders(
+    root: Path, samples: tuple[Sample, ...], transform: ImageTransform, batch_size: int, on_corrupt_image: str = "error"
+) -> tuple[CachedFeatureLoader, FeatureLoader]:
     cache = open_cache()
-    sights = [Sight(transform, draw) for draw in (DRAWS if transform.is_random else [None])]
-    source = Source(root, bad, 0)  # type: ignore[arg-type]  # one of the two words
-    kept = cache.gather(samples, sights, batch_size, source, Silent(), "computing")
-    assert kept is not None
-    return kept, compute_anew(root, samples, transform, batch_size, bad)
+    views = [ViewSpec(transform, rng_key) for rng_key in (RNG_KEYS if transform.is_random else [None])]
+    loader_config = CacheLoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]  # one of the two words
+    cached = cache.get_or_compute(samples, views, batch_size, loader_config, NullReporter(), "computing")
+    assert cached is not None
+    return cached, open_feature_loader(root, samples, transform, batch_size, on_corrupt_image)
 
 
-def compute_anew(
+def open_feature_loader(
     root: Path,
     samples: tuple[Sample, ...],
     transform: ImageTransform,
     batch_size: int,
-    bad: str = "error",
+    on_corrupt_image: str = "error",
     clock: Clock = nullcontext,
-) -> ComputedFeed:
-    files = ImageFiles(root, bad, 0)  # type: ignore[arg-type]
-    return ComputedFeed(open_cache().prefix, samples, transform, batch_size, files, clock)
+) -> FeatureLoader:
+    loader_config = LoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]
+    return FeatureLoader(open_cache().backbone, samples, transform, batch_size, loader_config, clock)
 
 
-def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
-    assert [batch.paths for batch in ours] == [batch.paths for batch in theirs]
-    for own, other in zip(ours, theirs, strict=True):
-        assert [value.shape for value in own.values] == [value.shape for value in other.values]
-        assert all(torch.equal(*pair) for pair in zip(own.values, other.values, strict=True))
-        assert [value.stride() for value in own.values] == [value.stride() for value in other.values]
-        assert torch.equal(own.labels, other.labels)
-        assert torch.equal(own.weights, other.weights)
-        assert own.left_out == other.left_out
+def assert_same(actual: list[Batch], expected: list[Batch]) -> None:
+    assert [batch.paths for batch in actual] == [batch.paths for batch in expected]
+    for actual_batch, expected_batch in zip(actual, expected, strict=True):
+        assert [value.shape for value in actual_batch.inputs] == [value.shape for value in expected_batch.inputs]
+        assert all(torch.equal(*pair) for pair in zip(actual_batch.inputs, expected_batch.inputs, strict=True))
+        assert [value.stride() for value in actual_batch.inputs] == [value.stride() for value in expected_batch.inputs]
+        assert torch.equal(actual_batch.labels, expected_batch.labels)
+        assert torch.equal(actual_batch.weights, expected_batch.weights)
+        assert actual_batch.skipped == expected_batch.skipped
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 24, 39, 64])
-def test_batches_of_any_size_have_the_bits_that_are_kept(
+def test_feature_loader_gives_cached_bits_for_any_batch_size(
     photo_folder: Path, samples: tuple[Sample, ...], batch_size: int
 ) -> None:
-    kept, anew = open_both(photo_folder, samples, RANDOM, batch_size)
+    cached, computed = open_loaders(photo_folder, samples, RANDOM, batch_size)
     order = [*range(len(samples) - 1, -1, -2), *range(0, len(samples), 2)]
-    with anew:
-        for draw in (*DRAWS, DRAWS[0]):
+    with computed:
+        for rng_key in (*RNG_KEYS, RNG_KEYS[0]):
             for start, merge_last in ((0, False), (1, True)):
-                arguments = (order, draw, start, merge_last)
-                assert_same(list(anew.batches(*arguments)), list(kept.batches(*arguments)))
-        assert anew.count_batches(merge_last=True) == kept.count_batches(merge_last=True)
-        assert list(anew.batches([], DRAWS[0])) == []
-    first, second = (next(anew.batches(draw=draw)).values[0] for draw in DRAWS)
+                arguments = (order, rng_key, start, merge_last)
+                assert_same(list(computed.batches(*arguments)), list(cached.batches(*arguments)))
+        assert computed.count_batches(merge_last=True) == cached.count_batches(merge_last=True)
+        assert list(computed.batches([], RNG_KEYS[0])) == []
+    first, second = (next(computed.batches(rng_key=rng_key)).inputs[0] for rng_key in RNG_KEYS)
     assert not torch.equal(first, second)
 
 
-def test_values_may_be_trained_on(photo_folder: Path, samples: tuple[Sample, ...]) -> None:
-    with compute_anew(photo_folder, samples, RANDOM, 24) as feed:
-        (values,) = next(feed.batches(draw=DRAWS[0])).values
+def test_feature_loader_gives_trainable_values(photo_folder: Path, samples: tuple[Sample, ...]) -> None:
+    with open_feature_loader(photo_folder, samples, RANDOM, 24) as loader:
+        (values,) = next(loader.batches(rng_key=RNG_KEYS[0])).inputs
         weight = torch.ones((), requires_grad=True)
         (values * weight).sum().backward()  # type: ignore[no-untyped-call]
         assert weight.grad is not None
         values.zero_()
 
 
-def test_broken_images_are_left_out_alike(photo_folder: Path, samples: tuple[Sample, ...], tmp_path: Path) -> None:
+def test_feature_loader_skips_corrupt_images_like_cached_loader(photo_folder: Path, samples: tuple[Sample, ...], tmp_path: Path) -> None:
     for sample in samples:
         path = tmp_path / "own" / sample.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((photo_folder / sample.path).read_bytes())
     for number in (3, 17, *range(24, 32)):
         (tmp_path / "own" / samples[number].path).write_bytes(b"no image")
-    kept, anew = open_both(tmp_path / "own", samples, build_eval_transform(EXPECTED), 8, "skip")
-    with anew:
-        ours = list(anew.batches())
-        assert_same(ours, list(kept.batches()))
-    assert [len(batch.paths) for batch in ours] == [7, 8, 7, 0, 8]
-    feed = compute_anew(tmp_path / "own", samples, build_eval_transform(EXPECTED), 8)
-    with feed, pytest.raises(BrokenImage):
-        list(feed.batches())
+    cached, computed = open_loaders(tmp_path / "own", samples, build_eval_transform(EXPECTED), 8, "skip")
+    with computed:
+        actual = list(computed.batches())
+        assert_same(actual, list(cached.batches()))
+    assert [len(batch.paths) for batch in actual] == [7, 8, 7, 0, 8]
+    loader = open_feature_loader(tmp_path / "own", samples, build_eval_transform(EXPECTED), 8)
+    with loader, pytest.raises(CorruptImageError):
+        list(loader.batches())
 
 
-def test_the_clock_measures_the_computing_alone(
+def test_feature_loader_clock_measures_computing_only(
     photo_folder: Path, samples: tuple[Sample, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[float] = []
 
     @contextmanager
     def clock() -> Iterator[None]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         yield
-        measured.append(time.perf_counter() - began)
+        measured.append(time.perf_counter() - start)
 
     read = ImageTransform.__call__
 
@@ -156,9 +156,9 @@ def test_the_clock_measures_the_computing_alone(
         return read(transform, image)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ImageTransform, "__call__", read_slowly)
-    with compute_anew(photo_folder, samples, RANDOM, 40, clock=clock) as feed:
-        began = time.perf_counter()
-        assert len(list(feed.batches(draw=DRAWS[0]))) == 1
-        took = time.perf_counter() - began
-    assert len(measured) == -(-3 // open_cache().prefix.beside)  # forty images, sixteen to a batch
-    assert sum(measured) < took / 2
+    with open_feature_loader(photo_folder, samples, RANDOM, 40, clock=clock) as loader:
+        start = time.perf_counter()
+        assert len(list(loader.batches(rng_key=RNG_KEYS[0]))) == 1
+        elapsed = time.perf_counter() - start
+    assert len(measured) == -(-3 // open_cache().backbone.num_parallel_batches)  # forty images, sixteen to a batch
+    assert sum(measured) < elapsed / 2

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.features.layers import Layer, resolve_layers
-from ftcli.models.anatomy import SizeRefused, examine, find_head
-from ftcli.models.zoo import build_network
+from ftcli.features.layers import LayerSpec, resolve_layers
+from ftcli.models.anatomy import UnsupportedImageSizeError, summarize, find_head
+from ftcli.models.zoo import create_model
 
 
-def _resolve(name: str, size: int, *names: str) -> tuple[Layer, ...]:
-    model = build_network(name, True, size)
-    return resolve_layers(model, find_head(model, examine(model, size)).path, names, size)
+def _resolve(name: str, size: int, *names: str) -> tuple[LayerSpec, ...]:
+    model = create_model(name, True, size)
+    return resolve_layers(model, find_head(model, summarize(model, size)).path, names, size)
 
 
-def _count(name: str, number: int) -> list[str]:
-    return [f"{name}.{place}" for place in range(number)]
+def _number_names(name: str, number: int) -> list[str]:
+    return [f"{name}.{index}" for index in range(number)]
 
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
-    return build_network("resnet18", True, 64)
+    return create_model("resnet18", True, 64)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def resnet() -> nn.Module:
             "timm/efficientnet_lite0",
             32,
             [
-                *("bn1", "blocks.0", *_count("blocks.1", 2), *_count("blocks.2", 2), *_count("blocks.3", 3)),
-                *(*_count("blocks.4", 3), *_count("blocks.5", 4), "blocks.6", "bn2"),
+                *("bn1", "blocks.0", *_number_names("blocks.1", 2), *_number_names("blocks.2", 2), *_number_names("blocks.3", 3)),
+                *(*_number_names("blocks.4", 3), *_number_names("blocks.5", 4), "blocks.6", "bn2"),
             ],
         ),
         ("vit_b_16", 32, ["conv_proj", *(f"encoder.layers.encoder_layer_{n}" for n in range(12))]),
@@ -50,8 +50,8 @@ def resnet() -> nn.Module:
             "efficientnet_b0",  # whose blocks add to their own input in place, and some of them not at all
             32,
             [
-                *("features.0", "features.1", *_count("features.2", 2), *_count("features.3", 2)),
-                *(*_count("features.4", 3), *_count("features.5", 3), *_count("features.6", 4)),
+                *("features.0", "features.1", *_number_names("features.2", 2), *_number_names("features.3", 2)),
+                *(*_number_names("features.4", 3), *_number_names("features.5", 3), *_number_names("features.6", 4)),
                 *("features.7", "features.8"),
             ],
         ),
@@ -75,14 +75,14 @@ def resnet() -> nn.Module:
             "timm/convnext_atto",
             32,
             [
-                *("stem", *_count("stages.0.blocks", 2), "stages.1.downsample", *_count("stages.1.blocks", 2)),
-                *("stages.2.downsample", *_count("stages.2.blocks", 6)),
-                *("stages.3.downsample", *_count("stages.3.blocks", 2)),
+                *("stem", *_number_names("stages.0.blocks", 2), "stages.1.downsample", *_number_names("stages.1.blocks", 2)),
+                *("stages.2.downsample", *_number_names("stages.2.blocks", 6)),
+                *("stages.3.downsample", *_number_names("stages.3.blocks", 2)),
             ],
         ),
     ],
 )
-def test_all_is_the_chain_of_blocks_and_the_input_of_the_head(name: str, size: int, blocks: list[str]) -> None:
+def test_resolve_layers_all_gives_blocks_and_head_input(name: str, size: int, blocks: list[str]) -> None:
     layers = _resolve(name, size, "all")
     assert [layer.name for layer in layers[:-1]] == blocks
     assert layers[-1].name.startswith("input of ")
@@ -101,13 +101,13 @@ class _Residual(nn.Module):
         return sum_
 
 
-def test_of_very_many_blocks_the_stages_are_taken() -> None:
+def test_resolve_layers_all_takes_stages_of_deep_networks() -> None:
     def build(blocks: int) -> nn.Sequential:
         stages = [nn.Sequential(*(_Residual() for _ in range(blocks))) for _ in range(3)]
         return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
 
     few, many = (resolve_layers(build(blocks), "5", ("all",), 8) for blocks in (12, 13))
-    assert [layer.name for layer in few] == [*_count("0", 12), *_count("1", 12), *_count("2", 12), "input of 5"]
+    assert [layer.name for layer in few] == [*_number_names("0", 12), *_number_names("1", 12), *_number_names("2", 12), "input of 5"]
     assert [layer.name for layer in many] == ["0", "1", "2", "input of 5"]
 
 
@@ -118,7 +118,7 @@ class _Shared(nn.Module):
         super().__init__()
         self.first, self.relu, self.second = nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)
         self.whole = nn.Sequential(_Residual(), _Residual())
-        self.torn = nn.Sequential(_Pair(), _Residual(), _Residual())
+        self.torn = nn.Sequential(_TupleOutput(), _Residual(), _Residual())
         self.torn[1].register_forward_pre_hook(lambda _module, given: given[0][0])
         self.fc = nn.Linear(3, 2)
 
@@ -128,12 +128,12 @@ class _Shared(nn.Module):
         return logits
 
 
-def test_a_layer_used_twice_ends_no_unit_and_a_torn_row_stays_whole() -> None:
+def test_resolve_layers_all_does_not_split_non_chain_rows() -> None:
     layers = resolve_layers(_Shared(), "fc", ("all",), 8)
     assert [layer.name for layer in layers] == ["first", "second", "whole.0", "whole.1", "torn", "input of fc"]
 
 
-def test_without_names_it_is_what_the_head_reads(resnet: nn.Module) -> None:
+def test_resolve_layers_defaults_to_head_input(resnet: nn.Module) -> None:
     (layer,) = resolve_layers(resnet, "fc", (), 64)
     assert (layer.name, layer.kind, layer.target, layer.output_shape, layer.depth) == (
         "input of fc",
@@ -143,11 +143,11 @@ def test_without_names_it_is_what_the_head_reads(resnet: nn.Module) -> None:
         1.0,
     )
     assert resolve_layers(resnet, "fc", ("input of fc",), 64) == (layer,)
-    (map_,) = resolve_layers(build_network("squeezenet1_1", True), "classifier.1", (), 64)
+    (map_,) = resolve_layers(create_model("squeezenet1_1", True), "classifier.1", (), 64)
     assert map_.output_shape == (512, 3, 3)
 
 
-def test_names_are_those_of_modules_nodes_and_patterns(resnet: nn.Module) -> None:
+def test_resolve_layers_accepts_modules_nodes_and_patterns(resnet: nn.Module) -> None:
     layers = resolve_layers(resnet, "fc", ("layer2.*", "layer1.0.relu_1", "layer1.0.relu", "fc"), 64)
     assert [(layer.name, layer.kind, layer.output_shape) for layer in layers] == [
         ("layer2.0", "module", (128, 8, 8)),
@@ -159,18 +159,18 @@ def test_names_are_those_of_modules_nodes_and_patterns(resnet: nn.Module) -> Non
     assert layers[2].depth == layers[3].depth  # the module's last output is that of the second ReLU
 
 
-def test_depth_is_the_share_of_the_multiply_adds() -> None:
+def test_resolve_layers_depth_is_fraction_of_macs() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(256, 5)
     )
     first, second, last = 8 * 8 * 8 * 27, 8 * 8 * 4 * 8, 256 * 5
     total = first + second + last
     layers = resolve_layers(network, "4", ("0", "1", "2", "3", "4"), 8)
-    shares = [first, first, first + second, first + second, total]
-    assert [layer.depth for layer in layers] == pytest.approx([share / total for share in shares])
+    macs = [first, first, first + second, first + second, total]
+    assert [layer.depth for layer in layers] == pytest.approx([done / total for done in macs])
 
 
-def test_a_node_is_as_deep_as_the_last_module_before_it(resnet: nn.Module) -> None:
+def test_resolve_layers_node_has_depth_of_preceding_module(resnet: nn.Module) -> None:
     names = ("x", "layer1.0.add", "layer1.0.bn2", "layer2.0.add", "layer2.0", "layer2.0.conv1")
     image, add, before, second, block, inner = (layer.depth for layer in resolve_layers(resnet, "fc", names, 64))
     assert image == 0
@@ -178,12 +178,12 @@ def test_a_node_is_as_deep_as_the_last_module_before_it(resnet: nn.Module) -> No
     assert second == block > inner
 
 
-class _Odd(nn.Module):
+class _OddOutputs(nn.Module):
     """Has modules that give what is no layer's output: a pair, windows, the same for any number of images."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair, self.windows, self.fixed, self.unused = _Pair(), _Windows(), _Fixed(), nn.Identity()
+        self.pair, self.windows, self.fixed, self.unused = _TupleOutput(), _Windows(), _Fixed(), nn.Identity()
         self.fc = nn.Linear(3, 2)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class _Odd(nn.Module):
         return logits if float(images.shape[2]) else -logits  # which no tracer can tell
 
 
-class _Pair(nn.Module):
+class _TupleOutput(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return images + 1, images
 
@@ -207,12 +207,12 @@ class _Fixed(nn.Module):
         return torch.ones(2, 5, device=images.device)
 
 
-def test_what_is_no_layer_is_told_all_at_once() -> None:
+def test_resolve_layers_reports_all_errors_at_once() -> None:
     with pytest.raises(RecipeError) as error:
-        resolve_layers(_Odd(), "fc", ("fc", "pair", "windows", "fixed", "unused", "pair", "w*", "fcc", "all", "q*"), 8)
+        resolve_layers(_OddOutputs(), "fc", ("fc", "pair", "windows", "fixed", "unused", "pair", "w*", "fcc", "all", "q*"), 8)
     known = "known: fc, fixed, pair, windows"
     untraced = "the network has no graph nodes, since its code cannot be traced"
-    assert error.value.faults == (
+    assert error.value.messages == (
         f"--layer unused: no image passes through a module of this name, and {untraced}; {known}",
         f"--layer fcc: no image passes through a module of this name, and {untraced}; did you mean 'fc'?",
         "--layer all: stands for a chain of layers and takes no others beside it; give it alone",
@@ -227,10 +227,10 @@ def test_what_is_no_layer_is_told_all_at_once() -> None:
     )
 
 
-def test_near_names_are_those_of_modules_and_nodes(resnet: nn.Module) -> None:
+def test_resolve_layers_suggests_near_names(resnet: nn.Module) -> None:
     with pytest.raises(RecipeError) as error:
         resolve_layers(resnet, "fc", ("layer4.1.ad", "layr3", "layer4.1.*.conv1"), 64, "--layers")
-    assert error.value.faults == (
+    assert error.value.messages == (
         "--layers layer4.1.ad: no image passes through a module or graph node of this name; did you mean "
         "'layer4.1.add' or 'layer4.0.add' or 'layer3.1.add'?",
         "--layers layr3: no image passes through a module or graph node of this name; did you mean 'layer3' or "
@@ -240,24 +240,24 @@ def test_near_names_are_those_of_modules_and_nodes(resnet: nn.Module) -> None:
     )
 
 
-def test_a_value_within_that_is_no_layer_is_told_by_what_it_is() -> None:
+def test_resolve_layers_describes_unusable_values() -> None:
     with pytest.raises(RecipeError) as error:
         _resolve("swin_t", 32, "features.1.1.attn._get_relative_position_bias", "permute", "flatten")
-    assert error.value.faults == (
+    assert error.value.messages == (
         "--layer features.1.1.attn._get_relative_position_bias: its output is of shape [1, 3, 49, 49] for 2 images, "
         "which does not begin with the number of images; choose a layer around it or after it",
     )
     with pytest.raises(RecipeError) as error:
         _resolve("shufflenet_v2_x0_5", 32, "stage2.1.chunk", "stage2.1.floordiv", "stage2.1.getitem_1")
-    assert error.value.faults == (
+    assert error.value.messages == (
         "--layer stage2.1.chunk: its output is a tuple of 2, not one tensor; choose a layer within it or after it",
         "--layer stage2.1.floordiv: its output is no tensor but of type int; choose a layer that gives a tensor",
     )
 
 
-def test_a_size_that_the_network_refuses_is_told() -> None:
-    with pytest.raises(SizeRefused):
-        resolve_layers(build_network("vit_b_16", True, 32), "heads.head", (), 48)
+def test_resolve_layers_raises_for_unsupported_image_size() -> None:
+    with pytest.raises(UnsupportedImageSizeError):
+        resolve_layers(create_model("vit_b_16", True, 32), "heads.head", (), 48)
 
 
 class _Traced(nn.Module):
@@ -275,24 +275,24 @@ class _Traced(nn.Module):
         return logits
 
 
-def test_tracing_leaves_a_network_as_it_was() -> None:
+def test_resolve_layers_leaves_traced_network_unchanged() -> None:
     network = _Traced().train()
     network.relu.eval()
-    held = set(vars(network))
+    attributes = set(vars(network))
     first, node, second = resolve_layers(network, "fc", ("first", "mul", "second"), 8)
     assert (node.kind, node.output_shape) == ("node", (3, 8, 8))
     assert first.depth == node.depth < second.depth  # the ReLU before the node works again later
     assert [name for name, module in network.named_modules() if not module.training] == ["relu"]
-    assert set(vars(network)) == held
+    assert set(vars(network)) == attributes
 
 
-def test_resolving_leaves_a_network_as_it_was() -> None:
-    network = build_network("resnet18", False).train()
+def test_resolve_layers_leaves_network_unchanged() -> None:
+    network = create_model("resnet18", False).train()
     network.get_submodule("bn1").eval()
-    held = set(vars(network))
+    attributes = set(vars(network))
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     resolve_layers(network, "fc", ("layer1.0.add", "layer2"), 32)
     assert [name for name, module in network.named_modules() if not module.training] == ["bn1"]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    assert set(vars(network)) == held
+    assert set(vars(network)) == attributes
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())

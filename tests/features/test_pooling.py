@@ -7,35 +7,35 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.features.axes import Axes, count_prefixes, find_axes, has_class_token
-from ftcli.features.layers import Layer, resolve_layers
+from ftcli.features.axes import AxisLayout, count_prefix_tokens, infer_axis_layout, has_class_token
+from ftcli.features.layers import LayerSpec, resolve_layers
 from ftcli.features.pooling import Pool, pool_shape, pool_values
-from ftcli.models.anatomy import examine, find_head
-from ftcli.models.zoo import build_network
+from ftcli.models.anatomy import summarize, find_head
+from ftcli.models.zoo import create_model
 
 
-def _layer(shape: tuple[int, ...], channels: int | None, prefixes: int = 0) -> Layer:
-    return Layer("block", "module", "block", shape, 0.5, Axes(channels, prefixes))
+def _make_layer(shape: tuple[int, ...], channel_axis: int | None, num_prefix_tokens: int = 0) -> LayerSpec:
+    return LayerSpec("block", "module", "block", shape, 0.5, AxisLayout(channel_axis, num_prefix_tokens))
 
 
-def _draw(*shape: int) -> Tensor:
+def _make_random_values(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).bfloat16()
 
 
 VECTOR, MAP, MAP_LAST, TOKENS, ROW = (
-    _layer((5,), 0),
-    _layer((5, 3, 4), 0),
-    _layer((3, 4, 5), 2),
-    _layer((11, 5), 1, 2),
-    _layer((5, 9), 0),
+    _make_layer((5,), 0),
+    _make_layer((5, 3, 4), 0),
+    _make_layer((3, 4, 5), 2),
+    _make_layer((11, 5), 1, 2),
+    _make_layer((5, 9), 0),
 )
-VIT = build_network("timm/vit_tiny_patch16_224", True, 32)
+VIT = create_model("timm/vit_tiny_patch16_224", True, 32)
 
 
 @pytest.mark.parametrize("pool", [None, "avg", "max", "flatten", "none", "token"])
 @pytest.mark.parametrize("layer", [VECTOR, MAP, MAP_LAST, TOKENS, ROW], ids=["vector", "map", "last", "tokens", "row"])
-def test_what_is_kept_is_what_torch_gives_by_hand(layer: Layer, pool: Pool | None) -> None:
-    values = _draw(2, *layer.output_shape)
+def test_pool_values_matches_torch(layer: LayerSpec, pool: Pool | None) -> None:
+    values = _make_random_values(2, *layer.output_shape)
     exact = values.float()
     image = {  # (n, channels, places)
         VECTOR: lambda: exact[:, :, None],
@@ -60,90 +60,90 @@ def test_what_is_kept_is_what_torch_gives_by_hand(layer: Layer, pool: Pool | Non
         "none": exact,
         "token": exact[:, 0],  # the first
     }[pool]
-    kept = pool_values(values, layer, pool)
-    assert kept.dtype == torch.float32
-    assert torch.allclose(kept, expected, rtol=1e-6)
-    assert kept.shape == (2, *pool_shape(VIT, layer, pool))
+    pooled = pool_values(values, layer, pool)
+    assert pooled.dtype == torch.float32
+    assert torch.allclose(pooled, expected, rtol=1e-6)
+    assert pooled.shape == (2, *pool_shape(VIT, layer, pool))
 
 
 @pytest.mark.parametrize(
     ("name", "size", "layers"),
     [
-        ("swin_t", 384, {"features.1.0": ((96, 96, 96), Axes(2)), "features.0.0": ((96, 96, 96), Axes(0))}),
-        ("timm/swin_tiny_patch4_window7_224", 384, {"layers.0.blocks.0": ((96, 96, 96), Axes(2))}),
-        ("resnet18", 32, {"layer3": ((256, 2, 2), Axes(0)), "fc": ((1000,), Axes(0))}),
-        ("alexnet", 64, {"avgpool": ((256, 6, 6), Axes(0))}),
-        ("convnext_tiny", 32, {"features.1.0.block.3": ((8, 8, 384), Axes(2))}),
+        ("swin_t", 384, {"features.1.0": ((96, 96, 96), AxisLayout(2)), "features.0.0": ((96, 96, 96), AxisLayout(0))}),
+        ("timm/swin_tiny_patch4_window7_224", 384, {"layers.0.blocks.0": ((96, 96, 96), AxisLayout(2))}),
+        ("resnet18", 32, {"layer3": ((256, 2, 2), AxisLayout(0)), "fc": ((1000,), AxisLayout(0))}),
+        ("alexnet", 64, {"avgpool": ((256, 6, 6), AxisLayout(0))}),
+        ("convnext_tiny", 32, {"features.1.0.block.3": ((8, 8, 384), AxisLayout(2))}),
         (
             "vit_b_16",
             64,
-            {"encoder.layers.encoder_layer_0": ((17, 768), Axes(1, 1)), "conv_proj": ((768, 4, 4), Axes(0))},
+            {"encoder.layers.encoder_layer_0": ((17, 768), AxisLayout(1, 1)), "conv_proj": ((768, 4, 4), AxisLayout(0))},
         ),
         (
             "timm/vit_tiny_patch16_224",
             48,
-            {"patch_embed": ((9, 192), Axes(1)), "blocks.0.attn.q_norm": ((3, 10, 64), Axes())},
+            {"patch_embed": ((9, 192), AxisLayout(1)), "blocks.0.attn.q_norm": ((3, 10, 64), AxisLayout())},
         ),
         (
             "timm/vit_base_patch16_reg4_gap_256",
             80,
-            {"patch_embed": ((25, 768), Axes(1)), "blocks.0": ((29, 768), Axes(1, 4))},
+            {"patch_embed": ((25, 768), AxisLayout(1)), "blocks.0": ((29, 768), AxisLayout(1, 4))},
         ),
         (
             "timm/mixer_s32_224",
             64,
             {
-                "blocks.0": ((4, 512), Axes(1)),
-                "blocks.0.mlp_tokens": ((512, 4), Axes(0)),
-                "blocks.0.mlp_tokens.fc1": ((512, 256), Axes()),
+                "blocks.0": ((4, 512), AxisLayout(1)),
+                "blocks.0.mlp_tokens": ((512, 4), AxisLayout(0)),
+                "blocks.0.mlp_tokens.fc1": ((512, 256), AxisLayout()),
             },
         ),
     ],
 )
-def test_the_axes_of_the_image_are_found(name: str, size: int, layers: dict[str, tuple[tuple[int, ...], Axes]]) -> None:
-    model = build_network(name, True, size)
-    found = resolve_layers(model, find_head(model, examine(model, size)).path, tuple(layers), size)
-    assert {layer.name: (layer.output_shape, layer.axes) for layer in found} == layers
+def test_resolve_layers_infers_axis_layout(name: str, size: int, layers: dict[str, tuple[tuple[int, ...], AxisLayout]]) -> None:
+    model = create_model(name, True, size)
+    resolved = resolve_layers(model, find_head(model, summarize(model, size)).path, tuple(layers), size)
+    assert {layer.name: (layer.output_shape, layer.axis_layout) for layer in resolved} == layers
 
 
-def test_tokens_of_a_network_of_one_size_are_counted() -> None:
+def test_infer_axis_layout_counts_tokens_of_fixed_size_network() -> None:
     network = nn.Module()
-    assert find_axes(network, (196, 384), None) == Axes(1)
-    assert find_axes(network, (384, 196), None) == Axes(0)
-    assert find_axes(network, (196, 256), None) == Axes()  # 14 x 14 and 16 x 16
-    assert find_axes(network, (64, 56, 56), None) == Axes(0)
-    assert find_axes(network, (64, 49, 49), None) == Axes()  # heads, and 7 x 7 tokens
+    assert infer_axis_layout(network, (196, 384), None) == AxisLayout(1)
+    assert infer_axis_layout(network, (384, 196), None) == AxisLayout(0)
+    assert infer_axis_layout(network, (196, 256), None) == AxisLayout()  # 14 x 14 and 16 x 16
+    assert infer_axis_layout(network, (64, 56, 56), None) == AxisLayout(0)
+    assert infer_axis_layout(network, (64, 49, 49), None) == AxisLayout()  # heads, and 7 x 7 tokens
     network.num_patches = 196  # type: ignore[assignment]
     network.cls_token = nn.Parameter(torch.zeros(1, 1, 256))
-    assert find_axes(network, (196, 256), None) == Axes(1)
-    assert find_axes(network, (197, 256), None) == Axes(1, 1)
-    assert find_axes(network, (1, 256), None) == Axes(1)
-    assert find_axes(network, (64, 197, 197), None) == Axes()
-    assert find_axes(network, (64, 49, 49), None) == Axes(0)
+    assert infer_axis_layout(network, (196, 256), None) == AxisLayout(1)
+    assert infer_axis_layout(network, (197, 256), None) == AxisLayout(1, 1)
+    assert infer_axis_layout(network, (1, 256), None) == AxisLayout(1)
+    assert infer_axis_layout(network, (64, 197, 197), None) == AxisLayout()
+    assert infer_axis_layout(network, (64, 49, 49), None) == AxisLayout(0)
 
 
-def test_of_two_sizes_the_axes_that_grow_are_the_image() -> None:
+def test_infer_axis_layout_finds_axes_that_grow() -> None:
     network = nn.Module()
-    assert find_axes(network, (4, 4, 4), (4, 8, 8)) == Axes(0)
-    assert find_axes(network, (4, 4, 4), (8, 8, 4)) == Axes(2)
-    assert find_axes(network, (4, 4, 4), (4, 4, 4)) == find_axes(network, (4, 4, 4), (8, 8, 8)) == Axes()
-    assert find_axes(network, (3, 64, 64), (3, 256, 64)) == Axes()  # heads, tokens, dimensions
-    assert find_axes(network, (64, 64, 96), (256, 64, 96)) == Axes()  # windows, tokens, dimensions
-    assert find_axes(network, (9, 9), (36, 9)) == Axes(1)
-    assert find_axes(network, (9, 9), (9, 36)) == Axes(0)
-    assert find_axes(network, (9, 9), (36, 36)) == find_axes(network, (9, 9), (9, 9)) == Axes()
-    assert find_axes(network, (2, 3, 4, 4), (2, 3, 8, 8)) == Axes()
+    assert infer_axis_layout(network, (4, 4, 4), (4, 8, 8)) == AxisLayout(0)
+    assert infer_axis_layout(network, (4, 4, 4), (8, 8, 4)) == AxisLayout(2)
+    assert infer_axis_layout(network, (4, 4, 4), (4, 4, 4)) == infer_axis_layout(network, (4, 4, 4), (8, 8, 8)) == AxisLayout()
+    assert infer_axis_layout(network, (3, 64, 64), (3, 256, 64)) == AxisLayout()  # heads, tokens, dimensions
+    assert infer_axis_layout(network, (64, 64, 96), (256, 64, 96)) == AxisLayout()  # windows, tokens, dimensions
+    assert infer_axis_layout(network, (9, 9), (36, 9)) == AxisLayout(1)
+    assert infer_axis_layout(network, (9, 9), (9, 36)) == AxisLayout(0)
+    assert infer_axis_layout(network, (9, 9), (36, 36)) == infer_axis_layout(network, (9, 9), (9, 9)) == AxisLayout()
+    assert infer_axis_layout(network, (2, 3, 4, 4), (2, 3, 8, 8)) == AxisLayout()
 
 
 class _OneSize(nn.Module):
     """A network that takes images of 8 pixels a side alone, and turns its maps about."""
 
-    def __init__(self, channels: int, side: int = 8) -> None:
+    def __init__(self, channel_axis: int, side: int = 8) -> None:
         super().__init__()
         self.side = side
-        self.first = nn.Conv2d(3, channels, 1)
+        self.first = nn.Conv2d(3, channel_axis, 1)
         self.turned = nn.Identity()
-        self.fc = nn.Linear(channels, 2)
+        self.fc = nn.Linear(channel_axis, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         assert images.shape[2] == self.side
@@ -152,34 +152,34 @@ class _OneSize(nn.Module):
         return logits
 
 
-def test_what_cannot_be_told_is_refused_and_not_guessed() -> None:
+def test_pool_shape_refuses_ambiguous_axes() -> None:
     model = _OneSize(8)
     layers = resolve_layers(model, "fc", ("first", "turned"), 8)
-    for layer, pool, begin in zip(
+    for layer, pool, subject in zip(
         layers, (None, "max"), ("the mean, which is taken where --pool is not given", "--pool max"), strict=True
     ):
         with pytest.raises(RecipeError) as error:
             pool_shape(model, layer, pool)  # type: ignore[arg-type]
         assert str(error.value) == (
-            f"{begin}: {layer.name} gives [8, 8, 8] for an image, and which of these are its height and width and "
+            f"{subject}: {layer.name} gives [8, 8, 8] for an image, and which of these are its height and width and "
             "which its channels cannot be told; give --pool flatten or --pool none, or choose another layer"
         )
         assert pool_shape(model, layer, "flatten") == (512,)
         assert pool_shape(model, layer, "none") == (8, 8, 8)
-    channels = {layer.name: layer.axes.channels for layer in resolve_layers(_OneSize(5), "fc", ("first", "turned"), 8)}
-    assert channels == {"first": 0, "turned": 2}
+    channel_axis = {layer.name: layer.axis_layout.channel_axis for layer in resolve_layers(_OneSize(5), "fc", ("first", "turned"), 8)}
+    assert channel_axis == {"first": 0, "turned": 2}
     # 9 x 9 could be heads, 9 tokens and 9 dimensions, or windows.
     nine = resolve_layers(_OneSize(5, 9), "fc", ("first", "turned"), 9)
-    assert [layer.axes for layer in nine] == [Axes(), Axes()]
+    assert [layer.axis_layout for layer in nine] == [AxisLayout(), AxisLayout()]
 
 
-def test_only_a_class_token_is_taken_for_one() -> None:
-    registers = build_network("timm/vit_base_patch16_reg4_gap_256", True, 32)
-    assert (count_prefixes(registers), has_class_token(registers)) == (4, False)
+def test_pool_shape_requires_class_token() -> None:
+    registers = create_model("timm/vit_base_patch16_reg4_gap_256", True, 32)
+    assert (count_prefix_tokens(registers), has_class_token(registers)) == (4, False)
     layers = resolve_layers(registers, "head", ("blocks.3",), 32)
     with pytest.raises(RecipeError) as error:
         pool_shape(registers, layers[0], "token")
     assert str(error.value) == "--pool token: the network has no class token; give avg, max, flatten or none"
-    vit = build_network("vit_b_16", True, 32)
+    vit = create_model("vit_b_16", True, 32)
     (block,) = resolve_layers(vit, "heads.head", ("encoder.layers.encoder_layer_2",), 32)
     assert pool_shape(vit, block, "token") == (768,)

@@ -15,13 +15,13 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ftcli.data.batches import Batch
 from ftcli.data.transforms import Normalizer
-from ftcli.features.fusing import fuse_norms
-from ftcli.features.prefix import BATCHES, Prefix, choose_batch
-from ftcli.models.anatomy import examine, find_head
-from ftcli.models.cut import Cut, find_cut
-from ftcli.models.freezing import Freezing, set_modes
-from ftcli.models.trunk import Trunk
-from ftcli.models.zoo import build_network
+from ftcli.features.fusing import fuse_conv_bn
+from ftcli.features.prefix import MAX_BATCH_SIZES, FrozenBackbone, choose_batch_size
+from ftcli.models.anatomy import summarize, find_head
+from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.freezing import FrozenNames, set_train_mode
+from ftcli.models.trunk import HeadlessModel
+from ftcli.models.zoo import create_model
 from ftcli.results import Preprocessing
 
 CPU = torch.device("cpu")
@@ -33,15 +33,15 @@ FAMILIES = {
 }
 
 
-def _expect(size: int) -> Preprocessing:
+def _make_preprocessing(size: int) -> Preprocessing:
     return Preprocessing(size, size, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
-def _cut(network: nn.Module, path: str, size: int) -> Cut:
+def _cut_before(network: nn.Module, path: str, size: int) -> ModelCut:
     """A cut before the modules whose names begin so."""
     frozen = {name for name, _ in network.named_parameters() if not name.startswith(path)}
-    still = {name for name, _ in network.named_modules() if not name.startswith(path)}
-    cut = find_cut(network, frozen, still, size)
+    eval_modules = {name for name, _ in network.named_modules() if not name.startswith(path)}
+    cut = cut_model(network, frozen, eval_modules, size)
     assert cut is not None
     return cut
 
@@ -50,7 +50,7 @@ def _batch(images: torch.Tensor) -> Batch:
     return Batch((images,), torch.zeros(0), torch.zeros(0), ())
 
 
-def _unsettle(network: nn.Module) -> None:
+def _randomize_norms(network: nn.Module) -> None:
     """Give norms statistics and weights as training would leave them."""
     for layer in network.modules():
         if isinstance(layer, (nn.BatchNorm2d, FrozenBatchNorm2d)) and isinstance(layer.running_mean, torch.Tensor):
@@ -69,38 +69,38 @@ def _count_norms(graph: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("name", "size", "left"), [(name, *rest) for name, rest in FAMILIES.items()])
-def test_a_family_gives_close_values_and_the_same_class_with_its_norms_folded(name: str, size: int, left: bool) -> None:
+def test_fuse_conv_bn_gives_close_values_and_same_class(name: str, size: int, left: bool) -> None:
     torch.manual_seed(0)
-    network = build_network(name, meta=False, image_size=size)
-    _unsettle(network)
+    network = create_model(name, meta=False, image_size=size)
+    _randomize_norms(network)
     network.train()
     before = copy.deepcopy(network.state_dict())
-    places = {key: tensor.data_ptr() for key, tensor in network.state_dict().items()}
-    cut = _cut(network, find_head(network, examine(network, size)).path, size)
-    prefix = Prefix(cut, _expect(size), CPU, "float32")
+    data_ptrs = {key: tensor.data_ptr() for key, tensor in network.state_dict().items()}
+    cut = _cut_before(network, find_head(network, summarize(network, size)).path, size)
+    backbone = FrozenBackbone(cut, _make_preprocessing(size), CPU, "float32")
     images = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8)
-    (values,) = prefix.split_rows(prefix.compute(images))
+    (values,) = backbone.unpack_rows(backbone.compute(images))
     assert all(module.training for module in network.modules())
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert {key: tensor.data_ptr() for key, tensor in network.state_dict().items()} == places
+    assert {key: tensor.data_ptr() for key, tensor in network.state_dict().items()} == data_ptrs
 
     network.eval()
     with torch.no_grad():
-        plain = Normalizer(_expect(size), CPU)(images)
+        plain = Normalizer(_make_preprocessing(size), CPU)(images)
         (expected,) = cut.prefix(plain)
         logits = network(plain)
         assert torch.equal(cut.suffix(values).argmax(1), logits.argmax(1))
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     assert isinstance(cut.prefix, fx.GraphModule)
-    assert (_count_norms(fuse_norms(cut.prefix)) > 0) is left
+    assert (_count_norms(fuse_conv_bn(cut.prefix)) > 0) is left
 
 
 class _Standardised(nn.Conv2d):
     """A convolution that does more with its weights than to convolve, and is a call of its own in a graph."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        share = 0.5 if self.training else 1.0
-        weight = self.weight - share * self.weight.mean((1, 2, 3), keepdim=True)
+        factor = 0.5 if self.training else 1.0
+        weight = self.weight - factor * self.weight.mean((1, 2, 3), keepdim=True)
         return nn.functional.conv2d(values, weight, self.bias)
 
 
@@ -113,16 +113,16 @@ class _Residual(nn.Module):
         self.norm = nn.BatchNorm2d(4)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        given = self.conv(values)
-        output: torch.Tensor = self.norm(given) + given
+        conv_output = self.conv(values)
+        output: torch.Tensor = self.norm(conv_output) + conv_output
         return output
 
 
-def _close_up(*layers: nn.Module) -> tuple[nn.Module, Cut]:
+def _make_conv_net(*layers: nn.Module) -> tuple[nn.Module, ModelCut]:
     torch.manual_seed(0)
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    _unsettle(network)
-    return network.eval(), _cut(network, f"{len(layers) + 2}", 8)
+    _randomize_norms(network)
+    return network.eval(), _cut_before(network, f"{len(layers) + 2}", 8)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def _close_up(*layers: nn.Module) -> tuple[nn.Module, Cut]:
         ((nn.Conv2d(3, 4, 3), _Residual()), 1),
     ],
 )
-def test_what_is_folded_and_what_is_not(layers: tuple[nn.Module, ...], norms: int) -> None:
-    _, cut = _close_up(*layers)
+def test_fuse_conv_bn_fuses_only_eligible_norms(layers: tuple[nn.Module, ...], norms: int) -> None:
+    _, cut = _make_conv_net(*layers)
     assert isinstance(cut.prefix, fx.GraphModule)
     images = torch.randn(3, 3, 8, 8)
-    fused = fuse_norms(cut.prefix)
+    fused = fuse_conv_bn(cut.prefix)
     assert _count_norms(fused) == norms
     if isinstance(layers[1], FrozenBatchNorm2d):  # which is no layer of the graph, but arithmetic with constants
         assert [node.op for node in cut.prefix.graph.nodes].count("get_attr") == 2
@@ -150,139 +150,139 @@ def test_what_is_folded_and_what_is_not(layers: tuple[nn.Module, ...], norms: in
         torch.testing.assert_close(fused(images)[0], cut.prefix(images)[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_norm_in_train_mode_is_not_folded() -> None:
-    _, cut = _close_up(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+def test_fuse_conv_bn_skips_norm_in_train_mode() -> None:
+    _, cut = _make_conv_net(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert isinstance(cut.prefix, fx.GraphModule)
     cut.prefix.get_submodule("1").train()
-    assert _count_norms(fuse_norms(cut.prefix)) == 1
+    assert _count_norms(fuse_conv_bn(cut.prefix)) == 1
 
 
-def test_a_layer_that_is_called_twice_is_not_folded() -> None:
+def test_fuse_conv_bn_skips_layer_called_twice() -> None:
     conv = nn.Conv2d(4, 4, 1)
-    _, cut = _close_up(nn.Conv2d(3, 4, 3), conv, nn.BatchNorm2d(4), conv)
+    _, cut = _make_conv_net(nn.Conv2d(3, 4, 3), conv, nn.BatchNorm2d(4), conv)
     assert isinstance(cut.prefix, fx.GraphModule)
-    assert _count_norms(fuse_norms(cut.prefix)) == 1
+    assert _count_norms(fuse_conv_bn(cut.prefix)) == 1
 
 
-def test_an_images_bits_are_the_same_in_every_company() -> None:
-    network = build_network("mobilenet_v3_small", meta=False, image_size=32)
-    prefix = Prefix(_cut(network, "classifier.3", 32), _expect(32), CPU, "float32")
-    images = torch.randint(0, 256, (BATCHES["cpu"], 3, 32, 32), dtype=torch.uint8)
-    whole = prefix.compute(images)
-    assert whole.shape == (BATCHES["cpu"], prefix.row_bytes)
-    assert np.array_equal(prefix.compute(images[3:8]), whole[3:8])
-    assert np.array_equal(prefix.compute(images[5:6]), whole[5:6])
-    assert np.array_equal(prefix.compute(images.flip(0)), whole[::-1])
+def test_compute_gives_same_bits_in_any_batch() -> None:
+    network = create_model("mobilenet_v3_small", meta=False, image_size=32)
+    backbone = FrozenBackbone(_cut_before(network, "classifier.3", 32), _make_preprocessing(32), CPU, "float32")
+    images = torch.randint(0, 256, (MAX_BATCH_SIZES["cpu"], 3, 32, 32), dtype=torch.uint8)
+    full_batch = backbone.compute(images)
+    assert full_batch.shape == (MAX_BATCH_SIZES["cpu"], backbone.row_bytes)
+    assert np.array_equal(backbone.compute(images[3:8]), full_batch[3:8])
+    assert np.array_equal(backbone.compute(images[5:6]), full_batch[5:6])
+    assert np.array_equal(backbone.compute(images.flip(0)), full_batch[::-1])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_batches_computed_beside_one_another_have_the_bits_of_each_alone(threads: int) -> None:
-    network = build_network("mobilenet_v3_small", meta=False, image_size=32).train()
-    prefix = Prefix(_cut(network, "classifier.3", 32), _expect(32), CPU, "float32")
-    images = torch.randint(0, 256, (7, BATCHES["cpu"], 3, 32, 32), dtype=torch.uint8)
+def test_compute_batches_gives_bits_of_single_batches(threads: int) -> None:
+    network = create_model("mobilenet_v3_small", meta=False, image_size=32).train()
+    backbone = FrozenBackbone(_cut_before(network, "classifier.3", 32), _make_preprocessing(32), CPU, "float32")
+    images = torch.randint(0, 256, (7, MAX_BATCH_SIZES["cpu"], 3, 32, 32), dtype=torch.uint8)
     batches = [_batch(each) for each in (*images, images[0][:5], images[0][:0])]
-    alone = [prefix.compute(batch.images) for batch in batches]
+    expected = [backbone.compute(batch.images) for batch in batches]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = list(prefix.stream(batches))
+        results = list(backbone.compute_batches(batches))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert all(one is batch for (one, _), batch in zip(found, batches, strict=True))
-    assert all(np.array_equal(rows, known) for (_, rows), known in zip(found, alone, strict=True))
-    assert prefix.computed == 7 * BATCHES["cpu"] + 5
+    assert all(one is batch for (one, _), batch in zip(results, batches, strict=True))
+    assert all(np.array_equal(rows, known) for (_, rows), known in zip(results, expected, strict=True))
+    assert backbone.num_computed == 7 * MAX_BATCH_SIZES["cpu"] + 5
     assert all(module.training for module in network.modules())
 
 
-def test_as_many_batches_are_computed_at_once_as_torch_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = build_network("resnet18", meta=False, image_size=32)
-    cut = _cut(network, "fc", 32)
-    together, places = threading.Barrier(3), set[int]()
+def test_compute_batches_runs_one_batch_per_torch_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = create_model("resnet18", meta=False, image_size=32)
+    cut = _cut_before(network, "fc", 32)
+    barrier, data_ptrs = threading.Barrier(3), set[int]()
 
-    def wait(prefix: Prefix, images: torch.Tensor) -> NDArray[np.uint8]:
-        together.wait(20.0)
-        places.add(threading.get_ident())
-        return np.empty((len(images), prefix.row_bytes), dtype=np.uint8)
+    def wait(backbone: FrozenBackbone, images: torch.Tensor) -> NDArray[np.uint8]:
+        barrier.wait(20.0)
+        data_ptrs.add(threading.get_ident())
+        return np.empty((len(images), backbone.row_bytes), dtype=np.uint8)
 
-    monkeypatch.setattr(Prefix, "_compute", wait)
+    monkeypatch.setattr(FrozenBackbone, "_compute", wait)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 6
-    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches))) == 6
-    assert threading.get_ident() not in places
-    assert len(list(Prefix(cut, _expect(32), CPU, "float32").stream(batches[:3]))) == 3
-    together, places = threading.Barrier(1), set()
-    whole = replace(cut, prefix=Trunk(network, "fc"))  # code that is no graph may remember what it computes
-    assert len(list(Prefix(whole, _expect(32), CPU, "float32").stream(batches))) == 6
-    assert places == {threading.get_ident()}
+    assert len(list(FrozenBackbone(cut, _make_preprocessing(32), CPU, "float32").compute_batches(batches))) == 6
+    assert threading.get_ident() not in data_ptrs
+    assert len(list(FrozenBackbone(cut, _make_preprocessing(32), CPU, "float32").compute_batches(batches[:3]))) == 3
+    barrier, data_ptrs = threading.Barrier(1), set()
+    untraceable = replace(cut, prefix=HeadlessModel(network, "fc"))  # code that is no graph may remember what it computes
+    assert len(list(FrozenBackbone(untraceable, _make_preprocessing(32), CPU, "float32").compute_batches(batches))) == 6
+    assert data_ptrs == {threading.get_ident()}
 
 
-def test_batches_of_large_images_are_smaller_lest_they_fill_the_memory() -> None:
+def test_choose_batch_size_shrinks_for_large_images() -> None:
     sizes = (32, 320, 321, 384, 480, 600, 4000)
-    assert [choose_batch(CPU, size) for size in sizes] == [16, 16, 8, 8, 4, 4, 1]
-    assert [choose_batch(torch.device("cuda"), size) for size in sizes] == [256, 256, 128, 128, 64, 64, 1]
+    assert [choose_batch_size(CPU, size) for size in sizes] == [16, 16, 8, 8, 4, 4, 1]
+    assert [choose_batch_size(torch.device("cuda"), size) for size in sizes] == [256, 256, 128, 128, 64, 64, 1]
 
 
-def test_a_batch_has_one_thread_and_torch_its_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = build_network("resnet18", meta=False, image_size=32)
-    prefix = Prefix(_cut(network, "fc", 32), _expect(32), CPU, "float32")
-    shares: list[tuple[bool, int]] = []
+def test_compute_batches_restores_torch_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = create_model("resnet18", meta=False, image_size=32)
+    backbone = FrozenBackbone(_cut_before(network, "fc", 32), _make_preprocessing(32), CPU, "float32")
+    thread_counts: list[tuple[bool, int]] = []
 
-    def note(prefix: Prefix, images: torch.Tensor) -> NDArray[np.uint8]:
-        shares.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
-        return np.empty((len(images), prefix.row_bytes), dtype=np.uint8)
+    def record(backbone: FrozenBackbone, images: torch.Tensor) -> NDArray[np.uint8]:
+        thread_counts.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return np.empty((len(images), backbone.row_bytes), dtype=np.uint8)
 
-    monkeypatch.setattr(Prefix, "_compute", note)
+    monkeypatch.setattr(FrozenBackbone, "_compute", record)
     batches = [_batch(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))] * 5
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        assert prefix.beside == 3
-        assert len(list(prefix.stream(batches))) == 5
-        assert shares == [(False, 1)] * 5
-        prefix.compute(batches[0].images)
-        assert shares[5:] == [(True, 1)]
-        stream = prefix.stream(batches)
+        assert backbone.num_parallel_batches == 3
+        assert len(list(backbone.compute_batches(batches))) == 5
+        assert thread_counts == [(False, 1)] * 5
+        backbone.compute(batches[0].images)
+        assert thread_counts[5:] == [(True, 1)]
+        stream = backbone.compute_batches(batches)
         next(stream)
         stream.close()
         assert torch.get_num_threads() == 3
         torch.set_num_threads(32)
-        assert prefix.beside == 16
+        assert backbone.num_parallel_batches == 16
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
-def test_a_sigmoid_has_the_same_bits_with_any_number_of_threads(threads: int) -> None:
+def test_compute_gives_same_sigmoid_bits_with_any_thread_count(threads: int) -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Sigmoid(), nn.Flatten(), nn.Linear(5 * 75 * 75, 2))
-    prefix = Prefix(_cut(network, "3", 75), _expect(75), CPU, "float32")
-    images = torch.randint(0, 256, (BATCHES["cpu"], 3, 75, 75), dtype=torch.uint8)
+    backbone = FrozenBackbone(_cut_before(network, "3", 75), _make_preprocessing(75), CPU, "float32")
+    images = torch.randint(0, 256, (MAX_BATCH_SIZES["cpu"], 3, 75, 75), dtype=torch.uint8)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = prefix.compute(images)
+        alone = backbone.compute(images)
         torch.set_num_threads(threads)
-        assert np.array_equal(prefix.compute(images), alone)
+        assert np.array_equal(backbone.compute(images), alone)
         for count in (1, 3, 5):
-            assert all(np.array_equal(rows, alone) for _, rows in prefix.stream([_batch(images)] * count))
+            assert all(np.array_equal(rows, alone) for _, rows in backbone.compute_batches([_batch(images)] * count))
     finally:
         torch.set_num_threads(before)
 
 
-def test_several_values_and_maps_come_back_as_they_were_and_can_be_trained_on() -> None:
-    network = build_network("resnet18", meta=False, image_size=64)
-    live = ("layer3.0.bn1", "layer3.0.conv2", "layer3.0.bn2", "layer3.0.downsample", "layer3.1", "layer4", "fc")
-    parameters = {name for name, _ in network.named_parameters() if not name.startswith(live)}
-    modules = {name for name, _ in network.named_modules() if not name.startswith(live)}
-    cut = find_cut(network, parameters, modules, 64)
+def test_unpack_rows_returns_trainable_boundary_tensors() -> None:
+    network = create_model("resnet18", meta=False, image_size=64)
+    trainable_modules = ("layer3.0.bn1", "layer3.0.conv2", "layer3.0.bn2", "layer3.0.downsample", "layer3.1", "layer4", "fc")
+    parameters = {name for name, _ in network.named_parameters() if not name.startswith(trainable_modules)}
+    modules = {name for name, _ in network.named_modules() if not name.startswith(trainable_modules)}
+    cut = cut_model(network, parameters, modules, 64)
     assert cut is not None
-    prefix = Prefix(cut, _expect(64), CPU, "float32")
-    assert prefix.row_bytes == 4 * (128 * 8 * 8 + 256 * 4 * 4)
+    backbone = FrozenBackbone(cut, _make_preprocessing(64), CPU, "float32")
+    assert backbone.row_bytes == 4 * (128 * 8 * 8 + 256 * 4 * 4)
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    values = prefix.split_rows(prefix.compute(images))
-    set_modes(network, Freezing(frozenset(parameters), frozenset(modules)))
+    values = backbone.unpack_rows(backbone.compute(images))
+    set_train_mode(network, FrozenNames(frozenset(parameters), frozenset(modules)))
     with torch.no_grad():
-        expected = cut.prefix(Normalizer(_expect(64), CPU)(images))
+        expected = cut.prefix(Normalizer(_make_preprocessing(64), CPU)(images))
     for value, known in zip(values, expected, strict=True):
         assert value.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(value, known, rtol=1e-4, atol=1e-5)
@@ -290,16 +290,16 @@ def test_several_values_and_maps_come_back_as_they_were_and_can_be_trained_on() 
     assert network.get_submodule("layer3.0.conv2").weight.grad is not None
 
 
-def test_a_prefix_in_bfloat16_is_kept_in_float32_without_loss() -> None:
-    network = build_network("mobilenet_v3_small", meta=False, image_size=32)
-    prefix = Prefix(_cut(network, "classifier.3", 32), _expect(32), CPU, "bfloat16")
-    (values,) = prefix.split_rows(prefix.compute(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)))
+def test_unpack_rows_stores_bfloat16_as_float32() -> None:
+    network = create_model("mobilenet_v3_small", meta=False, image_size=32)
+    backbone = FrozenBackbone(_cut_before(network, "classifier.3", 32), _make_preprocessing(32), CPU, "bfloat16")
+    (values,) = backbone.unpack_rows(backbone.compute(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)))
     assert values.dtype == torch.float32
     assert torch.equal(values, values.bfloat16().float())
 
 
-def test_the_time_of_an_image_is_measured() -> None:
-    network = build_network("mobilenet_v3_small", meta=False, image_size=32)
+def test_measure_seconds_per_image_keeps_rng_state() -> None:
+    network = create_model("mobilenet_v3_small", meta=False, image_size=32)
     state = torch.get_rng_state()
-    assert 0 < Prefix(_cut(network, "classifier.3", 32), _expect(32), CPU, "float32").measure() < 1
+    assert 0 < FrozenBackbone(_cut_before(network, "classifier.3", 32), _make_preprocessing(32), CPU, "float32").measure_seconds_per_image() < 1
     assert torch.equal(torch.get_rng_state(), state)

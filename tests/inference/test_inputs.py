@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.analysis.evaluation.measurement import Question, measure
-from ftcli.features.prefix import Prefix
+from ftcli.analysis.evaluation.measurement import EvaluateArgs, evaluate_checkpoint
+from ftcli.features.prefix import FrozenBackbone
 from ftcli.inference import inputs as module
-from ftcli.inference.inputs import open_inputs
-from ftcli.models.zoo import build_network
-from ftcli.results import Preprocessing, Silent
+from ftcli.inference.inputs import cut_at_head
+from ftcli.models.zoo import create_model
+from ftcli.results import Preprocessing, NullReporter
 from tests.conftest import Ftcli, read_npz
 
 CPU = torch.device("cpu")
@@ -27,77 +27,77 @@ CPU = torch.device("cpu")
 def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     """How many images each batch of a prefix had; an empty cache is beside it."""
     counts: list[int] = []
-    compute = Prefix._compute
+    compute = FrozenBackbone._compute
 
-    def count(prefix: Prefix, images: torch.Tensor) -> Any:
+    def count(prefix: FrozenBackbone, images: torch.Tensor) -> Any:
         counts.append(len(images))
         return compute(prefix, images)
 
-    monkeypatch.setattr(Prefix, "_compute", count)
+    monkeypatch.setattr(FrozenBackbone, "_compute", count)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
     return counts
 
 
-def test_commands_share_what_they_compute(ftcli: Ftcli, finished: Path, computed: list[int]) -> None:
+def test_head_features_are_shared_between_commands(ftcli: Ftcli, finished: Path, computed: list[int]) -> None:
     checkpoint = "runs/photos/best_loss.pt"
-    told = ftcli("evaluate", checkpoint, "--json", "--batch-size", "3").json
+    first_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "3").json
     assert sum(computed) == 22  # of test and, for the threshold, of val
     computed.clear()
-    again = ftcli("evaluate", checkpoint, "--json", "--batch-size", "64", "--rehash").json
-    assert again == told
+    second_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "64", "--rehash").json
+    assert second_result == first_result
     assert not computed
-    wish = ("--probe", "logistic", "--save-head", "head.pt", "--out")
-    extracted = ftcli("extract", checkpoint, "--json", *wish, "a.npz").json
+    probe_options = ("--probe", "logistic", "--save-head", "head.pt", "--out")
+    extracted = ftcli("extract", checkpoint, "--json", *probe_options, "a.npz").json
     assert sum(computed) == 30  # those of train
-    assert ftcli("extract", checkpoint, "--json", *wish, "b.npz").code == 0
+    assert ftcli("extract", checkpoint, "--json", *probe_options, "b.npz").code == 0
     assert sum(computed) == 30
     assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
-    plain = ftcli("extract", checkpoint, "--json", "--no-cache", *wish, "plain.npz").json
-    assert plain["probe"]["cv_accuracy"] == extracted["probe"]["cv_accuracy"]
-    one, other = read_npz("a.npz"), read_npz("plain.npz")
-    assert np.array_equal(one["paths"], other["paths"])
-    assert np.allclose(one["features"], other["features"], rtol=1e-4, atol=1e-5)
+    uncached = ftcli("extract", checkpoint, "--json", "--no-cache", *probe_options, "plain.npz").json
+    assert uncached["probe"]["cv_accuracy"] == extracted["probe"]["cv_accuracy"]
+    cached_arrays, uncached_arrays = read_npz("a.npz"), read_npz("plain.npz")
+    assert np.array_equal(cached_arrays["paths"], uncached_arrays["paths"])
+    assert np.allclose(cached_arrays["features"], uncached_arrays["features"], rtol=1e-4, atol=1e-5)
     assert sum(computed) == 30
 
 
-def test_without_the_cache_an_evaluation_is_close_and_keeps_nothing(
+def test_evaluate_without_cache_is_close_and_writes_nothing(
     finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
-    plain = measure(replace(question, cache=False), Silent()).outputs
+    args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
+    uncached = evaluate_checkpoint(replace(args, use_cache=False), NullReporter()).outputs
     assert not computed
     assert not (tmp_path / "own-cache").exists()
-    kept = measure(question, Silent()).outputs
+    cached = evaluate_checkpoint(args, NullReporter()).outputs
     assert sum(computed) == 12
-    assert torch.allclose(kept.logits, plain.logits, rtol=1e-5, atol=1e-5)
-    assert torch.equal(kept.logits.argmax(1), plain.logits.argmax(1))
+    assert torch.allclose(cached.logits, uncached.logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(cached.logits.argmax(1), uncached.logits.argmax(1))
 
 
 @pytest.mark.parametrize("limit", ["0", "1 kB"])
-def test_without_room_an_evaluation_has_the_same_bits(
+def test_evaluate_with_full_cache_is_bit_identical(
     finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
 ) -> None:
-    class Listener(Silent):
-        said = ""
+    class MessageRecorder(NullReporter):
+        messages = ""
 
-        def say(self, text: str) -> None:
-            self.said += text
+        def info(self, text: str) -> None:
+            self.messages += text
 
-    question = Question(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
-    kept = measure(question, Silent()).outputs
+    args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
+    cached = evaluate_checkpoint(args, NullReporter()).outputs
     shutil.rmtree(tmp_path / "own-cache")
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
-    listener = Listener()
-    assert torch.equal(measure(question, listener).outputs.logits, kept.logits)
+    reporter = MessageRecorder()
+    assert torch.equal(evaluate_checkpoint(args, reporter).outputs.logits, cached.logits)
     assert sum(computed) == 2 * 12
-    told = (
+    expected = (
         "evaluating test: frozen part: the cache has no room for what the network gives, so it is computed without it"
     )
-    assert listener.said == ("" if limit == "0" else told)  # who keeps nothing on purpose knows
+    assert reporter.messages == ("" if limit == "0" else expected)  # who keeps nothing on purpose knows
     assert not list((tmp_path / "own-cache").rglob("*.chunk"))
 
 
-def test_without_room_features_have_the_same_bits(
+def test_extract_with_full_cache_is_bit_identical(
     ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
@@ -107,15 +107,15 @@ def test_without_room_features_have_the_same_bits(
     assert Path("kept.npz").read_bytes() == Path("anew.npz").read_bytes()
 
 
-def test_options_that_do_nothing_are_refused(ftcli: Ftcli, finished: Path) -> None:
+def test_verify_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
     checkpoint = "runs/photos/best_loss.pt"
-    both = ["--rehash: does nothing with --no-cache; leave one out"]
-    assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").faults == both
-    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").faults == both
-    assert ftcli("evaluate", checkpoint, "--rehash", "--tta", "flips").faults == [
+    expected = ["--rehash: does nothing with --no-cache; leave one out"]
+    assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").errors == expected
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").errors == expected
+    assert ftcli("evaluate", checkpoint, "--rehash", "--tta", "flips").errors == [
         "--rehash: does nothing with --tta flips, which uses no cache; leave one out"
     ]
-    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--layer", "stage3").faults == [
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--layer", "stage3").errors == [
         "--rehash: does nothing with --layer stage3, which uses no cache; leave one out"
     ]
 
@@ -124,14 +124,14 @@ def test_options_that_do_nothing_are_refused(ftcli: Ftcli, finished: Path) -> No
     ("name", "head", "shape"),
     [("squeezenet1_1", "classifier.1", (512, 3, 3)), ("mobilenet_v3_small", "classifier.3", (1024,))],
 )
-def test_what_crosses_is_what_the_head_is_given(name: str, head: str, shape: tuple[int, ...]) -> None:
-    expected = Preprocessing(64, 64, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    opened = open_inputs(build_network(name, meta=False, image_size=64), head, expected, CPU, "float32")
-    assert opened is not None
-    assert [crossing.shape for crossing in opened.cut.crossing] == [shape]
+def test_cut_at_head_boundary_is_the_head_input(name: str, head: str, shape: tuple[int, ...]) -> None:
+    preprocessing = Preprocessing(64, 64, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    head_features = cut_at_head(create_model(name, meta=False, image_size=64), head, preprocessing, CPU, "float32")
+    assert head_features is not None
+    assert [boundary.shape for boundary in head_features.cut.boundary] == [shape]
 
 
-class _Beside(nn.Module):
+class _SharedHeadInputModel(nn.Module):
     """A network whose head is given a value that goes past it too."""
 
     def __init__(self) -> None:
@@ -145,8 +145,8 @@ class _Beside(nn.Module):
         return output
 
 
-def test_a_value_that_others_read_too_is_not_taken_for_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = Preprocessing(8, 8, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    assert open_inputs(_Beside(), "head", expected, CPU, "float32") is None
-    monkeypatch.setattr(module, "_is_given", lambda *_: True)
-    assert open_inputs(_Beside(), "head", expected, CPU, "float32") is not None
+def test_cut_at_head_is_none_where_the_head_input_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocessing = Preprocessing(8, 8, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    assert cut_at_head(_SharedHeadInputModel(), "head", preprocessing, CPU, "float32") is None
+    monkeypatch.setattr(module, "_is_head_input", lambda *_: True)
+    assert cut_at_head(_SharedHeadInputModel(), "head", preprocessing, CPU, "float32") is not None

@@ -11,29 +11,29 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ftcli.data.finding import Found
+from ftcli.data.finding import InputPaths
 from ftcli.inference.classifier import Classifier
 from ftcli.inference.prediction import stream_predictions
-from ftcli.results import Failure, Prediction, Preprocessing, Progress, Silent
+from ftcli.results import PredictionError, Prediction, Preprocessing, Progress, NullReporter
 
-PRE = Preprocessing(8, 8, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PREPROCESSING = Preprocessing(8, 8, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
-class Recorder(Silent):
+class RecordingReporter(NullReporter):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.progress: list[Progress] = []
 
-    def say(self, text: str) -> None:
-        self.said.append(text)
+    def info(self, text: str) -> None:
+        self.messages.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
-    def advance(self, progress: Progress) -> None:
+    def update_progress(self, progress: Progress) -> None:
         self.progress.append(progress)
 
 
@@ -44,7 +44,7 @@ def classifier() -> Classifier:
     with torch.no_grad():
         scale.weight.copy_(10 * torch.eye(3)[:, :, None, None])
     model = nn.Sequential(scale, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    return Classifier.place(model, PRE, ("red", "green", "blue"), torch.device("cpu"), "float32")
+    return Classifier.create(model, PREPROCESSING, ("red", "green", "blue"), torch.device("cpu"), "float32")
 
 
 @pytest.fixture
@@ -56,44 +56,44 @@ def colours(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_first_come_before_the_last_is_known(classifier: Classifier, colours: Path, num_workers: int) -> None:
-    taken = 0
+def test_stream_predictions_is_lazy(classifier: Classifier, colours: Path, num_workers: int) -> None:
+    num_taken = 0
 
     def endless() -> Iterator[str]:
-        nonlocal taken
+        nonlocal num_taken
         while True:
-            taken += 1
-            yield str(colours / ("red.png", "lime.png", "blue.png")[taken % 3])
+            num_taken += 1
+            yield str(colours / ("red.png", "lime.png", "blue.png")[num_taken % 3])
 
-    stream = stream_predictions(classifier, Found(endless(), None), 3, 4, num_workers, Silent())
+    stream = stream_predictions(classifier, InputPaths(endless(), None), 3, 4, num_workers, NullReporter())
     first = list(islice(stream, 40))
     assert [outcome.classes[0].name for outcome in first if isinstance(outcome, Prediction)] == (
         ["green", "blue", "red"] * 14
     )[:40]
-    assert taken <= 40 + 4 * (1 + 2 * max(1, num_workers))
+    assert num_taken <= 40 + 4 * (1 + 2 * max(1, num_workers))
     stream.close()  # type: ignore[attr-defined]  # it is a generator, and ends its processes
 
 
-def test_order_failures_and_progress(classifier: Classifier, colours: Path) -> None:
+def test_stream_predictions_order_failures_and_progress(classifier: Classifier, colours: Path) -> None:
     names = ["red.png", "broken.png", "blue.png", "lime.png", "gone.png", "red.png", "red.png"]
-    recorder = Recorder()
-    found = Found((str(colours / name) for name in names), len(names))
-    outcomes = list(stream_predictions(classifier, found, 2, 3, 0, recorder))
+    reporter = RecordingReporter()
+    input_paths = InputPaths((str(colours / name) for name in names), len(names))
+    outcomes = list(stream_predictions(classifier, input_paths, 2, 3, 0, reporter))
     assert [Path(outcome.path).name for outcome in outcomes if isinstance(outcome, Prediction)] == [
         name for name in names if name not in ("broken.png", "gone.png")
     ]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, PredictionError)]
     assert failures == [
-        Failure(str(colours / "broken.png"), "is no image that can be read"),
-        Failure(str(colours / "gone.png"), "cannot be opened (No such file or directory)"),
+        PredictionError(str(colours / "broken.png"), "is no image that can be read"),
+        PredictionError(str(colours / "gone.png"), "cannot be opened (No such file or directory)"),
     ]
-    assert recorder.warnings == [f"{failure.path}: {failure.why}" for failure in failures]
-    assert [(told.done, told.total) for told in recorder.progress] == [(3, 7), (6, 7), (7, 7)]
-    (said,) = recorder.said
-    assert said.startswith("7 images in 1 s, ")
+    assert reporter.warnings == [f"{failure.path}: {failure.why}" for failure in failures]
+    assert [(progress.done, progress.total) for progress in reporter.progress] == [(3, 7), (6, 7), (7, 7)]
+    (message,) = reporter.messages
+    assert message.startswith("7 images in 1 s, ")
     first = outcomes[1]
     assert isinstance(first, Prediction)
     red, rest = torch.tensor([10.0, 0.0, 0.0]).softmax(0)[:2].tolist()
-    assert [guess.name for guess in first.classes] == ["red", "green"]
-    assert [guess.probability for guess in first.classes] == pytest.approx([red, rest])
+    assert [score.name for score in first.classes] == ["red", "green"]
+    assert [score.probability for score in first.classes] == pytest.approx([red, rest])
     assert not torch.is_inference_mode_enabled()

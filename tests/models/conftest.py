@@ -9,38 +9,38 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional
 
-from ftcli.results import Preprocessing, Silent
+from ftcli.results import Preprocessing, NullReporter
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tensors as small as these gain nothing from threads, and lose much where other work wants the cores."""
+    """StateDict as small as these gain nothing from threads, and lose much where other work wants the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-class Listener(Silent):
+class RecordingReporter(NullReporter):
     """A Reporter that remembers what was said and what was warned of."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
+        self.messages: list[str] = []
+        self.warnings: list[str] = []
 
-    def say(self, text: str) -> None:
-        self.said.append(text)
+    def info(self, text: str) -> None:
+        self.messages.append(text)
 
     def warn(self, text: str) -> None:
-        self.warned.append(text)
+        self.warnings.append(text)
 
 
 @pytest.fixture
-def listener() -> Listener:
-    return Listener()
+def reporter() -> RecordingReporter:
+    return RecordingReporter()
 
 
-def photographs(preprocessing: Preprocessing) -> torch.Tensor:
+def load_photos(preprocessing: Preprocessing) -> torch.Tensor:
     """scikit-learn's two photographs, a temple and a dahlia, as a network wants them."""
     size = preprocessing.image_size
     images = [functional.to_tensor(image.copy()) for image in load_sample_images().images]

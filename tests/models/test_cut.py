@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.models.anatomy import examine, find_head
-from ftcli.models.cut import Cut, find_cut
-from ftcli.models.freezing import Freezing, apply_freezing, resolve_freezing, set_modes
+from ftcli.models.anatomy import summarize, find_head
+from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.freezing import FrozenNames, set_requires_grad, resolve_freeze, set_train_mode
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.zoo import build_network
+from ftcli.models.zoo import create_model
 from ftcli.recipe.schema import Head, Sgd, Stage
 
 FAMILIES = {
@@ -26,112 +26,112 @@ FAMILIES = {
 
 def _build(name: str, size: int) -> tuple[nn.Module, Stage, str]:
     torch.manual_seed(0)
-    network = build_network(name, meta=False, image_size=size)
-    place = find_head(network, examine(network, size))
-    replace_head(network, place.path, build_head(network.get_submodule(place.path), Head(hidden=(8,), dropout=0.5), 3))
-    return network, Stage(name="one", freeze="backbone", epochs=1, optimizer=Sgd(name="sgd", lr=0.1)), place.path
+    network = create_model(name, meta=False, image_size=size)
+    head = find_head(network, summarize(network, size))
+    replace_head(network, head.path, build_head(network.get_submodule(head.path), Head(hidden=(8,), dropout=0.5), 3))
+    return network, Stage(name="one", freeze="backbone", epochs=1, optimizer=Sgd(name="sgd", lr=0.1)), head.path
 
 
-def _freeze(network: nn.Module, stage: Stage, head: str, size: int, where: str) -> Freezing:
-    anatomy = examine(network, size)
-    if where == "half":
-        order = sorted(anatomy.first_use, key=lambda name: anatomy.first_use[name])
+def _freeze(network: nn.Module, stage: Stage, head: str, size: int, depth: str) -> FrozenNames:
+    summary = summarize(network, size)
+    if depth == "half":
+        order = sorted(summary.first_use, key=lambda name: summary.first_use[name])
         stage = stage.model_copy(update={"freeze": tuple(order[: len(order) // 2])})
-    return resolve_freezing(network, anatomy, head, stage, "freeze")
+    return resolve_freeze(network, summary, head, stage, "freeze")
 
 
-def _cut(network: nn.Module, freezing: Freezing, size: int) -> Cut:
-    cut = find_cut(network, freezing.parameters, freezing.modules, size)
+def _cut(network: nn.Module, frozen_names: FrozenNames, size: int) -> ModelCut:
+    cut = cut_model(network, frozen_names.parameters, frozen_names.modules, size)
     assert cut is not None
     return cut
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items())
-def test_the_parts_give_the_bits_of_the_whole(name: str, size: int) -> None:
+def test_cut_model_parts_equal_network_bitwise(name: str, size: int) -> None:
     network, stage, head = _build(name, size)
-    for where in ("head", "half"):
-        freezing = _freeze(network, stage, head, size, where)
-        cut = _cut(network, freezing, size)
-        assert len(cut.crossing) == 1 or where == "half"
-        _compare_parts_with_whole(network, cut, freezing, size)
+    for depth in ("head", "half"):
+        frozen_names = _freeze(network, stage, head, size, depth)
+        cut = _cut(network, frozen_names, size)
+        assert len(cut.boundary) == 1 or depth == "half"
+        _assert_parts_match_network(network, cut, frozen_names, size)
 
 
-def _compare_parts_with_whole(network: nn.Module, cut: Cut, freezing: Freezing, size: int) -> None:
+def _assert_parts_match_network(network: nn.Module, cut: ModelCut, frozen_names: FrozenNames, size: int) -> None:
     images = torch.randn(3, 3, size, size)
     network.eval()
     with torch.no_grad():
         values = cut.prefix(images)
-        assert [tuple(value.shape[1:]) for value in values] == [crossing.shape for crossing in cut.crossing]
+        assert [tuple(value.shape[1:]) for value in values] == [crossing.shape for crossing in cut.boundary]
         assert torch.equal(cut.suffix(*values), network(images))
 
-    apply_freezing(network, freezing)
-    set_modes(network, freezing)
-    start = {key: value.clone() for key, value in network.state_dict().items()}
+    set_requires_grad(network, frozen_names)
+    set_train_mode(network, frozen_names)
+    initial_state = {key: value.clone() for key, value in network.state_dict().items()}
     torch.manual_seed(1)
     expected = network(images)
-    moved = {key: value.clone() for key, value in network.state_dict().items()}
-    network.load_state_dict(start)
+    trained_state = {key: value.clone() for key, value in network.state_dict().items()}
+    network.load_state_dict(initial_state)
     torch.manual_seed(1)
     with torch.no_grad():
         values = cut.prefix(images)
     assert torch.equal(cut.training_suffix(*values), expected)
-    assert all(torch.equal(value, moved[key]) for key, value in network.state_dict().items())
+    assert all(torch.equal(value, trained_state[key]) for key, value in network.state_dict().items())
 
 
-def test_the_prefix_does_not_depend_on_who_else_is_in_the_batch_size_aside() -> None:
+def test_prefix_does_not_depend_on_batch_order() -> None:
     network, stage, head = _build("resnet18", 64)
     cut = _cut(network, _freeze(network, stage, head, 64, "head"), 64)
     images = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
-        (whole,), (turned,) = cut.prefix(images), cut.prefix(images.flip(0))
-    assert torch.equal(whole, turned.flip(0))
+        (values,), (flipped_values,) = cut.prefix(images), cut.prefix(images.flip(0))
+    assert torch.equal(values, flipped_values.flip(0))
 
 
-def test_gradients_reach_what_trains_and_nothing_else() -> None:
+def test_suffix_gradients_reach_only_trainable_parameters() -> None:
     network, stage, head = _build("resnet18", 64)
-    freezing = _freeze(network, stage, head, 64, "half")
-    cut = _cut(network, freezing, 64)
-    apply_freezing(network, freezing)
-    set_modes(network, freezing)
+    frozen_names = _freeze(network, stage, head, 64, "half")
+    cut = _cut(network, frozen_names, 64)
+    set_requires_grad(network, frozen_names)
+    set_train_mode(network, frozen_names)
     with torch.no_grad():
         values = cut.prefix(torch.randn(2, 3, 64, 64))
     cut.training_suffix(*values).sum().backward()
     trained = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
-    assert trained == {name for name, _ in network.named_parameters()} - freezing.parameters
+    assert trained == {name for name, _ in network.named_parameters()} - frozen_names.parameters
 
 
-def test_a_residual_block_is_cut_at_two_values() -> None:
+def test_cut_model_cuts_residual_block_at_two_tensors() -> None:
     network, stage, head = _build("resnet18", 64)
     frozen = ("conv1", "bn1", "layer1", "layer2", "layer3.0.conv1")
-    freezing = resolve_freezing(
-        network, examine(network, 64), head, stage.model_copy(update={"freeze": frozen}), "freeze"
+    frozen_names = resolve_freeze(
+        network, summarize(network, 64), head, stage.model_copy(update={"freeze": frozen}), "freeze"
     )
-    cut = _cut(network, freezing, 64)
-    assert [crossing.name for crossing in cut.crossing] == ["layer2.1.relu@1", "layer3.0.conv1"]
-    assert [crossing.shape for crossing in cut.crossing] == [(128, 8, 8), (256, 4, 4)]
+    cut = _cut(network, frozen_names, 64)
+    assert [crossing.name for crossing in cut.boundary] == ["layer2.1.relu@1", "layer3.0.conv1"]
+    assert [crossing.shape for crossing in cut.boundary] == [(128, 8, 8), (256, 4, 4)]
 
 
-def test_a_norm_layer_in_train_mode_is_live_though_its_parameters_are_frozen() -> None:
+def test_cut_model_keeps_train_mode_norm_in_suffix() -> None:
     network, _, _ = _build("resnet18", 64)
-    body = {name for name, _ in network.named_parameters() if not name.startswith("fc.")}
+    backbone_parameters = {name for name, _ in network.named_parameters() if not name.startswith("fc.")}
     modules = {name for name, _ in network.named_modules() if not name.startswith("fc")}
-    assert [c.name for c in _cut(network, Freezing(frozenset(body), frozenset(modules)), 64).crossing] == ["flatten"]
-    lively = Freezing(frozenset(body), frozenset(modules - {"layer4.1.bn2"}))
-    names = [crossing.name for crossing in _cut(network, lively, 64).crossing]
+    assert [c.name for c in _cut(network, FrozenNames(frozenset(backbone_parameters), frozenset(modules)), 64).boundary] == ["flatten"]
+    with_train_mode_norm = FrozenNames(frozenset(backbone_parameters), frozenset(modules - {"layer4.1.bn2"}))
+    names = [crossing.name for crossing in _cut(network, with_train_mode_norm, 64).boundary]
     assert names == ["layer4.0.relu@1", "layer4.1.conv2"]
 
 
-def test_dropout_in_train_mode_is_live_unless_it_drops_nothing() -> None:
-    still = {"", "0", "2"}
-    for share, name in ((0.5, "0"), (0.0, "2")):
-        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(share), nn.Flatten(), nn.Linear(4 * 36, 2))
-        cut = find_cut(network, {"0.weight", "0.bias"}, still, 8)
+def test_cut_model_keeps_active_dropout_in_suffix() -> None:
+    eval_modules = {"", "0", "2"}
+    for probability, name in ((0.5, "0"), (0.0, "2")):
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(probability), nn.Flatten(), nn.Linear(4 * 36, 2))
+        cut = cut_model(network, {"0.weight", "0.bias"}, eval_modules, 8)
         assert cut is not None
-        assert [crossing.name for crossing in cut.crossing] == [name]
+        assert [crossing.name for crossing in cut.boundary] == [name]
 
 
-class _Dropping(nn.Module):
+class _FunctionalDropout(nn.Module):
     """A network that drops values by a function, in its own code."""
 
     def __init__(self) -> None:
@@ -147,15 +147,15 @@ class _Dropping(nn.Module):
         return output
 
 
-def test_randomness_in_a_networks_own_code_is_live_in_train_mode_alone() -> None:
-    network = _Dropping()
+def test_cut_model_keeps_functional_randomness_in_suffix_in_train_mode() -> None:
+    network = _FunctionalDropout()
     frozen = {"body.weight", "body.bias"}
-    for still, name in ((set(), "body"), ({""}, "flatten")):
-        cut = find_cut(network, frozen, still, 8)
+    for eval_modules, name in ((set(), "body"), ({""}, "flatten")):
+        cut = cut_model(network, frozen, eval_modules, 8)
         assert cut is not None
-        assert [crossing.name for crossing in cut.crossing] == [name]
+        assert [crossing.name for crossing in cut.boundary] == [name]
     images = torch.randn(2, 3, 8, 8)
-    cut = find_cut(network, frozen, set(), 8)
+    cut = cut_model(network, frozen, set(), 8)
     assert cut is not None
     assert torch.equal(cut.suffix(*cut.prefix(images)), network.eval()(images))
     torch.manual_seed(0)
@@ -164,15 +164,15 @@ def test_randomness_in_a_networks_own_code_is_live_in_train_mode_alone() -> None
     assert torch.equal(cut.training_suffix(*cut.prefix(images)), expected)
 
 
-def test_without_frozen_layers_the_image_crosses() -> None:
-    network = build_network("googlenet", meta=True)  # its own rescaling of the image is not worth a cut
-    cut = find_cut(network, set(), set(), 96)
+def test_cut_model_without_frozen_layers_is_uncut() -> None:
+    network = create_model("googlenet", meta=True)  # its own rescaling of the image is not worth a cut
+    cut = cut_model(network, set(), set(), 96)
     assert cut is not None
-    assert cut.whole
-    assert [crossing.shape for crossing in cut.crossing] == [(3, 96, 96)]
+    assert cut.is_uncut
+    assert [crossing.shape for crossing in cut.boundary] == [(3, 96, 96)]
 
 
-def test_cutting_leaves_a_network_as_it_was() -> None:
+def test_cut_model_leaves_model_unchanged() -> None:
     network, stage, head = _build("swin_t", 64)
     network.train().get_submodule("features.1").eval()
     modes = [module.training for module in network.modules()]
@@ -182,14 +182,14 @@ def test_cutting_leaves_a_network_as_it_was() -> None:
     assert (set(vars(network)), list(network.state_dict())) == (attributes, names)
 
 
-def test_the_parts_share_the_networks_tensors() -> None:
+def test_cut_model_parts_share_parameters() -> None:
     network, stage, head = _build("resnet18", 64)
     cut = _cut(network, _freeze(network, stage, head, 64, "head"), 64)
-    own = {id(parameter) for parameter in network.parameters()}
-    assert {id(p) for part in (cut.prefix, cut.suffix) for p in part.parameters()} == own
+    parameter_ids = {id(parameter) for parameter in network.parameters()}
+    assert {id(p) for part in (cut.prefix, cut.suffix) for p in part.parameters()} == parameter_ids
 
 
-class _Branching(nn.Module):
+class _BranchingOnValues(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.head = nn.Linear(3, 2)
@@ -200,11 +200,11 @@ class _Branching(nn.Module):
         return output
 
 
-def test_a_network_that_branches_on_what_it_computes_has_no_cut() -> None:
-    assert find_cut(_Branching(), set(), set(), 8) is None
+def test_cut_model_returns_none_for_data_dependent_control_flow() -> None:
+    assert cut_model(_BranchingOnValues(), set(), set(), 8) is None
 
 
-class _Tracked(nn.Module):
+class _TrainOnlyPooling(nn.Module):
     """A network whose head reads the frozen part and, in training alone, a value of it that evaluation does not."""
 
     def __init__(self) -> None:
@@ -219,17 +219,17 @@ class _Tracked(nn.Module):
         return output
 
 
-def test_values_that_only_one_mode_computes_do_not_cross() -> None:
-    network = _Tracked()
-    cut = find_cut(network, {"body.weight", "body.bias"}, {"body"}, 8)
+def test_cut_model_boundary_has_no_values_of_one_mode_alone() -> None:
+    network = _TrainOnlyPooling()
+    cut = cut_model(network, {"body.weight", "body.bias"}, {"body"}, 8)
     assert cut is not None
-    assert [crossing.name for crossing in cut.crossing] == ["body"]
+    assert [crossing.name for crossing in cut.boundary] == ["body"]
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network.eval()(images))
     assert torch.equal(cut.training_suffix(*cut.prefix(images)), network.train()(images))
 
 
-class _Scaled(nn.Module):
+class _WithConstant(nn.Module):
     """A network whose code makes a constant as it goes."""
 
     def __init__(self) -> None:
@@ -242,18 +242,18 @@ class _Scaled(nn.Module):
         return output
 
 
-def test_a_constant_in_a_networks_code_goes_with_the_parts_and_not_with_the_network() -> None:
-    network = _Scaled()
+def test_cut_model_stores_constants_in_parts() -> None:
+    network = _WithConstant()
     before = set(vars(network))
-    cut = find_cut(network, {"body.weight", "body.bias"}, {"body"}, 8)
+    cut = cut_model(network, {"body.weight", "body.bias"}, {"body"}, 8)
     assert set(vars(network)) == before
     assert cut is not None
-    assert [crossing.shape for crossing in cut.crossing] == [(4,)]
+    assert [crossing.shape for crossing in cut.boundary] == [(4,)]
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
 
 
-class _Named(nn.Module):
+class _KeywordInput(nn.Module):
     """A network that names what it gives to a layer."""
 
     def __init__(self) -> None:
@@ -267,15 +267,15 @@ class _Named(nn.Module):
         return output
 
 
-def test_a_layer_may_be_given_its_input_by_name() -> None:
-    network = _Named()
-    cut = find_cut(network, {"body.weight", "body.bias"}, {"body"}, 8)
+def test_cut_model_handles_keyword_inputs() -> None:
+    network = _KeywordInput()
+    cut = cut_model(network, {"body.weight", "body.bias"}, {"body"}, 8)
     assert cut is not None
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
 
 
-class _Window(nn.Module):
+class _BranchingOnSize(nn.Module):
     """A layer whose code branches on a size, and which gives that size beside its values."""
 
     def __init__(self) -> None:
@@ -290,7 +290,7 @@ class _Window(nn.Module):
         return values, [values.shape[-2], values.shape[-1]]
 
 
-class _Stretch(nn.Module):
+class _TakingSize(nn.Module):
     """A layer that takes such a size beside its values."""
 
     def __init__(self) -> None:
@@ -302,13 +302,13 @@ class _Stretch(nn.Module):
         return output
 
 
-class _Windowed(nn.Module):
+class _NetworkBranchingOnSize(nn.Module):
     """A network of such layers, whose forward takes more than images."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = _Window()
-        self.last = _Stretch()
+        self.body = _BranchingOnSize()
+        self.last = _TakingSize()
         self.head = nn.Linear(4, 2)
 
     def forward(self, images: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -322,14 +322,14 @@ class _Windowed(nn.Module):
 @pytest.mark.parametrize(
     ("frozen", "shape"), [(("body", "last"), (4,)), (("body",), (4, 6, 4)), (("body.inner",), (3, 8, 8))]
 )
-def test_a_layer_that_branches_on_a_size_stays_whole(frozen: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    network = _Windowed()
+def test_cut_model_does_not_trace_into_layer_branching_on_size(frozen: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    network = _NetworkBranchingOnSize()
     parameters = {name for name, _ in network.named_parameters() if name.startswith(frozen)}
-    still = {name for name, _ in network.named_modules() if name.startswith(frozen)}
-    cut = find_cut(network, parameters, still, 8)
+    eval_modules = {name for name, _ in network.named_modules() if name.startswith(frozen)}
+    cut = cut_model(network, parameters, eval_modules, 8)
     assert cut is not None
-    assert [crossing.shape for crossing in cut.crossing] == [shape]
-    assert cut.whole is (shape == (3, 8, 8))
+    assert [crossing.shape for crossing in cut.boundary] == [shape]
+    assert cut.is_uncut is (shape == (3, 8, 8))
     images = torch.randn(3, 3, 8, 8)
     network.eval()
     with torch.no_grad():
@@ -339,7 +339,7 @@ def test_a_layer_that_branches_on_a_size_stays_whole(frozen: tuple[str, ...], sh
 @pytest.mark.parametrize(
     ("name", "size"), [("timm/hiera_tiny_224", 224), ("timm/mvitv2_tiny", 64), ("timm/tf_efficientnetv2_b0", 64)]
 )
-def test_the_parts_of_networks_with_such_layers_give_the_bits_of_the_whole(name: str, size: int) -> None:
+def test_cut_model_parts_of_untraceable_layers_equal_network_bitwise(name: str, size: int) -> None:
     network, stage, head = _build(name, size)
-    freezing = _freeze(network, stage, head, size, "half")
-    _compare_parts_with_whole(network, _cut(network, freezing, size), freezing, size)
+    frozen_names = _freeze(network, stage, head, size, "half")
+    _assert_parts_match_network(network, _cut(network, frozen_names, size), frozen_names, size)

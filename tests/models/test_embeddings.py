@@ -14,103 +14,103 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from ftcli.errors import CheckpointError
-from ftcli.models.embeddings import UnfitEmbeddings, resize_embeddings
+from ftcli.models.embeddings import PosEmbedResizeError, resize_pos_embed
 from ftcli.models.weights import load_pretrained
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import Listener
+from tests.models.conftest import RecordingReporter
 
-PLACE = "x.yaml:3:22: backbone.weights"
+LOCATION = "x.yaml:3:22: backbone.weights"
 TINY = "timm/vit_tiny_patch16_224"
 SWIN = "timm/swin_tiny_patch4_window7_224"
 State = dict[str, torch.Tensor]
 
 
-def _load(name: str, state: State, folder: Path, size: int, listener: Listener, match: str = "name") -> State:
+def _load(name: str, state: State, folder: Path, size: int, reporter: RecordingReporter, match: str = "name") -> State:
     torch.save(state, folder / "w.pth")
     backbone = Backbone.model_validate({"name": name, "weights": str(folder / "w.pth"), "match": match})
-    return dict(load_pretrained(backbone, PLACE, listener, image_size=size).model.state_dict())
+    return dict(load_pretrained(backbone, LOCATION, reporter, image_size=size).model.state_dict())
 
 
 def _refuse(name: str, state: State, folder: Path, size: int) -> str:
     with pytest.raises(CheckpointError) as error:
-        _load(name, state, folder, size, Listener())
+        _load(name, state, folder, size, RecordingReporter())
     return str(error.value)
 
 
-def _equal(one: State, other: State, but: str) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in other if not name.endswith(but))
+def _equal(one: State, other: State, except_suffix: str) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in other if not name.endswith(except_suffix))
 
 
 @pytest.mark.parametrize("match", ["name", "position"])
-def test_a_vision_transformer_of_timm_learns_a_grid_of_another_size(
-    tmp_path: Path, listener: Listener, match: str
+def test_load_pretrained_resizes_timm_pos_embed(
+    tmp_path: Path, reporter: RecordingReporter, match: str
 ) -> None:
     source = timm.create_model("vit_tiny_patch16_224", img_size=96)
     given = {f"x_{name}" if match == "position" else name: tensor for name, tensor in source.state_dict().items()}
-    loaded = _load(TINY, given, tmp_path, 32, listener, match)
+    loaded = _load(TINY, given, tmp_path, 32, reporter, match)
     expected: Any = timm.create_model("vit_tiny_patch16_224", img_size=32)
     expected.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(source.state_dict(), expected))
-    assert _equal(loaded, expected.state_dict(), but="-")
-    assert listener.said == [f"{tmp_path}/w.pth: position embeddings of 6 x 6 interpolated to 2 x 2"]
+    assert _equal(loaded, expected.state_dict(), except_suffix="-")
+    assert reporter.messages == [f"{tmp_path}/w.pth: position embeddings of 6 x 6 interpolated to 2 x 2"]
 
 
 def _make_vit(size: int) -> VisionTransformer:
     return VisionTransformer(size, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
 
 
-def test_torchvisions_vision_transformer_learns_a_grid_of_another_size() -> None:
+def test_resize_pos_embed_resizes_torchvision_vit() -> None:
     old, new = _make_vit(64).state_dict(), _make_vit(32)
     torch.nn.init.normal_(old["encoder.pos_embedding"])
-    resized, told = resize_embeddings(new, old, ["encoder.pos_embedding"])
-    assert told == ["position embeddings of 4 x 4 interpolated to 2 x 2"]
+    resized, messages = resize_pos_embed(new, old, ["encoder.pos_embedding"])
+    assert messages == ["position embeddings of 4 x 4 interpolated to 2 x 2"]
     expected = interpolate_embeddings(32, 16, OrderedDict(old))
     assert resized.keys() == {"encoder.pos_embedding"}
     assert torch.equal(resized["encoder.pos_embedding"], expected["encoder.pos_embedding"])
 
 
 @pytest.mark.slow
-def test_torchvisions_vision_transformer_is_loaded_at_another_size(tmp_path: Path, listener: Listener) -> None:
+def test_load_pretrained_resizes_torchvision_pos_embed(tmp_path: Path, reporter: RecordingReporter) -> None:
     from torchvision.models import vit_b_16
 
     source = vit_b_16(image_size=64).state_dict()
-    loaded = _load("vit_b_16", source, tmp_path, 32, listener)
-    assert _equal(loaded, source, but="pos_embedding")
-    assert listener.said == [f"{tmp_path}/w.pth: position embeddings of 4 x 4 interpolated to 2 x 2"]
+    loaded = _load("vit_b_16", source, tmp_path, 32, reporter)
+    assert _equal(loaded, source, except_suffix="pos_embedding")
+    assert reporter.messages == [f"{tmp_path}/w.pth: position embeddings of 4 x 4 interpolated to 2 x 2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("original", [False, True])
-def test_swins_tables_are_interpolated_and_its_first_names_translated(
-    tmp_path: Path, listener: Listener, original: bool
+def test_load_pretrained_resizes_and_remaps_swin(
+    tmp_path: Path, reporter: RecordingReporter, original: bool
 ) -> None:
     source = timm.create_model("swin_tiny_patch4_window7_224").state_dict()
 
-    def name_first(name: str) -> str:  # as Swin's authors name them, who downsample at the end of a stage
+    def original_name(name: str) -> str:  # as Swin's authors name them, who downsample at the end of a stage
         moved = re.sub(r"layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
         return moved.replace("head.fc.", "head.")
 
-    given = {name_first(name): tensor for name, tensor in source.items()} if original else source
-    loaded = _load(SWIN, given, tmp_path, 64, listener)
-    assert _equal(loaded, source, but="bias_table")
-    told = [
+    given = {original_name(name): tensor for name, tensor in source.items()} if original else source
+    loaded = _load(SWIN, given, tmp_path, 64, reporter)
+    assert _equal(loaded, source, except_suffix="bias_table")
+    messages = [
         "relative position tables of windows of 7 x 7 interpolated to 4 x 4 (6 times)",
         "relative position tables of windows of 7 x 7 interpolated to 2 x 2 (2 times)",
     ]
     translated = ["names are translated by timm's function for SwinTransformer"] if original else []
-    assert listener.said == [f"{tmp_path}/w.pth: {sentence}" for sentence in translated + told]
+    assert reporter.messages == [f"{tmp_path}/w.pth: {sentence}" for sentence in translated + messages]
 
 
-def test_places_that_are_no_square_grid_are_refused(tmp_path: Path) -> None:
+def test_load_pretrained_rejects_non_square_pos_embed(tmp_path: Path) -> None:
     state = timm.create_model("vit_tiny_patch16_224", img_size=32).state_dict()
     state["pos_embed"] = torch.zeros(1, 1 + 12, 192)
     assert _refuse(TINY, state, tmp_path, 32) == (
-        f"{PLACE}: {tmp_path}/w.pth does not fit {TINY} at this image size: pos_embed cannot be interpolated from "
+        f"{LOCATION}: {tmp_path}/w.pth does not fit {TINY} at this image size: pos_embed cannot be interpolated from "
         "[1, 13, 192] to [1, 5, 192], since these are not both square grids; set data.image_size to that of the weights"
     )
 
 
 @pytest.mark.slow
-def test_embeddings_whose_library_has_no_means_are_refused(tmp_path: Path) -> None:
+def test_load_pretrained_rejects_pos_embed_without_filter(tmp_path: Path) -> None:
     state = timm.create_model("cait_xxs24_224", img_size=64).state_dict()
     assert _refuse("timm/cait_xxs24_224", state, tmp_path, 32).endswith(
         "at this image size: pos_embed cannot be interpolated: its library has no means for that; set data.image_size "
@@ -119,11 +119,11 @@ def test_embeddings_whose_library_has_no_means_are_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shape", [(), (192,), (2, 5, 192), (1, 2, 2, 192)])
-def test_embeddings_of_odd_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_resize_pos_embed_rejects_unusual_shapes(shape: tuple[int, ...]) -> None:
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
     given = {"pos_embed": torch.zeros(shape)}
     if shape == ():
-        assert resize_embeddings(model, given, ["pos_embed"]) == ({}, [])
+        assert resize_pos_embed(model, given, ["pos_embed"]) == ({}, [])
     else:
-        with pytest.raises(UnfitEmbeddings, match="not both square grids"):
-            resize_embeddings(model, given, ["pos_embed"])
+        with pytest.raises(PosEmbedResizeError, match="not both square grids"):
+            resize_pos_embed(model, given, ["pos_embed"])

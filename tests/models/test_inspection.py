@@ -4,20 +4,20 @@ import json
 
 import pytest
 
-from ftcli.models.anatomy import examine
-from ftcli.models.freezing import resolve_freezing
+from ftcli.models.anatomy import summarize
+from ftcli.models.freezing import resolve_freeze
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.inspection import count_parameters, inspect_model, list_layers, summarize_stage
-from ftcli.models.zoo import build_network
-from ftcli.recipe.schema import Head, Sgd, Stage, Through
-from ftcli.results import Crossing, StageSummary
+from ftcli.models.zoo import create_model
+from ftcli.recipe.schema import Head, Sgd, Stage, FreezeThrough
+from ftcli.results import BoundaryTensor, StageSummary
 
 
 def _stage(freeze: object) -> Stage:
     return Stage.model_validate({"name": "one", "freeze": freeze, "epochs": 1, "optimizer": Sgd(name="sgd", lr=0.1)})
 
 
-def test_resnet152_is_what_its_paper_says() -> None:
+def test_inspect_model_resnet152_matches_paper() -> None:
     inspection = inspect_model("resnet152", 1)
     assert inspection.parameters == inspection.trainable == 60_192_808
     assert (inspection.head.path, inspection.head.in_features, inspection.head.out_features) == ("fc", 2048, 1000)
@@ -31,19 +31,19 @@ def test_resnet152_is_what_its_paper_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "vit_b_32", "timm/efficientnet_lite0"])
-def test_an_inspection_is_plain_json(name: str) -> None:
+def test_inspect_model_is_json_serializable(name: str) -> None:
     plain = json.loads(json.dumps(inspect_model(name, 2).to_dict()))
     assert plain["name"] == name
     assert {layer["depth"] for layer in plain["layers"]} == {1, 2}
 
 
-def test_a_network_whose_default_weights_are_for_a_larger_image_is_inspected_at_that_size() -> None:
+def test_inspect_model_uses_image_size_of_default_weights() -> None:
     assert inspect_model("vit_h_14", 1).multiply_adds / 1e9 == pytest.approx(1016.717, abs=1e-3)
 
 
-def test_layers_tell_what_trains() -> None:
-    network = build_network("resnet18", meta=True)
-    layers = list_layers(network, examine(network, 64), 2, {"layer1.0.conv1.weight", "conv1.weight"})
+def test_list_layers_counts_trainable_parameters() -> None:
+    network = create_model("resnet18", meta=True)
+    layers = list_layers(network, summarize(network, 64), 2, {"layer1.0.conv1.weight", "conv1.weight"})
     by_name = {layer.name: layer for layer in layers}
     assert (by_name["conv1"].parameters, by_name["conv1"].trainable) == (9408, 0)
     assert by_name["layer1"].trainable == by_name["layer1"].parameters - 64 * 64 * 9
@@ -52,34 +52,34 @@ def test_layers_tell_what_trains() -> None:
     assert "layer1.0.conv1" not in by_name
 
 
-def test_a_stage_of_the_head_is_summarised() -> None:
-    network = build_network("resnet152", meta=True)
+def test_summarize_stage_head() -> None:
+    network = create_model("resnet152", meta=True)
     replace_head(network, "fc", build_head(network.get_submodule("fc"), Head(hidden=(256,), dropout=0.4), 3))
-    anatomy = examine(network, 224)
-    freezing = resolve_freezing(network, anatomy, "fc", _stage("backbone"), "freeze")
-    assert summarize_stage(network, freezing, "head", 224) == StageSummary(
+    summary = summarize(network, 224)
+    frozen_names = resolve_freeze(network, summary, "fc", _stage("backbone"), "freeze")
+    assert summarize_stage(network, frozen_names, "head", 224) == StageSummary(
         name="head",
         trainable=525_315,
         frozen=count_parameters(network) - 525_315,
         trained_layers=("fc",),
         frozen_layers=("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
-        cut=(Crossing("flatten", (2048,)),),
+        cut=(BoundaryTensor("flatten", (2048,)),),
     )
 
 
-def test_layers_that_are_part_frozen_are_told_by_their_parts() -> None:
-    network = build_network("vit_b_16", meta=True)
-    stage = _stage(Through(through="encoder.layers.encoder_layer_10"))
-    freezing = resolve_freezing(network, examine(network, 224), "heads.head", stage, "freeze")
-    summary = summarize_stage(network, freezing, "late", 224)
+def test_summarize_stage_splits_partly_frozen_layers() -> None:
+    network = create_model("vit_b_16", meta=True)
+    stage = _stage(FreezeThrough(through="encoder.layers.encoder_layer_10"))
+    frozen_names = resolve_freeze(network, summarize(network, 224), "heads.head", stage, "freeze")
+    summary = summarize_stage(network, frozen_names, "late", 224)
     assert summary.trained_layers == ("encoder.layers.encoder_layer_11", "encoder.ln", "heads")
     assert summary.frozen_layers[:3] == ("class_token", "conv_proj", "encoder.pos_embedding")
     assert summary.cut is not None
     assert [crossing.shape for crossing in summary.cut] == [(197, 768)]
 
 
-def test_a_stage_that_trains_all_has_no_cut() -> None:
-    network = build_network("resnet18", meta=True)
-    freezing = resolve_freezing(network, examine(network, 64), "fc", _stage("none"), "freeze")
-    summary = summarize_stage(network, freezing, "all", 64)
+def test_summarize_stage_without_frozen_layers_has_no_cut() -> None:
+    network = create_model("resnet18", meta=True)
+    frozen_names = resolve_freeze(network, summarize(network, 64), "fc", _stage("none"), "freeze")
+    summary = summarize_stage(network, frozen_names, "all", 64)
     assert (summary.frozen, summary.frozen_layers, summary.cut) == (0, (), ())

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from ftcli.errors import CheckpointError
-from ftcli.models.candidates import find_owners
+from ftcli.models.candidates import guess_architecture
 from ftcli.models.weights import load_pretrained
-from ftcli.models.zoo import build_network
+from ftcli.models.zoo import create_model
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import Listener
+from tests.models.conftest import RecordingReporter
 
-PLACE = "x.yaml:3:22: backbone.weights"
+LOCATION = "x.yaml:3:22: backbone.weights"
 State = dict[str, torch.Tensor]
 
 
-def _make(name: str) -> State:
+def _create_state_dict(name: str) -> State:
     """The tensors of a model in their true shapes; the values do not matter."""
-    state = build_network(name, meta=True).state_dict()
+    state = create_model(name, meta=True).state_dict()
     return {key: torch.zeros(tensor.shape, dtype=tensor.dtype) for key, tensor in state.items()}
 
 
@@ -29,17 +29,17 @@ def _refuse(model: str, content: Mapping[str, object], path: Path, match: str = 
     torch.save(content, path)
     backbone = Backbone.model_validate({"name": model, "weights": str(path), "match": match})
     with pytest.raises(CheckpointError) as error:
-        load_pretrained(backbone, PLACE, Listener(), image_size=64)
+        load_pretrained(backbone, LOCATION, RecordingReporter(), image_size=64)
     return error.value
 
 
 @pytest.fixture(scope="module")
 def shufflenet() -> State:
-    return _make("shufflenet_v2_x0_5")
+    return _create_state_dict("shufflenet_v2_x0_5")
 
 
 @pytest.mark.parametrize("match", ["name", "position"])
-def test_the_model_that_tensors_are_of_is_named(shufflenet: State, tmp_path: Path, match: str) -> None:
+def test_mismatch_error_names_matching_model(shufflenet: State, tmp_path: Path, match: str) -> None:
     path = tmp_path / "w.pth"
     error = _refuse("squeezenet1_1", {"state_dict": shufflenet}, path, match)
     why = {
@@ -51,18 +51,18 @@ def test_the_model_that_tensors_are_of_is_named(shufflenet: State, tmp_path: Pat
         "position": "has 338 tensors and the network 52; match: position needs as many",
     }[match]
     remedy = "the file's tensors are those of shufflenet_v2_x0_5; set backbone.name: shufflenet_v2_x0_5"
-    assert str(error) == f"{PLACE}: {path} {why}; {remedy}"
+    assert str(error) == f"{LOCATION}: {path} {why}; {remedy}"
 
 
-def test_a_head_of_another_size_hides_no_model(shufflenet: State) -> None:
+def test_guess_architecture_ignores_head(shufflenet: State) -> None:
     bare = {name: tensor for name, tensor in shufflenet.items() if not name.startswith("fc.")}
     expected = [("shufflenet_v2_x0_5", "name")]
-    assert find_owners(bare, None, "resnet18") == expected
-    assert find_owners({**bare, "fc.weight": torch.zeros(3, 1024), "fc.bias": torch.zeros(3)}, None, "x") == expected
-    assert find_owners({f"net.{name}": tensor for name, tensor in bare.items()}, None, "x") == expected
+    assert guess_architecture(bare, None, "resnet18") == expected
+    assert guess_architecture({**bare, "fc.weight": torch.zeros(3, 1024), "fc.bias": torch.zeros(3)}, None, "x") == expected
+    assert guess_architecture({f"net.{name}": tensor for name, tensor in bare.items()}, None, "x") == expected
 
 
-def test_tensors_of_other_names_are_known_by_their_order(shufflenet: State, tmp_path: Path) -> None:
+def test_mismatch_error_suggests_match_position(shufflenet: State, tmp_path: Path) -> None:
     renamed = {f"t{number}": tensor for number, tensor in enumerate(shufflenet.values())}
     path = tmp_path / "w.pth"
     assert str(_refuse("squeezenet1_1", renamed, path)).endswith(
@@ -73,16 +73,16 @@ def test_tensors_of_other_names_are_known_by_their_order(shufflenet: State, tmp_
     )
 
 
-def test_names_that_fit_are_told_where_positions_do_not(shufflenet: State, tmp_path: Path) -> None:
-    turned = dict(reversed(shufflenet.items()))
-    assert str(_refuse("shufflenet_v2_x0_5", turned, tmp_path / "w.pth", "position")) == (
-        f"{PLACE}: {tmp_path}/w.pth does not fit at tensor 1 of 338: conv1.0.weight is [24, 3, 3, 3] in the network "
+def test_mismatch_error_suggests_match_name(shufflenet: State, tmp_path: Path) -> None:
+    reversed_state = dict(reversed(shufflenet.items()))
+    assert str(_refuse("shufflenet_v2_x0_5", reversed_state, tmp_path / "w.pth", "position")) == (
+        f"{LOCATION}: {tmp_path}/w.pth does not fit at tensor 1 of 338: conv1.0.weight is [24, 3, 3, 3] in the network "
         "and fc.bias is [1000] in the file; names and shapes agree: match: name would load them"
     )
 
 
 @pytest.mark.slow
-def test_the_model_that_a_file_names_is_believed_if_it_fits(tmp_path: Path) -> None:
+def test_guess_architecture_uses_arch_of_file(tmp_path: Path) -> None:
     import timm
 
     state = timm.create_model("vit_tiny_patch16_224", img_size=64).state_dict()
@@ -91,11 +91,11 @@ def test_the_model_that_a_file_names_is_believed_if_it_fits(tmp_path: Path) -> N
     ).endswith(
         "the file's tensors are those of timm/vit_tiny_patch16_224; set backbone.name: timm/vit_tiny_patch16_224"
     )
-    assert find_owners(state, "resnet18", "x") == []
+    assert guess_architecture(state, "resnet18", "x") == []
 
 
-def test_both_sides_are_shown_around_the_first_difference(tmp_path: Path) -> None:
-    state = _make("squeezenet1_1")
+def test_mismatch_error_table_starts_before_first_difference(tmp_path: Path) -> None:
+    state = _create_state_dict("squeezenet1_1")
     state["features.4.expand1x1.weight"] = torch.zeros(64, 16, 3, 3)
     table = _refuse("squeezenet1_1", state, tmp_path / "w.pth").table
     assert table is not None
@@ -107,8 +107,8 @@ def test_both_sides_are_shown_around_the_first_difference(tmp_path: Path) -> Non
     assert table.note == "tensors 8 to 19 of 52, in order, without batch counters"
 
 
-def test_a_side_that_ends_sooner_is_shown_as_such(tmp_path: Path) -> None:
-    state = dict(list(_make("squeezenet1_1").items())[:4])
+def test_mismatch_error_table_pads_shorter_side(tmp_path: Path) -> None:
+    state = dict(list(_create_state_dict("squeezenet1_1").items())[:4])
     table = _refuse("squeezenet1_1", state, tmp_path / "w.pth", "position").table
     assert table is not None
     assert [row[3:] for row in table.rows[1:4]] == [

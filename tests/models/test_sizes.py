@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 
 from ftcli.errors import RecipeError
-from ftcli.models.sizes import find_sizes, sketch_network
+from ftcli.models.sizes import nearest_image_sizes, create_meta_model
 
-WHERE = "x.yaml:4:15: data.image_size"
+LOCATION = "x.yaml:4:15: data.image_size"
 
 
-def test_a_size_that_a_network_takes_is_examined() -> None:
-    network, anatomy = sketch_network("swin_t", 100, WHERE)
+def test_create_meta_model_returns_summary_for_image_size() -> None:
+    network, summary = create_meta_model("swin_t", 100, LOCATION)
     assert all(parameter.is_meta for parameter in network.parameters())
-    assert (anatomy.image_size, anatomy.output) == (100, (1000,))
+    assert (summary.image_size, summary.output) == (100, (1000,))
 
 
 @pytest.mark.parametrize(
@@ -43,19 +43,19 @@ def test_a_size_that_a_network_takes_is_examined() -> None:
         ),
     ],
 )
-def test_a_size_that_a_network_refuses_is_told_with_the_nearest_that_it_takes(
+def test_create_meta_model_suggests_nearest_image_sizes(
     name: str, size: int, sentence: str
 ) -> None:
     with pytest.raises(RecipeError) as error:
-        sketch_network(name, size, WHERE)
-    assert str(error.value) == f"{WHERE}: {sentence}"
+        create_meta_model(name, size, LOCATION)
+    assert str(error.value) == f"{LOCATION}: {sentence}"
 
 
 @pytest.mark.parametrize(
     ("name", "size", "sizes"),
     [("maxvit_t", 300, (224, 448)), ("timm/hiera_tiny_224", 100, (96, 128)), ("alexnet", 40, (64,))],
 )
-def test_sizes_are_found_below_and_above(name: str, size: int, sizes: tuple[int, ...]) -> None:
-    assert find_sizes(name, size) == sizes
-    for found in sizes:
-        sketch_network(name, found, WHERE)
+def test_nearest_image_sizes_returns_sizes_below_and_above(name: str, size: int, sizes: tuple[int, ...]) -> None:
+    assert nearest_image_sizes(name, size) == sizes
+    for supported in sizes:
+        create_meta_model(name, supported, LOCATION)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.models.anatomy import examine, find_head
-from ftcli.models.cut import Cut, find_cut
-from ftcli.models.trunk import Trunk, find_summit, measure_input
-from ftcli.models.zoo import build_network
+from ftcli.models.anatomy import summarize, find_head
+from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.trunk import HeadlessModel, common_parent, infer_input_shape
+from ftcli.models.zoo import create_model
 
 FAMILIES = {
     "alexnet": 64,
@@ -28,7 +28,7 @@ FAMILIES = {
 """Those families of torchvision that the tests of the cut leave out; MaxViT alone takes larger images only."""
 
 
-class _Branching(nn.Module):
+class _BranchingOnValues(nn.Module):
     """A network that cannot be traced: its code branches on a value that it computes."""
 
     def __init__(self, head: nn.Module | None = None) -> None:
@@ -44,44 +44,44 @@ class _Branching(nn.Module):
         return output
 
 
-class _Softened(_Branching):
+class _WithSoftmax(_BranchingOnValues):
     def finish(self, output: torch.Tensor) -> torch.Tensor:
         return output.softmax(1)
 
 
-class _Doubled(_Branching):
+class _DoubledInPlace(_BranchingOnValues):
     """What its head gives is written over."""
 
     def finish(self, output: torch.Tensor) -> torch.Tensor:
         return output.mul_(2)
 
 
-class _Moody(_Branching):
+class _DoubledInTraining(_BranchingOnValues):
     """In training it does something to what its head gives."""
 
     def finish(self, output: torch.Tensor) -> torch.Tensor:
         return 2 * output if self.training else output
 
 
-class _Twice(_Branching):
+class _HeadCalledTwice(_BranchingOnValues):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) + 0 * super().forward(images)
 
 
-def _cut(network: nn.Module, path: str, size: int) -> Cut | None:
+def _cut(network: nn.Module, path: str, size: int) -> ModelCut | None:
     frozen = {name for name, _ in network.named_parameters() if not name.startswith(f"{path}.")}
-    still = {name for name, _ in network.named_modules() if name != path and not name.startswith(f"{path}.")}
-    return find_cut(network, frozen, still, size)
+    eval_modules = {name for name, _ in network.named_modules() if name != path and not name.startswith(f"{path}.")}
+    return cut_model(network, frozen, eval_modules, size)
 
 
-def test_a_network_that_cannot_be_traced_is_cut_at_its_head() -> None:
-    network = _Branching().train()
+def test_cut_model_cuts_untraceable_network_at_head() -> None:
+    network = _BranchingOnValues().train()
     start = copy.deepcopy(network.state_dict())
     state = torch.get_rng_state()
     cut = _cut(network, "head", 8)
     assert cut is not None
-    assert [(crossing.name, crossing.shape) for crossing in cut.crossing] == [("head.input", (4,))]
-    assert not cut.whole
+    assert [(crossing.name, crossing.shape) for crossing in cut.boundary] == [("head.input", (4,))]
+    assert not cut.is_uncut
     assert all(module.training for module in network.modules())
     assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
@@ -100,38 +100,38 @@ def test_a_network_that_cannot_be_traced_is_cut_at_its_head() -> None:
     assert torch.equal(cut.training_suffix(*values), expected)
 
 
-def test_a_trunk_has_the_networks_own_tensors_without_the_heads() -> None:
-    network = _Branching()
-    trunk = Trunk(network, "head")
-    own = {id(parameter) for parameter in network.body.parameters()}
-    assert {id(parameter) for parameter in trunk.parameters()} == own
+def test_headless_model_shares_backbone_parameters() -> None:
+    network = _BranchingOnValues()
+    headless = HeadlessModel(network, "head")
+    parameter_ids = {id(parameter) for parameter in network.body.parameters()}
+    assert {id(parameter) for parameter in headless.parameters()} == parameter_ids
     assert isinstance(network.head, nn.Sequential)
 
 
-@pytest.mark.parametrize("network", [_Softened(), _Doubled(), _Twice()])
-def test_no_cut_where_the_output_is_not_the_heads(network: nn.Module) -> None:
+@pytest.mark.parametrize("network", [_WithSoftmax(), _DoubledInPlace(), _HeadCalledTwice()])
+def test_cut_model_returns_none_if_output_is_not_from_head(network: nn.Module) -> None:
     assert _cut(network, "head", 8) is None
 
 
-def test_no_cut_where_it_is_not_in_the_mode_that_the_network_trains_in() -> None:
-    network = _Moody()
+def test_cut_model_returns_none_if_train_mode_changes_output() -> None:
+    network = _DoubledInTraining()
     frozen = {name for name, _ in network.named_parameters() if not name.startswith("head.")}
-    still = {name for name, _ in network.named_modules() if not name.startswith("head")}
-    assert find_cut(network, frozen, still, 8) is not None
-    assert find_cut(network, frozen, still - {""}, 8) is None
-    assert measure_input(network, "head", still, 8) == (4,)
-    assert measure_input(network, "head", still - {""}, 8) is None
+    eval_modules = {name for name, _ in network.named_modules() if not name.startswith("head")}
+    assert cut_model(network, frozen, eval_modules, 8) is not None
+    assert cut_model(network, frozen, eval_modules - {""}, 8) is None
+    assert infer_input_shape(network, "head", eval_modules, 8) == (4,)
+    assert infer_input_shape(network, "head", eval_modules - {""}, 8) is None
 
 
-def test_no_cut_before_a_head_where_something_else_trains_or_nothing_is_frozen_or_nothing_moves() -> None:
-    network = _Branching()
+def test_cut_model_returns_none_unless_only_head_trains() -> None:
+    network = _BranchingOnValues()
     names = {name for name, _ in network.named_parameters()}
     modules = {name for name, _ in network.named_modules()}
     head = {name for name in names | modules if name.startswith("head")}
-    assert find_cut(network, names - head - {"body.0.bias"}, modules - head, 8) is None
-    assert find_cut(network, names - head, modules - head - {"body.1"}, 8) is None
-    assert find_cut(network, set(), set(), 8) is None
-    assert find_cut(network, names, modules, 8) is None
+    assert cut_model(network, names - head - {"body.0.bias"}, modules - head, 8) is None
+    assert cut_model(network, names - head, modules - head - {"body.1"}, 8) is None
+    assert cut_model(network, set(), set(), 8) is None
+    assert cut_model(network, names, modules, 8) is None
 
 
 @pytest.mark.parametrize(
@@ -144,21 +144,21 @@ def test_no_cut_before_a_head_where_something_else_trains_or_nothing_is_frozen_o
         ({"", "fc"}, ""),
     ],
 )
-def test_the_summit_is_the_lowest_module_above_all(moving: set[str], summit: str) -> None:
-    assert find_summit(moving) == summit
+def test_common_parent_is_lowest_shared_module(moving: set[str], summit: str) -> None:
+    assert common_parent(moving) == summit
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items())
-def test_every_family_is_cut_at_its_head_with_the_bits_of_the_whole(name: str, size: int) -> None:
+def test_cut_model_cuts_every_family_at_head_bitwise(name: str, size: int) -> None:
     torch.manual_seed(0)
-    network = build_network(name, meta=False, image_size=size).eval()
-    head = find_head(network, examine(network, size)).path
+    network = create_model(name, meta=False, image_size=size).eval()
+    head = find_head(network, summarize(network, size)).path
     cut = _cut(network, head, size)
     assert cut is not None
-    assert len(cut.crossing) == 1
+    assert len(cut.boundary) == 1
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
         values = cut.prefix(images)
         assert torch.equal(cut.suffix(*values), network(images))
-        assert torch.equal(Trunk(network, head)(images)[0], values[0])
+        assert torch.equal(HeadlessModel(network, head)(images)[0], values[0])

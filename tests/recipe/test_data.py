@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import RecipeError
-from ftcli.recipe.loading import dump_recipe, read_recipe, revive_recipe
+from ftcli.recipe.loading import dump_recipe, read_recipe, recipe_from_dict
 
 RECIPE = """\
 name: r
@@ -23,13 +23,13 @@ def write(folder: Path, lines: str) -> Path:
     return folder / "r.yaml"
 
 
-def test_one_root_or_several(tmp_path: Path) -> None:
+def test_read_recipe_accepts_one_root_or_several(tmp_path: Path) -> None:
     assert read_recipe(write(tmp_path, "root: a")).recipe.data.roots == ("a",)
     recipe = read_recipe(write(tmp_path, "root: [a, b.csv]")).recipe
     assert recipe.data.roots == recipe.data.root == ("a", "b.csv")
     (tmp_path / "dumped.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "dumped.yaml").recipe == recipe
-    assert revive_recipe(recipe.model_dump(mode="json"), "x.pt").recipe == recipe
+    assert recipe_from_dict(recipe.model_dump(mode="json"), "x.pt").recipe == recipe
     assert read_recipe(write(tmp_path, "root: a"), ["data.root=[b, c]"]).recipe.data.roots == ("b", "c")
 
 
@@ -62,8 +62,8 @@ def test_one_root_or_several(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_faults_of_roots_and_groups(tmp_path: Path, lines: str, sentence: str) -> None:
+def test_read_recipe_rejects_invalid_root_and_group(tmp_path: Path, lines: str, sentence: str) -> None:
     path = write(tmp_path, lines)
     with pytest.raises(RecipeError) as error:
         read_recipe(path)
-    assert error.value.faults == (f"{path}:{sentence}",)
+    assert error.value.messages == (f"{path}:{sentence}",)

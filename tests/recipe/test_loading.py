@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import RecipeError
-from ftcli.recipe.loading import dump_recipe, read_recipe, revive_recipe
-from ftcli.recipe.schema import SolvedStage, Stage
+from ftcli.recipe.loading import dump_recipe, read_recipe, recipe_from_dict
+from ftcli.recipe.schema import HeadFitStage, Stage
 
 RECIPE = """\
 name: cells
@@ -27,7 +27,7 @@ stages:
     optimizer: {name: adamw, lr: 1e-3}
 """
 
-FAULTS = [
+INVALID_RECIPES = [
     ("root: data", "rooot: 1\n  root: data", "r.yaml:3:3: data.rooot: unknown key; did you mean 'root'?"),
     (
         "name: cells",
@@ -170,11 +170,11 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("r.yaml")
 
 
-def faults(path: Path, *overrides: str) -> list[str]:
+def recipe_errors(path: Path, *overrides: str) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         read_recipe(path, overrides)
     assert caught.value.exit_code == 2
-    return list(caught.value.faults)
+    return list(caught.value.messages)
 
 
 def replace(path: Path, old: str, new: str) -> Path:
@@ -183,7 +183,7 @@ def replace(path: Path, old: str, new: str) -> Path:
     return path
 
 
-def test_reads_numbers_as_numbers(write: Path) -> None:
+def test_read_recipe_parses_numbers(write: Path) -> None:
     recipe = read_recipe(write).recipe
     (head, _) = recipe.stages
     assert isinstance(head, Stage)
@@ -191,39 +191,39 @@ def test_reads_numbers_as_numbers(write: Path) -> None:
     assert recipe.data.val == 0.1
 
 
-def test_a_dumped_recipe_reads_back_the_same(write: Path, tmp_path: Path) -> None:
+def test_dump_recipe_round_trips(write: Path, tmp_path: Path) -> None:
     recipe = read_recipe(write, ("data.augment=[{name: random_rotation, degrees: 5}, random_horizontal_flip]",)).recipe
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "again.yaml").recipe == recipe
-    assert revive_recipe(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
+    assert recipe_from_dict(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
 
 
-def test_a_stage_with_a_solver_is_another_kind_and_survives_a_dump(write: Path, tmp_path: Path) -> None:
+def test_dump_recipe_round_trips_head_fit_stage(write: Path, tmp_path: Path) -> None:
     replace(write, "epochs: 5\n    optimizer: {name: sgd, lr: 1e-2}", "fit: logistic_regression")
     recipe = read_recipe(write).recipe
-    assert recipe.stages[0] == SolvedStage(name="head", freeze="backbone", fit="logistic_regression")
+    assert recipe.stages[0] == HeadFitStage(name="head", freeze="backbone", fit="logistic_regression")
     assert isinstance(recipe.stages[1], Stage)
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "again.yaml").recipe == recipe
-    assert revive_recipe(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
+    assert recipe_from_dict(recipe.model_dump(mode="json"), "best_loss.pt").recipe == recipe
 
 
 @pytest.mark.parametrize("name", ["1e3", "off", "null", "010", "1:30", ".5", "~", "2026-11-22", "it's: #1", " a "])
-def test_text_that_looks_like_something_else_stays_text(write: Path, tmp_path: Path, name: str) -> None:
+def test_dump_recipe_keeps_ambiguous_text(write: Path, tmp_path: Path, name: str) -> None:
     recipe = read_recipe(write, (f"data.classes={json.dumps([name, 'b'])}",)).recipe
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "again.yaml").recipe.data.classes == (name, "b")
 
 
-@pytest.mark.parametrize(("old", "new", "sentence"), FAULTS)
-def test_a_fault_is_one_exact_sentence(write: Path, old: str, new: str, sentence: str) -> None:
-    told = faults(replace(write, old, new))
+@pytest.mark.parametrize(("old", "new", "sentence"), INVALID_RECIPES)
+def test_read_recipe_reports_exact_message(write: Path, old: str, new: str, sentence: str) -> None:
+    told = recipe_errors(replace(write, old, new))
     assert told[0] == sentence if sentence.startswith("r.yaml") else told[0].endswith(sentence)
 
 
-def test_all_faults_are_told_at_once(write: Path) -> None:
+def test_read_recipe_reports_all_errors(write: Path) -> None:
     replace(write, "epochs: 5", "epochs: 0")
-    assert sorted(faults(write, "data.val=2", "seed=-1")) == [
+    assert sorted(recipe_errors(write, "data.val=2", "seed=-1")) == [
         "--set data.val=2: data.val: 2 is out of range; give a number below 1",
         "--set seed=-1: seed: -1 is out of range; give a number of at least 0",
         "r.yaml:12:13: stages.all.epochs: 0 is out of range; give a number of at least 1",
@@ -231,35 +231,35 @@ def test_all_faults_are_told_at_once(write: Path) -> None:
     ]
 
 
-def test_faults_stand_in_the_order_of_the_lines(write: Path) -> None:
+def test_read_recipe_orders_errors_by_line(write: Path) -> None:
     replace(write, "epochs: 5", "epochs: 0")
     write.write_text(write.read_text().replace("data/cells", "3"))
-    assert [fault.split(": ")[0] for fault in faults(write)] == ["r.yaml:3:9", "r.yaml:8:13", "r.yaml:12:13"]
+    assert [fault.split(": ")[0] for fault in recipe_errors(write)] == ["r.yaml:3:9", "r.yaml:8:13", "r.yaml:12:13"]
 
 
-def test_a_key_that_stands_twice_is_refused(write: Path) -> None:
+def test_read_recipe_rejects_duplicate_key(write: Path) -> None:
     replace(write, "  root: data/cells\n", "  root: data/cells\n  root: data/other\n")
-    assert faults(write) == ["r.yaml:4:3: data.root: stands twice, first in line 3; keep one"]
+    assert recipe_errors(write) == ["r.yaml:4:3: data.root: stands twice, first in line 3; keep one"]
 
 
-def test_a_python_object_is_refused_and_not_made(write: Path, tmp_path: Path) -> None:
+def test_read_recipe_rejects_python_object(write: Path, tmp_path: Path) -> None:
     replace(write, "root: data/cells", f"root: !!python/object/apply:os.mkdir [{tmp_path}/made]")
-    assert faults(write) == [
+    assert recipe_errors(write) == [
         "r.yaml:3:9: data.root: !!python/object/apply:os.mkdir asks for an object; a recipe holds only plain values, "
         "remove the tag"
     ]
     assert not (tmp_path / "made").exists()
 
 
-def test_what_is_no_yaml_is_told_with_its_place(write: Path) -> None:
+def test_read_recipe_locates_invalid_yaml(write: Path) -> None:
     write.write_text("name: [a\ndata: b\n")
-    assert faults(write) == [
+    assert recipe_errors(write) == [
         "r.yaml:2:5: is not valid YAML: expected ',' or ']', but got ':'; correct it there"
-    ] or faults(write)[0].startswith("r.yaml:2:")
+    ] or recipe_errors(write)[0].startswith("r.yaml:2:")
     write.write_text("")
-    assert faults(write) == ["r.yaml: is empty; see the recipes in configs/ for what it may say"]
+    assert recipe_errors(write) == ["r.yaml: is empty; see the recipes in configs/ for what it may say"]
     write.write_text("- a\n")
-    assert faults(write) == ['r.yaml:1:1: the recipe: ["a"] is not a mapping; give keys with values below it']
+    assert recipe_errors(write) == ['r.yaml:1:1: the recipe: ["a"] is not a mapping; give keys with values below it']
 
 
 def nest(depth: int) -> str:
@@ -286,32 +286,32 @@ def nest(depth: int) -> str:
         ),
     ],
 )
-def test_yaml_that_no_recipe_needs_is_refused(write: Path, text: str, sentence: str) -> None:
+def test_read_recipe_rejects_unsupported_yaml(write: Path, text: str, sentence: str) -> None:
     write.write_text(text)
-    assert faults(write)[0].startswith(sentence)
+    assert recipe_errors(write)[0].startswith(sentence)
 
 
-def test_numbers_beyond_all_use_are_told(write: Path) -> None:
+def test_read_recipe_rejects_huge_numbers(write: Path) -> None:
     replace(write, "lr: 1e-2", "lr: 1e300")
-    assert faults(write, "seed=" + "9" * 5000, "data.image_size=20000")[1:] == [
+    assert recipe_errors(write, "seed=" + "9" * 5000, "data.image_size=20000")[1:] == [
         "--set data.image_size=20000: data.image_size: 20000 is out of range; give a number of at most 4096",
         "r.yaml:9:32: stages.head.optimizer.lr: 1e+300 is out of range; give a number of at most 1e+06",
     ]
 
 
 @pytest.mark.usefixtures("write")
-def test_a_missing_recipe_offers_those_that_are_there() -> None:
-    assert faults(Path("rr.yaml")) == ["rr.yaml: there is no such recipe; did you mean 'r.yaml'?"]
+def test_read_recipe_suggests_existing_recipes() -> None:
+    assert recipe_errors(Path("rr.yaml")) == ["rr.yaml: there is no such recipe; did you mean 'r.yaml'?"]
 
 
-def test_only_true_and_false_are_switches(write: Path) -> None:
+def test_read_recipe_accepts_only_true_and_false(write: Path) -> None:
     for word in ("on", "off", "yes", "no"):
-        assert faults(replace(write, "lr: 1e-2", f"lr: 1e-2, nesterov: {word}"))[0].endswith(
+        assert recipe_errors(replace(write, "lr: 1e-2", f"lr: 1e-2, nesterov: {word}"))[0].endswith(
             f"{word!r} is neither true nor false; give one of them"
         )
 
 
-def test_set_changes_a_value_with_the_same_checks(write: Path) -> None:
+def test_set_overrides_value(write: Path) -> None:
     recipe = read_recipe(write, ("stages.all.epochs=3", "stages.0.freeze={through: layer2}", "head.hidden=[64]")).recipe
     assert recipe.stages[1].model_dump()["epochs"] == 3
     assert recipe.stages[0].model_dump()["freeze"] == {"through": "layer2"}
@@ -332,18 +332,18 @@ def test_set_changes_a_value_with_the_same_checks(write: Path) -> None:
         ("stages.7.epochs=1", "--set stages.7.epochs=1: stages.7: there is no such item; known: all, head"),
     ],
 )
-def test_set_refuses_what_the_schema_does_not_know(write: Path, override: str, sentence: str) -> None:
-    assert faults(write, override) == [sentence]
+def test_set_rejects_unknown_key(write: Path, override: str, sentence: str) -> None:
+    assert recipe_errors(write, override) == [sentence]
 
 
-def test_locate_names_the_line_or_the_option(write: Path) -> None:
+def test_locate_reports_line_or_option(write: Path) -> None:
     document = read_recipe(write, ("stages.all.freeze=[layer1]",))
     assert document.locate("data", "root") == "r.yaml:3:9: data.root"
     assert document.locate("backbone", "weights") == "r.yaml:4:11: backbone.weights"
     assert document.locate("stages", 1, "freeze") == "--set stages.all.freeze=[layer1]: stages.all.freeze"
 
 
-def test_a_name_fits_into_the_name_of_a_file(write: Path) -> None:
+def test_stage_name_rejects_too_many_bytes(write: Path) -> None:
     write.write_text(RECIPE.replace("name: head", f"name: {'字' * 66}"))
     assert read_recipe(write).recipe.stages[0].name == "字" * 66
     write.write_text(RECIPE.replace("name: head", f"name: {'字' * 67}"))
@@ -363,5 +363,5 @@ def test_a_name_fits_into_the_name_of_a_file(write: Path) -> None:
         ("cache=yes", "stages.head.cache: 'yes': no setting of the cache; give off, or a mapping such as {views: 8}"),
     ],
 )
-def test_a_fault_of_the_cache_is_told_once(write: Path, setting: str, sentence: str) -> None:
-    assert faults(write, f"stages.head.{setting}") == [f"--set stages.head.{setting}: {sentence}"]
+def test_cache_reports_one_error(write: Path, setting: str, sentence: str) -> None:
+    assert recipe_errors(write, f"stages.head.{setting}") == [f"--set stages.head.{setting}: {sentence}"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import RecipeError
-from ftcli.recipe.loading import choose_weights, read_recipe
+from ftcli.recipe.loading import backbone_from_options, read_recipe
 from ftcli.recipe.schema import Backbone
 
 RECIPE = """\
@@ -19,53 +19,53 @@ stages: [{name: all, freeze: none, epochs: 1, optimizer: {name: sgd, lr: 0.1}}]
 DIGEST = "Ab" * 32
 
 
-def _refuse(folder: Path, settings: str) -> list[str]:
+def _recipe_errors(folder: Path, settings: str) -> list[str]:
     path = folder / "r.yaml"
     path.write_text(RECIPE.replace("SETTINGS", settings))
     with pytest.raises(RecipeError) as error:
         read_recipe(path)
-    return [fault.removeprefix(f"{path}:") for fault in error.value.faults]
+    return [fault.removeprefix(f"{path}:") for fault in error.value.messages]
 
 
-def test_a_digest_is_kept_in_small_letters(tmp_path: Path) -> None:
+def test_sha256_is_lowercased(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE.replace("SETTINGS", f"weights: https://example.org/w.pth, sha256: {DIGEST}"))
     assert read_recipe(path).recipe.backbone.sha256 == "ab" * 32
 
 
 @pytest.mark.parametrize("address", ["https://example.org/w.pth", "HTTP://example.org/w.pth"])
-def test_an_address_needs_a_digest_beside_it(tmp_path: Path, address: str) -> None:
-    assert _refuse(tmp_path, f"weights: '{address}'") == [
+def test_weights_url_requires_sha256(tmp_path: Path, address: str) -> None:
+    assert _recipe_errors(tmp_path, f"weights: '{address}'") == [
         "3:11: backbone: weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, "
         "or that `sha256sum FILE` tells of a copy that you trust"
     ]
 
 
 @pytest.mark.parametrize("value", ["ab", "g" * 64, "a" * 65])
-def test_what_is_no_digest_is_refused(tmp_path: Path, value: str) -> None:
+def test_sha256_rejects_invalid_digest(tmp_path: Path, value: str) -> None:
     shown = repr(value) if len(value) < 60 else repr(value)[:59] + "…"
-    assert _refuse(tmp_path, f"sha256: {value}") == [
+    assert _recipe_errors(tmp_path, f"sha256: {value}") == [
         f"3:36: backbone.sha256: {shown} is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them"
     ]
 
 
-def test_a_digest_of_no_weights_is_refused(tmp_path: Path) -> None:
-    assert _refuse(tmp_path, f"weights: none, sha256: {DIGEST}") == [
+def test_sha256_rejects_weights_none(tmp_path: Path) -> None:
+    assert _recipe_errors(tmp_path, f"weights: none, sha256: {DIGEST}") == [
         "3:11: backbone: sha256 does nothing with weights: none; leave it out"
     ]
 
 
-def test_options_are_checked_as_a_recipe_is() -> None:
-    assert choose_weights("resnet18", "w.pth", None, None) == Backbone(name="resnet18", weights="w.pth", match="name")
+def test_backbone_from_options_validates() -> None:
+    assert backbone_from_options("resnet18", "w.pth", None, None) == Backbone(name="resnet18", weights="w.pth", match="name")
     with pytest.raises(RecipeError) as error:
-        choose_weights("resnet18", "w.pth", "order", "x")
-    assert error.value.faults == (
+        backbone_from_options("resnet18", "w.pth", "order", "x")
+    assert error.value.messages == (
         "--match: 'order' is not one of name, position",
         "--sha256: 'x' is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them",
     )
     with pytest.raises(RecipeError) as error:
-        choose_weights("resnet18", "https://example.org/w.pth", None, None)
-    assert error.value.faults == (
+        backbone_from_options("resnet18", "https://example.org/w.pth", None, None)
+    assert error.value.messages == (
         "--weights: weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, or "
         "that `sha256sum FILE` tells of a copy that you trust",
     )

@@ -11,11 +11,11 @@ from jsonschema import Draft7Validator, Draft202012Validator
 
 from ftcli.recipe.loading import dump_recipe, read_recipe
 from ftcli.recipe.parsing import parse_yaml
-from ftcli.recipe.reference import describe_recipe
-from tests.recipe.test_loading import FAULTS, RECIPE
+from ftcli.recipe.reference import build_json_schema
+from tests.recipe.test_loading import INVALID_RECIPES, RECIPE
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = describe_recipe()
+SCHEMA = build_json_schema()
 BETWEEN_VALUES = (
     "nesterov needs a momentum above 0",
     "two stages are named 'head'",
@@ -45,7 +45,7 @@ def walk(node: Any) -> list[dict[str, Any]]:
     return [*([node] if isinstance(node, dict) else []), *(found for item in inner for found in walk(item))]
 
 
-def test_it_is_a_json_schema() -> None:
+def test_json_schema_is_valid() -> None:
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert SCHEMA["title"] == "ftcli recipe"
     Draft202012Validator.check_schema(SCHEMA)
@@ -53,18 +53,18 @@ def test_it_is_a_json_schema() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.yaml")), ids=lambda path: path.name)
-def test_every_shipped_recipe_is_valid_as_written_and_written_out(path: Path) -> None:
+def test_json_schema_accepts_shipped_recipes(path: Path) -> None:
     assert is_valid(path.read_text())
     assert is_valid(dump_recipe(read_recipe(path).recipe))
 
 
-def test_the_recipe_of_the_readme_is_valid() -> None:
+def test_json_schema_accepts_readme_recipe() -> None:
     (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert is_valid(block)
 
 
-@pytest.mark.parametrize(("old", "new", "sentence"), FAULTS)
-def test_what_a_recipe_may_not_say_is_not_valid(old: str, new: str, sentence: str) -> None:
+@pytest.mark.parametrize(("old", "new", "sentence"), INVALID_RECIPES)
+def test_json_schema_rejects_invalid_recipes(old: str, new: str, sentence: str) -> None:
     beyond = sentence.endswith(BETWEEN_VALUES) or ": nan is " in sentence  # JSON has no nan
     assert is_valid(replace(old, new)) is beyond
 
@@ -88,7 +88,7 @@ def test_what_a_recipe_may_not_say_is_not_valid(old: str, new: str, sentence: st
         ("{name: resnet18}", "{name: resnet18}\nhead: {hidden: []}"),
     ],
 )
-def test_what_a_recipe_may_say_is_valid(tmp_path: Path, old: str, new: str) -> None:
+def test_json_schema_accepts_valid_values(tmp_path: Path, old: str, new: str) -> None:
     (tmp_path / "r.yaml").write_text(replace(old, new))
     read_recipe(tmp_path / "r.yaml")
     assert is_valid(replace(old, new))
@@ -110,14 +110,14 @@ def test_what_a_recipe_may_say_is_valid(tmp_path: Path, old: str, new: str) -> N
         (RECIPE.split("stages:")[1], " []\n"),
     ],
 )
-def test_names_lists_and_lengths_are_held_too(tmp_path: Path, old: str, new: str) -> None:
+def test_json_schema_rejects_invalid_names_and_lengths(tmp_path: Path, old: str, new: str) -> None:
     (tmp_path / "r.yaml").write_text(replace(old, new))
     with pytest.raises(Exception, match=r"r\.yaml"):
         read_recipe(tmp_path / "r.yaml")
     assert not is_valid(replace(old, new))
 
 
-def test_everything_has_a_description_and_a_default_where_it_is_not_needed() -> None:
+def test_json_schema_has_descriptions_and_defaults() -> None:
     for part in [SCHEMA, *SCHEMA["$defs"].values()]:
         assert part["description"]
         assert part["additionalProperties"] is False
@@ -127,7 +127,7 @@ def test_everything_has_a_description_and_a_default_where_it_is_not_needed() -> 
                 assert ("default" in node) is (name not in part.get("required", ())), name
 
 
-def test_defaults_are_those_of_the_recipe() -> None:
+def test_json_schema_defaults_match_recipe() -> None:
     data, stage = SCHEMA["$defs"]["Data"]["properties"], SCHEMA["$defs"]["Stage"]["properties"]
     assert data["val"]["default"] == 0.1
     assert data["augment"]["default"] == "standard"
@@ -136,7 +136,7 @@ def test_defaults_are_those_of_the_recipe() -> None:
     assert SCHEMA["$defs"]["RandomErasing"]["properties"]["scale"]["default"] == [0.02, 0.33]
 
 
-def test_no_keyword_means_another_thing_to_other_readers() -> None:
+def test_json_schema_uses_portable_keywords() -> None:
     keywords = {key for node in walk(SCHEMA) if "properties" not in node for key in node}
     assert not {"prefixItems", "discriminator", "name may stand alone"} & keywords
     pattern = SCHEMA["properties"]["name"]["pattern"]  # editors take \w as ASCII

@@ -39,21 +39,21 @@ def written(tmp_path: Path) -> Path:
     return path
 
 
-def refuse(path: Path) -> str:
+def checkpoint_error(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(path)
     assert caught.value.exit_code == 4
     return str(caught.value)
 
 
-def test_what_is_written_is_read(written: Path) -> None:
+def test_read_checkpoint_round_trips(written: Path) -> None:
     read = read_checkpoint(written)
     assert replace(read, state={}) == replace(CHECKPOINT, state={})
     assert all(torch.equal(read.state[name], tensor) for name, tensor in CHECKPOINT.state.items())
     assert read.splits_by_path() == {"a/1.png": "train", "a/2.png": "val"}
 
 
-def test_two_files_at_once_are_the_same_and_none_shares_its_bytes(tmp_path: Path) -> None:
+def test_write_checkpoint_copies_to_each_path(tmp_path: Path) -> None:
     best, stage = tmp_path / "best_loss.pt", tmp_path / "head.pt"
     digest = write_checkpoint(CHECKPOINT, best, stage)
     assert read_checkpoint(best).digest == read_checkpoint(stage).digest == digest
@@ -61,43 +61,43 @@ def test_two_files_at_once_are_the_same_and_none_shares_its_bytes(tmp_path: Path
     assert read_checkpoint(stage).digest == digest
 
 
-def test_torch_reads_it_too(written: Path) -> None:
+def test_torch_load_reads_checkpoint(written: Path) -> None:
     assert torch.load(written, weights_only=True)["classes"] == ["b", "a", "ü 猫"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.9, 0.999])
-def test_a_flipped_bit_anywhere_is_found(written: Path, share: float) -> None:
+def test_read_checkpoint_detects_flipped_bit(written: Path, share: float) -> None:
     content = bytearray(written.read_bytes())
     content[int(share * len(content))] ^= 4
     written.write_bytes(content)
-    assert refuse(written) == (
+    assert checkpoint_error(written) == (
         f"{written}: is damaged: its bytes are not those that were written (SHA-256 differs); copy it again or take "
         "another checkpoint"
     )
 
 
-def test_a_file_that_is_cut_short_is_told(written: Path) -> None:
+def test_read_checkpoint_detects_truncated_file(written: Path) -> None:
     content = written.read_bytes()
     written.write_bytes(content[: len(content) // 2])
-    assert refuse(written) == (
+    assert checkpoint_error(written) == (
         f"{written}: is cut short at {len(content) // 2} bytes; copy it again or take another checkpoint"
     )
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps({"a": 1})])
-def test_what_is_no_checkpoint_is_told(tmp_path: Path, content: bytes) -> None:
+def test_read_checkpoint_rejects_other_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(content)
-    assert refuse(path) == (
+    assert checkpoint_error(path) == (
         f"{path}: is no ftcli checkpoint; give one that ftcli train wrote, such as runs/NAME/best_loss.pt (the weights "
         "of other programs belong in a recipe, under backbone.weights)"
     )
 
 
-def test_weights_of_other_programs_are_no_checkpoint(tmp_path: Path) -> None:
+def test_read_checkpoint_rejects_foreign_weights(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"fc.weight": torch.ones(2)}, path)
-    assert refuse(path).startswith(f"{path}: is no ftcli checkpoint; ")
+    assert checkpoint_error(path).startswith(f"{path}: is no ftcli checkpoint; ")
 
 
 class Hostile:
@@ -116,37 +116,37 @@ def sign(content: bytes) -> bytes:
     return content + b"sha256:" + sha256(content).hexdigest().encode()
 
 
-def test_a_pickled_command_is_not_run_even_if_its_digest_is_right(tmp_path: Path) -> None:
+def test_read_checkpoint_never_runs_pickled_code(tmp_path: Path) -> None:
     path, made = tmp_path / "x.pt", tmp_path / "made"
     for hostile in (Hostile(made), {"format": 1, "state": Hostile(made)}):
         buffer = io.BytesIO()
         torch.save(hostile, buffer)
         path.write_bytes(sign(buffer.getvalue()))
-        told = refuse(path)
+        told = checkpoint_error(path)
         assert told.startswith(
             f"{path}: holds something other than a checkpoint's plain data and was not opened further"
         )
         assert not made.exists()
 
 
-def test_a_newer_format_is_told(tmp_path: Path) -> None:
+def test_read_checkpoint_rejects_newer_format(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"format": 2, "ftcli": "9.9"}, buffer)
     path = tmp_path / "x.pt"
     path.write_bytes(sign(buffer.getvalue()))
-    assert refuse(path) == (f"{path}: was written by ftcli 9.9 in a newer format (2; this ftcli reads 1); update ftcli")
+    assert checkpoint_error(path) == (f"{path}: was written by ftcli 9.9 in a newer format (2; this ftcli reads 1); update ftcli")
 
 
-def test_plain_data_that_is_no_checkpoint_is_told(tmp_path: Path) -> None:
+def test_read_checkpoint_rejects_other_plain_data(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     for plain in ([1, 2], {"format": 1}, {"format": "x"}):
         buffer = io.BytesIO()
         torch.save(plain, buffer)
         path.write_bytes(sign(buffer.getvalue()))
-        assert "holds something other than a checkpoint's plain data" in refuse(path)
+        assert "holds something other than a checkpoint's plain data" in checkpoint_error(path)
 
 
-def test_a_failed_write_keeps_the_old_checkpoint(written: Path) -> None:
+def test_write_checkpoint_keeps_old_file_on_failure(written: Path) -> None:
     before = written.read_bytes()
     (written.parent / f".{written.name}.{os.getpid()}.tmp").mkdir()
     with pytest.raises(RunError):

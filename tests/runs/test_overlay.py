@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ftcli.results import EpochRow
-from ftcli.runs.overlay import _choose_look, draw_overlay
+from ftcli.results import EpochMetrics
+from ftcli.runs.overlay import _choose_line_style, plot_comparison
 
 ROWS = (
-    EpochRow("head", 0, None, None, 0.7, 0.5, None, 1, None),
-    EpochRow("head", 1, 0.6, 0.6, 0.65, 0.6, 0.1, 1, 1),
-    EpochRow("all", 0, None, None, 0.65, 0.6, None, 1, None),
-    EpochRow("all", 1, 0.5, 0.7, 0.66, 0.7, 0.1, 1, 1),
+    EpochMetrics("head", 0, None, None, 0.7, 0.5, None, 1, None),
+    EpochMetrics("head", 1, 0.6, 0.6, 0.65, 0.6, 0.1, 1, 1),
+    EpochMetrics("all", 0, None, None, 0.65, 0.6, None, 1, None),
+    EpochMetrics("all", 1, 0.5, 0.7, 0.66, 0.7, 0.1, 1, 1),
 )
 
 
-def test_all_that_is_told_is_drawn_in_any_script_without_a_warning() -> None:
+def test_plot_comparison_shows_all_values_in_any_script() -> None:
     last = ROWS[3]
     others = (
         replace(last, train_loss=0.4),
@@ -27,12 +27,12 @@ def test_all_that_is_told_is_drawn_in_any_script_without_a_warning() -> None:
     drawn = [(["a", "b"], [ROWS, rows]) for rows in (ROWS, *((*ROWS[:3], row) for row in others), renamed)]
     # A name that begins with _ is left out by matplotlib, and $x$ is a formula to it, if it is let.
     drawn += [(["a", name], [ROWS, ROWS]) for name in ("_b", "_c", r"$\bad$", "x" * 300)]
-    pictures = [draw_overlay(names, runs) for names, runs in drawn]
+    pictures = [plot_comparison(names, runs) for names, runs in drawn]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert len(set(pictures)) == len(pictures)
 
 
-def test_no_two_runs_look_the_same() -> None:
-    looks = [_choose_look(number) for number in range(24)]
+def test_line_styles_differ() -> None:
+    looks = [_choose_line_style(number) for number in range(24)]
     assert len({look["color"] for look in looks[:8]}) == len({look["marker"] for look in looks[:8]}) == 8
     assert len({tuple(look.values()) for look in looks}) == 24

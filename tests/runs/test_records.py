@@ -8,27 +8,27 @@ from pathlib import Path
 import pytest
 
 from ftcli.errors import CheckpointError
-from ftcli.results import EpochRow
-from ftcli.runs.folder import RunFolder
-from ftcli.runs.records import find_run, is_of_run, is_of_stage, read_manifest, read_rows
+from ftcli.results import EpochMetrics
+from ftcli.runs.folder import RunDir
+from ftcli.runs.records import run_of_checkpoint, is_run_checkpoint, is_stage_checkpoint, read_run_metadata, read_history
 
 ROWS = [
-    EpochRow("head", 0, None, None, 0.7, 0.5, None, 1.5, None),
-    EpochRow("head", 1, 0.6, 0.6, 0.65, 0.5, 0.1, 2, 30.0),
-    EpochRow("all", 0, None, None, 0.65, 0.5, None, 1.5, None),
+    EpochMetrics("head", 0, None, None, 0.7, 0.5, None, 1.5, None),
+    EpochMetrics("head", 1, 0.6, 0.6, 0.65, 0.5, 0.1, 2, 30.0),
+    EpochMetrics("all", 0, None, None, 0.65, 0.5, None, 1.5, None),
 ]
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     monkeypatch.chdir(tmp_path)
     Path("a/stages").mkdir(parents=True)
-    RunFolder(Path("a")).write_metrics(ROWS)
-    return RunFolder(Path("a"))
+    RunDir(Path("a")).write_metrics(ROWS)
+    return RunDir(Path("a"))
 
 
-def test_rows_come_back_as_they_were_written(folder: RunFolder) -> None:
-    assert read_rows(folder) == tuple(ROWS)
+def test_read_history_round_trips(folder: RunDir) -> None:
+    assert read_history(folder) == tuple(ROWS)
 
 
 LINE = json.dumps(ROWS[0].to_dict())
@@ -50,36 +50,36 @@ LINE = json.dumps(ROWS[0].to_dict())
         (LINE.replace('"epoch": 0', '"epoch": 2'), "is epoch 2 of the stage head, where epoch 0 would follow"),
     ],
 )
-def test_a_damaged_line_is_refused(folder: RunFolder, line: str, fault: str) -> None:
+def test_read_history_rejects_damaged_line(folder: RunDir, line: str, fault: str) -> None:
     lines = folder.metrics.read_text().splitlines()
     folder.metrics.write_text("\n".join([*lines, line]))
     with pytest.raises(CheckpointError) as error:
-        read_rows(folder)
+        read_history(folder)
     assert str(error.value) == f"a/metrics.jsonl:4: {fault}; put the file back as it was"
 
 
-def test_an_epoch_that_is_missing_is_seen(folder: RunFolder) -> None:
+def test_read_history_detects_missing_epoch(folder: RunDir) -> None:
     lines = folder.metrics.read_text().splitlines()
     folder.metrics.write_text("\n".join(lines[1:]))
     with pytest.raises(CheckpointError) as error:
-        read_rows(folder)
+        read_history(folder)
     assert str(error.value) == (
         "a/metrics.jsonl:1: is epoch 1 of the stage head, where epoch 0 would follow; put the file back as it was"
     )
 
 
-def test_files_that_cannot_be_read(folder: RunFolder) -> None:
+def test_history_reports_unreadable_files(folder: RunDir) -> None:
     faults = []
-    folder.manifest.write_bytes(b"\xff")
+    folder.metadata.write_bytes(b"\xff")
     folder.metrics.unlink()
-    for read in (read_rows, read_manifest):
+    for read in (read_history, read_run_metadata):
         with pytest.raises(CheckpointError) as error:
             read(folder)
         faults.append(str(error.value))
     for text in ("{", "[]"):
-        folder.manifest.write_text(text)
+        folder.metadata.write_text(text)
         with pytest.raises(CheckpointError) as error:
-            read_manifest(folder)
+            read_run_metadata(folder)
         faults.append(str(error.value))
     assert faults == [
         "a/metrics.jsonl: cannot be read (No such file or directory); put the file back as it was",
@@ -90,23 +90,23 @@ def test_files_that_cannot_be_read(folder: RunFolder) -> None:
     ]
 
 
-def test_the_run_of_a_checkpoint(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_run(Path("a/best_loss.pt")) == find_run(Path("a/stages/head.pt")) == folder
-    assert find_run(Path("a/export/model.pt")) is None  # what was made of it is elsewhere
-    assert find_run(Path("best_loss.pt")) is None
+def test_run_of_checkpoint_finds_run(folder: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run_of_checkpoint(Path("a/best_loss.pt")) == run_of_checkpoint(Path("a/stages/head.pt")) == folder
+    assert run_of_checkpoint(Path("a/export/model.pt")) is None  # what was made of it is elsewhere
+    assert run_of_checkpoint(Path("best_loss.pt")) is None
     monkeypatch.chdir("a/stages")
-    found = find_run(Path("head.pt"))
+    found = run_of_checkpoint(Path("head.pt"))
     assert found is not None
-    assert len(read_rows(found)) == 3
+    assert len(read_history(found)) == 3
 
 
-def test_a_run_may_be_called_stages(folder: RunFolder) -> None:
+def test_run_of_checkpoint_handles_run_named_stages(folder: RunDir) -> None:
     Path("stages/stages").mkdir(parents=True)
-    run = RunFolder(Path("stages"))
+    run = RunDir(Path("stages"))
     run.write_metrics(ROWS)
     run.last.touch()
-    assert find_run(run.last) == find_run(run.stage("head")) == run
-    assert not is_of_stage(run.last)
-    assert is_of_stage(run.stage("head"))
-    assert is_of_stage(folder.stage("head"))
-    assert is_of_run(run.last)
+    assert run_of_checkpoint(run.last) == run_of_checkpoint(run.stage_checkpoint("head")) == run
+    assert not is_stage_checkpoint(run.last)
+    assert is_stage_checkpoint(run.stage_checkpoint("head"))
+    assert is_stage_checkpoint(folder.stage_checkpoint("head"))
+    assert is_run_checkpoint(run.last)

@@ -1,4 +1,4 @@
-"""Whole trainings in processes of their own, which can be killed at a given moment."""
+"""FullTraining trainings in processes of their own, which can be killed at a given moment."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Training = Callable[..., int]
 class Kill:
     """Send a signal to the training when it tells of a moment: ("advance", task, done) or ("epoch", stage, epoch)."""
 
-    number: int
+    signum: int
     moment: tuple[str, str, int]
 
 
-def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int, patience: float, cache: str) -> None:
+def _run_ftcli(folder: str, arguments: tuple[str, ...], kill: Kill | None, num_signals: int, save_interval_factor: float, cache: str) -> None:
     from ftcli import cli
-    from ftcli.console import Terminal
-    from ftcli.results import EpochRow, Progress
+    from ftcli.console import TerminalReporter
+    from ftcli.results import EpochMetrics, Progress
     from ftcli.training import journal
 
     gc.freeze()  # what the server has imported need not be gone through, nor copied for that
@@ -39,21 +39,21 @@ def _run(folder: str, arguments: tuple[str, ...], kill: Kill | None, times: int,
     sys.argv = ["ftcli", *arguments]
     if cache:
         os.environ["FTCLI_CACHE"] = str(Path(cache).absolute())
-    journal.PATIENCE = patience
+    journal.SAVE_INTERVAL_FACTOR = save_interval_factor
 
-    def watch(*moment: Any) -> None:
+    def kill_at_moment(*moment: Any) -> None:
         if kill is not None and kill.moment == moment:
-            for _ in range(times):
-                os.kill(os.getpid(), kill.number)
+            for _ in range(num_signals):
+                os.kill(os.getpid(), kill.signum)
 
-    def advance(_self: Terminal, progress: Progress) -> None:
-        watch("advance", progress.task, progress.done)
+    def advance(_self: TerminalReporter, progress: Progress) -> None:
+        kill_at_moment("advance", progress.task, progress.done)
 
-    def epoch(_self: Terminal, row: EpochRow, _epochs: int, _best: bool) -> None:
-        watch("epoch", row.stage, row.epoch)
+    def epoch(_self: TerminalReporter, row: EpochMetrics, _epochs: int, _best: bool) -> None:
+        kill_at_moment("epoch", row.stage, row.epoch)
 
-    Terminal.advance = advance  # type: ignore[assignment, method-assign]
-    Terminal.epoch = epoch  # type: ignore[assignment, method-assign]
+    TerminalReporter.update_progress = advance  # type: ignore[assignment, method-assign]
+    TerminalReporter.log_epoch = epoch  # type: ignore[assignment, method-assign]
     cli.main()
 
 
@@ -87,11 +87,11 @@ def training(_server: Any) -> Training:
         *arguments: str | Path,
         kill: Kill | None = None,
         times: int = 1,
-        patience: float = 0.0,
+        save_interval_factor: float = 0.0,
         cache: str = "",
     ) -> int:
-        words = tuple(map(str, arguments))
-        process = _server.Process(target=_run, args=(str(folder), words, kill, times, patience, cache))
+        args = tuple(map(str, arguments))
+        process = _server.Process(target=_run_ftcli, args=(str(folder), args, kill, times, save_interval_factor, cache))
         process.start()
         process.join(timeout=120)
         if process.is_alive():

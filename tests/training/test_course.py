@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 
 from ftcli.data.transforms import build_eval_transform, build_train_transform
-from ftcli.features.prefix import Prefix
-from ftcli.inference.outputs import Look
+from ftcli.features.prefix import FrozenBackbone
+from ftcli.inference.outputs import ForwardFn
 from ftcli.recipe.schema import AdamW, Stage
-from ftcli.results import EpochRow, Preprocessing
+from ftcli.results import EpochMetrics, Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training.keeping import count_views
 from tests.conftest import Ftcli
 
-HEAD = ("--stage", "head")
+HEAD_STAGE_ARGS = ("--stage", "head")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def read_rows(folder: Path, stage: str = "head") -> list[dict[str, Any]]:
     return [row for row in rows if row["stage"] == stage]
 
 
-def assert_same(folder: Path, *runs: str) -> None:
+def assert_same_weights(folder: Path, *runs: str) -> None:
     """The runs of a folder ended in the same weights, bit for bit."""
     first, *others = (read_checkpoint(folder / run / "last.pt").state for run in runs)
     for other in others:
@@ -49,42 +49,42 @@ def assert_same(folder: Path, *runs: str) -> None:
 
 
 @pytest.mark.covers("stages.cache", "stages.cache.views")
-def test_with_a_view_an_epoch_the_run_sees_what_it_sees_without_a_cache(workplace: Path, ftcli: Ftcli) -> None:
+def test_cache_with_one_view_per_epoch_matches_uncached_training(workplace: Path, ftcli: Ftcli) -> None:
     for name, setting in (("off", "off"), ("all", "{views: all}"), ("two", "{views: 2}"), ("one", "{views: 1}")):
-        outcome = ftcli("train", "r.yaml", *HEAD, "--set", f"stages.head.cache={setting}", "--out", name)
+        outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", f"stages.head.cache={setting}", "--out", name)
         assert outcome.code == 0, outcome.err
     losses = {name: [row["train_loss"] for row in read_rows(workplace / name)[1:]] for name in ("off", "all", "one")}
     assert losses["all"] == pytest.approx(losses["off"], rel=1e-4)
     assert losses["one"][0] == losses["all"][0]  # the first view is the same, however many there are
     assert losses["one"][1] != losses["all"][1]
-    assert_same(workplace, "two", "all")
+    assert_same_weights(workplace, "two", "all")
 
 
-def test_without_a_cache_nothing_is_kept(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
+def test_cache_off_writes_nothing(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
     assert ftcli("train", "r.yaml", "--set", "stages.head.cache=false", "--set", "stages.all.cache=off").code == 0
     assert not list(cache.rglob("*.chunk"))
 
 
-def test_a_second_run_computes_nothing_and_ends_in_the_same_bits(
+def test_second_run_reads_cache_and_gives_same_weights(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = ftcli("train", "r.yaml", *HEAD, "--out", "first")
+    first = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "first")
     assert (
         "Stage head: the frozen part, up to mean, is computed once for 2 views of 30 images and 10 for validation"
         in (first.err)
     )
-    again = ftcli("train", "r.yaml", *HEAD, "--out", "again", "--rehash")
-    assert again.code == 0
+    rehashed = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "again", "--rehash")
+    assert rehashed.code == 0
     for path in cache.rglob("*.chunk"):
         path.unlink()
-    assert ftcli("train", "r.yaml", *HEAD, "--out", "rebuilt").code == 0
-    assert "Stage head: all of that was computed before and is read from the cache" in again.err.splitlines()
-    assert_same(workplace, "first", "again", "rebuilt")
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "rebuilt").code == 0
+    assert "Stage head: all of that was computed before and is read from the cache" in rehashed.err.splitlines()
+    assert_same_weights(workplace, "first", "again", "rebuilt")
 
 
-def test_a_changed_image_is_computed_anew(workplace: Path, photo_folder: Path, cache: Path, ftcli: Ftcli) -> None:
+def test_cache_recomputes_changed_images(workplace: Path, photo_folder: Path, cache: Path, ftcli: Ftcli) -> None:
     shutil.copytree(photo_folder, workplace / "own")
-    plain = (*HEAD, "--set", "data.root=own", "--set", "data.augment=none")
+    plain = (*HEAD_STAGE_ARGS, "--set", "data.root=own", "--set", "data.augment=none")
     assert ftcli("train", "r.yaml", *plain, "--out", "before").code == 0
     for image in (workplace / "own/train").rglob("*.jpg"):
         Image.open(image).rotate(180).save(image, quality=95)
@@ -97,7 +97,7 @@ def test_a_changed_image_is_computed_anew(workplace: Path, photo_folder: Path, c
     assert [row["train_loss"] for row in after] != [row["train_loss"] for row in before]
 
 
-def test_what_does_not_fit_is_computed_in_every_epoch_and_changes_no_bit(
+def test_cache_over_limit_gives_same_weights(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ftcli("train", "r.yaml", "--out", "kept").code == 0
@@ -109,102 +109,102 @@ def test_what_does_not_fit_is_computed_in_every_epoch_and_changes_no_bit(
         "Stage head: the frozen part is computed in every epoch, for what it gives would take 0.3 MB, more than the "
         "disk or the cache's limit of 0.1 MB allows"
     ) in outcome.err.splitlines()
-    assert_same(workplace, "kept", "anew")
+    assert_same_weights(workplace, "kept", "anew")
     for stage in ("head", "all"):
-        kept, anew = (
+        cached, uncached = (
             [{key: row[key] for key in ("train_loss", "val_loss", "val_accuracy")} for row in read_rows(run, stage)]
             for run in (workplace / "kept", workplace / "anew")
         )
-        assert kept == anew
-    ends = [read_checkpoint(workplace / run / "last.pt").progress for run in ("kept", "anew")]
-    assert len({(end or {})["test"]["loss"] for end in ends}) == 1
+        assert cached == uncached
+    progresses = [read_checkpoint(workplace / run / "last.pt").progress for run in ("kept", "anew")]
+    assert len({(end or {})["test"]["loss"] for end in progresses}) == 1
     assert outcome.json["stages"][0]["times"]["frozen"] > 0
 
 
 @pytest.mark.parametrize("freeze", ["backbone", "{through: layer3}"])
-def test_what_is_not_kept_has_the_same_looks_and_bits(
+def test_uncached_features_use_same_views_and_weights(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, freeze: str
 ) -> None:
     settings = ("backbone.name=resnet18", "data.image_size=64", "stages.head.epochs=3", f"stages.head.freeze={freeze}")
-    given = ("train", "r.yaml", *HEAD, *(part for setting in settings for part in ("--set", setting)))
+    arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, *(part for setting in settings for part in ("--set", setting)))
     for name, views in (("kept", "{views: 1}"), ("all", "{views: all}"), ("off", "off")):
-        assert ftcli(*given, "--set", f"stages.head.cache={views}", "--out", name).code == 0
+        assert ftcli(*arguments, "--set", f"stages.head.cache={views}", "--out", name).code == 0
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
-    assert ftcli(*given, "--set", "stages.head.cache={views: 1}", "--out", "anew").code == 0
+    assert ftcli(*arguments, "--set", "stages.head.cache={views: 1}", "--out", "anew").code == 0
     losses = {
         name: [(row["train_loss"], row["val_loss"]) for row in read_rows(workplace / name)]
         for name in ("kept", "all", "off", "anew")
     }
     assert losses["anew"] == losses["kept"]
-    assert_same(workplace, "kept", "anew")
+    assert_same_weights(workplace, "kept", "anew")
     # This network tells other looks and a BatchNorm that is not folded, else the above would prove little.
     assert losses["all"] != losses["kept"]
     assert losses["off"][:2] != losses["kept"][:2]
 
 
 @pytest.mark.parametrize(("forward", "kept"), [(1.0, True), (1e-9, False)])
-def test_a_boundary_in_the_middle_is_kept_where_that_is_faster_and_ends_in_the_same_bits(
+def test_boundary_inside_backbone_is_cached_only_if_faster(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward: float, kept: bool
 ) -> None:
     change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
-    assert ftcli("train", "r.yaml", *HEAD, *change, "--out", "small").code == 0
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "small").code == 0
     monkeypatch.setattr("ftcli.training.course.SMALL", 1000)
-    monkeypatch.setattr(Prefix, "measure", lambda _self: forward)
-    outcome = ftcli("train", "r.yaml", *HEAD, *change, "--out", "weighed")
+    monkeypatch.setattr(FrozenBackbone, "measure", lambda _self: forward)
+    outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "weighed")
     assert outcome.code == 0, outcome.err
-    told = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]
-    assert len(told) == 1
-    assert ("is computed once for 3 views of 30 images" in told[0]) is kept
-    assert ("is computed in every epoch, about 1 s, for keeping" in told[0]) is not kept
-    assert_same(workplace, "small", "weighed")
+    messages = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]
+    assert len(messages) == 1
+    assert ("is computed once for 3 views of 30 images" in messages[0]) is kept
+    assert ("is computed in every epoch, about 1 s, for keeping" in messages[0]) is not kept
+    assert_same_weights(workplace, "small", "weighed")
 
 
-def test_without_chance_there_is_one_view() -> None:
+def test_count_views_without_randomness_is_one() -> None:
     stage = Stage(name="head", freeze="backbone", epochs=10, optimizer=AdamW(name="adamw", lr=1e-3))
-    pre = Preprocessing.from_dict(
+    preprocessing = Preprocessing.from_dict(
         {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 32, "resize_size": 32, "resize": "crop",
          "interpolation": "bilinear"}
     )  # fmt: skip
-    assert count_views(stage, build_train_transform(pre, "standard")) == 4
-    assert count_views(stage, build_train_transform(pre, "none")) == 1
-    assert count_views(stage, build_eval_transform(pre)) == 1
+    assert count_views(stage, build_train_transform(preprocessing, "standard")) == 4
+    assert count_views(stage, build_train_transform(preprocessing, "none")) == 1
+    assert count_views(stage, build_eval_transform(preprocessing)) == 1
 
 
-def test_checkpoints_wait_where_epochs_are_short_and_a_kill_loses_no_bit(
+def test_delayed_checkpoints_survive_kill_bit_for_bit(
     workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
     kill = kill_by("SIGKILL", "epoch", "head", 2)
-    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, patience=1e6) == -9
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, save_interval_factor=1e6) == -9
     assert sorted(path.name for path in (workplace / "run").glob("*.pt")) == []
-    assert training(workplace, "train", "r.yaml", "--out", "run", patience=1e6) == 0  # its place was free
-    assert training(workplace, "train", "r.yaml", "--out", "each", patience=0) == 0
+    assert training(workplace, "train", "r.yaml", "--out", "run", save_interval_factor=1e6) == 0  # its place was free
+    assert training(workplace, "train", "r.yaml", "--out", "each", save_interval_factor=0) == 0
     for name in ("best_loss.pt", "stages/head.pt", "stages/all.pt"):
         one, other = (read_checkpoint(workplace / run / name) for run in ("run", "each"))
         assert (one.epoch, one.metrics) == (other.epoch, other.metrics)
         assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
 
 
-def test_what_is_left_to_a_device_changes_no_bit(
+def test_batch_transforms_on_device_give_same_weights(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change = (*HEAD, "--set", "stages.head.cache=off", "--set", "data.augment=strong", "--out")
+    change = (*HEAD_STAGE_ARGS, "--set", "stages.head.cache=off", "--set", "data.augment=strong", "--out")
     assert ftcli("train", "r.yaml", *change, "here").code == 0
     monkeypatch.setattr("ftcli.training.preparation.is_deferred", lambda _device: True)
     assert ftcli("train", "r.yaml", *change, "there").code == 0
-    assert_same(workplace, "here", "there")
+    assert_same_weights(workplace, "here", "there")
     assert read_rows(workplace / "here")[1]["train_loss"] == read_rows(workplace / "there")[1]["train_loss"]
 
 
-def test_pixels_are_decoded_once_and_change_no_bit(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
+def test_pixel_cache_gives_same_weights(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
     change = ("--set", "stages=[{name: all, freeze: none, epochs: 2, optimizer: {name: sgd, lr: 0.01}, cache: CACHE}]")
     for name in ("off", "on"):
         setting = [word.replace("CACHE", name) for word in change]
         assert ftcli("train", "r.yaml", *setting, "--out", name).code == 0
         assert bool(list(cache.glob("pixels/*/*.chunk"))) is (name == "on")
-    assert_same(workplace, "on", "off")
+    assert_same_weights(workplace, "on", "off")
 
 
-def test_what_an_earlier_stage_uses_makes_no_room_and_the_run_goes_on(
+def test_cache_in_use_by_earlier_stage_falls_back_to_uncached(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("--set", "stages.all.freeze=[conv1, stage2]", "--set", "stages.head.cache={views: all}")
@@ -218,58 +218,58 @@ def test_what_an_earlier_stage_uses_makes_no_room_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_resumed_stage_ends_in_the_same_bits_whatever_would_be_faster_now(
+def test_resumed_stage_gives_same_weights_if_cache_choice_changes(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, kept: bool
 ) -> None:
     monkeypatch.setattr("ftcli.training.course.SMALL", 0)
-    monkeypatch.setattr("ftcli.training.course.weigh_ways", lambda *_: (2.0, 1.0) if kept else (1.0, 2.0))
-    given = ("train", "r.yaml", *HEAD, "--set", "stages.head.cache={views: 1}")
-    assert ftcli(*given, "--out", "whole").code == 0
+    monkeypatch.setattr("ftcli.training.course.estimate_cache_gain", lambda *_: (2.0, 1.0) if kept else (1.0, 2.0))
+    arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", "stages.head.cache={views: 1}")
+    assert ftcli(*arguments, "--out", "whole").code == 0
 
-    def interrupt(_self: Any, row: EpochRow, _epochs: int, _best: bool) -> None:
+    def interrupt(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
         if row.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr("ftcli.console.Terminal.epoch", interrupt)
-        assert ftcli(*given, "--out", "stopped").code == 130
-    monkeypatch.setattr("ftcli.training.course.weigh_ways", lambda *_: (1.0, 2.0) if kept else (2.0, 1.0))
+        assert ftcli(*arguments, "--out", "stopped").code == 130
+    monkeypatch.setattr("ftcli.training.course.estimate_cache_gain", lambda *_: (1.0, 2.0) if kept else (2.0, 1.0))
     assert ftcli("train", "--resume", "stopped/last.pt").code == 0
-    assert_same(workplace, "whole", "stopped")
+    assert_same_weights(workplace, "whole", "stopped")
 
 
-def test_a_fault_in_an_epoch_leaves_the_best_checkpoints_that_waited(
+def test_error_in_epoch_saves_pending_best_checkpoints(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftcli.training.journal.PATIENCE", 1e6)
 
-    def vanish(_self: Any, row: EpochRow, _epochs: int, _best: bool) -> None:
+    def truncate_cache(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
         if row.epoch == 1:
             for path in cache.rglob("*.chunk"):
                 os.truncate(path, 0)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ftcli.console.Terminal.epoch", vanish)
-        assert ftcli("train", "r.yaml", *HEAD, "--out", "run").code == 1
+        patch.setattr("ftcli.console.Terminal.epoch", truncate_cache)
+        assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "run").code == 1
     assert [row["epoch"] for row in read_rows(workplace / "run")] == [0, 1]
     resumed = ftcli("train", "--resume", "run/last.pt")
     assert resumed.code == 0, resumed.err
-    assert ftcli("train", "r.yaml", *HEAD, "--out", "whole").code == 0
-    assert_same(workplace, "whole", "run")
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "whole").code == 0
+    assert_same_weights(workplace, "whole", "run")
 
 
-def test_compiling_is_a_part_of_the_times_and_told_where_it_takes_most(
+def test_compile_time_is_reported_as_bottleneck(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = list[Look]()
+    compiled = list[ForwardFn]()
 
-    def compile_slowly(look: Look, *_: object) -> Look:
+    def compile_slowly(look: ForwardFn, *_: object) -> ForwardFn:
         compiled.append(look)
         return look
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 5000.0 * len(compiled))
     monkeypatch.setattr("ftcli.training.ledger.time", clock)
-    monkeypatch.setattr("ftcli.training.course.compile_look", compile_slowly)
+    monkeypatch.setattr("ftcli.training.course.compile_forward", compile_slowly)
     monkeypatch.setattr("ftcli.training.acceleration.check_compiler", lambda *_: None)
     outcome = ftcli("train", "r.yaml", "--set", "compile=true", "--json")
     assert outcome.code == 0, outcome.err
@@ -280,7 +280,7 @@ def test_compiling_is_a_part_of_the_times_and_told_where_it_takes_most(
 
 
 @pytest.mark.parametrize("broken", [3, 8, 40])
-def test_whole_batches_are_compiled_for_whatever_images_are_broken(
+def test_compile_uses_full_batch_with_corrupt_images(
     workplace: Path, photo_folder: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, broken: int
 ) -> None:
     shutil.copytree(photo_folder, workplace / "own")
@@ -288,17 +288,17 @@ def test_whole_batches_are_compiled_for_whatever_images_are_broken(
         image.write_bytes(b"")
     shapes = list[int]()
 
-    def note(look: Look, values: tuple[torch.Tensor, ...], *_: object) -> Look:
+    def record_batch_size(look: ForwardFn, values: tuple[torch.Tensor, ...], *_: object) -> ForwardFn:
         shapes.append(len(values[0]))
         return look
 
-    monkeypatch.setattr("ftcli.training.course.compile_look", note)
+    monkeypatch.setattr("ftcli.training.course.compile_forward", record_batch_size)
     monkeypatch.setattr("ftcli.training.acceleration.check_compiler", lambda *_: None)
     settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_corrupt_image=skip")
     outcome = ftcli("train", "r.yaml", *(part for setting in settings for part in ("--set", setting)))
     if broken == 40:
         assert shapes == []
-        assert outcome.faults == [
+        assert outcome.errors == [
             "head 0 validation: not one of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
             "bytes); replace it, remove it, or set data.on_corrupt_image: skip"
         ]
@@ -307,9 +307,9 @@ def test_whole_batches_are_compiled_for_whatever_images_are_broken(
         assert shapes == [8, 8]
 
 
-def test_a_run_without_a_test_leaves_all_its_files(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_run_without_test_split_writes_all_files(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     shutil.copytree(photo_folder / "train", workplace / "photos/train")
-    outcome = ftcli("train", "r.yaml", *HEAD, "--set", "data.root=photos", "--out", "run", "--json")
+    outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", "data.root=photos", "--out", "run", "--json")
     assert outcome.json["test"] is None
     assert len(read_rows(workplace / "run")) == 3
     files = {str(path.relative_to(workplace / "run")) for path in (workplace / "run").rglob("*") if path.is_file()}

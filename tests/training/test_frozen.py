@@ -13,7 +13,7 @@ from torch import nn
 from ftcli.errors import RunError
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training import loop
-from ftcli.training.proof import digest_tensors, prove_unmoved
+from ftcli.training.proof import hash_tensors, check_frozen_unchanged
 from tests.conftest import Ftcli
 
 State = Mapping[str, torch.Tensor]
@@ -32,7 +32,7 @@ def state_at(workplace: Path, training: Callable[..., int], kill_by: Callable[..
     return train
 
 
-def test_a_frozen_backbone_does_not_move_by_a_bit(state_at: Callable[..., State]) -> None:
+def test_frozen_backbone_is_bit_identical_after_stage(state_at: Callable[..., State]) -> None:
     before, after, unfrozen = state_at("head", 0), state_at("head", 2), state_at("all", 2)
     assert any("running_mean" in name for name in before)
     for name, tensor in before.items():
@@ -40,20 +40,20 @@ def test_a_frozen_backbone_does_not_move_by_a_bit(state_at: Callable[..., State]
     assert not any(torch.equal(unfrozen[name], after[name]) for name in before if name.endswith("running_mean"))
 
 
-def test_batch_norm_left_in_train_mode_is_caught(
+def test_batch_norm_in_train_mode_is_detected(
     workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "set_modes", lambda model, _freezing: model.train())
+    monkeypatch.setattr(loop, "set_train_mode", lambda model, _freezing: model.train())
     outcome = ftcli("train", "r.yaml", "--set", "stages.head.cache=off")
     assert outcome.code == 1
-    assert outcome.faults == [
+    assert outcome.errors == [
         "stage head: frozen tensors moved: conv1.1.running_mean, conv1.1.running_var, conv1.1.num_batches_tracked and "
         "165 more; the stage's result is not to be trusted, please report this with the recipe"
     ]
 
 
 @pytest.mark.covers("stages.batch_norm")
-def test_frozen_statistics_stay_while_the_rest_of_batch_norm_trains(state_at: Callable[..., State]) -> None:
+def test_batch_norm_frozen_keeps_statistics_and_trains_affine(state_at: Callable[..., State]) -> None:
     frozen = ("--set", "stages.all.batch_norm=frozen")
     before, after = state_at("all", 0, *frozen), state_at("all", 2, *frozen)
     for name, tensor in before.items():
@@ -62,14 +62,14 @@ def test_frozen_statistics_stay_while_the_rest_of_batch_norm_trains(state_at: Ca
     assert not torch.equal(after["stage4.3.branch2.1.bias"], before["stage4.3.branch2.1.bias"])
 
 
-def test_the_proof_sees_a_single_bit_in_any_memory_format() -> None:
+def test_check_frozen_unchanged_detects_one_bit_in_any_memory_format() -> None:
     weight = nn.Conv2d(3, 4, 3).weight.detach()
-    before = digest_tensors({"weight": weight, "count": torch.tensor(3)})
+    before = hash_tensors({"weight": weight, "count": torch.tensor(3)})
     same = {"weight": weight.clone(memory_format=torch.channels_last), "count": torch.tensor(3)}
-    prove_unmoved(before, same, "head")
+    check_frozen_unchanged(before, same, "head")
     same["weight"].view(torch.int32)[0, 0, 0, 0] ^= 1
     with pytest.raises(RunError) as caught:
-        prove_unmoved(before, same, "head")
+        check_frozen_unchanged(before, same, "head")
     assert str(caught.value) == (
         "stage head: frozen tensors moved: weight; the stage's result is not to be trusted, please report this with "
         "the recipe"

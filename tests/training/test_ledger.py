@@ -10,62 +10,62 @@ import pytest
 import torch
 
 from ftcli.results import StageTimes
-from ftcli.training.ledger import Ledger, name_bottleneck
+from ftcli.training.ledger import StageProfiler, describe_bottleneck
 
 CPU = torch.device("cpu")
 
 
-def test_parts_add_up_to_the_whole_and_go_on_after_a_pause() -> None:
-    ledger = Ledger(CPU)
-    with ledger.measure("forward"):
+def test_summary_adds_up_after_restore() -> None:
+    profiler = StageProfiler(CPU)
+    with profiler.measure("forward"):
         time.sleep(0.05)
     time.sleep(0.02)
-    kept = ledger.keep()
+    state_dict = profiler.state_dict()
     time.sleep(0.2)  # the run is stopped meanwhile
-    ledger = Ledger(CPU, kept)
-    with suppress(KeyError), ledger.measure("data"):
+    profiler = StageProfiler(CPU, state_dict)
+    with suppress(KeyError), profiler.measure("data"):
         time.sleep(0.03)
         raise KeyError
-    times = ledger.sum_up()
+    times = profiler.summary()
     assert 0.05 <= times.forward < 0.1
     assert 0.03 <= times.data < 0.08
     assert 0.02 <= times.other < 0.07
-    assert sum(times.to_dict().values()) == pytest.approx(ledger.seconds, abs=0.02)
+    assert sum(times.to_dict().values()) == pytest.approx(profiler.total_seconds, abs=0.02)
 
 
-def test_a_second_within_two_parts_counts_once_as_the_inner_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_counts_nested_seconds_for_inner_part(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
 
-    def pass_by(seconds: float) -> None:
+    def advance_clock(seconds: float) -> None:
         nonlocal now
         now += seconds
 
     monkeypatch.setattr("ftcli.training.ledger.time", SimpleNamespace(perf_counter=lambda: now))
-    ledger = Ledger(CPU)
-    with ledger.measure("data"):
-        pass_by(2)
+    profiler = StageProfiler(CPU)
+    with profiler.measure("data"):
+        advance_clock(2)
         for _ in range(2):
-            with suppress(KeyError), ledger.measure("frozen"):
-                pass_by(3)
+            with suppress(KeyError), profiler.measure("frozen"):
+                advance_clock(3)
                 raise KeyError
-        with ledger.measure("compiling"), ledger.measure("data"):
-            pass_by(0.5)
-    pass_by(1)
-    with ledger.measure("validation"):
-        pass_by(4)
-    assert ledger.sum_up() == StageTimes(data=2.5, frozen=6.0, validation=4.0, other=1.0)
+        with profiler.measure("compiling"), profiler.measure("data"):
+            advance_clock(0.5)
+    advance_clock(1)
+    with profiler.measure("validation"):
+        advance_clock(4)
+    assert profiler.summary() == StageTimes(data=2.5, frozen=6.0, validation=4.0, other=1.0)
 
 
-def test_the_bottleneck_is_the_part_that_takes_most_with_what_would_shorten_it() -> None:
+def test_describe_bottleneck_names_largest_part_and_remedy() -> None:
     first, second = StageTimes(data=3.0, forward=1.0), StageTimes(data=3.0, backward=2.0, other=1.0)
-    assert name_bottleneck(first + second) == (
+    assert describe_bottleneck(first + second) == (
         "60% of the time went into waiting for images; raise data.num_workers, or make the image files smaller"
     )
-    assert name_bottleneck(StageTimes(frozen=2.0)) == (
+    assert describe_bottleneck(StageTimes(frozen=2.0)) == (
         "100% of the time went into the frozen part and the decoding of images; a later run reads what the cache could "
         "keep of them"
     )
-    assert name_bottleneck(StageTimes(compiling=3.0, forward=1.0)) == (
+    assert describe_bottleneck(StageTimes(compiling=3.0, forward=1.0)) == (
         "75% of the time went into compiling the steps; train more epochs, or set compile: false"
     )
-    assert name_bottleneck(StageTimes()) is None
+    assert describe_bottleneck(StageTimes()) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.recipe.schema import EarlyStopping
-from ftcli.training.loop import is_stale
+from ftcli.training.loop import should_stop_early
 from tests.conftest import Ftcli
 
 
@@ -25,9 +25,9 @@ from tests.conftest import Ftcli
         ([1.0, float("inf"), 0.5], False),
     ],
 )
-def test_early_stopping_counts_epochs_without_a_new_best(losses: list[float], stale: bool) -> None:
-    assert is_stale(losses, EarlyStopping(patience=2, min_delta=0.1)) is stale
-    assert not is_stale(losses, None)
+def test_should_stop_early_counts_epochs_without_improvement(losses: list[float], stale: bool) -> None:
+    assert should_stop_early(losses, EarlyStopping(patience=2, min_delta=0.1)) is stale
+    assert not should_stop_early(losses, None)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_early_stopping_counts_epochs_without_a_new_best(losses: list[float], st
     "seed",
     "precision",
 )
-def test_every_setting_of_a_stage_changes_what_comes_out(finished: Path, ftcli: Ftcli, change: str) -> None:
+def test_train_each_stage_setting_changes_result(finished: Path, ftcli: Ftcli, change: str) -> None:
     run = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--set", change, "--json")
     assert run.code == 0, run.err
     rows, unchanged = (
@@ -69,7 +69,7 @@ def test_every_setting_of_a_stage_changes_what_comes_out(finished: Path, ftcli: 
     assert rows != unchanged
 
 
-def test_validation_loss_is_plain_whatever_the_training_loss_is(finished: Path, ftcli: Ftcli) -> None:
+def test_val_loss_is_plain_cross_entropy(finished: Path, ftcli: Ftcli) -> None:
     smooth = ("--set", "stages.all.label_smoothing=0.5", "--set", "stages.all.optimizer.lr=1e-30")
     run = ftcli("train", "--resume", "runs/photos/stages/head.pt", *smooth, "--json").json
     (stage,) = run["stages"]
@@ -78,7 +78,7 @@ def test_validation_loss_is_plain_whatever_the_training_loss_is(finished: Path, 
 
 
 @pytest.mark.covers("stages.epochs")
-def test_a_stage_has_as_many_epochs_as_asked(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_runs_requested_epochs(workplace: Path, ftcli: Ftcli) -> None:
     run = ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=3", "--json").json
     assert run["stages"][0]["epochs"] == 3
     rows = (Path(run["run"]) / "metrics.jsonl").read_text().splitlines()

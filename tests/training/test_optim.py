@@ -13,53 +13,53 @@ from torch import nn
 
 from ftcli.recipe import schema
 from ftcli.training import optim
-from ftcli.training.optim import build_optimizer, choose_fused, rate_at, set_rate
+from ftcli.training.optim import build_optimizer, choose_fused, lr_at_step, set_lr
 
 
-def optimizer(**plain: Any) -> schema.Optimizer:
-    made: schema.Optimizer = TypeAdapter(schema.Optimizer).validate_python(plain)
-    return made
+def parse_optimizer(**settings: Any) -> schema.Optimizer:
+    parsed: schema.Optimizer = TypeAdapter(schema.Optimizer).validate_python(settings)
+    return parsed
 
 
-def schedule(**plain: Any) -> schema.Schedule:
-    made: schema.Schedule = TypeAdapter(schema.Schedule).validate_python(plain)
-    return made
+def parse_schedule(**settings: Any) -> schema.Schedule:
+    parsed: schema.Schedule = TypeAdapter(schema.Schedule).validate_python(settings)
+    return parsed
 
 
-def rates(plain: dict[str, Any], steps: int = 10, epochs: int = 4) -> list[float]:
-    return [rate_at(schedule(**plain), 1.0, step, steps, epochs) for step in range(steps * epochs)]
+def list_lrs(settings: dict[str, Any], steps: int = 10, epochs: int = 4) -> list[float]:
+    return [lr_at_step(parse_schedule(**settings), 1.0, step, steps, epochs) for step in range(steps * epochs)]
 
 
-def network() -> nn.Sequential:
+def build_model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 
 
 @pytest.mark.covers("stages.optimizer.weight_decay", "stages.optimizer.decay_norm_and_bias")
-def test_groups_have_their_multiple_and_their_decay() -> None:
-    model = network()
+def test_build_optimizer_groups_by_lr_mult_and_weight_decay() -> None:
+    model = build_model()
     model[0].weight.requires_grad_(False)
     built = build_optimizer(
         model,
-        optimizer(name="adamw", lr=0.1, weight_decay=0.5, decay_norm_and_bias=False),
+        parse_optimizer(name="adamw", lr=0.1, weight_decay=0.5, decay_norm_and_bias=False),
         {"2.weight": 10.0, "2.bias": 10.0},
         {"0.bias", "1.weight", "1.bias", "2.bias"},
     )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {
+    groups = {
         tuple(names[id(parameter)] for parameter in group["params"]): (group["lr_mult"], group["weight_decay"])
         for group in built.param_groups
     }
-    assert found == {
+    assert groups == {
         ("0.bias", "1.weight", "1.bias"): (1.0, 0.0),
         ("2.weight",): (10.0, 0.5),
         ("2.bias",): (10.0, 0.0),
     }
-    set_rate(built, 0.01)
+    set_lr(built, 0.01)
     assert sorted(group["lr"] for group in built.param_groups) == [0.01, 0.1, 0.1]
 
 
-def test_decay_reaches_everything_unless_asked_otherwise() -> None:
-    built = build_optimizer(network(), optimizer(name="sgd", lr=0.1, weight_decay=0.5), {}, {"0.bias"})
+def test_build_optimizer_decays_all_parameters_by_default() -> None:
+    built = build_optimizer(build_model(), parse_optimizer(name="sgd", lr=0.1, weight_decay=0.5), {}, {"0.bias"})
     assert [group["weight_decay"] for group in built.param_groups] == [0.5]
 
 
@@ -77,62 +77,62 @@ def test_decay_reaches_everything_unless_asked_otherwise() -> None:
     "stages.optimizer.nesterov",
     "stages.optimizer.betas",
 )
-def test_settings_reach_the_optimizer(plain: dict[str, Any], kind: type, settings: dict[str, Any]) -> None:
-    built = build_optimizer(network(), optimizer(lr=0.1, **plain), {}, ())
+def test_build_optimizer_passes_settings(plain: dict[str, Any], kind: type, settings: dict[str, Any]) -> None:
+    built = build_optimizer(build_model(), parse_optimizer(lr=0.1, **plain), {}, ())
     assert type(built) is kind
     assert {key: built.defaults[key] for key in settings} == settings
 
 
-def test_constant_and_warmup() -> None:
-    assert rates({"name": "constant"}) == [1.0] * 40
-    assert rates({"name": "constant", "warmup": 0.1})[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+def test_lr_at_step_constant_with_warmup() -> None:
+    assert list_lrs({"name": "constant"}) == [1.0] * 40
+    assert list_lrs({"name": "constant", "warmup": 0.1})[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
 @pytest.mark.covers("stages.schedule.warmup")
 @pytest.mark.parametrize(
     "plain", [{"name": "constant"}, {"name": "step", "every": 9}, {"name": "cosine"}, {"name": "one_cycle"}]
 )
-def test_every_schedule_rises_over_its_warmup(plain: dict[str, Any]) -> None:
-    made = rates({**plain, "warmup": 0.5})
-    assert all(one < other for one, other in itertools.pairwise(made[:20]))
-    assert made[19] == max(made)
+def test_lr_at_step_rises_during_warmup(plain: dict[str, Any]) -> None:
+    lrs = list_lrs({**plain, "warmup": 0.5})
+    assert all(one < other for one, other in itertools.pairwise(lrs[:20]))
+    assert lrs[19] == max(lrs)
 
 
 @pytest.mark.covers("stages.schedule", "stages.schedule.step_size", "stages.schedule.gamma")
-def test_step_decay_counts_epochs() -> None:
-    assert rates({"name": "step", "every": 2, "gamma": 0.5}) == [1.0] * 20 + [0.5] * 20
+def test_lr_at_step_step_decay_counts_epochs() -> None:
+    assert list_lrs({"name": "step", "every": 2, "gamma": 0.5}) == [1.0] * 20 + [0.5] * 20
 
 
-def test_cosine_is_that_of_pytorch() -> None:
-    built = torch.optim.SGD(network().parameters(), lr=1.0)
-    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(built, 40)
-    for ours in rates({"name": "cosine"}):
-        assert math.isclose(ours, theirs.get_last_lr()[0], abs_tol=1e-12)
+def test_lr_at_step_cosine_matches_pytorch() -> None:
+    built = torch.optim.SGD(build_model().parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(built, 40)
+    for lr in list_lrs({"name": "cosine"}):
+        assert math.isclose(lr, scheduler.get_last_lr()[0], abs_tol=1e-12)
         built.step()
-        theirs.step()
+        scheduler.step()
 
 
-def test_one_cycle_is_that_of_pytorch() -> None:
-    built = torch.optim.SGD(network().parameters(), lr=1.0, momentum=0.9)
-    theirs = torch.optim.lr_scheduler.OneCycleLR(built, 1.0, total_steps=40, pct_start=0.3, cycle_momentum=False)
-    ours = rates({"name": "one_cycle"})
+def test_lr_at_step_one_cycle_matches_pytorch() -> None:
+    built = torch.optim.SGD(build_model().parameters(), lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(built, 1.0, total_steps=40, pct_start=0.3, cycle_momentum=False)
+    lrs = list_lrs({"name": "one_cycle"})
     for step in range(40):
-        assert math.isclose(ours[step], theirs.get_last_lr()[0], abs_tol=1e-12)
+        assert math.isclose(lrs[step], scheduler.get_last_lr()[0], abs_tol=1e-12)
         built.step()
-        theirs.step()
-    assert math.isclose(ours[0], 1 / 25)
-    assert math.isclose(ours[-1], 1 / 250_000)
+        scheduler.step()
+    assert math.isclose(lrs[0], 1 / 25)
+    assert math.isclose(lrs[-1], 1 / 250_000)
 
 
-def test_one_cycle_of_a_few_steps_still_reaches_the_rate() -> None:
-    assert rates({"name": "one_cycle"}, steps=1, epochs=1) == [1.0]
-    assert rates({"name": "one_cycle"}, steps=2, epochs=1) == [1.0, 1 / 250_000]
+def test_lr_at_step_one_cycle_of_few_steps_reaches_peak() -> None:
+    assert list_lrs({"name": "one_cycle"}, steps=1, epochs=1) == [1.0]
+    assert list_lrs({"name": "one_cycle"}, steps=2, epochs=1) == [1.0, 1 / 250_000]
 
 
-def test_fused_kernels_are_taken_where_they_are_the_fastest() -> None:
+def test_choose_fused_picks_fastest_kernel() -> None:
     small, large = [nn.Parameter(torch.zeros(100))], [nn.Parameter(torch.zeros(2**17))]
     meta = [nn.Parameter(torch.zeros(100, device="meta"))]
-    sgd, adam, adamw = (optimizer(name=name, lr=0.1) for name in ("sgd", "adam", "adamw"))
+    sgd, adam, adamw = (parse_optimizer(name=name, lr=0.1) for name in ("sgd", "adam", "adamw"))
     assert [choose_fused(each, small) for each in (sgd, adam, adamw)] == [True, True, True]
     assert [choose_fused(each, large) for each in (sgd, adam, adamw)] == [None, True, True]
     assert [choose_fused(each, meta) for each in (sgd, adam, adamw)] == [None, None, None]
@@ -150,32 +150,32 @@ def take_steps(model: nn.Module, built: torch.optim.Optimizer, steps: range) -> 
         torch.manual_seed(step)
         built.zero_grad()
         model(torch.randn(5, 3)).square().sum().backward()
-        set_rate(built, 0.01 / (step + 1))
+        set_lr(built, 0.01 / (step + 1))
         built.step()
 
 
-def grow(plain: dict[str, Any]) -> tuple[nn.Module, torch.optim.Optimizer]:
+def build_model_and_optimizer(settings: dict[str, Any]) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    return model, build_optimizer(model, optimizer(**plain), {"2.weight": 10.0}, ())
+    return model, build_optimizer(model, parse_optimizer(**settings), {"2.weight": 10.0}, ())
 
 
 @pytest.mark.parametrize("plain", OPTIMIZERS, ids=lambda plain: plain["name"])
-def test_a_fused_step_is_the_plain_one_and_goes_on_exactly(
+def test_fused_optimizer_matches_unfused_and_resumes_exactly(
     plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, built = grow(plain)
+    uninterrupted, built = build_model_and_optimizer(plain)
     assert built.defaults["fused"] is True
-    take_steps(whole, built, range(6))
-    first, half = grow(plain)
+    take_steps(uninterrupted, built, range(6))
+    first, half = build_model_and_optimizer(plain)
     take_steps(first, half, range(3))
-    second, rest = grow(plain)
+    second, rest = build_model_and_optimizer(plain)
     second.load_state_dict(first.state_dict())
     rest.load_state_dict(half.state_dict())
     take_steps(second, rest, range(3, 6))
     monkeypatch.setattr(optim, "choose_fused", lambda *_: False)
-    other, unfused = grow(plain)
+    other, unfused = build_model_and_optimizer(plain)
     take_steps(other, unfused, range(6))
-    for name, tensor in whole.state_dict().items():
+    for name, tensor in uninterrupted.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
         assert torch.allclose(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-5), name

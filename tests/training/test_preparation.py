@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.planning import gather_images
+from ftcli.planning import load_dataset
 from ftcli.recipe.loading import read_recipe
-from ftcli.results import Progress, Silent
-from ftcli.training.beginning import Order
+from ftcli.results import Progress, NullReporter
+from ftcli.training.beginning import TrainArgs
 from ftcli.training.run import train
 
 
-class Counter(Silent):
+class ProcessCountReporter(NullReporter):
     """A Reporter that counts the processes beside this one whenever work has moved on."""
 
     def __init__(self) -> None:
@@ -26,19 +26,19 @@ class Counter(Silent):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 @pytest.mark.covers("data.num_workers")
-def test_images_are_loaded_by_as_many_processes_as_asked(workplace: Path, num_workers: int) -> None:
+def test_train_starts_requested_workers(workplace: Path, num_workers: int) -> None:
     recipe = read_recipe(
         workplace / "r.yaml", (f"data.num_workers={num_workers}", "stages.head.epochs=1", "stages.head.cache=off")
     )
-    counter = Counter()
-    train(Order(recipe=recipe, stage="head", device="cpu"), counter)
+    counter = ProcessCountReporter()
+    train(TrainArgs(recipe=recipe, stage="head", device="cpu"), counter)
     assert counter.counts[0] == num_workers  # the first validation; later the training and the test have theirs too
 
 
 @pytest.mark.slow
 @pytest.mark.covers("data.download")
-def test_a_known_data_set_is_made_where_its_folder_is_missing(workplace: Path) -> None:
+def test_load_dataset_builds_missing_known_dataset(workplace: Path) -> None:
     recipe = read_recipe(workplace / "r.yaml", ("data.root=data/cells", "data.download=solar-cells"))
-    images = gather_images(recipe, Silent())
-    assert images.classes == ("defective", "functional")
+    dataset = load_dataset(recipe, NullReporter())
+    assert dataset.classes == ("defective", "functional")
     assert (workplace / "data/cells/SOURCE.txt").exists()

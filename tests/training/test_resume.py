@@ -13,45 +13,45 @@ import pytest
 import torch
 
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
-from ftcli.storage import hold_folder
+from ftcli.storage import lock_dir
 
-CLOCKS = {"seconds", "images_per_second", "training_seconds", "begun", "times"}
+TIMING_KEYS = {"seconds", "images_per_second", "training_seconds", "begun", "times"}
 
 
-def flatten(value: Any, place: str = "") -> dict[str, Any]:
+def flatten(value: Any, key_path: str = "") -> dict[str, Any]:
     """Every leaf of a checkpoint by its place, but for what clocks told."""
     if isinstance(value, dict):
-        items = [(key, inner) for key, inner in value.items() if key not in CLOCKS]
+        items = [(key, inner) for key, inner in value.items() if key not in TIMING_KEYS]
     elif isinstance(value, (list, tuple)):
         items = list(enumerate(value))
     else:
-        return {place: value}
-    return {key: leaf for name, inner in items for key, leaf in flatten(inner, f"{place}/{name}").items()}
+        return {key_path: value}
+    return {key: leaf for name, inner in items for key, leaf in flatten(inner, f"{key_path}/{name}").items()}
 
 
-def assert_same(one: Checkpoint, other: Checkpoint) -> None:
+def assert_same_checkpoint(one: Checkpoint, other: Checkpoint) -> None:
     first, second = flatten(vars(one)), flatten(vars(other))
     for leaves in (first, second):
         del leaves["/digest"]
     assert first.keys() == second.keys()
-    for place, value in first.items():
+    for key_path, value in first.items():
         if isinstance(value, torch.Tensor):
-            assert value.dtype == second[place].dtype
-            assert torch.equal(value, second[place]), place
+            assert value.dtype == second[key_path].dtype
+            assert torch.equal(value, second[key_path]), key_path
         else:
-            assert value == second[place], place
+            assert value == second[key_path], key_path
 
 
-FILES = ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt")
+CHECKPOINT_FILES = ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt")
 
 
 @pytest.fixture(scope="module")
-def in_one_go() -> dict[str, Checkpoint]:
+def checkpoints_by_file() -> dict[str, Checkpoint]:
     """What an uninterrupted training leaves, by file; filled by the first test that needs it."""
     return {}
 
 
-def read_plainly(path: Path) -> Checkpoint:
+def read_without_run_settings(path: Path) -> Checkpoint:
     """A checkpoint without the number of workers, which changes no bit, and without the place of its run."""
     checkpoint = read_checkpoint(path)
     checkpoint.recipe["data"].pop("num_workers")
@@ -60,11 +60,11 @@ def read_plainly(path: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def whole(workplace: Path, training: Callable[..., int], in_one_go: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
-    if not in_one_go:
+def uninterrupted(workplace: Path, training: Callable[..., int], checkpoints_by_file: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
+    if not checkpoints_by_file:
         assert training(workplace, "train", "r.yaml", "--out", "whole", cache="of its own") == 0
-        in_one_go.update({name: read_plainly(workplace / "whole" / name) for name in FILES})
-    return in_one_go
+        checkpoints_by_file.update({name: read_without_run_settings(workplace / "whole" / name) for name in CHECKPOINT_FILES})
+    return checkpoints_by_file
 
 
 KILLS = [
@@ -95,30 +95,30 @@ CASES = [*((kill, 0) for kill in KILLS), *((kill, 2) for kill in WITH_WORKERS)]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kill", "num_workers"), CASES, ids=str)
-def test_killed_and_resumed_is_the_same_as_in_one_go(
+def test_resume_after_kill_gives_same_bits(
     workplace: Path,
     training: Callable[..., int],
     kill_by: Callable[..., Any],
-    whole: dict[str, Checkpoint],
+    uninterrupted: dict[str, Checkpoint],
     kill: tuple[str, str, str, int],
     num_workers: int,
 ) -> None:
     number = ("--set", f"data.num_workers={num_workers}")
     assert training(workplace, "train", "r.yaml", "--out", "run", *number, kill=kill_by(*kill)) == EXITS[kill[0]]
     assert training(workplace, "train", "--resume", "run/last.pt") == 0
-    for name in FILES:
-        assert_same(whole[name], read_plainly(workplace / "run" / name))
+    for name in CHECKPOINT_FILES:
+        assert_same_checkpoint(uninterrupted[name], read_without_run_settings(workplace / "run" / name))
     rows = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
     assert [(row["stage"], row["epoch"]) for row in rows] == [(s, e) for s in ("head", "all") for e in range(3)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal", "code"), [("SIGKILL", -9), ("SIGTERM", 143)])
-def test_killed_while_the_frozen_part_is_computed_it_ends_the_same(
+def test_kill_during_feature_caching_gives_same_bits(
     workplace: Path,
     training: Callable[..., int],
     kill_by: Callable[..., Any],
-    whole: dict[str, Checkpoint],
+    uninterrupted: dict[str, Checkpoint],
     signal: str,
     code: int,
 ) -> None:
@@ -126,11 +126,11 @@ def test_killed_while_the_frozen_part_is_computed_it_ends_the_same(
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="cold") == code
     again = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
     assert training(workplace, "train", *again, cache="cold") == 0
-    for name in FILES:
-        assert_same(whole[name], read_plainly(workplace / "run" / name))
+    for name in CHECKPOINT_FILES:
+        assert_same_checkpoint(uninterrupted[name], read_without_run_settings(workplace / "run" / name))
 
 
-def test_a_resumed_run_keeps_to_the_images_it_began_with(
+def test_resume_uses_images_of_original_run(
     workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
 ) -> None:
     shutil.copytree(photo_folder, workplace / "photos")
@@ -143,13 +143,13 @@ def test_a_resumed_run_keeps_to_the_images_it_began_with(
         log.read_text().splitlines()
     )
     image = workplace / "photos/train/china/5.jpg"
-    kept = image.rename(workplace / "kept.jpg")
+    moved = image.rename(workplace / "kept.jpg")
     assert training(workplace, "train", "--resume", "run/last.pt") == 3
     assert log.read_text().splitlines()[-1] == (
         "error: photos: 1 images that the run began with are no longer there, the first is train/china/5.jpg; put them "
         "back, or add --stage to begin a new run from the weights of run/last.pt"
     )
-    kept.rename(image)
+    moved.rename(image)
     shutil.copy(image, image.with_name("new.jpg"))
     assert training(workplace, "train", "--resume", "run/last.pt") == 0
     assert "warning: photos: 1 images were added since the run began; it goes on without them" in log.read_text()
@@ -157,16 +157,16 @@ def test_a_resumed_run_keeps_to_the_images_it_began_with(
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_second_signal_stops_at_once(
+def test_second_signal_stops_immediately(
     workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
     kill = kill_by("SIGINT", "advance", "head 1/2", 1)
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, times=2) == 130
 
 
-def test_a_folder_in_use_is_refused(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> None:
+def test_resume_refuses_locked_run_directory(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> None:
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill_by("SIGTERM", "epoch", "head", 1)) == 143
-    with hold_folder(workplace / "run"):
+    with lock_dir(workplace / "run"):
         assert training(workplace, "train", "--resume", "run/last.pt") == 2
     assert (workplace / "log.txt").read_text().splitlines()[-1] == (
         f"error: run: is in use by another ftcli (process {os.getpid()}); wait until it ends, or give another --out"

@@ -13,7 +13,7 @@ import torch
 from ftcli.runs.checkpoint import read_checkpoint
 from tests.conftest import Ftcli
 
-STILL = (
+DETERMINISTIC_SETTINGS = (
     "head.dropout=0",
     "data.augment=none",
     "stages.head.batch_norm=frozen",
@@ -22,12 +22,12 @@ STILL = (
 )
 
 
-def write(folder: Path, photos: Path, name: str, weigh: Callable[[Path], float] | None = None) -> str:
+def write_manifest(folder: Path, photos: Path, name: str, weight_of: Callable[[Path], float] | None = None) -> str:
     """A manifest of the photographs: 16 to train and 4 to validate of each class, and those of the test."""
-    lines = ["path,label,split" + (",weight" if weigh else "")]
+    lines = ["path,label,split" + (",weight" if weight_of else "")]
     for path in sorted(photos.rglob("*.jpg")):
         split = "test" if path.parts[-3] == "test" else "val" if int(path.stem) < 4 else "train"
-        lines.append(f"{path},{path.parent.name},{split}" + (f",{weigh(path)}" if weigh else ""))
+        lines.append(f"{path},{path.parent.name},{split}" + (f",{weight_of(path)}" if weight_of else ""))
     (folder / name).write_text("\n".join(lines))
     return f"--set=data.root={name}"
 
@@ -43,10 +43,10 @@ def weigh_unevenly(path: Path) -> float:
     return int(path.stem) % 5 / 2
 
 
-def test_equal_weights_change_no_bit_and_others_do(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    plain, plain_rows = train(ftcli, write(workplace, photo_folder, "plain.csv"))
-    equal, equal_rows = train(ftcli, write(workplace, photo_folder, "equal.csv", lambda _: 0.7))
-    uneven, uneven_rows = train(ftcli, write(workplace, photo_folder, "uneven.csv", weigh_unevenly))
+def test_equal_sample_weights_change_nothing(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    plain, plain_rows = train(ftcli, write_manifest(workplace, photo_folder, "plain.csv"))
+    equal, equal_rows = train(ftcli, write_manifest(workplace, photo_folder, "equal.csv", lambda _: 0.7))
+    uneven, uneven_rows = train(ftcli, write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly))
     states = [read_checkpoint(run / "last.pt").state for run in (plain, equal, uneven)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     assert not all(torch.equal(tensor, states[2][name]) for name, tensor in states[0].items())
@@ -55,23 +55,23 @@ def test_equal_weights_change_no_bit_and_others_do(workplace: Path, ftcli: Ftcli
     assert plain_rows[1]["train_loss"] != uneven_rows[1]["train_loss"]
 
 
-def test_the_loss_is_that_of_the_images_that_weigh_anything(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    root = write(workplace, photo_folder, "one.csv", lambda path: 3.0 * (path.parent.name == "flower"))
-    run, rows = train(ftcli, root, *STILL)
+def test_train_loss_ignores_zero_weight_images(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    root = write_manifest(workplace, photo_folder, "one.csv", lambda path: 3.0 * (path.parent.name == "flower"))
+    run, rows = train(ftcli, root, *DETERMINISTIC_SETTINGS)
     lines = (workplace / "one.csv").read_text().splitlines()
     (workplace / "flowers.csv").write_text("\n".join([lines[0], *(line for line in lines if "/flower/" in line)]))
-    told = ftcli("evaluate", run / "best_loss.pt", "--data", "flowers.csv", "--split", "train", "--json").json
-    assert told["images"] == 16
-    assert rows[1]["train_loss"] == pytest.approx(told["loss"], rel=1e-5)
-    smooth_rows = train(ftcli, root, *STILL, "stages.head.label_smoothing=0.5")[1]
-    assert smooth_rows[1]["train_loss"] != pytest.approx(told["loss"], rel=1e-3)
+    outcome = ftcli("evaluate", run / "best_loss.pt", "--data", "flowers.csv", "--split", "train", "--json").json
+    assert outcome["images"] == 16
+    assert rows[1]["train_loss"] == pytest.approx(outcome["loss"], rel=1e-5)
+    smooth_rows = train(ftcli, root, *DETERMINISTIC_SETTINGS, "stages.head.label_smoothing=0.5")[1]
+    assert smooth_rows[1]["train_loss"] != pytest.approx(outcome["loss"], rel=1e-3)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_weighs_as_one_in_one_go(
+def test_resume_keeps_sample_weights(
     workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
 ) -> None:
-    root = write(workplace, photo_folder, "uneven.csv", weigh_unevenly)
+    root = write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly)
     arguments = ("train", "r.yaml", "--stage", "head", root)
     assert training(workplace, *arguments, "--out", "whole") == 0
     assert training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "advance", "head 2/2", 2)) == 143

@@ -1,5 +1,5 @@
 """Runs beside one another: `compare`."""
 
-from ftcli.analysis.comparison.summary import Wish, compare
+from ftcli.analysis.comparison.summary import CompareArgs, compare
 
-__all__ = ["Wish", "compare"]
+__all__ = ["CompareArgs", "compare"]

@@ -9,119 +9,119 @@ from pathlib import Path
 
 import numpy as np
 
-from ftcli.analysis.comparison.contenders import Contender
-from ftcli.analysis.comparison.differences import Answers
-from ftcli.analysis.evaluation.measurement import Measurement, Question, gather_own, measure
-from ftcli.data.sources import ImageSet
+from ftcli.analysis.comparison.contenders import LoadedRun
+from ftcli.analysis.comparison.differences import RunPredictions
+from ftcli.analysis.evaluation.measurement import EvalRun, EvaluateArgs, load_checkpoint_dataset, evaluate_checkpoint
+from ftcli.data.sources import ImageDataset
 from ftcli.errors import CheckpointError, DataError
-from ftcli.inference.metrics import measure_loss
-from ftcli.recipe.loading import revive_recipe
-from ftcli.results import Reporter, tell_count
+from ftcli.inference.metrics import compute_loss
+from ftcli.recipe.loading import recipe_from_dict
+from ftcli.results import Reporter, format_count
 
-_SHOWN = 5
+_MAX_NAMED_CLASSES = 5
 """How many classes are named."""
 
-Key = tuple[str, str]
+ImageKey = tuple[str, str]
 """The real, absolute path of an image, and the name of its class."""
 
 
 @dataclass(frozen=True)
-class Trial:
+class RunEvaluation:
     """The answers of a run to the images of a split, in the order of `keys`, and their mean cross-entropy."""
 
-    answers: Answers
-    keys: tuple[Key, ...]
+    predictions: RunPredictions
+    keys: tuple[ImageKey, ...]
     split: str
     loss: float
 
 
-def try_all(
-    contenders: Sequence[Contender], data: Path | None, split: str | None, device: str, reporter: Reporter
-) -> tuple[tuple[Trial, ...], str | None]:
+def evaluate_all(
+    runs: Sequence[LoadedRun], data: Path | None, split: str | None, device: str, reporter: Reporter
+) -> tuple[tuple[RunEvaluation, ...], str | None]:
     """What the runs answer to the same images, those of `data` or of their own recipes; or nothing, and why.
 
     Raises what `measure` raises where a `data` or `split` was asked for.
     """
-    first = contenders[0]
-    for other in contenders[1:]:
+    first = runs[0]
+    for other in runs[1:]:
         if set(other.checkpoint.classes) != set(first.checkpoint.classes):
-            return (), _tell_other_classes(first, other)
+            return (), _describe_class_mismatch(first, other)
     try:
         # Before any image is read.
-        if data is None and (why := _tell_other_images([_list_own(each, split, reporter) for each in contenders])):
-            return (), why
-        questions = [Question(checkpoint=each.path, data=data, split=split, device=device) for each in contenders]
-        trials = [_arrange(each, measure(q, reporter)) for each, q in zip(contenders, questions, strict=True)]
+        if data is None and (reason := _describe_image_mismatch([_list_split_images(run, split, reporter) for run in runs])):
+            return (), reason
+        eval_args = [EvaluateArgs(checkpoint=run.checkpoint_path, data=data, split=split, device=device) for run in runs]
+        evaluations = [_to_common_order(run, evaluate_checkpoint(args, reporter)) for run, args in zip(runs, eval_args, strict=True)]
     except (CheckpointError, DataError) as error:
         if data is not None or split is not None:
             raise
-        return (), f"not all can be measured: {error.faults[0]}; or give images for all with --data"
+        return (), f"not all can be measured: {error.messages[0]}; or give images for all with --data"
     # A recipe may leave out broken images.
-    why = _tell_other_images([_Listed(trial.answers.name, trial.split, trial.keys) for trial in trials])
-    return ((), why) if why else (tuple(trials), None)
+    reason = _describe_image_mismatch([_SplitImages(evaluation.predictions.name, evaluation.split, evaluation.keys) for evaluation in evaluations])
+    return ((), reason) if reason else (tuple(evaluations), None)
 
 
 @dataclass(frozen=True)
-class _Listed:
+class _SplitImages:
     """The images of a split, sorted."""
 
-    name: str
+    run_name: str
     split: str
-    keys: tuple[Key, ...]
+    keys: tuple[ImageKey, ...]
 
 
-def _list_own(contender: Contender, split: str | None, reporter: Reporter) -> _Listed:
+def _list_split_images(run: LoadedRun, split: str | None, reporter: Reporter) -> _SplitImages:
     """The images that a run would be measured on; none where its recipe has no such split, which `measure` tells."""
-    document = revive_recipe(contender.checkpoint.recipe, str(contender.path))
-    images = gather_own(document, contender.checkpoint, contender.path, reporter)
-    chosen = split or ("test" if "test" in images.splits else "val")
-    samples = images.splits.get(chosen, ())
-    keys = _make_keys(images, (sample.path for sample in samples), (sample.label for sample in samples))
-    return _Listed(contender.name, chosen, tuple(sorted(keys)))
+    recipe_file = recipe_from_dict(run.checkpoint.recipe, str(run.checkpoint_path))
+    dataset = load_checkpoint_dataset(recipe_file, run.checkpoint, run.checkpoint_path, reporter)
+    chosen_split = split or ("test" if "test" in dataset.splits else "val")
+    samples = dataset.splits.get(chosen_split, ())
+    keys = _make_image_keys(dataset, (sample.path for sample in samples), (sample.label for sample in samples))
+    return _SplitImages(run.name, chosen_split, tuple(sorted(keys)))
 
 
-def _make_keys(images: ImageSet, paths: Iterable[str], labels: Iterable[int]) -> list[Key]:
+def _make_image_keys(dataset: ImageDataset, paths: Iterable[str], labels: Iterable[int]) -> list[ImageKey]:
     return [
-        (os.path.realpath(images.root / path), images.classes[label]) for path, label in zip(paths, labels, strict=True)
+        (os.path.realpath(dataset.root / path), dataset.classes[label]) for path, label in zip(paths, labels, strict=True)
     ]
 
 
-def _arrange(contender: Contender, found: Measurement) -> Trial:
+def _to_common_order(run: LoadedRun, eval_run: EvalRun) -> RunEvaluation:
     """The answers in an order of images and classes that does not depend on the run."""
-    outputs, classes = found.outputs, found.classifier.classes
-    keys = _make_keys(found.images, outputs.paths, outputs.labels.tolist())
-    order = sorted(range(len(keys)), key=lambda place: keys[place])
-    places = {name: place for place, name in enumerate(sorted(classes))}
-    table = np.array([places[name] for name in classes], dtype=np.int64)
-    given, labels = outputs.logits.argmax(1).numpy(), outputs.labels.numpy()
-    answers = Answers(contender.name, table[given[order]], table[labels[order]])
-    return Trial(answers, tuple(keys[place] for place in order), found.split, measure_loss(outputs))
+    outputs, classes = eval_run.outputs, eval_run.classifier.classes
+    keys = _make_image_keys(eval_run.dataset, outputs.paths, outputs.labels.tolist())
+    order = sorted(range(len(keys)), key=lambda index: keys[index])
+    sorted_indices = {name: index for index, name in enumerate(sorted(classes))}
+    to_sorted_index = np.array([sorted_indices[name] for name in classes], dtype=np.int64)
+    predicted, labels = outputs.logits.argmax(1).numpy(), outputs.labels.numpy()
+    predictions = RunPredictions(run.name, to_sorted_index[predicted[order]], to_sorted_index[labels[order]])
+    return RunEvaluation(predictions, tuple(keys[index] for index in order), eval_run.split, compute_loss(outputs))
 
 
-def _tell_other_classes(first: Contender, other: Contender) -> str:
+def _describe_class_mismatch(first: LoadedRun, other: LoadedRun) -> str:
     """Which classes one of two runs knows and the other does not, the first few of each."""
-    own, its = (set(each.checkpoint.classes) for each in (first, other))
+    first_classes, other_classes = (set(run.checkpoint.classes) for run in (first, other))
     parts = []
-    for classes, place in ((sorted(own - its), "first"), (sorted(its - own), "second")):
+    for classes, ordinal in ((sorted(first_classes - other_classes), "first"), (sorted(other_classes - first_classes), "second")):
         if classes:
-            more = f" and {len(classes) - _SHOWN:,} more" if len(classes) > _SHOWN else ""
-            parts.append(f"{', '.join(classes[:_SHOWN])}{more} of the {place} alone")
+            more = f" and {len(classes) - _MAX_NAMED_CLASSES:,} more" if len(classes) > _MAX_NAMED_CLASSES else ""
+            parts.append(f"{', '.join(classes[:_MAX_NAMED_CLASSES])}{more} of the {ordinal} alone")
     return f"{first.name} and {other.name} know other classes: {'; '.join(parts)}"
 
 
-def _tell_other_images(listed: Sequence[_Listed]) -> str | None:
+def _describe_image_mismatch(split_images: Sequence[_SplitImages]) -> str | None:
     """How the images of the first run that has others than the first differ from those; None where there is none."""
-    first = listed[0]
-    other = next((each for each in listed if each.keys != first.keys), None)
+    first = split_images[0]
+    other = next((images for images in split_images if images.keys != first.keys), None)
     if other is None:
         return None
-    names = f"{first.name} and {other.name}"
-    own, its = ({path for path, _ in each.keys} for each in (first, other))
-    if alone := sorted(own ^ its):
-        kinds = first.split if first.split == other.split else f"{first.split} and {other.split}"
+    run_names = f"{first.run_name} and {other.run_name}"
+    first_paths, other_paths = ({path for path, _ in images.keys} for images in (first, other))
+    if unshared := sorted(first_paths ^ other_paths):
+        split_text = first.split if first.split == other.split else f"{first.split} and {other.split}"
         return (
-            f"{names} have other images in {kinds}: {tell_count(len(own - its), 'image')} of the first alone, "
-            f"{len(its - own):,} of the second alone, such as {alone[0]}; give images for all with --data"
+            f"{run_names} have other images in {split_text}: {format_count(len(first_paths - other_paths), 'image')} of the first alone, "
+            f"{len(other_paths - first_paths):,} of the second alone, such as {unshared[0]}; give images for all with --data"
         )
-    (path, label), (_, another) = next(pair for pair in zip(first.keys, other.keys, strict=True) if pair[0] != pair[1])
-    return f"{names} have other classes for {path}: {label} and {another}; give images for all with --data"
+    (path, label), (_, other_label) = next(pair for pair in zip(first.keys, other.keys, strict=True) if pair[0] != pair[1])
+    return f"{run_names} have other classes for {path}: {label} and {other_label}; give images for all with --data"

@@ -5,63 +5,63 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ftcli.analysis.comparison.contenders import Contender
-from ftcli.results import Setting
+from ftcli.analysis.comparison.contenders import LoadedRun
+from ftcli.results import ConfigDifference
 
-_MACHINE = ("ftcli", "python", "torch", "torchvision", "platform", "device", "threads")
+_ENVIRONMENT_KEYS = ("ftcli", "python", "torch", "torchvision", "platform", "device", "threads")
 """What run.json tells of where a run was trained."""
 
-Plain = Mapping[str, Any]
+JsonObject = Mapping[str, Any]
 
 
-def find_settings(contenders: Sequence[Contender]) -> tuple[Setting, ...]:
+def diff_configs(runs: Sequence[LoadedRun]) -> tuple[ConfigDifference, ...]:
     """The keys in which runs differ: those of their recipes, with the stages by name; the stages that were trained;
     under `origin` where their weights came from; and under `manifest` the machine and the fingerprint of the images.
 
     A run's name is no difference, and null is as good as a key that is not there. A list is told whole, and so is a
     mapping where another run has a single value. A run without a manifest has None for what the others differ in.
     """
-    settings = _compare("", [_name_stages(each.checkpoint.recipe) for each in contenders])
-    settings += _compare("trained stages", [_list_trained(each) for each in contenders])
+    differences = _diff_values("", [_key_stages_by_name(run.checkpoint.recipe) for run in runs])
+    differences += _diff_values("trained stages", [_list_trained_stages(run) for run in runs])
     # The source of weights stands in the recipe too; its digest does not.
-    origins = [each.checkpoint.origin for each in contenders]
-    settings += _compare("origin", [{key: origin[key] for key in origin if key != "weights"} for origin in origins])
-    known = [each.manifest for each in contenders if each.manifest is not None]
-    for found in _compare("manifest", [_pick_facts(manifest) for manifest in known]):
-        values = iter(found.values)
-        own = tuple(None if each.manifest is None else next(values) for each in contenders)
-        settings.append(Setting(found.key, own))
-    return tuple(settings)
+    origins = [run.checkpoint.origin for run in runs]
+    differences += _diff_values("origin", [{key: origin[key] for key in origin if key != "weights"} for origin in origins])
+    known_metadata = [run.metadata for run in runs if run.metadata is not None]
+    for difference in _diff_values("manifest", [_pick_environment(metadata) for metadata in known_metadata]):
+        values = iter(difference.values)
+        values_by_run = tuple(None if run.metadata is None else next(values) for run in runs)
+        differences.append(ConfigDifference(difference.key, values_by_run))
+    return tuple(differences)
 
 
-def _name_stages(recipe: Plain) -> Plain:
+def _key_stages_by_name(recipe: JsonObject) -> JsonObject:
     stages = {stage["name"]: {key: stage[key] for key in stage if key != "name"} for stage in recipe["stages"]}
     return {key: recipe[key] for key in recipe if key not in ("name", "stages")} | {"stages": stages}
 
 
-def _list_trained(contender: Contender) -> list[str]:
+def _list_trained_stages(run: LoadedRun) -> list[str]:
     """The stages that a run has gone through, or, where it left no rows, that its recipe has."""
-    stages = [row.stage for row in contender.rows] or [stage["name"] for stage in contender.checkpoint.recipe["stages"]]
+    stages = [row.stage for row in run.history] or [stage["name"] for stage in run.checkpoint.recipe["stages"]]
     return list(dict.fromkeys(stages))
 
 
-def _pick_facts(manifest: Plain) -> Plain:
-    data = manifest.get("data")
-    return {key: manifest.get(key) for key in _MACHINE} | {
+def _pick_environment(metadata: JsonObject) -> JsonObject:
+    data = metadata.get("data")
+    return {key: metadata.get(key) for key in _ENVIRONMENT_KEYS} | {
         "data": {"fingerprint": data.get("fingerprint") if isinstance(data, dict) else None}
     }
 
 
-def _compare(key: str, values: Sequence[Any]) -> list[Setting]:
+def _diff_values(key: str, values: Sequence[Any]) -> list[ConfigDifference]:
     """The settings at and below a key, in the order in which the values have them."""
-    there = [value for value in values if value is not None]
-    if there and all(isinstance(value, Mapping) for value in there):
-        names = dict.fromkeys(name for value in there for name in value)
+    present = [value for value in values if value is not None]
+    if present and all(isinstance(value, Mapping) for value in present):
+        names = dict.fromkeys(name for value in present for name in value)
         return [
-            setting
+            difference
             for name in names
-            for setting in _compare(f"{key}.{name}" if key else name, [value and value.get(name) for value in values])
+            for difference in _diff_values(f"{key}.{name}" if key else name, [value and value.get(name) for value in values])
         ]
     if all(value == values[0] for value in values):
         return []
-    return [Setting(key, tuple(values))]
+    return [ConfigDifference(key, tuple(values))]

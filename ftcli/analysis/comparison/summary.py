@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.analysis.comparison.answers import Trial, try_all
-from ftcli.analysis.comparison.contenders import Contender, gather_contenders
-from ftcli.analysis.comparison.differences import tell_differences
-from ftcli.analysis.comparison.settings import find_settings
-from ftcli.analysis.pictures import check_target
-from ftcli.drawing import fit_text, tell_missing
+from ftcli.analysis.comparison.answers import RunEvaluation, evaluate_all
+from ftcli.analysis.comparison.contenders import LoadedRun, load_runs
+from ftcli.analysis.comparison.differences import run_pairwise_tests
+from ftcli.analysis.comparison.settings import diff_configs
+from ftcli.analysis.pictures import check_png_path
+from ftcli.drawing import fit_text, describe_missing_characters
 from ftcli.errors import RecipeError
-from ftcli.results import ComparedRun, Comparison, Reporter, tell_count
-from ftcli.runs.overlay import draw_overlay
-from ftcli.statistics import wilson
-from ftcli.storage import replace_file
+from ftcli.results import ComparedRun, CompareResult, Reporter, format_count
+from ftcli.runs.overlay import plot_comparison
+from ftcli.statistics import wilson_interval
+from ftcli.storage import atomic_write
 
-PICTURE = Path("comparison.png")
+DEFAULT_PLOT = Path("comparison.png")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class CompareArgs:
     """What the user asked: folders of runs or checkpoints; images and a split as `ftcli evaluate` takes them; and the
     file for the picture of the curves, None for PICTURE."""
 
@@ -33,76 +33,76 @@ class Wish:
     device: str
 
 
-def compare(wish: Wish, reporter: Reporter) -> Comparison:
+def compare(args: CompareArgs, reporter: Reporter) -> CompareResult:
     """Set runs beside one another.
 
     Where they cannot be measured on the same images, the result says why. Raises RecipeError or CheckpointError for
     runs that cannot be compared at all, and, for images or a split that were asked for, what `measure` raises.
     """
-    contenders = gather_contenders(wish.runs, reporter)
-    picture = _choose_picture(wish, contenders)
-    trials, why = try_all(contenders, wish.data, wish.split, wish.device, reporter)
+    runs = load_runs(args.runs, reporter)
+    plot_path = _choose_plot_path(args, runs)
+    evaluations, reason = evaluate_all(runs, args.data, args.split, args.device, reporter)
     warnings = (
-        *_find_partial(contenders),
-        *_find_other_validation(contenders),
-        *_find_seen(contenders, trials, wish),
+        *_find_incomplete_runs(runs),
+        *_find_different_validation(runs),
+        *_find_train_test_overlap(runs, evaluations, args),
     )
     for warning in warnings:
         reporter.warn(warning)
-    if picture is not None:
-        _draw(contenders, picture, reporter)
-    return Comparison(
-        runs=tuple(_sum_up(each, trials[place] if trials else None) for place, each in enumerate(contenders)),
-        settings=find_settings(contenders),
-        split=trials[0].split if trials else None,
-        images=len(trials[0].keys) if trials else 0,
-        differences=tell_differences([trial.answers for trial in trials]),
-        why=why,
-        picture=picture,
+    if plot_path is not None:
+        _write_plot(runs, plot_path, reporter)
+    return CompareResult(
+        runs=tuple(_build_compared_run(run, evaluations[index] if evaluations else None) for index, run in enumerate(runs)),
+        settings=diff_configs(runs),
+        split=evaluations[0].split if evaluations else None,
+        images=len(evaluations[0].keys) if evaluations else 0,
+        differences=run_pairwise_tests([evaluation.predictions for evaluation in evaluations]),
+        why=reason,
+        picture=plot_path,
         warnings=warnings,
     )
 
 
-def _choose_picture(wish: Wish, contenders: Sequence[Contender]) -> Path | None:
+def _choose_plot_path(args: CompareArgs, runs: Sequence[LoadedRun]) -> Path | None:
     """The file for the curves; None where no checkpoint lies in the folder of its run. Raises RecipeError where it
     cannot be written."""
-    if any(each.rows for each in contenders):
-        check_target(target := wish.out or PICTURE, "--out")
-        return target
-    if wish.out is not None:
+    if any(run.history for run in runs):
+        check_png_path(path := args.out or DEFAULT_PLOT, "--out")
+        return path
+    if args.out is not None:
         raise RecipeError(
-            f"--out: {wish.out} would be empty, for none of the checkpoints lies in the folder of its run; leave it out"
+            f"--out: {args.out} would be empty, for none of the checkpoints lies in the folder of its run; leave it out"
         )
     return None
 
 
-def _draw(contenders: Sequence[Contender], target: Path, reporter: Reporter) -> None:
-    drawn = [each for each in contenders if each.rows]
-    replace_file(target, draw_overlay([each.name for each in drawn], [each.rows for each in drawn]))
-    stages = {row.stage for each in drawn for row in each.rows}
-    if missing := tell_missing(map(fit_text, [*(each.name for each in drawn), *sorted(stages)])):
-        reporter.warn(f"{target}: {missing}")
+def _write_plot(runs: Sequence[LoadedRun], path: Path, reporter: Reporter) -> None:
+    plotted_runs = [run for run in runs if run.history]
+    atomic_write(path, plot_comparison([run.name for run in plotted_runs], [run.history for run in plotted_runs]))
+    stages = {row.stage for run in plotted_runs for row in run.history}
+    if missing := describe_missing_characters(map(fit_text, [*(run.name for run in plotted_runs), *sorted(stages)])):
+        reporter.warn(f"{path}: {missing}")
 
 
-def _find_partial(contenders: Sequence[Contender]) -> list[str]:
+def _find_incomplete_runs(runs: Sequence[LoadedRun]) -> list[str]:
     """A warning for each run whose figures are not those of a whole training."""
     warnings = []
-    for each in contenders:
-        if each.manifest is not None and each.manifest.get("ended") is None:
-            warnings.append(f"{each.name}: has not ended its training; its figures are those that it has reached")
-        before = each.checkpoint.origin.get("checkpoint")
-        if each.rows and before is not None:
-            known = {other.checkpoint.digest: other.name for other in contenders}
+    for run in runs:
+        if run.metadata is not None and run.metadata.get("ended") is None:
+            warnings.append(f"{run.name}: has not ended its training; its figures are those that it has reached")
+        parent_digest = run.checkpoint.origin.get("checkpoint")
+        if run.history and parent_digest is not None:
+            names_by_digest = {other.checkpoint.digest: other.name for other in runs}
             warnings.append(
-                f"{each.name}: carries on from {known.get(before, 'another checkpoint')}; its epochs and seconds are "
+                f"{run.name}: carries on from {names_by_digest.get(parent_digest, 'another checkpoint')}; its epochs and seconds are "
                 "those since then"
             )
     return warnings
 
 
-def _find_other_validation(contenders: Sequence[Contender]) -> list[str]:
-    first, own = contenders[0].name, contenders[0].list_images("val")
-    others = [each.name for each in contenders[1:] if each.list_images("val") != own]
+def _find_different_validation(runs: Sequence[LoadedRun]) -> list[str]:
+    first, first_images = runs[0].name, runs[0].list_image_paths("val")
+    others = [run.name for run in runs[1:] if run.list_image_paths("val") != first_images]
     if not others:
         return []
     return [
@@ -111,35 +111,35 @@ def _find_other_validation(contenders: Sequence[Contender]) -> list[str]:
     ]
 
 
-def _find_seen(contenders: Sequence[Contender], trials: Sequence[Trial], wish: Wish) -> list[str]:
+def _find_train_test_overlap(runs: Sequence[LoadedRun], evaluations: Sequence[RunEvaluation], args: CompareArgs) -> list[str]:
     """A warning for each run that was trained on images that it, or another, is tested on."""
-    tested = {path for trial in trials for path, _ in trial.keys}
-    if wish.data is None:  # what each was to be tested on, if it came to no trial
-        tested |= {path for each in contenders for path in each.list_images(wish.split or "test")}
+    test_images = {path for evaluation in evaluations for path, _ in evaluation.keys}
+    if args.data is None:  # what each was to be tested on, if it came to no trial
+        test_images |= {path for run in runs for path in run.list_image_paths(args.split or "test")}
     return [
-        f"{each.name}: was trained on {len(seen):,} of {tell_count(len(tested), 'image')} that runs are tested on, "
-        f"such as {seen[0]}; such a comparison is unfair"
-        for each in contenders
-        if (seen := sorted(each.list_images("train") & tested))
+        f"{run.name}: was trained on {len(overlap):,} of {format_count(len(test_images), 'image')} that runs are tested on, "
+        f"such as {overlap[0]}; such a comparison is unfair"
+        for run in runs
+        if (overlap := sorted(run.list_image_paths("train") & test_images))
     ]
 
 
-def _sum_up(contender: Contender, trial: Trial | None) -> ComparedRun:
-    val_loss, val_accuracy = contender.val_figures
+def _build_compared_run(run: LoadedRun, evaluation: RunEvaluation | None) -> ComparedRun:
+    val_loss, val_accuracy = run.val_metrics
     accuracy = low = high = None
-    if trial is not None:
-        right, images = int(trial.answers.right.sum()), len(trial.keys)
-        accuracy, (low, high) = right / images, wilson(right, images)
+    if evaluation is not None:
+        num_correct, num_images = int(evaluation.predictions.correct.sum()), len(evaluation.keys)
+        accuracy, (low, high) = num_correct / num_images, wilson_interval(num_correct, num_images)
     return ComparedRun(
-        name=contender.name,
-        run=contender.run,
-        checkpoint=contender.path,
-        epochs=sum(row.epoch > 0 for row in contender.rows) if contender.rows else None,
-        seconds=round(sum(row.seconds for row in contender.rows), 3) if contender.rows else None,
+        name=run.name,
+        run=run.run_dir,
+        checkpoint=run.checkpoint_path,
+        epochs=sum(row.epoch > 0 for row in run.history) if run.history else None,
+        seconds=round(sum(row.seconds for row in run.history), 3) if run.history else None,
         val_loss=val_loss,
         val_accuracy=val_accuracy,
         accuracy=accuracy,
         low=low,
         high=high,
-        loss=trial.loss if trial else None,
+        loss=evaluation.loss if evaluation else None,
     )

@@ -1,5 +1,5 @@
 """A recipe for a folder of images: `draft_recipe`."""
 
-from ftcli.analysis.drafting.draft import Brief, draft_recipe
+from ftcli.analysis.drafting.draft import InitArgs, draft_recipe
 
-__all__ = ["Brief", "draft_recipe"]
+__all__ = ["InitArgs", "draft_recipe"]

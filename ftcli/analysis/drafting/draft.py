@@ -8,21 +8,21 @@ from pathlib import Path
 
 from torch import nn
 
-from ftcli.analysis.drafting.proposal import Choice, propose_recipe
-from ftcli.analysis.drafting.survey import Survey, survey_images
+from ftcli.analysis.drafting.proposal import ModelChoice, build_recipe_text
+from ftcli.analysis.drafting.survey import DatasetStats, compute_dataset_stats
 from ftcli.errors import RecipeError
-from ftcli.models.anatomy import SizeRefused, examine
-from ftcli.models.zoo import build_network, check_model, default_preprocessing, is_made_for_one_size, list_weights
+from ftcli.models.anatomy import UnsupportedImageSizeError, summarize
+from ftcli.models.zoo import create_model, check_model, default_preprocessing, has_fixed_image_size, list_weights
 from ftcli.planning import plan_recipe
-from ftcli.recipe.loading import revive_recipe
+from ftcli.recipe.loading import recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
-from ftcli.results import Draft, Reporter
+from ftcli.results import InitResult, Reporter
 from ftcli.runtime import choose_device
-from ftcli.storage import replace_file
+from ftcli.storage import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)
-class Brief:
+class InitArgs:
     """What the user asked of `ftcli init`. Without `name` the folder's is taken, without `backbone` one that fits."""
 
     data: Path
@@ -32,85 +32,85 @@ class Brief:
     out: Path | None = None
 
 
-def draft_recipe(brief: Brief, reporter: Reporter) -> Draft:
+def draft_recipe(args: InitArgs, reporter: Reporter) -> InitResult:
     """Look at the images and write a recipe that trains on them as it stands.
 
     Nothing is downloaded, and only the headers of images are read; the reporter is warned of those that are broken.
     Raises DataError for images that could not be trained on, RecipeError for a model, name or device that does not
     exist and for a file that is there already.
     """
-    if brief.out is not None and (brief.out.exists() or brief.out.is_symlink()):
-        raise RecipeError(f"--out: {brief.out} is there already; give another file, or remove it")
-    gpu = choose_device(brief.device).type != "cpu"
-    if brief.backbone is not None:
-        check_model(brief.backbone, "--backbone")
-    survey = survey_images(brief.data, "init")
-    for sentence in survey.broken:
-        reporter.warn(sentence)
-    choice = _choose_network(survey, brief.backbone, gpu)
-    command = f"ftcli train {_quote(str(brief.out or 'recipe.yaml'))}"
-    text = propose_recipe(survey, choice, brief.name or _make_name(brief.data), command)
-    _check(text, survey, "init" if brief.name is None else "--name")
-    if brief.out is not None:
-        replace_file(brief.out, text)
-    return Draft(
+    if args.out is not None and (args.out.exists() or args.out.is_symlink()):
+        raise RecipeError(f"--out: {args.out} is there already; give another file, or remove it")
+    has_gpu = choose_device(args.device).type != "cpu"
+    if args.backbone is not None:
+        check_model(args.backbone, "--backbone")
+    stats = compute_dataset_stats(args.data, "init")
+    for message in stats.corrupt:
+        reporter.warn(message)
+    model_choice = _choose_model(stats, args.backbone, has_gpu)
+    command = f"ftcli train {_shell_quote(str(args.out or 'recipe.yaml'))}"
+    text = build_recipe_text(stats, model_choice, args.name or _default_recipe_name(args.data), command)
+    _validate_draft(text, stats, "init" if args.name is None else "--name")
+    if args.out is not None:
+        atomic_write(args.out, text)
+    return InitResult(
         recipe=text,
-        images=survey.images,
-        classes=survey.classes,
-        splits=survey.splits,
-        looked_at=survey.looked_at,
-        width=survey.width,
-        height=survey.height,
-        grey=survey.grey,
-        broken=survey.broken,
-        backbone=choice.name,
-        out=brief.out,
+        images=stats.num_images,
+        classes=stats.classes,
+        splits=stats.splits,
+        looked_at=stats.num_headers_read,
+        width=stats.median_width,
+        height=stats.median_height,
+        grey=stats.grey_fraction,
+        broken=stats.corrupt,
+        backbone=model_choice.name,
+        out=args.out,
         next_command=command,
     )
 
 
-def _choose_network(survey: Survey, wanted: str | None, gpu: bool) -> Choice:
+def _choose_model(stats: DatasetStats, requested: str | None, has_gpu: bool) -> ModelChoice:
     """The network and its size: that of its weights, or less where the images are smaller and it takes less."""
-    name = wanted or ("resnet50" if gpu and survey.train >= 2000 else "resnet18")
+    name = requested or ("resnet50" if has_gpu and stats.num_train >= 2000 else "resnet18")
     weights = next((entry for entry in list_weights(name) if entry.default), None)
-    native = default_preprocessing(name, "default" if weights else "none").image_size
-    network = build_network(name, True, native)
-    size = native
-    if survey.side < native and not is_made_for_one_size(name):
-        smaller = max(32, survey.side // 32 * 32)
+    pretrained_size = default_preprocessing(name, "default" if weights else "none").image_size
+    model = create_model(name, True, pretrained_size)
+    image_size = pretrained_size
+    if stats.median_side < pretrained_size and not has_fixed_image_size(name):
+        smaller_size = max(32, stats.median_side // 32 * 32)
         try:
-            examine(network, smaller)
-            size = smaller
-        except SizeRefused:
+            summarize(model, smaller_size)
+            image_size = smaller_size
+        except UnsupportedImageSizeError:
             pass
-    return Choice(name, weights, size, native, has_batch_norm(network), gpu)
+    return ModelChoice(name, weights, image_size, pretrained_size, has_batch_norm(model), has_gpu)
 
 
-def has_batch_norm(network: nn.Module) -> bool:
+def has_batch_norm(model: nn.Module) -> bool:
     """Whether a network has BatchNorm of any kind."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-def _check(text: str, survey: Survey, where: str) -> None:
+def _validate_draft(text: str, stats: DatasetStats, location: str) -> None:
     """Raise RecipeError where the text is no recipe: for a name that none may have, or a network that none can tune."""
-    document = revive_recipe(parse_yaml(text, where).data, where)
-    assert document.recipe.data.root == survey.root
-    plan_recipe(document)
+    recipe_file = recipe_from_dict(parse_yaml(text, location).data, location)
+    assert recipe_file.recipe.data.root == stats.root
+    plan_recipe(recipe_file)
 
 
-def _make_name(data: Path) -> str:
+def _default_recipe_name(data: Path) -> str:
     """A name that a recipe may have, made from that of the folder or manifest."""
-    place = data.absolute()
-    return fit_name(place.stem if place.is_file() else place.name)
+    path = data.absolute()
+    return to_recipe_name(path.stem if path.is_file() else path.name)
 
 
-def fit_name(text: str) -> str:
+def to_recipe_name(text: str) -> str:
     """A name that a recipe may have, made from a text."""
-    kept = "".join(sign if sign.isalpha() or sign.isdecimal() or sign in "_.-" else "-" for sign in text)
-    short = kept.strip("-.")[:100].encode()[:200].decode(errors="ignore")  # a letter that was cut is dropped
-    return short or "images"
+    cleaned = "".join(char if char.isalpha() or char.isdecimal() or char in "_.-" else "-" for char in text)
+    shortened = cleaned.strip("-.")[:100].encode()[:200].decode(errors="ignore")  # a letter that was cut is dropped
+    return shortened or "images"
 
 
-def _quote(text: str) -> str:
+def _shell_quote(text: str) -> str:
     """The text as a word of the shell, on one line."""
     return shlex.quote(text) if text.isprintable() else repr(text)

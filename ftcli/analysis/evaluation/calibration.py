@@ -7,20 +7,20 @@ from pathlib import Path
 
 import torch
 
-from ftcli.analysis.evaluation.measurement import Case, gather_own, run_split
-from ftcli.inference.calibration import check_scaling, find_last_layer, fit_temperature, scale_layer
-from ftcli.inference.metrics import measure_accuracy, measure_calibration, measure_loss
-from ftcli.inference.outputs import Outputs
-from ftcli.models.states import put_tensors
+from ftcli.analysis.evaluation.measurement import EvalSetup, load_checkpoint_dataset, predict_split
+from ftcli.inference.calibration import check_calibrated_logits, find_last_layer, fit_temperature, divide_layer_by
+from ftcli.inference.metrics import compute_accuracy, compute_calibration_error, compute_loss
+from ftcli.inference.outputs import EvalOutputs
+from ftcli.models.states import copy_state_dict
 from ftcli.planning import plan_recipe
-from ftcli.results import Reporter, Scaling, tell_count
+from ftcli.results import Reporter, TemperatureScaling, format_count
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ftcli.runtime import autocast
 
-_FEW = 100  # images of val, with fewer of which a temperature is a guess
+_MIN_VAL_IMAGES = 100  # images of val, with fewer of which a temperature is a guess
 
 
-def calibrate(case: Case, target: Path, reporter: Reporter) -> tuple[Case, Scaling, Outputs]:
+def calibrate(setup: EvalSetup, output_path: Path, reporter: Reporter) -> tuple[EvalSetup, TemperatureScaling, EvalOutputs]:
     """Fit a temperature on the validation images of a checkpoint's own recipe, each seen as it is, divide the network's
     last layer by it, and write the result to `target`.
 
@@ -29,42 +29,42 @@ def calibrate(case: Case, target: Path, reporter: Reporter) -> tuple[Case, Scali
     the temperature before it is written. Raises DataError where val is not there or no temperature fits it best,
     RunError if the proof fails or the file cannot be written.
     """
-    old = case.checkpoint
-    images = case.images
-    if case.question.data is not None:
-        images = gather_own(case.document, old, case.path, reporter)
-    before = run_split(case, images, "val", reporter)
-    if len(before.paths) < _FEW:
+    old_checkpoint = setup.checkpoint
+    dataset = setup.dataset
+    if setup.args.data is not None:
+        dataset = load_checkpoint_dataset(setup.recipe_file, old_checkpoint, setup.checkpoint_path, reporter)
+    outputs_before = predict_split(setup, dataset, "val", reporter)
+    if len(outputs_before.paths) < _MIN_VAL_IMAGES:
         reporter.warn(
-            f"--calibrate: {case.path} has {tell_count(len(before.paths), 'image')} of val only; a temperature from so "
+            f"--calibrate: {setup.checkpoint_path} has {format_count(len(outputs_before.paths), 'image')} of val only; a temperature from so "
             "few may be far from the best one for other images"
         )
-    temperature = fit_temperature(before, "--calibrate")
-    head = plan_recipe(case.document, old.preprocessing).head.path
-    state = scale_layer(old.state, find_last_layer(case.classifier.model, head), temperature)
-    put_tensors(case.classifier.model, state)
-    after = run_split(case, images, "val", reporter)
-    with autocast(case.classifier.device, case.classifier.precision):
-        exact = not torch.is_autocast_enabled(case.classifier.device.type)
-    check_scaling(before, after, temperature, exact)
-    made: Checkpoint = replace(
-        old,
+    temperature = fit_temperature(outputs_before, "--calibrate")
+    head = plan_recipe(setup.recipe_file, old_checkpoint.preprocessing).head.path
+    state = divide_layer_by(old_checkpoint.state, find_last_layer(setup.classifier.model, head), temperature)
+    copy_state_dict(setup.classifier.model, state)
+    outputs_after = predict_split(setup, dataset, "val", reporter)
+    with autocast(setup.classifier.device, setup.classifier.precision):
+        is_full_precision = not torch.is_autocast_enabled(setup.classifier.device.type)
+    check_calibrated_logits(outputs_before, outputs_after, temperature, is_full_precision)
+    new_checkpoint: Checkpoint = replace(
+        old_checkpoint,
         kind="best",
-        metrics={"val_loss": measure_loss(after), "val_accuracy": measure_accuracy(after)},
-        origin={**old.origin, "temperature": temperature, "calibrated_from": old.digest},
+        metrics={"val_loss": compute_loss(outputs_after), "val_accuracy": compute_accuracy(outputs_after)},
+        origin={**old_checkpoint.origin, "temperature": temperature, "calibrated_from": old_checkpoint.digest},
         state=state,
         progress=None,
     )
-    write_checkpoint(made, target)
-    reporter.say(f"The calibrated checkpoint is {target}")
-    scaling = Scaling(
+    write_checkpoint(new_checkpoint, output_path)
+    reporter.info(f"The calibrated checkpoint is {output_path}")
+    scaling = TemperatureScaling(
         temperature=temperature,
         split="val",
-        images=len(after.paths),
-        log_loss_before=measure_loss(before),
-        log_loss_after=measure_loss(after),
-        error_before=measure_calibration(before),
-        error_after=measure_calibration(after),
-        checkpoint=target,
+        images=len(outputs_after.paths),
+        log_loss_before=compute_loss(outputs_before),
+        log_loss_after=compute_loss(outputs_after),
+        error_before=compute_calibration_error(outputs_before),
+        error_after=compute_calibration_error(outputs_after),
+        checkpoint=output_path,
     )
-    return replace(case, path=target, checkpoint=read_checkpoint(target)), scaling, after
+    return replace(setup, checkpoint_path=output_path, checkpoint=read_checkpoint(output_path)), scaling, outputs_after

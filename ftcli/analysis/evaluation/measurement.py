@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ftcli.data.loading import share_cores
-from ftcli.data.sources import ImageSet, list_split
+from ftcli.data.loading import default_num_workers
+from ftcli.data.sources import ImageDataset, list_split
 from ftcli.errors import DataError, RecipeError, RunError, suggest
-from ftcli.features.cache import Source
+from ftcli.features.cache import CacheLoaderConfig
 from ftcli.inference.classifier import Classifier, load_classifier
-from ftcli.inference.inputs import HeadInputs, Reading, open_feed, open_inputs
-from ftcli.inference.outputs import AS_THEY_ARE, VIEWS, Outputs, compute_outputs
-from ftcli.planning import align_classes, gather_images
-from ftcli.recipe.loading import Document
-from ftcli.results import Reporter, tell_count
+from ftcli.inference.inputs import HeadFeatures, EvalLoaderConfig, open_eval_loader, cut_at_head
+from ftcli.inference.outputs import NO_TTA, TTA, EvalOutputs, predict_logits
+from ftcli.planning import align_classes, load_dataset
+from ftcli.recipe.loading import RecipeFile
+from ftcli.results import Reporter, format_count
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.runs.folder import find_checkpoint
-from ftcli.runtime import choose_device, explain_memory
+from ftcli.runtime import choose_device, raise_on_oom
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class EvaluateArgs:
     """What the user asked: without `data` the images of the checkpoint's own recipe, without `split` the test split
     where there is one, else val; all of `data` where that has no splits. Where `batch_size` or `workers` is None, the
     recipe tells. `views` names what each image is averaged over, None for the image alone. With `cache` what the head
@@ -35,46 +35,46 @@ class Question:
     device: str
     batch_size: int | None = None
     num_workers: int | None = None
-    views: str | None = None
-    cache: bool = True
-    verify: bool = False
+    tta: str | None = None
+    use_cache: bool = True
+    rehash: bool = False
 
 
 @dataclass(frozen=True)
-class Case:
+class EvalSetup:
     """A classifier and the images that a question is about. `images` has at least the split; those of the checkpoint's
     own recipe have all. `document` is the recipe in the checkpoint, which was read from `path`. `open_inputs` gives
     what finds the inputs of the head in the cache, None where there is none or it is not wanted."""
 
-    path: Path
+    checkpoint_path: Path
     checkpoint: Checkpoint
-    document: Document
+    recipe_file: RecipeFile
     classifier: Classifier
-    images: ImageSet
+    dataset: ImageDataset
     split: str
-    question: Question
-    open_inputs: Callable[[], HeadInputs | None]
+    args: EvaluateArgs
+    get_head_features: Callable[[], HeadFeatures | None]
 
 
 @dataclass(frozen=True)
-class Measurement(Case):
+class EvalRun(EvalSetup):
     """The same with the outputs for the split."""
 
-    outputs: Outputs
+    outputs: EvalOutputs
 
 
-def measure(question: Question, reporter: Reporter) -> Measurement:
-    """Compute what a checkpoint gives for the images of a question. Raises as `open_case` and `run_split` do."""
-    return measure_case(open_case(question, reporter), reporter)
+def evaluate_checkpoint(args: EvaluateArgs, reporter: Reporter) -> EvalRun:
+    """Compute what a checkpoint gives for the images of a question. Raises as `setup_eval` and `predict_split` do."""
+    return run_eval(setup_eval(args, reporter), reporter)
 
 
-def measure_case(case: Case, reporter: Reporter) -> Measurement:
-    """Compute the outputs for the split of a case. Raises as `run_split` does."""
-    outputs = run_split(case, case.images, case.split, reporter, case.question.views)
-    return Measurement(**vars(case), outputs=outputs)
+def run_eval(setup: EvalSetup, reporter: Reporter) -> EvalRun:
+    """Compute the outputs for the split of a case. Raises as `predict_split` does."""
+    outputs = predict_split(setup, setup.dataset, setup.split, reporter, setup.args.tta)
+    return EvalRun(**vars(setup), outputs=outputs)
 
 
-def open_case(question: Question, reporter: Reporter) -> Case:
+def setup_eval(args: EvaluateArgs, reporter: Reporter) -> EvalSetup:
     """Load the checkpoint of a question and list its images; none is read yet.
 
     Classes are matched by name, and the images of a split are those it had in training. Raises CheckpointError for a
@@ -82,83 +82,83 @@ def open_case(question: Question, reporter: Reporter) -> Case:
     options that do not go together. The reporter is warned where a split of the checkpoint's own recipe has lost or
     gained images since training.
     """
-    if question.verify and not question.cache:
+    if args.rehash and not args.use_cache:
         raise RecipeError("--rehash: does nothing with --no-cache; leave one out")
-    if question.verify and question.views is not None:
-        raise RecipeError(f"--rehash: does nothing with --tta {question.views}, which uses no cache; leave one out")
-    path, note = find_checkpoint(question.checkpoint)
+    if args.rehash and args.tta is not None:
+        raise RecipeError(f"--rehash: does nothing with --tta {args.tta}, which uses no cache; leave one out")
+    path, note = find_checkpoint(args.checkpoint)
     if note:
-        reporter.say(note)
-    classifier, checkpoint, document, plan = load_classifier(path, choose_device(question.device))
+        reporter.info(note)
+    classifier, checkpoint, recipe_file, plan = load_classifier(path, choose_device(args.device))
 
     @cache
-    def open_head() -> HeadInputs | None:
-        if not question.cache:
+    def get_head_features() -> HeadFeatures | None:
+        if not args.use_cache:
             return None
-        model, expected = classifier.model, checkpoint.preprocessing
-        return open_inputs(model, plan.head.path, expected, classifier.device, classifier.precision)
+        model, preprocessing = classifier.model, checkpoint.preprocessing
+        return cut_at_head(model, plan.head.path, preprocessing, classifier.device, classifier.precision)
 
-    if question.data is not None:
-        images = list_split(question.data, question.split, checkpoint.classes, "--data")
-        (split,) = images.splits
-        return Case(path, checkpoint, document, classifier, images, split, question, open_head)
-    images = gather_own(document, checkpoint, path, reporter)
-    known = {*images.splits, *checkpoint.held}
-    split = ("test" if "test" in known else "val") if question.split is None else question.split
-    if split not in images.splits:
-        if held := checkpoint.held.get(split):
+    if args.data is not None:
+        dataset = list_split(args.data, args.split, checkpoint.classes, "--data")
+        (split,) = dataset.splits
+        return EvalSetup(path, checkpoint, recipe_file, classifier, dataset, split, args, get_head_features)
+    dataset = load_checkpoint_dataset(recipe_file, checkpoint, path, reporter)
+    known_splits = {*dataset.splits, *checkpoint.held}
+    split = ("test" if "test" in known_splits else "val") if args.split is None else args.split
+    if split not in dataset.splits:
+        if previous_paths := checkpoint.held.get(split):
             raise DataError(
-                f"{path}: {images.source} has no {split} any more, of which training knew "
-                f"{tell_count(len(held), 'image')}; put them back, or give --split {' or '.join(images.splits)}"
+                f"{path}: {dataset.source} has no {split} any more, of which training knew "
+                f"{format_count(len(previous_paths), 'image')}; put them back, or give --split {' or '.join(dataset.splits)}"
             )
-        named = split or repr(split)
-        raise DataError(f"--split {named}: {images.source} has no such split; {suggest(split, images.splits)}")
-    _tell_changes(checkpoint, images, split, path, reporter)
-    return Case(path, checkpoint, document, classifier, images, split, question, open_head)
+        split_text = split or repr(split)
+        raise DataError(f"--split {split_text}: {dataset.source} has no such split; {suggest(split, dataset.splits)}")
+    _warn_about_split_changes(checkpoint, dataset, split, path, reporter)
+    return EvalSetup(path, checkpoint, recipe_file, classifier, dataset, split, args, get_head_features)
 
 
-def _tell_changes(checkpoint: Checkpoint, images: ImageSet, split: str, path: Path, reporter: Reporter) -> None:
+def _warn_about_split_changes(checkpoint: Checkpoint, dataset: ImageDataset, split: str, path: Path, reporter: Reporter) -> None:
     """Warn where a split is not, image by image, what training knew."""
-    held, found = set(checkpoint.held.get(split, ())), {sample.path for sample in images.splits[split]}
+    previous_paths, current_paths = set(checkpoint.held.get(split, ())), {sample.path for sample in dataset.splits[split]}
     changes = [
-        f"{tell_count(len(paths), 'image')} {what}, such as {min(paths)}"
-        for paths, what in ((held - found, "missing"), (found - held, "added"))
+        f"{format_count(len(paths), 'image')} {kind}, such as {min(paths)}"
+        for paths, kind in ((previous_paths - current_paths, "missing"), (current_paths - previous_paths, "added"))
         if paths
     ]
-    if held and changes:
+    if previous_paths and changes:
         reporter.warn(f"{path}: {split} is not as it was in training: {'; '.join(changes)}")
 
 
-def gather_own(document: Document, checkpoint: Checkpoint, path: Path, reporter: Reporter) -> ImageSet:
-    """The images of a checkpoint's own recipe, each in the split that it was in. Raises as `open_case` does."""
-    images = gather_images(document, reporter, checkpoint.splits_by_path())
-    return align_classes(images, checkpoint.classes, str(path))
+def load_checkpoint_dataset(recipe_file: RecipeFile, checkpoint: Checkpoint, path: Path, reporter: Reporter) -> ImageDataset:
+    """The images of a checkpoint's own recipe, each in the split that it was in. Raises as `setup_eval` does."""
+    dataset = load_dataset(recipe_file, reporter, checkpoint.splits_by_path())
+    return align_classes(dataset, checkpoint.classes, str(path))
 
 
-def run_split(case: Case, images: ImageSet, split: str, reporter: Reporter, views: str | None = None) -> Outputs:
+def predict_split(setup: EvalSetup, dataset: ImageDataset, split: str, reporter: Reporter, tta: str | None = None) -> EvalOutputs:
     """The outputs for every image of a split, averaged over the `views` of that name. What the cache has of an image
     alone is taken from there; else images come in batches of the size that the question or the recipe tells.
 
     Raises RunError for outputs that are not finite, or where memory runs out.
     """
-    data, question, task = case.document.recipe.data, case.question, f"evaluating {split}"
-    wanted = data.num_workers if question.num_workers is None else question.num_workers
-    num_workers = share_cores(wanted, case.classifier.device, images)
-    source = Source(images.root, data.on_corrupt_image, num_workers, question.verify)
-    reading = Reading(source, question.batch_size or data.batch_size)
-    inputs = case.open_inputs() if views is None else None
-    seen = AS_THEY_ARE if views is None else VIEWS[views]
-    samples, classifier = images.splits[split], case.classifier
-    with explain_memory(), open_feed(classifier, inputs, samples, reading, reporter, task, seen) as opened:
+    data_config, args, task = setup.recipe_file.recipe.data, setup.args, f"evaluating {split}"
+    requested_workers = data_config.num_workers if args.num_workers is None else args.num_workers
+    num_workers = default_num_workers(requested_workers, setup.classifier.device, dataset)
+    loader_config = CacheLoaderConfig(dataset.root, data_config.on_corrupt_image, num_workers, args.rehash)
+    eval_config = EvalLoaderConfig(loader_config, args.batch_size or data_config.batch_size)
+    head_features = setup.get_head_features() if tta is None else None
+    views = NO_TTA if tta is None else TTA[tta]
+    samples, classifier = dataset.splits[split], setup.classifier
+    with raise_on_oom(), open_eval_loader(classifier, head_features, samples, eval_config, reporter, task, views) as opened:
         assert opened is not None  # nothing stops it
-        feed, look = opened
-        outputs = compute_outputs(classifier.model, look, feed, reporter, task)
+        loader, forward = opened
+        outputs = predict_logits(classifier.model, forward, loader, reporter, task)
     assert outputs is not None
-    finite = outputs.logits.isfinite().all(1)
-    if not finite.all():
-        path = outputs.paths[int(finite.int().argmin())]
+    is_finite = outputs.logits.isfinite().all(1)
+    if not is_finite.all():
+        path = outputs.paths[int(is_finite.int().argmin())]
         raise RunError(
-            f"evaluating {split}: the network gives numbers that are not finite for {int((~finite).sum())} of "
-            f"{len(finite)} images, first {path}; take another checkpoint, or train anew with a lower learning rate"
+            f"evaluating {split}: the network gives numbers that are not finite for {int((~is_finite).sum())} of "
+            f"{len(is_finite)} images, first {path}; take another checkpoint, or train anew with a lower learning rate"
         )
     return outputs

@@ -13,178 +13,178 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from ftcli import __version__
 from ftcli.analysis.evaluation.calibration import calibrate
-from ftcli.analysis.evaluation.measurement import Case, Measurement, Question, measure_case, open_case, run_split
+from ftcli.analysis.evaluation.measurement import EvalSetup, EvalRun, EvaluateArgs, run_eval, setup_eval, predict_split
 from ftcli.analysis.evaluation.predictions import write_predictions
-from ftcli.analysis.evaluation.wishes import Wish, check_case, check_wish, name_calibrated
-from ftcli.analysis.report import Background, write_report
+from ftcli.analysis.evaluation.wishes import EvaluateOptions, validate_args_for_checkpoint, validate_args, calibrated_path
+from ftcli.analysis.report import ReportContext, write_report
 from ftcli.errors import CheckpointError
-from ftcli.inference.intervals import Tally, measure_figures, tally
+from ftcli.inference.intervals import BootstrapStats, compute_metrics, compute_bootstrap_stats
 from ftcli.inference.metrics import (
-    count_confusion,
-    list_reliability,
-    measure_accuracy,
-    measure_calibration,
-    measure_loss,
+    compute_confusion_matrix,
+    compute_reliability_bins,
+    compute_accuracy,
+    compute_calibration_error,
+    compute_loss,
 )
-from ftcli.inference.outputs import VIEWS, Outputs
-from ftcli.inference.ranking import Floats
+from ftcli.inference.outputs import TTA, EvalOutputs
+from ftcli.inference.ranking import FloatArray
 from ftcli.inference.thresholds import find_thresholds
 from ftcli.recipe.loading import dump_recipe
-from ftcli.results import ClassRow, Confusion, EpochRow, Evaluation, Example, Reporter, Scaling, Threshold
-from ftcli.runs.records import find_run, read_rows
-from ftcli.statistics import wilson
+from ftcli.results import ClassMetrics, ConfusedPair, EpochMetrics, EvaluateResult, EvaluatedImage, Reporter, TemperatureScaling, Threshold
+from ftcli.runs.records import run_of_checkpoint, read_history
+from ftcli.statistics import wilson_interval
 
-LISTED = 10
+MAX_LISTED = 10
 """How many mistakes, doubtful hits and pairs of classes are listed."""
 
 
-def evaluate(question: Question, wish: Wish, reporter: Reporter) -> Evaluation:
+def evaluate(args: EvaluateArgs, options: EvaluateOptions, reporter: Reporter) -> EvaluateResult:
     """Measure a checkpoint, and write what was wished for.
 
     With `calibrate` it is the new checkpoint that is measured. Thresholds between two classes are chosen on val where
     another split of the recipe's own images is measured, and else on the measured images themselves. Raises RecipeError
-    for a wish that cannot be fulfilled, before any image is read, and what `open_case`, `run_split` and `calibrate`
+    for a wish that cannot be fulfilled, before any image is read, and what `setup_eval`, `predict_split` and `calibrate`
     raise.
     """
-    check_wish(wish, question.views)
-    case = open_case(question, reporter)
-    check_case(wish, case)
-    rows = _read_run(case, reporter) if wish.report is not None else ()
-    scaling: Scaling | None = None
-    val: Outputs | None = None
-    if wish.calibrate:
-        case, scaling, val = calibrate(case, wish.out or name_calibrated(case.path), reporter)
-    known = val if question.views is None and question.data is None else None
-    if known is not None and case.split == "val":
-        measured = Measurement(**vars(case), outputs=known)
+    validate_args(options, args.tta)
+    setup = setup_eval(args, reporter)
+    validate_args_for_checkpoint(options, setup)
+    history = _read_run_history(setup, reporter) if options.report is not None else ()
+    scaling: TemperatureScaling | None = None
+    val_outputs: EvalOutputs | None = None
+    if options.calibrate:
+        setup, scaling, val_outputs = calibrate(setup, options.out or calibrated_path(setup.checkpoint_path), reporter)
+    known_val_outputs = val_outputs if args.tta is None and args.data is None else None
+    if known_val_outputs is not None and setup.split == "val":
+        eval_run = EvalRun(**vars(setup), outputs=known_val_outputs)
     else:
-        measured = measure_case(case, reporter)
-    thresholds = _choose_thresholds(measured, wish, known, reporter)
-    evaluation = replace(_sum_up(measured), thresholds=thresholds, scaling=scaling)
-    if wish.predictions is not None:
-        write_predictions(measured.outputs, measured.classifier.classes, wish.predictions)
-        evaluation = replace(evaluation, predictions=wish.predictions)
-    if wish.report is not None:
-        evaluation = replace(evaluation, report=wish.report)
-        write_report(evaluation, _describe(measured, rows), wish.report)
+        eval_run = run_eval(setup, reporter)
+    thresholds = _choose_thresholds(eval_run, options, known_val_outputs, reporter)
+    evaluation = replace(_build_result(eval_run), thresholds=thresholds, scaling=scaling)
+    if options.predictions is not None:
+        write_predictions(eval_run.outputs, eval_run.classifier.classes, options.predictions)
+        evaluation = replace(evaluation, predictions=options.predictions)
+    if options.report is not None:
+        evaluation = replace(evaluation, report=options.report)
+        write_report(evaluation, _build_report_context(eval_run, history), options.report)
     return evaluation
 
 
 def _choose_thresholds(
-    measured: Measurement, wish: Wish, val: Outputs | None, reporter: Reporter
+    eval_run: EvalRun, options: EvaluateOptions, val_outputs: EvalOutputs | None, reporter: Reporter
 ) -> tuple[Threshold, ...]:
     """The thresholds between two classes; `val` are the outputs for val where they are there already."""
-    classes = measured.classifier.classes
+    classes = eval_run.classifier.classes
     if len(classes) != 2:
         return ()
-    if measured.question.data is not None or measured.split == "val":
-        found = find_thresholds(measured.outputs, measured.outputs, classes, wish.recall, measured.split)
-        if wish.recall is not None and not found:
+    if eval_run.args.data is not None or eval_run.split == "val":
+        thresholds = find_thresholds(eval_run.outputs, eval_run.outputs, classes, options.min_recall, eval_run.split)
+        if options.min_recall is not None and not thresholds:
             reporter.warn("--min-recall: all images are of one class, so there is no threshold between two to choose")
-        return found
-    if val is None:
-        count = len(measured.images.splits["val"])
-        reporter.say(f"Thresholds are chosen on val, so its {count} images are measured too")
-        val = run_split(measured, measured.images, "val", reporter, measured.question.views)
-    return find_thresholds(val, measured.outputs, classes, wish.recall, "val")
+        return thresholds
+    if val_outputs is None:
+        num_val = len(eval_run.dataset.splits["val"])
+        reporter.info(f"Thresholds are chosen on val, so its {num_val} images are measured too")
+        val_outputs = predict_split(eval_run, eval_run.dataset, "val", reporter, eval_run.args.tta)
+    return find_thresholds(val_outputs, eval_run.outputs, classes, options.min_recall, "val")
 
 
-def _sum_up(measured: Measurement) -> Evaluation:
-    classes, outputs = measured.classifier.classes, measured.outputs
-    tallied = tally(outputs)
-    confusion = tuple(tuple(int(count) for count in row) for row in count_confusion(outputs))
-    views = measured.question.views
-    sure = outputs.logits.double().softmax(1).max(1)[0]
-    return Evaluation(
-        checkpoint=measured.path,
-        split=measured.split,
+def _build_result(eval_run: EvalRun) -> EvaluateResult:
+    classes, outputs = eval_run.classifier.classes, eval_run.outputs
+    stats = compute_bootstrap_stats(outputs)
+    confusion = tuple(tuple(int(count) for count in row) for row in compute_confusion_matrix(outputs))
+    tta = eval_run.args.tta
+    confidence = outputs.logits.double().softmax(1).max(1)[0]
+    return EvaluateResult(
+        checkpoint=eval_run.checkpoint_path,
+        split=eval_run.split,
         images=len(outputs.paths),
-        loss=measure_loss(outputs),
-        accuracy=measure_accuracy(outputs),
-        figures=measure_figures(outputs, tallied),
-        per_class=_list_classes(classes, outputs, tallied),
+        loss=compute_loss(outputs),
+        accuracy=compute_accuracy(outputs),
+        figures=compute_metrics(outputs, stats),
+        per_class=_list_class_metrics(classes, outputs, stats),
         confusion=confusion,
         classes=classes,
         calibration={
-            "expected_calibration_error": measure_calibration(outputs),
-            "mean_confidence": float(sure.mean()),
+            "expected_calibration_error": compute_calibration_error(outputs),
+            "mean_confidence": float(confidence.mean()),
         },
-        reliability=list_reliability(outputs),
-        worst=_list_examples(classes, outputs, right=False),
-        unsure=_list_examples(classes, outputs, right=True),
-        confused=find_confused(classes, confusion),
-        views=1 if views is None else len(VIEWS[views]),
+        reliability=compute_reliability_bins(outputs),
+        worst=_list_examples(classes, outputs, correct=False),
+        unsure=_list_examples(classes, outputs, correct=True),
+        confused=list_confused_pairs(classes, confusion),
+        views=1 if tta is None else len(TTA[tta]),
         skipped=outputs.skipped,
     )
 
 
-def _list_classes(classes: tuple[str, ...], outputs: Outputs, tallied: Tally) -> tuple[ClassRow, ...]:
-    given = outputs.logits.argmax(1)
+def _list_class_metrics(classes: tuple[str, ...], outputs: EvalOutputs, stats: BootstrapStats) -> tuple[ClassMetrics, ...]:
+    predicted = outputs.logits.argmax(1)
     precision, recall, f1, support = precision_recall_fscore_support(
-        outputs.labels.numpy(), given.numpy(), labels=range(len(classes)), zero_division=0.0
+        outputs.labels.numpy(), predicted.numpy(), labels=range(len(classes)), zero_division=0.0
     )
-    hits = count_confusion(outputs).diagonal().tolist()
-    areas, averages = (values[:, 0] for values in tallied.rank_classes(np.ones((len(outputs.paths), 1))))
+    num_correct = compute_confusion_matrix(outputs).diagonal().tolist()
+    aucs, average_precisions = (values[:, 0] for values in stats.compute_class_auc_and_ap(np.ones((len(outputs.paths), 1))))
     rows = []
     for label, name in enumerate(classes):
-        images = int(support[label])
-        low, high = wilson(hits[label], images) if images else (None, None)
-        figures = (float(precision[label]), float(recall[label]), float(f1[label]))
-        rows.append(ClassRow(name, images, *figures, low, high, _tell(areas, label), _tell(averages, label)))
+        num_images = int(support[label])
+        low, high = wilson_interval(num_correct[label], num_images) if num_images else (None, None)
+        metrics = (float(precision[label]), float(recall[label]), float(f1[label]))
+        rows.append(ClassMetrics(name, num_images, *metrics, low, high, _nan_to_none(aucs, label), _nan_to_none(average_precisions, label)))
     return tuple(rows)
 
 
-def _tell(values: Floats, label: int) -> float | None:
+def _nan_to_none(values: FloatArray, label: int) -> float | None:
     return None if np.isnan(values[label]) else float(values[label])
 
 
-def _list_examples(classes: tuple[str, ...], outputs: Outputs, right: bool) -> tuple[Example, ...]:
+def _list_examples(classes: tuple[str, ...], outputs: EvalOutputs, correct: bool) -> tuple[EvaluatedImage, ...]:
     """The least confident hits, or the most confident mistakes."""
-    sure, given = outputs.logits.double().softmax(1).max(1)
-    places = ((given == outputs.labels) == right).nonzero().flatten().tolist()
-    places.sort(key=lambda i: (float(sure[i]) if right else -float(sure[i]), outputs.paths[i]))
+    confidence, predicted = outputs.logits.double().softmax(1).max(1)
+    indices = ((predicted == outputs.labels) == correct).nonzero().flatten().tolist()
+    indices.sort(key=lambda i: (float(confidence[i]) if correct else -float(confidence[i]), outputs.paths[i]))
     return tuple(
-        Example(outputs.paths[i], classes[outputs.labels[i]], classes[given[i]], float(sure[i]))
-        for i in places[:LISTED]
+        EvaluatedImage(outputs.paths[i], classes[outputs.labels[i]], classes[predicted[i]], float(confidence[i]))
+        for i in indices[:MAX_LISTED]
     )
 
 
-def find_confused(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> tuple[Confusion, ...]:
+def list_confused_pairs(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> tuple[ConfusedPair, ...]:
     """The pairs of classes that are confused, most images first, and of equally many the larger share of the class."""
     pairs = [
-        Confusion(classes[label], classes[given], count, count / sum(row))
+        ConfusedPair(classes[label], classes[predicted], count, count / sum(row))
         for label, row in enumerate(confusion)
-        for given, count in enumerate(row)
-        if count and label != given
+        for predicted, count in enumerate(row)
+        if count and label != predicted
     ]
-    return tuple(sorted(pairs, key=lambda pair: (-pair.images, -pair.share))[:LISTED])
+    return tuple(sorted(pairs, key=lambda pair: (-pair.images, -pair.share))[:MAX_LISTED])
 
 
-def _read_run(case: Case, reporter: Reporter) -> tuple[EpochRow, ...]:
+def _read_run_history(setup: EvalSetup, reporter: Reporter) -> tuple[EpochMetrics, ...]:
     """The epochs of the run that a checkpoint lies in; none where it was taken elsewhere, and none, which the reporter
     is warned of, where they cannot be read: the rest of a report stands without them."""
-    run = find_run(case.path)
-    if run is None:
+    run_dir = run_of_checkpoint(setup.checkpoint_path)
+    if run_dir is None:
         return ()
     try:
-        return read_rows(run)
+        return read_history(run_dir)
     except CheckpointError as error:
         reporter.warn(f"--report: the curves of the training are left out: {error}")
         return ()
 
 
-def _describe(measured: Measurement, rows: tuple[EpochRow, ...]) -> Background:
-    checkpoint, recipe = measured.checkpoint, measured.document.recipe
-    return Background(
+def _build_report_context(eval_run: EvalRun, history: tuple[EpochMetrics, ...]) -> ReportContext:
+    checkpoint, recipe = eval_run.checkpoint, eval_run.recipe_file.recipe
+    return ReportContext(
         model=recipe.backbone.name,
         weights=str(checkpoint.origin["weights"]),
         stage=checkpoint.stage,
         epoch=checkpoint.epoch,
-        source=measured.images.source,
-        root=measured.images.root,
-        split=measured.split,
+        source=eval_run.dataset.source,
+        root=eval_run.dataset.root,
+        split=eval_run.split,
         image_size=checkpoint.preprocessing.image_size,
-        device=str(measured.classifier.device),
+        device=str(eval_run.classifier.device),
         versions={
             "ftcli": __version__,
             "python": platform.python_version(),
@@ -192,6 +192,6 @@ def _describe(measured: Measurement, rows: tuple[EpochRow, ...]) -> Background:
             "torchvision": torchvision.__version__,
         },
         recipe=dump_recipe(recipe),
-        rows=rows,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        history=history,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -1,7 +1,7 @@
 """What layers give for images, kept and probed: `extract`."""
 
 from ftcli.analysis.extraction.course import extract
-from ftcli.analysis.extraction.sources import Target
-from ftcli.analysis.extraction.wishes import Wish
+from ftcli.analysis.extraction.sources import SourceArgs
+from ftcli.analysis.extraction.wishes import ExtractArgs
 
-__all__ = ["Target", "Wish", "extract"]
+__all__ = ["SourceArgs", "ExtractArgs", "extract"]

@@ -11,27 +11,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ftcli.analysis.extraction.depth import draw_depth
-from ftcli.analysis.extraction.heads import LinearHead, Revisit, plan_linear, save_head
-from ftcli.analysis.extraction.passes import fill_spool
-from ftcli.analysis.extraction.sources import Source, find_images, load_source, open_source
-from ftcli.analysis.extraction.wishes import Wish, check_kept, check_wish
-from ftcli.analysis.subjects import Subject
-from ftcli.data.sources import ImageSet
+from ftcli.analysis.extraction.depth import plot_depth
+from ftcli.analysis.extraction.heads import ProbeHead, Revisit, plan_linear_head, save_head
+from ftcli.analysis.extraction.passes import fill_buffer
+from ftcli.analysis.extraction.sources import ExtractionSource, load_source_dataset, load_source_model, open_source
+from ftcli.analysis.extraction.wishes import ExtractArgs, check_not_overwriting, validate_args
+from ftcli.analysis.subjects import LoadedModel
+from ftcli.data.sources import ImageDataset
 from ftcli.errors import DataError, RecipeError
 from ftcli.features.extraction import Extractor
-from ftcli.features.folding import fold_head
-from ftcli.features.layers import Layer, resolve_layers
+from ftcli.features.folding import probe_to_linear
+from ftcli.features.layers import LayerSpec, resolve_layers
 from ftcli.features.pooling import pool_shape
-from ftcli.features.probing import Codes, Probe, check_codes, fit_probe
-from ftcli.features.spool import Spool
-from ftcli.features.stores import Description, check_capacity, find_faults, write_store
-from ftcli.results import Extraction, FeatureLayer, Progress, Reporter
+from ftcli.features.probing import FeatureSet, Probe, check_probe_labels, fit_probe
+from ftcli.features.spool import FeatureBuffer
+from ftcli.features.stores import FeatureMetadata, check_header_size, find_output_errors, write_features
+from ftcli.results import ExtractResult, FeatureLayer, Progress, Reporter
 from ftcli.runtime import choose_device
 from ftcli.storage import check_writable
 
 
-def extract(wish: Wish, reporter: Reporter) -> Extraction:
+def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
     """Send all images of a source through its network once, in the order train, val, test, as in evaluation, and keep
     what its layers give, in a file, as a probe, or both. What the cache has of the head's input is taken from there.
 
@@ -39,110 +39,110 @@ def extract(wish: Wish, reporter: Reporter) -> Extraction:
     layers or the images is told before weights are loaded. Raises RecipeError, DataError, CheckpointError, and
     RunError where the disk is full or a number is not finite; no file is half written then.
     """
-    check_wish(wish)
-    device = choose_device(wish.device)
-    source = open_source(wish.target, reporter)
-    check_kept(wish, source.path, source.document.recipe.backbone.weights)
-    layers = _choose_layers(wish, source.subject)
-    picture = _check_layers(wish, source, layers)
-    source, images = find_images(source, wish.target, reporter)
-    _check_images(wish, images)
-    subject = load_source(source, images, reporter)
-    if subject.preprocessing.image_size != source.subject.preprocessing.image_size:
-        layers = _choose_layers(wish, subject)  # weights from an address may tell their size when they have come
-    precision = source.document.recipe.precision
-    extractor = Extractor(subject.model, subject.preprocessing, layers, wish.pool, device, precision)
-    names = [layer.name for layer in layers]
-    with Spool(wish.out, names, extractor.shapes, narrow=wish.dtype == "float16") as spool:
-        began = time.monotonic()
-        skipped = fill_spool(wish, source.document.recipe.data, images, extractor, spool, reporter)
-        seconds = time.monotonic() - began
-        if wish.out is not None:
-            write_store(wish.out, spool, _describe(wish, subject, images, layers))
-        probes = _fit_probes(wish, source, images, spool, skipped, reporter) if wish.probe else ()
+    validate_args(args)
+    device = choose_device(args.device)
+    source = open_source(args.source_args, reporter)
+    check_not_overwriting(args, source.checkpoint_path, source.recipe_file.recipe.backbone.weights)
+    layers = _resolve_layers(args, source.loaded)
+    plot_path = _check_layers(args, source, layers)
+    source, dataset = load_source_dataset(source, args.source_args, reporter)
+    _check_images(args, dataset)
+    loaded = load_source_model(source, dataset, reporter)
+    if loaded.preprocessing.image_size != source.loaded.preprocessing.image_size:
+        layers = _resolve_layers(args, loaded)  # weights from an address may tell their size when they have come
+    precision = source.recipe_file.recipe.precision
+    extractor = Extractor(loaded.model, loaded.preprocessing, layers, args.pool, device, precision)
+    layer_names = [layer.name for layer in layers]
+    with FeatureBuffer(args.out, layer_names, extractor.shapes, as_float16=args.dtype == "float16") as buffer:
+        start_time = time.monotonic()
+        skipped = fill_buffer(args, source.recipe_file.recipe.data, dataset, extractor, buffer, reporter)
+        seconds = time.monotonic() - start_time
+        if args.out is not None:
+            write_features(args.out, buffer, _describe_extraction(args, loaded, dataset, layers))
+        probes = _fit_probes(args, source, dataset, buffer, skipped, reporter) if args.probe else ()
         shapes = extractor.shapes
-        taken = tuple(_tell_layer(layer, shape) for layer, shape in zip(layers, shapes, strict=True))
-        if picture is not None:
-            title = f"{subject.name}, weights: {subject.weights}"
-            draw_depth([probe.score for probe in probes], taken, picture, title, reporter)
-        if wish.head is not None:
-            head = LinearHead(probes[0], *fold_head(probes[0], taken[0].dimensions))
-            trained = replace(source, subject=subject)
-            revisit = Revisit(wish.batch_size, wish.num_workers, wish.cache)
-            save_head(trained, images, head, wish.head, reporter, revisit)
-        return replace(_sum_up(wish, subject, spool, taken, probes, seconds, skipped), picture=picture)
+        feature_layers = tuple(_to_feature_layer(layer, shape) for layer, shape in zip(layers, shapes, strict=True))
+        if plot_path is not None:
+            title = f"{loaded.name}, weights: {loaded.weights}"
+            plot_depth([probe.score for probe in probes], feature_layers, plot_path, title, reporter)
+        if args.save_head is not None:
+            head = ProbeHead(probes[0], *probe_to_linear(probes[0], feature_layers[0].dimensions))
+            loaded_source = replace(source, subject=loaded)
+            revisit = Revisit(args.batch_size, args.num_workers, args.use_cache)
+            save_head(loaded_source, dataset, head, args.save_head, reporter, revisit)
+        return replace(_build_result(args, loaded, buffer, feature_layers, probes, seconds, skipped), picture=plot_path)
 
 
-def _choose_layers(wish: Wish, subject: Subject) -> tuple[Layer, ...]:
+def _resolve_layers(args: ExtractArgs, loaded: LoadedModel) -> tuple[LayerSpec, ...]:
     """The layers of the wish; `head` stands for the head in every network, as in a recipe's patterns."""
-    modules = {name for name, _ in subject.model.named_modules()}
-    names = []
-    for name in wish.layers:
+    module_names = {name for name, _ in loaded.model.named_modules()}
+    layer_names = []
+    for name in args.layers:
         first, dot, rest = name.partition(".")
-        own = f"{subject.head}{dot}{rest}"
-        names.append(own if first == "head" and name not in modules and own in modules else name)
-    return resolve_layers(subject.model, subject.head, names, subject.preprocessing.image_size)
+        expanded = f"{loaded.head}{dot}{rest}"
+        layer_names.append(expanded if first == "head" and name not in module_names and expanded in module_names else name)
+    return resolve_layers(loaded.model, loaded.head, layer_names, loaded.preprocessing.image_size)
 
 
-def _check_layers(wish: Wish, source: Source, layers: Sequence[Layer]) -> Path | None:
+def _check_layers(args: ExtractArgs, source: ExtractionSource, layers: Sequence[LayerSpec]) -> Path | None:
     """Refuse what does not go with the layers; returns the file of the picture, if one is drawn."""
     for layer in layers:
-        pool_shape(source.subject.model, layer, wish.pool)
-    if wish.head is not None:
-        plan_linear(source.document, source.subject, f"--save-head {wish.head}")
-    faults = []
-    if wish.out is not None and len(layers) > 1:
-        faults += find_faults(wish.out, [layer.name for layer in layers])
-    if wish.picture is not None and len(layers) < 2:
-        faults.append(
-            f"--plot {wish.picture}: shows accuracies by depth, and one layer is taken; add --layers all, or leave "
+        pool_shape(source.loaded.model, layer, args.pool)
+    if args.save_head is not None:
+        plan_linear_head(source.recipe_file, source.loaded, f"--save-head {args.save_head}")
+    errors = []
+    if args.out is not None and len(layers) > 1:
+        errors += find_output_errors(args.out, [layer.name for layer in layers])
+    if args.plot is not None and len(layers) < 2:
+        errors.append(
+            f"--plot {args.plot}: shows accuracies by depth, and one layer is taken; add --layers all, or leave "
             "it out"
         )
-    if faults:
-        raise RecipeError(*faults)
-    if wish.probe is None or len(layers) < 2:
+    if errors:
+        raise RecipeError(*errors)
+    if args.probe is None or len(layers) < 2:
         return None
-    picture = wish.picture or Path(f"{source.document.recipe.name}-{wish.probe}-depth.png")
-    check_writable(picture, "--plot")
-    return picture
+    plot_path = args.plot or Path(f"{source.recipe_file.recipe.name}-{args.probe}-depth.png")
+    check_writable(plot_path, "--plot")
+    return plot_path
 
 
-def _check_images(wish: Wish, images: ImageSet) -> None:
-    samples = [(sample, split) for split, samples in images.splits.items() for sample in samples]
+def _check_images(args: ExtractArgs, dataset: ImageDataset) -> None:
+    samples = [(sample, split) for split, samples in dataset.splits.items() for sample in samples]
     splits = [split for _, split in samples]
-    if wish.probe is not None:
+    if args.probe is not None:
         labels = np.array([sample.label for sample, _ in samples], dtype=np.int64)
-        groups = _list_groups(images, [sample.path for sample, _ in samples])
-        check_codes(labels, np.array(splits), images.classes, f"--probe {wish.probe}", groups)
-    if wish.out is not None:
-        check_capacity(wish.out, [sample.path for sample, _ in samples], splits)
+        groups = _list_groups(dataset, [sample.path for sample, _ in samples])
+        check_probe_labels(labels, np.array(splits), dataset.classes, f"--probe {args.probe}", groups)
+    if args.out is not None:
+        check_header_size(args.out, [sample.path for sample, _ in samples], splits)
 
 
-def _list_groups(images: ImageSet, paths: Sequence[str]) -> NDArray[np.str_] | None:
+def _list_groups(dataset: ImageDataset, paths: Sequence[str]) -> NDArray[np.str_] | None:
     """The group of each of some images, where any has one; an image without one is a group of its own."""
-    groups = {s.path: s.group for samples in images.splits.values() for s in samples if s.group is not None}
+    groups = {s.path: s.group for samples in dataset.splits.values() for s in samples if s.group is not None}
     return np.array([groups.get(path, f"path {path}") for path in paths]) if groups else None
 
 
 def _fit_probes(
-    wish: Wish, source: Source, images: ImageSet, spool: Spool, skipped: Sequence[str], reporter: Reporter
+    args: ExtractArgs, source: ExtractionSource, dataset: ImageDataset, buffer: FeatureBuffer, skipped: Sequence[str], reporter: Reporter
 ) -> tuple[Probe, ...]:
-    assert wish.probe is not None
-    labels, splits, groups = spool.labels, np.array(spool.splits), _list_groups(images, spool.paths)
+    assert args.probe is not None
+    labels, splits, groups = buffer.labels, np.array(buffer.splits), _list_groups(dataset, buffer.paths)
     if skipped:
-        _check_left(wish, images, labels, splits, groups, skipped)
+        _check_readable_images(args, dataset, labels, splits, groups, skipped)
     probes: list[Probe] = []
-    for number, layer in enumerate(spool.layers):
-        codes = Codes(spool.features(number).reshape(len(spool), -1), labels, splits, groups)
-        probes.append(fit_probe(wish.probe, layer, codes, images.classes, source.document.recipe.seed))
+    for layer_index, layer in enumerate(buffer.layers):
+        feature_set = FeatureSet(buffer.features(layer_index).reshape(len(buffer), -1), labels, splits, groups)
+        probes.append(fit_probe(args.probe, layer, feature_set, dataset.classes, source.recipe_file.recipe.seed))
         accuracy = f"{probes[-1].score.cv_accuracy:.1%}"
-        reporter.advance(Progress(f"fitting {wish.probe}", number + 1, len(spool.layers), details=accuracy))
+        reporter.update_progress(Progress(f"fitting {args.probe}", layer_index + 1, len(buffer.layers), details=accuracy))
     return tuple(probes)
 
 
-def _check_left(
-    wish: Wish,
-    images: ImageSet,
+def _check_readable_images(
+    args: ExtractArgs,
+    dataset: ImageDataset,
     labels: NDArray[np.int64],
     splits: NDArray[np.str_],
     groups: NDArray[np.str_] | None,
@@ -150,56 +150,56 @@ def _check_left(
 ) -> None:
     """Raise DataError where no probe can be fitted to the images that could be read."""
     try:
-        check_codes(labels, splits, images.classes, f"--probe {wish.probe}", groups)
+        check_probe_labels(labels, splits, dataset.classes, f"--probe {args.probe}", groups)
     except DataError as error:
-        left_out = f"--probe {wish.probe}: broken images left out: {len(skipped)}; the first: {skipped[0]}"
-        raise DataError(*error.faults, left_out) from error
+        skipped_message = f"--probe {args.probe}: broken images left out: {len(skipped)}; the first: {skipped[0]}"
+        raise DataError(*error.messages, skipped_message) from error
 
 
-def _describe(wish: Wish, subject: Subject, images: ImageSet, layers: Sequence[Layer]) -> Description:
-    return Description(
-        source=wish.target.source,
-        model=subject.name,
-        weights=subject.weights,
-        weights_sha256=subject.sha256,
+def _describe_extraction(args: ExtractArgs, loaded: LoadedModel, dataset: ImageDataset, layers: Sequence[LayerSpec]) -> FeatureMetadata:
+    return FeatureMetadata(
+        source=args.source_args.source,
+        model=loaded.name,
+        weights=loaded.weights,
+        weights_sha256=loaded.sha256,
         layers=tuple(layer.name for layer in layers),
-        pool=wish.pool or "default",
-        classes=images.classes,
-        preprocessing=subject.preprocessing.to_dict(),
-        dtype=wish.dtype or "float32",
+        pool=args.pool or "default",
+        classes=dataset.classes,
+        preprocessing=loaded.preprocessing.to_dict(),
+        dtype=args.dtype or "float32",
     )
 
 
-def _tell_layer(layer: Layer, shape: tuple[int, ...]) -> FeatureLayer:
+def _to_feature_layer(layer: LayerSpec, shape: tuple[int, ...]) -> FeatureLayer:
     return FeatureLayer(layer.name, layer.output_shape, shape, layer.depth)
 
 
-def _sum_up(
-    wish: Wish,
-    subject: Subject,
-    spool: Spool,
+def _build_result(
+    args: ExtractArgs,
+    loaded: LoadedModel,
+    buffer: FeatureBuffer,
     layers: tuple[FeatureLayer, ...],
     probes: Sequence[Probe],
     seconds: float,
     skipped: tuple[str, ...],
-) -> Extraction:
+) -> ExtractResult:
     scores = tuple(probe.score for probe in probes)
     # The first of equals: less of the network is computed for it.
-    best = max(range(len(layers)), key=lambda n: scores[n].cv_accuracy if scores else n)
-    return Extraction(
-        source=wish.target.source,
-        weights=subject.weights,
-        output=wish.out,
-        layer=layers[best].name,
-        images=len(spool),
-        dimensions=layers[best].dimensions,
+    best_index = max(range(len(layers)), key=lambda n: scores[n].cv_accuracy if scores else n)
+    return ExtractResult(
+        source=args.source_args.source,
+        weights=loaded.weights,
+        output=args.out,
+        layer=layers[best_index].name,
+        images=len(buffer),
+        dimensions=layers[best_index].dimensions,
         seconds=seconds,
-        probe=scores[best] if scores else None,
+        probe=scores[best_index] if scores else None,
         layers=layers,
         probes=scores,
-        head=wish.head,
+        head=args.save_head,
         skipped=skipped,
-        next_command=None if wish.head is None else f"ftcli evaluate {shlex.quote(str(wish.head))}",
-        splits={split: spool.splits.count(split) for split in dict.fromkeys(spool.splits)},
-        pool=wish.pool,
+        next_command=None if args.save_head is None else f"ftcli evaluate {shlex.quote(str(args.save_head))}",
+        splits={split: buffer.splits.count(split) for split in dict.fromkeys(buffer.splits)},
+        pool=args.pool,
     )

@@ -12,30 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.analysis.extraction import sources
-from ftcli.analysis.subjects import Subject
-from ftcli.data.loading import share_cores
-from ftcli.data.sources import ImageSet
+from ftcli.analysis.subjects import LoadedModel
+from ftcli.data.loading import default_num_workers
+from ftcli.data.sources import ImageDataset
 from ftcli.errors import RecipeError, RunError
-from ftcli.features.cache import Source
+from ftcli.features.cache import CacheLoaderConfig
 from ftcli.features.probing import Probe
 from ftcli.inference.calibration import find_last_layer
-from ftcli.inference.classifier import Classifier, revive_model
-from ftcli.inference.inputs import HeadInputs, Reading, open_feed, open_inputs
-from ftcli.inference.metrics import measure_accuracy, measure_loss
-from ftcli.inference.outputs import Look, Outputs, compute_outputs
-from ftcli.planning import Plan, build_skeleton, plan_recipe
-from ftcli.recipe.loading import Document, revive_recipe
+from ftcli.inference.classifier import Classifier, model_from_checkpoint
+from ftcli.inference.inputs import HeadFeatures, EvalLoaderConfig, open_eval_loader, cut_at_head
+from ftcli.inference.metrics import compute_accuracy, compute_loss
+from ftcli.inference.outputs import ForwardFn, EvalOutputs, predict_logits
+from ftcli.planning import Plan, build_meta_model, plan_recipe
+from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Data
 from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
-from ftcli.runtime import explain_memory
+from ftcli.runtime import raise_on_oom
 
-_CLOSE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+_ROUNDING_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Where two scores differ by less than this share of the terms that they are sums of, rounding decides between them."""
 
 
 @dataclass(frozen=True)
-class LinearHead:
+class ProbeHead:
     """A probe, and the linear layer that it was folded into: weight (classes, features) and bias (classes), float32."""
 
     probe: Probe
@@ -54,10 +54,10 @@ class Revisit:
 
 
 def save_head(
-    source: sources.Source,
-    images: ImageSet,
-    head: LinearHead,
-    target: Path,
+    source: sources.ExtractionSource,
+    dataset: ImageDataset,
+    head: ProbeHead,
+    path: Path,
     reporter: Reporter,
     revisit: Revisit = Revisit(),
 ) -> None:
@@ -71,79 +71,79 @@ def save_head(
     Raises RecipeError for a network or a recipe that cannot have such a head, RunError where an answer differs or the
     file cannot be written.
     """
-    subject, probe = source.subject, head.probe
-    plan = plan_linear(source.document, subject, f"--save-head {target}")
+    loaded, probe = source.loaded, head.probe
+    plan = plan_linear_head(source.recipe_file, loaded, f"--save-head {path}")
     checkpoint = Checkpoint(
         kind="best",
         recipe=plan.recipe.model_dump(mode="json"),
-        classes=images.classes,
-        preprocessing=subject.preprocessing,
+        classes=dataset.classes,
+        preprocessing=loaded.preprocessing,
         stage=plan.recipe.stages[0].name,
         epoch=0,
         metrics={},
-        origin=_tell_origin(subject, probe),
-        held={split: tuple(sample.path for sample in samples) for split, samples in images.splits.items()},
-        state=_join(subject, plan, head),
+        origin=_describe_origin(loaded, probe),
+        held={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
+        state=_join_state_dict(loaded, plan, head),
     )
-    model = revive_model(plan, checkpoint, str(target))
-    own = {"batch_size": revisit.batch_size, "num_workers": revisit.num_workers}
-    data = plan.recipe.data.model_copy(update={key: value for key, value in own.items() if value is not None})
-    device = next(subject.model.parameters()).device
-    classifier = Classifier.place(model, plan.preprocessing, images.classes, device, plan.recipe.precision)
-    expected, precision = plan.preprocessing, classifier.precision
-    inputs = open_inputs(classifier.model, plan.head.path, expected, device, precision) if revisit.cache else None
+    model = model_from_checkpoint(plan, checkpoint, str(path))
+    overrides = {"batch_size": revisit.batch_size, "num_workers": revisit.num_workers}
+    data = plan.recipe.data.model_copy(update={key: value for key, value in overrides.items() if value is not None})
+    device = next(loaded.model.parameters()).device
+    classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, plan.recipe.precision)
+    preprocessing, precision = plan.preprocessing, classifier.precision
+    head_features = cut_at_head(classifier.model, plan.head.path, preprocessing, device, precision) if revisit.cache else None
     metrics = {}
-    for split, known in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
-        if split in images.splits:
-            answers = _ask(classifier, plan.head.path, inputs, data, images, split, reporter)
-            _compare(answers, head, known, f"{target}: {split}", reporter)
+    for split, known_accuracy in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
+        if split in dataset.splits:
+            head_outputs = _predict_split(classifier, plan.head.path, head_features, data, dataset, split, reporter)
+            _check_same_predictions(head_outputs, head, known_accuracy, f"{path}: {split}", reporter)
             if split == "val":
-                metrics = {"val_loss": measure_loss(answers.outputs), "val_accuracy": measure_accuracy(answers.outputs)}
-    write_checkpoint(replace(checkpoint, metrics=metrics), target)
+                metrics = {"val_loss": compute_loss(head_outputs.outputs), "val_accuracy": compute_accuracy(head_outputs.outputs)}
+    write_checkpoint(replace(checkpoint, metrics=metrics), path)
 
 
-def plan_linear(document: Document, subject: Subject, where: str) -> Plan:
+def plan_linear_head(recipe_file: RecipeFile, loaded: LoadedModel, location: str) -> Plan:
     """The plan of a recipe whose head is a single linear layer on the network of a subject.
 
     Raises RecipeError that begins with `where` if the network's own head is none on a vector; and the faults of a
     recipe whose patterns name hidden layers that are no longer there.
     """
-    plain = document.recipe.model_dump(mode="json")
-    plain["head"]["hidden"] = []
-    linear = replace(document, recipe=revive_recipe(plain, document.source).recipe)
+    recipe_dict = recipe_file.recipe.model_dump(mode="json")
+    recipe_dict["head"]["hidden"] = []
+    linear_recipe = replace(recipe_file, recipe=recipe_from_dict(recipe_dict, recipe_file.source).recipe)
     try:
-        plan = plan_recipe(linear, subject.preprocessing)
+        plan = plan_recipe(linear_recipe, loaded.preprocessing)
     except RecipeError as error:
-        if not document.recipe.head.hidden:
+        if not recipe_file.recipe.head.hidden:
             raise
-        faults = (f"{where}: puts one linear layer in the place of the hidden ones: {fault}" for fault in error.faults)
-        raise RecipeError(*faults) from error
-    if not plan.reads_vector:
+        messages = (f"{location}: puts one linear layer in the place of the hidden ones: {message}" for message in error.messages)
+        raise RecipeError(*messages) from error
+    if not plan.head_is_linear:
         raise RecipeError(
-            f"{where}: the head of {subject.name}, {plan.head.path}, is no linear layer that reads a vector "
+            f"{location}: the head of {loaded.name}, {plan.head.path}, is no linear layer that reads a vector "
             f"({plan.head.type}), so no probe can take its place; choose another model"
         )
     return plan
 
 
-def _join(subject: Subject, plan: Plan, own: LinearHead) -> dict[str, Tensor]:
+def _join_state_dict(loaded: LoadedModel, plan: Plan, probe_head: ProbeHead) -> dict[str, Tensor]:
     """The tensors of the subject's network, but for its head, whose place a linear layer takes."""
-    head, state = plan.head.path, subject.model.state_dict()
+    head_path, state = plan.head.path, loaded.model.state_dict()
     joined: dict[str, Tensor] = {}
-    for name in build_skeleton(plan, len(own.weight)).state_dict():
-        if name.startswith(f"{head}."):
-            joined[name] = own.weight if name.endswith("weight") else own.bias
+    for name in build_meta_model(plan, len(probe_head.weight)).state_dict():
+        if name.startswith(f"{head_path}."):
+            joined[name] = probe_head.weight if name.endswith("weight") else probe_head.bias
         else:
             joined[name] = state[name]
     return joined
 
 
-def _tell_origin(subject: Subject, probe: Probe) -> Mapping[str, Any]:
-    trained = subject.classes is not None  # the weights are a checkpoint's, and sha256 is its digest
+def _describe_origin(loaded: LoadedModel, probe: Probe) -> Mapping[str, Any]:
+    is_checkpoint = loaded.classes is not None  # the weights are a checkpoint's, and sha256 is its digest
     return {
-        "weights": subject.weights,
-        "weights_sha256": None if trained else subject.sha256,
-        "checkpoint": subject.sha256 if trained else None,
+        "weights": loaded.weights,
+        "weights_sha256": None if is_checkpoint else loaded.sha256,
+        "checkpoint": loaded.sha256 if is_checkpoint else None,
         "probe": {
             "name": probe.score.name,
             "layer": probe.score.layer,
@@ -154,92 +154,92 @@ def _tell_origin(subject: Subject, probe: Probe) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Answers:
+class _HeadOutputs:
     """The outputs of a network, and the features (n, d) that its head made them of, in the number format `dtype`."""
 
-    outputs: Outputs
+    outputs: EvalOutputs
     features: Tensor
     dtype: torch.dtype
 
 
-def _ask(
+def _predict_split(
     classifier: Classifier,
-    head: str,
-    inputs: HeadInputs | None,
+    head_path: str,
+    head_features: HeadFeatures | None,
     data: Data,
-    images: ImageSet,
+    dataset: ImageDataset,
     split: str,
     reporter: Reporter,
-) -> _Answers:
+) -> _HeadOutputs:
     task = f"evaluating {split}"
-    counts: list[int] = []
-    read: list[Tensor] = []
-    given: list[torch.dtype] = []
+    batch_sizes: list[int] = []
+    head_inputs: list[Tensor] = []
+    dtypes: list[torch.dtype] = []
 
-    def note(_: nn.Module, values: tuple[Tensor, ...], output: Tensor) -> None:
-        read.append(values[0].float().cpu())
-        given.append(output.dtype)
+    def record_io(_: nn.Module, values: tuple[Tensor, ...], output: Tensor) -> None:
+        head_inputs.append(values[0].float().cpu())
+        dtypes.append(output.dtype)
 
-    def count(look: Look) -> Look:
-        def counting(values: tuple[Tensor, ...]) -> Tensor:
-            counts.append(len(values[0]))
-            return look(values)
+    def count_images(forward: ForwardFn) -> ForwardFn:
+        def counted_forward(values: tuple[Tensor, ...]) -> Tensor:
+            batch_sizes.append(len(values[0]))
+            return forward(values)
 
-        return counting
+        return counted_forward
 
-    reading = Reading(
-        Source(images.root, data.on_corrupt_image, share_cores(data.num_workers, classifier.device, images)),
+    reading = EvalLoaderConfig(
+        CacheLoaderConfig(dataset.root, data.on_corrupt_image, default_num_workers(data.num_workers, classifier.device, dataset)),
         data.batch_size,
     )
     # A head may be a row of layers, which the part of a network behind a cut calls one by one.
-    last = find_last_layer(classifier.model, head)
-    handle = classifier.model.get_submodule(last).register_forward_hook(note)
+    last_layer = find_last_layer(classifier.model, head_path)
+    handle = classifier.model.get_submodule(last_layer).register_forward_hook(record_io)
     try:
         with (
-            explain_memory(),
-            open_feed(classifier, inputs, images.splits[split], reading, reporter, task) as opened,
+            raise_on_oom(),
+            open_eval_loader(classifier, head_features, dataset.splits[split], reading, reporter, task) as opened,
         ):
             assert opened is not None  # nothing stops it
-            feed, look = opened
-            outputs = compute_outputs(classifier.model, count(look), feed, reporter, task)
+            loader, forward = opened
+            outputs = predict_logits(classifier.model, count_images(forward), loader, reporter, task)
     finally:
         handle.remove()
     assert outputs is not None
-    rows = [values[:number] for values, number in zip(read, counts, strict=True)]  # without what fills a batch up
-    return _Answers(outputs, torch.cat(rows), given[0])
+    features = [values[:batch_size] for values, batch_size in zip(head_inputs, batch_sizes, strict=True)]  # without what fills a batch up
+    return _HeadOutputs(outputs, torch.cat(features), dtypes[0])
 
 
-def _compare(answers: _Answers, head: LinearHead, known: float | None, where: str, reporter: Reporter) -> None:
+def _check_same_predictions(head_outputs: _HeadOutputs, head: ProbeHead, known_accuracy: float | None, location: str, reporter: Reporter) -> None:
     """Raise RunError unless a network's answers are the probe's, and right as often as is known of that."""
-    outputs, probe = answers.outputs, head.probe
-    wanted, given = torch.from_numpy(probe.predict(answers.features.numpy())), outputs.logits.argmax(1)
-    close = _find_close(answers, head)
-    differing, images = wanted != given, len(given)
-    if len(wrong := np.flatnonzero(differing & ~close)):
-        first = int(wrong[0])
+    outputs, probe = head_outputs.outputs, head.probe
+    expected, predicted = torch.from_numpy(probe.predict(head_outputs.features.numpy())), outputs.logits.argmax(1)
+    is_borderline = _find_borderline(head_outputs, head)
+    differs, num_images = expected != predicted, len(predicted)
+    if len(wrong_indices := np.flatnonzero(differs & ~is_borderline)):
+        first_index = int(wrong_indices[0])
         raise RunError(
-            f"{where}: the head answers otherwise than the probe for {len(wrong)} of {images} images, the first is "
-            f"{outputs.paths[first]} ({probe.classes[given[first]]} instead of {probe.classes[wanted[first]]}), so it "
+            f"{location}: the head answers otherwise than the probe for {len(wrong_indices)} of {num_images} images, the first is "
+            f"{outputs.paths[first_index]} ({probe.classes[predicted[first_index]]} instead of {probe.classes[expected[first_index]]}), so it "
             "is not written; set precision: float32 in the recipe, or leave --save-head out"
         )
-    right = int((given == outputs.labels).sum())
-    if known is not None and abs(right - round(known * images)) > int(close.sum()):
+    num_correct = int((predicted == outputs.labels).sum())
+    if known_accuracy is not None and abs(num_correct - round(known_accuracy * num_images)) > int(is_borderline.sum()):
         raise RunError(
-            f"{where}: the head has {right} of {images} images right, and the probe {round(known * images)}, so the "
+            f"{location}: the head has {num_correct} of {num_images} images right, and the probe {round(known_accuracy * num_images)}, so the "
             "network does not give the features that the probe was fitted to; the head is not written"
         )
-    if ties := int(differing.sum()):
-        verb = "is" if ties == 1 else "are"
-        reporter.say(
-            f"{where}: {ties} of {images} images {verb} on the border of two classes, where rounding decides, and "
+    if num_ties := int(differs.sum()):
+        verb = "is" if num_ties == 1 else "are"
+        reporter.info(
+            f"{location}: {num_ties} of {num_images} images {verb} on the border of two classes, where rounding decides, and "
             f"{verb} given another class than by the probe"
         )
 
 
-def _find_close(answers: _Answers, head: LinearHead) -> Tensor:
+def _find_borderline(head_outputs: _HeadOutputs, head: ProbeHead) -> Tensor:
     """Which images have two best scores that rounding may swap, bool (n)."""
-    features, weights, biases = answers.features.double(), head.weight.double(), head.bias.double()
-    best, places = (features @ weights.T + biases).topk(2, dim=1)
-    first, second = places.T
+    features, weights, biases = head_outputs.features.double(), head.weight.double(), head.bias.double()
+    top_scores, top_classes = (features @ weights.T + biases).topk(2, dim=1)
+    first, second = top_classes.T
     terms = (features.abs() * (weights[first] - weights[second]).abs()).sum(1) + (biases[first] - biases[second]).abs()
-    return (best[:, 0] - best[:, 1]) <= _CLOSE[answers.dtype] * terms
+    return (top_scores[:, 0] - top_scores[:, 1]) <= _ROUNDING_TOLERANCE[head_outputs.dtype] * terms

@@ -8,130 +8,130 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ftcli.analysis.extraction.sources import Target
+from ftcli.analysis.extraction.sources import SourceArgs
 from ftcli.errors import FtcliError, RecipeError, suggest
 from ftcli.features.pooling import Pool
-from ftcli.features.probing import check_probe
-from ftcli.features.stores import Dtype, find_faults
-from ftcli.runs.records import is_of_run
+from ftcli.features.probing import check_probe_name
+from ftcli.features.stores import FeatureDtype, find_output_errors
+from ftcli.runs.records import is_run_checkpoint
 from ftcli.storage import check_writable, is_same_file
 
-LINEAR = ("svm", "logistic")
+LINEAR_PROBES = ("svm", "logistic")
 """The probes that can become a head."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ExtractArgs:
     """What the user asked of `ftcli extract`. Without `layers` the input of the head is taken; where `pool` is None,
     maps and tokens are averaged; where `batch_size` or `workers` is None, the recipe tells. `out`, `head` and `picture`
     are the files for the features, for a checkpoint with the probe as its head, and for the accuracies by depth. With
     `cache` what the head is given is kept and found again; `verify` digests every image anew for that."""
 
-    target: Target
+    source_args: SourceArgs
     layers: tuple[str, ...] = ()
     pool: Pool | None = None
     out: Path | None = None
-    dtype: Dtype | None = None
+    dtype: FeatureDtype | None = None
     probe: str | None = None
-    head: Path | None = None
-    picture: Path | None = None
+    save_head: Path | None = None
+    plot: Path | None = None
     batch_size: int | None = None
     num_workers: int | None = None
     device: str = "auto"
-    cache: bool = True
-    verify: bool = False
+    use_cache: bool = True
+    rehash: bool = False
 
 
-def check_wish(wish: Wish) -> None:
+def validate_args(args: ExtractArgs) -> None:
     """Raise RecipeError with every fault that shows without a network or an image."""
-    faults = [
-        *_collect(lambda: wish.target.backbone),
-        *_check_source(wish.target),
-        *_check_names(wish),
-        *_check_uses(wish),
-        *_check_places(wish),
+    errors = [
+        *_collect_errors(lambda: args.source_args.backbone),
+        *_check_source(args.source_args),
+        *_check_choices(args),
+        *_check_combinations(args),
+        *_check_paths(args),
     ]
-    if faults:
-        raise RecipeError(*faults)
+    if errors:
+        raise RecipeError(*errors)
 
 
-def check_kept(wish: Wish, checkpoint: Path | None, weights: str) -> None:
+def check_not_overwriting(args: ExtractArgs, checkpoint: Path | None, weights: str) -> None:
     """Raise RecipeError where a file would take the place of the checkpoint, or of the file of weights, that it is made
     from."""
-    faults = []
-    for option, place in _list_places(wish):
-        if checkpoint is not None and is_same_file(place, checkpoint):
-            faults.append(f"{option}: {place} is the checkpoint itself, which stays as it is; give another name")
-        elif checkpoint is None and is_same_file(place, Path(weights)):
-            faults.append(f"{option}: {place} holds the weights, and stays as it is; give another name")
-    if faults:
-        raise RecipeError(*faults)
+    errors = []
+    for option, path in _list_output_paths(args):
+        if checkpoint is not None and is_same_file(path, checkpoint):
+            errors.append(f"{option}: {path} is the checkpoint itself, which stays as it is; give another name")
+        elif checkpoint is None and is_same_file(path, Path(weights)):
+            errors.append(f"{option}: {path} holds the weights, and stays as it is; give another name")
+    if errors:
+        raise RecipeError(*errors)
 
 
-def _check_source(target: Target) -> Iterator[str]:
-    source, is_model = target.source, target.model is not None
+def _check_source(source_args: SourceArgs) -> Iterator[str]:
+    source, is_model = source_args.source, source_args.model_name is not None
     if is_model and Path(source).exists():
         yield f"extract: {source} is neither a recipe (.yaml) nor a checkpoint (.pt); give one in it"
-    elif is_model and target.data is None:
+    elif is_model and source_args.data is None:
         yield f"extract: {source} is the name of a model, which has no images; add --data with a folder or manifest"
-    if not is_model and target.document is None and target.image_size is not None:
-        yield f"--image-size {target.image_size}: {source} has the size that it was trained with; leave it out"
+    if not is_model and source_args.recipe_file is None and source_args.image_size is not None:
+        yield f"--image-size {source_args.image_size}: {source} has the size that it was trained with; leave it out"
 
 
-def _check_names(wish: Wish) -> Iterator[str]:
-    for option, value, known in (("--pool", wish.pool, get_args(Pool)), ("--dtype", wish.dtype, get_args(Dtype))):
-        if value is not None and value not in known:
-            yield f"{option} {value}: there is no such choice; {suggest(value, known)}"
-    if wish.probe is not None:
-        yield from _collect(check_probe, wish.probe, "--probe")
-    for name, count in Counter(wish.layers).items():
+def _check_choices(args: ExtractArgs) -> Iterator[str]:
+    for option, value, choices in (("--pool", args.pool, get_args(Pool)), ("--dtype", args.dtype, get_args(FeatureDtype))):
+        if value is not None and value not in choices:
+            yield f"{option} {value}: there is no such choice; {suggest(value, choices)}"
+    if args.probe is not None:
+        yield from _collect_errors(check_probe_name, args.probe, "--probe")
+    for name, count in Counter(args.layers).items():
         if count > 1:
             yield f"--layer {name}: stands {'twice' if count == 2 else f'{count} times'}; give it once"
 
 
-def _check_uses(wish: Wish) -> Iterator[str]:
+def _check_combinations(args: ExtractArgs) -> Iterator[str]:
     """What would have no effect, or does not go together."""
-    if wish.out is None and wish.probe is None and wish.head is None:
+    if args.out is None and args.probe is None and args.save_head is None:
         yield "extract: nothing is asked for; add --out for a file of the features, or --probe for a classifier on them"
-    if wish.dtype is not None and wish.out is None:
-        yield f"--dtype {wish.dtype}: does nothing without --out; add it"
-    if wish.verify and not wish.cache:
+    if args.dtype is not None and args.out is None:
+        yield f"--dtype {args.dtype}: does nothing without --out; add it"
+    if args.rehash and not args.use_cache:
         yield "--rehash: does nothing with --no-cache; leave one out"
-    if wish.verify and wish.layers:
-        yield f"--rehash: does nothing with --layer {wish.layers[0]}, which uses no cache; leave one out"
-    if wish.picture is not None and wish.probe is None:
-        yield f"--plot {wish.picture}: does nothing without --probe; add it"
-    if wish.head is not None and wish.probe not in LINEAR:
-        yield f"--save-head {wish.head}: needs a linear probe; add --probe svm or --probe logistic"
-    if wish.head is not None and wish.layers:
+    if args.rehash and args.layers:
+        yield f"--rehash: does nothing with --layer {args.layers[0]}, which uses no cache; leave one out"
+    if args.plot is not None and args.probe is None:
+        yield f"--plot {args.plot}: does nothing without --probe; add it"
+    if args.save_head is not None and args.probe not in LINEAR_PROBES:
+        yield f"--save-head {args.save_head}: needs a linear probe; add --probe svm or --probe logistic"
+    if args.save_head is not None and args.layers:
         yield (
-            f"--save-head {wish.head}: goes with the input of the head alone, not with --layer {wish.layers[0]}; leave "
+            f"--save-head {args.save_head}: goes with the input of the head alone, not with --layer {args.layers[0]}; leave "
             "one out"
         )
 
 
-def _check_places(wish: Wish) -> Iterator[str]:
-    if wish.out is not None:
-        yield from find_faults(wish.out, wish.layers)
-    for option, place, ending in (("--save-head", wish.head, ".pt"), ("--plot", wish.picture, ".png")):
-        if place is not None and place.suffix.lower() != ending:
-            yield f"{option}: {place} does not end in {ending}; give such a name"
-    if wish.head is not None and is_of_run(wish.head):
-        yield f"--save-head: {wish.head} is a checkpoint that its run goes on from; give another name"
-    for option, place in _list_places(wish):
-        yield from _collect(check_writable, place, option)
+def _check_paths(args: ExtractArgs) -> Iterator[str]:
+    if args.out is not None:
+        yield from find_output_errors(args.out, args.layers)
+    for option, path, suffix in (("--save-head", args.save_head, ".pt"), ("--plot", args.plot, ".png")):
+        if path is not None and path.suffix.lower() != suffix:
+            yield f"{option}: {path} does not end in {suffix}; give such a name"
+    if args.save_head is not None and is_run_checkpoint(args.save_head):
+        yield f"--save-head: {args.save_head} is a checkpoint that its run goes on from; give another name"
+    for option, path in _list_output_paths(args):
+        yield from _collect_errors(check_writable, path, option)
 
 
-def _list_places(wish: Wish) -> list[tuple[str, Path]]:
+def _list_output_paths(args: ExtractArgs) -> list[tuple[str, Path]]:
     """The files that the user names, each with its option."""
-    named = (("--out", wish.out), ("--save-head", wish.head), ("--plot", wish.picture))
-    return [(option, place) for option, place in named if place is not None]
+    options = (("--out", args.out), ("--save-head", args.save_head), ("--plot", args.plot))
+    return [(option, path) for option, path in options if path is not None]
 
 
-def _collect(check: Callable[..., Any], *arguments: Any) -> tuple[str, ...]:
+def _collect_errors(check: Callable[..., Any], *arguments: Any) -> tuple[str, ...]:
     """The faults that a check raises."""
     try:
         check(*arguments)
     except FtcliError as error:
-        return error.faults
+        return error.messages
     return ()

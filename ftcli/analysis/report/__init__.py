@@ -1,5 +1,5 @@
 """An evaluation as a page that people read: `write_report`."""
 
-from ftcli.analysis.report.page import Background, check_report, write_report
+from ftcli.analysis.report.page import ReportContext, check_report_path, write_report
 
-__all__ = ["Background", "check_report", "write_report"]
+__all__ = ["ReportContext", "check_report_path", "write_report"]

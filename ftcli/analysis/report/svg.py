@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-_COLOURS = {
+_CSS_COLORS = {
     "#000000": "var(--ink)",
     "#0072b2": "var(--blue)",
     "#d55e00": "var(--orange)",
@@ -20,7 +20,7 @@ _COLOURS = {
 }
 """What plots are drawn with, and what the page has in its stead, which is another in the dark."""
 
-_SETTINGS: dict[Any, Any] = {
+_RC_PARAMS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text: any script that the reader's browser has, and it can be selected
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -30,7 +30,7 @@ _SETTINGS: dict[Any, Any] = {
     "font.size": 10,
     "axes.labelsize": 10,
 }
-_REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
+_ID_REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 
 
 def draw_svg(name: str, size: tuple[float, float], title: str, description: str, draw: Callable[[Any], None]) -> Markup:
@@ -44,66 +44,66 @@ def draw_svg(name: str, size: tuple[float, float], title: str, description: str,
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    target = io.StringIO()
-    with rc_context(_SETTINGS), warnings.catch_warnings():
+    buffer = io.StringIO()
+    with rc_context(_RC_PARAMS), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser has fonts of its own
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
         FigureCanvasSVG(figure)
         draw(figure)
-        figure.savefig(target, format="svg")
-    root = ElementTree.fromstring(target.getvalue())
+        figure.savefig(buffer, format="svg")
+    root = ElementTree.fromstring(buffer.getvalue())
     _drop_namespaces(root)
-    _rename(root, name)
+    _renumber_ids(root, name)
     for element in root.iter():
         if style := element.get("style"):
-            element.set("style", _restyle(style))
-    return Markup(_wrap(root, name, title, description))
+            element.set("style", _apply_page_style(style))
+    return Markup(_serialize(root, name, title, description))
 
 
 def _drop_namespaces(root: ElementTree.Element) -> None:
     """HTML knows SVG's elements by their plain names. Style sheets, which would hold for the whole page, and metadata
     go."""
     for element in root.iter():
-        element.tag = _get_local(element.tag)
-        element.attrib = {_get_local(key): value for key, value in element.attrib.items()}
+        element.tag = _local_name(element.tag)
+        element.attrib = {_local_name(key): value for key, value in element.attrib.items()}
     for element in list(root.iter()):
         for child in list(element):
             if child.tag in ("style", "metadata"):
                 element.remove(child)
 
 
-def _get_local(name: str) -> str:
+def _local_name(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def _rename(root: ElementTree.Element, name: str) -> None:
+def _renumber_ids(root: ElementTree.Element, name: str) -> None:
     """Leave the ids that something refers to, numbered: matplotlib draws them at random, and a page may have none
     twice."""
-    used: dict[str, str] = {}
+    new_ids: dict[str, str] = {}
     for element in root.iter():
         for key, value in element.attrib.items():
-            if found := _REFERENCE.search(value):
-                old = found[1] or found[2]
-                new = used.setdefault(old, f"{name}-{len(used)}")
-                element.set(key, value.replace(f"#{old}", f"#{new}"))
+            if match := _ID_REFERENCE.search(value):
+                old_id = match[1] or match[2]
+                new_id = new_ids.setdefault(old_id, f"{name}-{len(new_ids)}")
+                element.set(key, value.replace(f"#{old_id}", f"#{new_id}"))
     for element in root.iter():
-        old = element.attrib.pop("id", "")
-        if old in used:
-            element.set("id", used[old])
+        old_id = element.attrib.pop("id", "")
+        if old_id in new_ids:
+            element.set("id", new_ids[old_id])
 
 
-def _restyle(style: str) -> str:
+def _apply_page_style(style: str) -> str:
     """The same style in the page's colours and font."""
-    kept = []
-    for rule in style.split(";"):
-        key, _, value = rule.partition(":")
+    declarations = []
+    for declaration in style.split(";"):
+        key, _, value = declaration.partition(":")
         value = value.strip()
         if key.strip() != "font-family":
-            kept.append(f"{key.strip()}:{_COLOURS[value] if value.startswith('#') else value}")
-    return ";".join(kept)
+            declarations.append(f"{key.strip()}:{_CSS_COLORS[value] if value.startswith('#') else value}")
+    return ";".join(declarations)
 
 
-def _wrap(root: ElementTree.Element, name: str, title: str, description: str) -> str:
+def _serialize(root: ElementTree.Element, name: str, title: str, description: str) -> str:
     width, height = (float(number) for number in root.attrib["viewBox"].split()[2:])
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
@@ -112,8 +112,8 @@ def _wrap(root: ElementTree.Element, name: str, title: str, description: str) ->
         "role": "img",
         "aria-labelledby": f"{name}-title {name}-description",
     }
-    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+    for index, (tag, text) in enumerate((("title", title), ("desc", description))):
         element = ElementTree.Element(tag, {"id": f"{name}-{'description' if tag == 'desc' else tag}"})
         element.text = text
-        root.insert(place, element)
+        root.insert(index, element)
     return ElementTree.tostring(root, encoding="unicode")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ftcli.data.images import BrokenImage, read_rgb
+from ftcli.data.images import CorruptImageError, read_rgb
 
-SIDE = 160
+MAX_SIDE = 160
 """The longer side in pixels, at most."""
 
 
@@ -19,10 +19,10 @@ SIDE = 160
 class Thumbnail:
     """A small copy as a data: address, with its size in pixels; or `fault`, what became of the image since."""
 
-    address: str = ""
+    data_url: str = ""
     width: int = 0
     height: int = 0
-    fault: str = ""
+    error: str = ""
 
 
 def make_thumbnail(path: Path) -> Thumbnail:
@@ -32,10 +32,10 @@ def make_thumbnail(path: Path) -> Thumbnail:
     """
     try:
         image = read_rgb(path)
-    except BrokenImage as error:
-        return Thumbnail(fault=error.why)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    target = io.BytesIO()
-    image.save(target, "JPEG", quality=85)
-    address = "data:image/jpeg;base64," + base64.b64encode(target.getvalue()).decode()
-    return Thumbnail(address, image.width, image.height)
+    except CorruptImageError as error:
+        return Thumbnail(error=error.reason)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    data_url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Thumbnail(data_url, image.width, image.height)

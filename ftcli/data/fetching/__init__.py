@@ -1,5 +1,5 @@
 """Known data sets, made into folders that a recipe can use."""
 
-from ftcli.data.fetching.folder import fetch
+from ftcli.data.fetching.folder import download_dataset
 
-__all__ = ["fetch"]
+__all__ = ["download_dataset"]

@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 from ftcli import storage
-from ftcli.data.fetching.making import Making
-from ftcli.data.fetching.registry import DATA_SETS, DataSet, Remote
-from ftcli.data.sources import read_folder
-from ftcli.downloads import fetch_file
+from ftcli.data.fetching.making import DatasetBuilder
+from ftcli.data.fetching.registry import DATASETS, DatasetSpec, RemoteFile
+from ftcli.data.sources import list_image_paths
+from ftcli.downloads import download_file
 from ftcli.errors import DataError, RunError, suggest
-from ftcli.results import Fetched, Reporter
+from ftcli.results import DownloadResult, Reporter
 
 
-def fetch(name: str, root: Path, reporter: Reporter) -> Fetched:
+def download_dataset(name: str, root: Path, reporter: Reporter) -> DownloadResult:
     """Make a known data set at `root`, whole or not at all, and count its images by split and class.
 
     The same name always gives the same folders. Its files are downloaded once and checked against their digests; a
@@ -23,66 +23,66 @@ def fetch(name: str, root: Path, reporter: Reporter) -> Fetched:
     empty, files that cannot be had or are others, an archive that is broken or not to be trusted, or a Python package
     that is missing or incomplete; RunError where it cannot be written.
     """
-    if name not in DATA_SETS:
-        raise DataError(f"download: {name!r} is no known data set; {suggest(name, DATA_SETS)}")
+    if name not in DATASETS:
+        raise DataError(f"download: {name!r} is no known data set; {suggest(name, DATASETS)}")
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise DataError(f"{root}: is there already and not empty; remove it, or give another folder")
-    known = DATA_SETS[name]
-    files = tuple(_obtain(remote, f"download: {name}", reporter) for remote in known.files)
-    unfinished = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
+    spec = DATASETS[name]
+    files = tuple(_get_file(remote, f"download: {name}", reporter) for remote in spec.files)
+    temp_folder = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
     try:
-        _clear_remains(root)
-        unfinished.mkdir(parents=True)
-        _make(known, Making(name, unfinished, files, known.most, reporter))
+        _remove_leftovers(root)
+        temp_folder.mkdir(parents=True)
+        _build_dataset(spec, DatasetBuilder(name, temp_folder, files, spec.max_unpacked_bytes, reporter))
         splits = {
             split: {label: len(paths) for label, paths in classes.items()}
-            for split, classes in read_folder(unfinished, f"download: {name}").items()
+            for split, classes in list_image_paths(temp_folder, f"download: {name}").items()
         }
-        storage.publish_folder(unfinished, root)
+        storage.commit_dir(temp_folder, root)
     except OSError as error:
         raise RunError(f"{root}: cannot be made ({error.strerror}); make room, or give another folder") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return Fetched(name, root, sum(sum(classes.values()) for classes in splits.values()), splits)
+        shutil.rmtree(temp_folder, ignore_errors=True)
+    return DownloadResult(name, root, sum(sum(classes.values()) for classes in splits.values()), splits)
 
 
-def _obtain(remote: Remote, where: str, reporter: Reporter) -> Path:
+def _get_file(remote: RemoteFile, message_prefix: str, reporter: Reporter) -> Path:
     if remote.installed is not None and remote.installed.path.is_file():
-        if remote.installed.is_right():
+        if remote.installed.is_valid():
             return remote.installed.path
-        reporter.warn(f"{where}: {remote.installed.path} is not the file that is known and is passed over")
-    return fetch_file(remote.url, remote.digest, where, reporter, DataError)
+        reporter.warn(f"{message_prefix}: {remote.installed.path} is not the file that is known and is passed over")
+    return download_file(remote.url, remote.digest, message_prefix, reporter, DataError)
 
 
-def _make(known: DataSet, making: Making) -> None:
+def _build_dataset(spec: DatasetSpec, builder: DatasetBuilder) -> None:
     try:
-        known.make(making)
+        spec.build(builder)
     except FileNotFoundError as error:
         missing = Path(str(error.filename))
-        if making.unpacked not in missing.parents:
+        if builder.unpack_dir not in missing.parents:
             raise
-        archives = " and ".join(str(path) for path in making.files)
+        archives = " and ".join(str(path) for path in builder.files)
         raise DataError(
-            f"{making.where}: there is no {missing.relative_to(making.unpacked)} in {archives}; tell its publisher"
+            f"{builder.message_prefix}: there is no {missing.relative_to(builder.unpack_dir)} in {archives}; tell its publisher"
         ) from error
-    shutil.rmtree(making.unpacked, ignore_errors=True)
-    (making.folder / "SOURCE.txt").write_text(known.source, encoding="utf-8")
+    shutil.rmtree(builder.unpack_dir, ignore_errors=True)
+    (builder.folder / "SOURCE.txt").write_text(spec.citation, encoding="utf-8")
 
 
-def _clear_remains(root: Path) -> None:
+def _remove_leftovers(root: Path) -> None:
     """Remove what killed processes left of making this root, and of this process's number."""
     if not root.parent.is_dir():
         return
     for entry in root.parent.iterdir():
-        begin, _, number = entry.name.removesuffix(".unfinished").rpartition(".")
-        left = entry.name.endswith(".unfinished") and begin == f".{root.name}" and number.isdecimal()
-        if left and (int(number) == os.getpid() or not _runs(int(number))):
+        stem, _, pid = entry.name.removesuffix(".unfinished").rpartition(".")
+        is_leftover = entry.name.endswith(".unfinished") and stem == f".{root.name}" and pid.isdecimal()
+        if is_leftover and (int(pid) == os.getpid() or not _is_running(int(pid))):
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):

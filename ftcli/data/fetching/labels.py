@@ -1,8 +1,8 @@
 """The classes of known data sets whose files tell them as numbers, in the order of these, as folders may be called."""
 
-DIGITS = tuple("0123456789")
+MNIST_CLASSES = tuple("0123456789")
 
-CLOTHES = (
+FASHION_MNIST_CLASSES = (
     "T-shirt-top",
     "Trouser",
     "Pullover",
@@ -15,9 +15,9 @@ CLOTHES = (
     "Ankle boot",
 )
 
-KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 
-WORDNET = {
+IMAGENETTE_CLASSES = {
     "n01440764": "tench",
     "n02102040": "English springer",
     "n02979186": "cassette player",
@@ -30,7 +30,7 @@ WORDNET = {
     "n03888257": "parachute",
 }
 
-_FLOWERS = """
+_FLOWERS102_TEXT = """
 pink primrose, hard-leaved pocket orchid, canterbury bells, sweet pea, english marigold, tiger lily, moon orchid, bird
 of paradise, monkshood, globe thistle, snapdragon, colt's foot, king protea, spear thistle, yellow iris, globe-flower,
 purple coneflower, peruvian lily, balloon flower, giant white arum lily, fire lily, pincushion flower, fritillary, red
@@ -45,4 +45,4 @@ columbine, desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily,
 foxglove, bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily
 """
 
-FLOWERS = tuple(" ".join(name.split()) for name in _FLOWERS.split(","))
+FLOWERS102_CLASSES = tuple(" ".join(name.split()) for name in _FLOWERS102_TEXT.split(","))

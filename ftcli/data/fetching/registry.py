@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.data.fetching import layouts
-from ftcli.data.fetching.labels import CLOTHES, DIGITS, FLOWERS, KUZUSHIJI, WORDNET
-from ftcli.data.fetching.origins import ORIGINS
-from ftcli.data.fetching.solar_cells import make_solar_cells
+from ftcli.data.fetching.labels import FASHION_MNIST_CLASSES, MNIST_CLASSES, FLOWERS102_CLASSES, KMNIST_CLASSES, IMAGENETTE_CLASSES
+from ftcli.data.fetching.origins import CITATIONS
+from ftcli.data.fetching.solar_cells import build_solar_cells
 
-_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+_DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstalledFile:
     """The same file where a system package puts it, packed anew with gzip; `md5` is that of what is inside."""
 
     path: Path
     md5: str
 
-    def is_right(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether the file is what it should be."""
         try:
             with gzip.open(self.path) as file:
@@ -35,33 +35,33 @@ class Installed:
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file that a data set is made from: its address and digest for `fetch_file`, and where else it may be."""
+class RemoteFile:
+    """A file that a data set is made from: its address and digest for `download_file`, and where else it may be."""
 
     url: str
     digest: str
-    installed: Installed | None = None
+    installed: InstalledFile | None = None
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DatasetSpec:
     """A known data set. `most` is the number of bytes that its archives may unpack to; `source` becomes SOURCE.txt."""
 
-    make: layouts.Maker
-    source: str
-    files: tuple[Remote, ...] = ()
-    most: int = 0
+    build: layouts.BuildFn
+    citation: str
+    files: tuple[RemoteFile, ...] = ()
+    max_unpacked_bytes: int = 0
 
 
-def _list_idx(address: str, digests: tuple[str, ...], installed: tuple[str, ...] = ()) -> tuple[Remote, ...]:
+def _list_idx_files(base_url: str, digests: tuple[str, ...], installed_md5s: tuple[str, ...] = ()) -> tuple[RemoteFile, ...]:
     names = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    places = {name: Installed(_DEBIAN / name, md5) for name, md5 in zip(names, installed, strict=False)}
+    installed_files = {name: InstalledFile(_DEBIAN_DIR / name, md5) for name, md5 in zip(names, installed_md5s, strict=False)}
     return tuple(
-        Remote(address + name, f"md5:{digest}", places.get(name)) for name, digest in zip(names, digests, strict=True)
+        RemoteFile(base_url + name, f"md5:{digest}", installed_files.get(name)) for name, digest in zip(names, digests, strict=True)
     )
 
 
-_FASHION = _list_idx(
+_FASHION = _list_idx_files(
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     (
         "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -76,7 +76,7 @@ _FASHION = _list_idx(
         "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 )
-_MNIST = _list_idx(
+_MNIST = _list_idx_files(
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     (
         "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -85,7 +85,7 @@ _MNIST = _list_idx(
         "ec29112dd5afa0611ce80d1b7f02629c",
     ),
 )
-_KMNIST = _list_idx(
+_KMNIST = _list_idx_files(
     "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
     (
         "bdb82020997e1d708af4cf47b453dcf7",
@@ -98,103 +98,103 @@ _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 
-DATA_SETS: dict[str, DataSet] = {
-    "cifar10": DataSet(
-        layouts.sort_cifar(
+DATASETS: dict[str, DatasetSpec] = {
+    "cifar10": DatasetSpec(
+        layouts.make_cifar_builder(
             {
                 "train": tuple(f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1, 6)),
                 "test": ("cifar-10-batches-bin/test_batch.bin",),
             },
             "cifar-10-batches-bin/batches.meta.txt",
-            labels=1,
+            num_label_bytes=1,
         ),
-        ORIGINS["cifar10"],
-        (Remote(f"{_CIFAR}cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),),
-        most=300_000_000,
+        CITATIONS["cifar10"],
+        (RemoteFile(f"{_CIFAR}cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),),
+        max_unpacked_bytes=300_000_000,
     ),
-    "cifar100": DataSet(
-        layouts.sort_cifar(
+    "cifar100": DatasetSpec(
+        layouts.make_cifar_builder(
             {"train": ("cifar-100-binary/train.bin",), "test": ("cifar-100-binary/test.bin",)},
             "cifar-100-binary/fine_label_names.txt",
-            labels=2,
+            num_label_bytes=2,
         ),
-        ORIGINS["cifar100"],
-        (Remote(f"{_CIFAR}cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"),),
-        most=300_000_000,
+        CITATIONS["cifar100"],
+        (RemoteFile(f"{_CIFAR}cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"),),
+        max_unpacked_bytes=300_000_000,
     ),
-    "dtd": DataSet(
-        layouts.sort_textures,
-        ORIGINS["dtd"],
+    "dtd": DatasetSpec(
+        layouts.build_dtd,
+        CITATIONS["dtd"],
         (
-            Remote(
+            RemoteFile(
                 "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
                 "md5:fff73e5086ae6bdbea199a49dfb8a4c1",
             ),
         ),
-        most=2_000_000_000,
+        max_unpacked_bytes=2_000_000_000,
     ),
-    "eurosat": DataSet(
-        layouts.sort_folders({".": "2750"}),
-        ORIGINS["eurosat"],
+    "eurosat": DatasetSpec(
+        layouts.make_folder_builder({".": "2750"}),
+        CITATIONS["eurosat"],
         (
-            Remote(
+            RemoteFile(
                 "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/"
                 "EuroSAT.zip",
                 "md5:c8fa014336c82ac7804f0398fcb19387",
             ),
         ),
-        most=500_000_000,
+        max_unpacked_bytes=500_000_000,
     ),
-    "fashion-mnist": DataSet(layouts.sort_idx(CLOTHES), ORIGINS["fashion-mnist"], _FASHION),
-    "flowers102": DataSet(
-        layouts.sort_flowers(FLOWERS),
-        ORIGINS["flowers102"],
+    "fashion-mnist": DatasetSpec(layouts.make_idx_builder(FASHION_MNIST_CLASSES), CITATIONS["fashion-mnist"], _FASHION),
+    "flowers102": DatasetSpec(
+        layouts.make_flowers_builder(FLOWERS102_CLASSES),
+        CITATIONS["flowers102"],
         (
-            Remote(f"{_FLOWERS}102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa"),
-            Remote(f"{_FLOWERS}imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"),
-            Remote(f"{_FLOWERS}setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c"),
+            RemoteFile(f"{_FLOWERS}102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa"),
+            RemoteFile(f"{_FLOWERS}imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"),
+            RemoteFile(f"{_FLOWERS}setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c"),
         ),
-        most=1_000_000_000,
+        max_unpacked_bytes=1_000_000_000,
     ),
-    "food101": DataSet(
-        layouts.sort_food,
-        ORIGINS["food101"],
-        (Remote("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "md5:85eeb15f3717b99a5da872d97d918f87"),),
-        most=10_000_000_000,
+    "food101": DatasetSpec(
+        layouts.build_food101,
+        CITATIONS["food101"],
+        (RemoteFile("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "md5:85eeb15f3717b99a5da872d97d918f87"),),
+        max_unpacked_bytes=10_000_000_000,
     ),
-    "hotdog": DataSet(
-        layouts.sort_folders({"train": "hotdog/train", "test": "hotdog/test"}),
-        ORIGINS["hotdog"],
+    "hotdog": DatasetSpec(
+        layouts.make_folder_builder({"train": "hotdog/train", "test": "hotdog/test"}),
+        CITATIONS["hotdog"],
         (
-            Remote(
+            RemoteFile(
                 "http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip",
                 "sha1:fba480ffa8aa7e0febbb511d181409f899b9baa5",
             ),
         ),
-        most=1_000_000_000,
+        max_unpacked_bytes=1_000_000_000,
     ),
-    "imagenette": DataSet(
-        layouts.sort_folders({"train": "imagenette2-320/train", "val": "imagenette2-320/val"}, WORDNET),
-        ORIGINS["imagenette"],
+    "imagenette": DatasetSpec(
+        layouts.make_folder_builder({"train": "imagenette2-320/train", "val": "imagenette2-320/val"}, IMAGENETTE_CLASSES),
+        CITATIONS["imagenette"],
         (
-            Remote(
+            RemoteFile(
                 "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
                 "md5:3df6f0d01a2c9592104656642f5e78a3",
             ),
         ),
-        most=1_000_000_000,
+        max_unpacked_bytes=1_000_000_000,
     ),
-    "kmnist": DataSet(layouts.sort_idx(KUZUSHIJI), ORIGINS["kmnist"], _KMNIST),
-    "mnist": DataSet(layouts.sort_idx(DIGITS), ORIGINS["mnist"], _MNIST),
-    "oxford-pets": DataSet(
-        layouts.sort_pets,
-        ORIGINS["oxford-pets"],
+    "kmnist": DatasetSpec(layouts.make_idx_builder(KMNIST_CLASSES), CITATIONS["kmnist"], _KMNIST),
+    "mnist": DatasetSpec(layouts.make_idx_builder(MNIST_CLASSES), CITATIONS["mnist"], _MNIST),
+    "oxford-pets": DatasetSpec(
+        layouts.build_pets,
+        CITATIONS["oxford-pets"],
         (
-            Remote(f"{_PETS}images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c"),
-            Remote(f"{_PETS}annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f"),
+            RemoteFile(f"{_PETS}images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+            RemoteFile(f"{_PETS}annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f"),
         ),
-        most=2_000_000_000,
+        max_unpacked_bytes=2_000_000_000,
     ),
-    "solar-cells": DataSet(make_solar_cells, ORIGINS["solar-cells"]),
+    "solar-cells": DatasetSpec(build_solar_cells, CITATIONS["solar-cells"]),
 }
 """By name; the names are those of ftcli/recipe/datasets.py."""

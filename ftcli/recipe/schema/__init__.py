@@ -25,14 +25,14 @@ from ftcli.recipe.schema.optimization import (
     Sgd,
     StepDecay,
 )
-from ftcli.recipe.schema.parts import Part
-from ftcli.recipe.schema.recipe import Cache, EarlyStopping, Recipe, SolvedStage, Stage, Through
+from ftcli.recipe.schema.parts import RecipeModel
+from ftcli.recipe.schema.recipe import CacheSettings, EarlyStopping, Recipe, HeadFitStage, Stage, FreezeThrough
 
 __all__ = [
     "Adam",
     "AdamW",
     "Backbone",
-    "Cache",
+    "CacheSettings",
     "ColorJitter",
     "Constant",
     "Cosine",
@@ -42,7 +42,7 @@ __all__ = [
     "Normalization",
     "OneCycle",
     "Optimizer",
-    "Part",
+    "RecipeModel",
     "Preset",
     "RandAugment",
     "RandomErasing",
@@ -53,10 +53,10 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Sgd",
-    "SolvedStage",
+    "HeadFitStage",
     "Stage",
     "StepDecay",
-    "Through",
+    "FreezeThrough",
     "Transform",
     "Transforms",
 ]

@@ -6,31 +6,31 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from ftcli.recipe.schema.parts import Count, NotNegative, Pair, Part, Positive, Probability, name_alone, tuple_of_list
+from ftcli.recipe.schema.parts import PositiveInt, NonNegativeFloat, Pair, RecipeModel, PositiveFloat, Probability, allow_bare_name, list_to_tuple
 
 
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+def _check_order(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
         raise ValueError("give the smaller number first")
     return value
 
 
-Area = Annotated[float, Field(gt=0, le=1)]
+AreaFraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class RandomResizedCrop(Part):
+class RandomResizedCrop(RecipeModel):
     """A random part of the image, of random area and shape, resized to the network's input."""
 
     name: Literal["random_resized_crop"]
-    scale: Pair[Area] = (0.08, 1.0)
+    scale: Pair[AreaFraction] = (0.08, 1.0)
     """The share of the image's area that is kept, from and to."""
-    ratio: Pair[Positive] = (0.75, 4 / 3)
+    ratio: Pair[PositiveFloat] = (0.75, 4 / 3)
     """Width over height of the part, from and to."""
 
-    _ordered = field_validator("scale", "ratio")(_ordered)
+    _check_order = field_validator("scale", "ratio")(_check_order)
 
 
-class RandomHorizontalFlip(Part):
+class RandomHorizontalFlip(RecipeModel):
     """Left and right change places."""
 
     name: Literal["random_horizontal_flip"]
@@ -38,7 +38,7 @@ class RandomHorizontalFlip(Part):
     """How probable the flip is."""
 
 
-class RandomVerticalFlip(Part):
+class RandomVerticalFlip(RecipeModel):
     """Top and bottom change places."""
 
     name: Literal["random_vertical_flip"]
@@ -46,7 +46,7 @@ class RandomVerticalFlip(Part):
     """How probable the flip is."""
 
 
-class RandomRotation(Part):
+class RandomRotation(RecipeModel):
     """A turn about the centre; what comes in at the corners is black."""
 
     name: Literal["random_rotation"]
@@ -54,40 +54,40 @@ class RandomRotation(Part):
     """The largest turn to either side, in degrees."""
 
 
-class ColorJitter(Part):
+class ColorJitter(RecipeModel):
     """Random brightness, contrast, saturation and hue."""
 
     name: Literal["color_jitter"]
-    brightness: NotNegative = 0.2
+    brightness: NonNegativeFloat = 0.2
     """x, where brightness is multiplied by a factor from 1 - x to 1 + x."""
-    contrast: NotNegative = 0.2
+    contrast: NonNegativeFloat = 0.2
     """x, where contrast is multiplied by a factor from 1 - x to 1 + x."""
-    saturation: NotNegative = 0.2
+    saturation: NonNegativeFloat = 0.2
     """x, where saturation is multiplied by a factor from 1 - x to 1 + x."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """x, where hue is shifted by a part of the colour circle from -x to x."""
 
 
-class RandAugment(Part):
+class RandAugment(RecipeModel):
     """A few random operations of one strength (Cubuk et al., arXiv 1909.13719)."""
 
     name: Literal["rand_augment"]
-    num_ops: Count = 2
+    num_ops: PositiveInt = 2
     """How many operations an image goes through."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
     """How strong they are, 0 to 30."""
 
 
-class RandomErasing(Part):
+class RandomErasing(RecipeModel):
     """A random rectangle is blackened (Zhong et al., arXiv 1708.04896)."""
 
     name: Literal["random_erasing"]
     p: Probability = 0.25
     """How probable the rectangle is."""
-    scale: Pair[Area] = (0.02, 0.33)
+    scale: Pair[AreaFraction] = (0.02, 0.33)
     """The share of the area that it takes, from and to."""
 
-    _ordered = field_validator("scale")(_ordered)
+    _check_order = field_validator("scale")(_check_order)
 
 
 Transform = Annotated[
@@ -101,7 +101,7 @@ Transform = Annotated[
         | RandomErasing,
         Field(discriminator="name"),
     ],
-    BeforeValidator(name_alone),
+    BeforeValidator(allow_bare_name),
 ]
-Transforms = Annotated[tuple[Transform, ...], BeforeValidator(tuple_of_list)]
+Transforms = Annotated[tuple[Transform, ...], BeforeValidator(list_to_tuple)]
 Preset = Literal["none", "flips", "light", "standard", "strong"]

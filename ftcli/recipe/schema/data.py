@@ -8,42 +8,42 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ftcli.recipe.datasets import KnownDataSet
+from ftcli.recipe.datasets import DatasetName
 from ftcli.recipe.schema.augmentation import Preset, Transforms
-from ftcli.recipe.schema.parts import Count, Part, Positive, Share, Side, Text, Texts, Triple
+from ftcli.recipe.schema.parts import PositiveInt, RecipeModel, PositiveFloat, OpenFraction, SideLength, Text, Texts, Triple
 
-MANIFEST_ENDINGS = (".csv", ".tsv", ".parquet")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
 """What the name of a manifest ends in, in any case."""
 
 
-def _kind_of_augment(value: Any) -> str:
+def _augment_tag(value: Any) -> str:
     return "preset" if isinstance(value, str) else "list"
 
 
-class Normalization(Part):
+class Normalization(RecipeModel):
     """Mean and standard deviation of each channel, for pixels from 0 to 1."""
 
     mean: Triple[float]
     """Of red, green and blue."""
-    std: Triple[Positive]
+    std: Triple[PositiveFloat]
     """Of red, green and blue."""
 
 
-def _kind_of_root(value: Any) -> str:
+def _root_tag(value: Any) -> str:
     return "several" if isinstance(value, (list, tuple)) else "one"
 
 
-def _kind_of_normalize(value: Any) -> str:
+def _normalize_tag(value: Any) -> str:
     return "word" if isinstance(value, str) else "numbers"
 
 
-class Data(Part):
+class Data(RecipeModel):
     """The images: where they are, how they are split, and how they reach the network."""
 
     root: Annotated[
         Annotated[Text, Tag("one")]
         | Annotated[Texts, Field(min_length=1, json_schema_extra={"uniqueItems": True}), Tag("several")],
-        Discriminator(_kind_of_root),
+        Discriminator(_root_tag),
     ]
     """A folder with train/<class>/ and test/<class>/ (and val/<class>/), a folder of classes, or a manifest: a .csv,
     .tsv or .parquet file with the columns path and label, and split, weight and group where it likes; its paths are
@@ -52,36 +52,36 @@ class Data(Part):
     """A regular expression that finds an image's group in its path below the class folder, or in its path as the
     manifest has it: what its one pair of brackets matches. All images of a group are in the same split. null: the
     manifest's column group, if there is one."""
-    download: KnownDataSet | None = None
+    download: DatasetName | None = None
     """A known data set, made at root when root is missing."""
-    val: Share = 0.1
+    val: OpenFraction = 0.1
     """The share of the training images that is drawn for validation, class by class; with groups, the share of the
     groups. Where there is a val/ folder, or a manifest's column split says val, that is used instead."""
-    test: Share = 0.2
+    test: OpenFraction = 0.2
     """The share that is drawn for the test where root has no splits. Otherwise its own test images are used."""
     classes: Annotated[Texts, Field(json_schema_extra={"minItems": 2, "uniqueItems": True})] | None = None
     """The names of the classes in the order of the network's outputs. null: the folders' names, in natural order."""
-    image_size: Side | None = None
+    image_size: SideLength | None = None
     """Height and width of what the network sees, in pixels. null: what the weights were trained with."""
     resize: Literal["crop", "squash", "pad"] | None = None
     """How an image becomes square where nothing is random: crop resizes its shorter side and cuts out the centre,
     squash resizes both sides, pad resizes its longer side and fills the rest with black. null: as the weights were
     evaluated, which is crop but for some of timm's and for what ftcli trained otherwise."""
-    resize_size: Side | None = None
+    resize_size: SideLength | None = None
     """The side in pixels that an image is resized to before the centre is cut out; needs image_size, and does nothing
     with pad. null: in the weights' own proportion to image_size, but image_size itself where resize is squash."""
     normalize: Annotated[
         Annotated[Literal["pretrained", "dataset"], Tag("word")] | Annotated[Normalization, Tag("numbers")],
-        Discriminator(_kind_of_normalize),
+        Discriminator(_normalize_tag),
     ] = "pretrained"
     """Mean and standard deviation that pixels are normalised with: pretrained takes what the weights were trained with,
     dataset measures the training images, {mean, std} gives numbers."""
     augment: Annotated[
-        Annotated[Preset, Tag("preset")] | Annotated[Transforms, Tag("list")], Discriminator(_kind_of_augment)
+        Annotated[Preset, Tag("preset")] | Annotated[Transforms, Tag("list")], Discriminator(_augment_tag)
     ] = "standard"
     """What happens to a training image at random: a preset, or a list of transforms in order, each a name or a mapping
     with a name."""
-    batch_size: Count = 32
+    batch_size: PositiveInt = 32
     """Images in a step."""
     num_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     """Processes that load images; 0: the main process loads them, with a thread for each core. null: as many as there
@@ -97,14 +97,14 @@ class Data(Part):
 
     @field_validator("root")
     @classmethod
-    def _roots_differ(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if twice := [root for root in value if value.count(root) > 1] if isinstance(value, tuple) else []:
-            raise ValueError(f"{twice[0]!r} stands twice")
+    def _check_roots_unique(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if duplicates := [root for root in value if value.count(root) > 1] if isinstance(value, tuple) else []:
+            raise ValueError(f"{duplicates[0]!r} stands twice")
         return value
 
     @field_validator("group")
     @classmethod
-    def _finds_one_group(cls, value: str | None) -> str | None:
+    def _check_group_pattern(cls, value: str | None) -> str | None:
         if value is None:
             return None
         try:
@@ -119,25 +119,25 @@ class Data(Part):
 
     @field_validator("classes")
     @classmethod
-    def _classes_differ(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _check_classes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None:
             if len(value) < 2:
                 raise ValueError("a classifier needs at least 2 classes")
-            twice = sorted({name for name in value if value.count(name) > 1})
-            if twice:
-                raise ValueError(f"{twice[0]!r} stands twice")
+            duplicates = sorted({name for name in value if value.count(name) > 1})
+            if duplicates:
+                raise ValueError(f"{duplicates[0]!r} stands twice")
         return value
 
     @model_validator(mode="after")
     def _download_makes_a_folder(self) -> Data:
-        if self.download is None or (isinstance(self.root, str) and not self.root.lower().endswith(MANIFEST_ENDINGS)):
+        if self.download is None or (isinstance(self.root, str) and not self.root.lower().endswith(MANIFEST_SUFFIXES)):
             return self
         raise ValueError(
             "download makes one folder, so root must name one folder, not a manifest or a list; change root or download"
         )
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Data:
+    def _check_sizes(self) -> Data:
         if self.resize_size is not None:
             if self.resize == "pad":
                 raise ValueError("resize_size does nothing with resize: pad; leave it out")

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ftcli.recipe.schema.parts import Count, Fraction, Part, Text, tuple_of_list
+from ftcli.recipe.schema.parts import PositiveInt, Fraction, RecipeModel, Text, list_to_tuple
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{64}$"), AfterValidator(str.lower)]
 
 
-class Backbone(Part):
+class Backbone(RecipeModel):
     """The network that the head is put on."""
 
     name: Text
@@ -27,8 +27,8 @@ class Backbone(Part):
     what published files have in their names."""
 
     @model_validator(mode="after")
-    def _digest_goes_with_a_file(self) -> Backbone:
-        if self.sha256 is None and is_address(self.weights):
+    def _check_sha256(self) -> Backbone:
+        if self.sha256 is None and is_url(self.weights):
             raise ValueError(
                 "weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, or that "
                 "`sha256sum FILE` tells of a copy that you trust"
@@ -38,15 +38,15 @@ class Backbone(Part):
         return self
 
 
-def is_address(weights: str) -> bool:
+def is_url(weights: str) -> bool:
     """Whether `weights` is the address of a file, and no file on this machine."""
     return weights.lower().startswith(("http://", "https://"))
 
 
-class Head(Part):
+class Head(RecipeModel):
     """What takes the place of the backbone's last layer."""
 
-    hidden: Annotated[tuple[Count, ...], BeforeValidator(tuple_of_list)] = ()
+    hidden: Annotated[tuple[PositiveInt, ...], BeforeValidator(list_to_tuple)] = ()
     """Units of each hidden layer; [] is a single linear layer."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     """What follows each hidden layer."""

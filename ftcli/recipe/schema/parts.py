@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
-class Part(BaseModel):
+class RecipeModel(BaseModel):
     """A mapping of a recipe: strict types, no unknown keys, never changed once read."""
 
     model_config = ConfigDict(
@@ -15,17 +15,17 @@ class Part(BaseModel):
     )
 
 
-def tuple_of_list(value: Any) -> Any:
+def list_to_tuple(value: Any) -> Any:
     """YAML has lists where the schema has tuples, which cannot change."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def name_alone(value: Any) -> Any:
+def allow_bare_name(value: Any) -> Any:
     """A name without settings may stand alone."""
     return {"name": value} if isinstance(value, str) else value
 
 
-def fit_file_name(value: str) -> str:
+def check_file_name_length(value: str) -> str:
     """A name becomes that of a folder or file, of which Linux takes 255 bytes, with what is added to it."""
     if len(value.encode()) > 200:
         raise ValueError("takes more than 200 bytes, too many for the name of a file; shorten it")
@@ -34,15 +34,15 @@ def fit_file_name(value: str) -> str:
 
 T = TypeVar("T")
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, le=1e6)]
-NotNegative = Annotated[float, Field(ge=0, le=1e6)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e6)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=100_000)]
-Side = Annotated[int, Field(ge=1, le=4096)]
+PositiveInt = Annotated[int, Field(ge=1, le=100_000)]
+SideLength = Annotated[int, Field(ge=1, le=4096)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100), AfterValidator(fit_file_name)]
-Texts = Annotated[tuple[Text, ...], BeforeValidator(tuple_of_list)]
-Pair = Annotated[tuple[T, T], BeforeValidator(tuple_of_list)]
-Triple = Annotated[tuple[T, T, T], BeforeValidator(tuple_of_list)]
+FileSafeName = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100), AfterValidator(check_file_name_length)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(list_to_tuple)]
+Pair = Annotated[tuple[T, T], BeforeValidator(list_to_tuple)]
+Triple = Annotated[tuple[T, T, T], BeforeValidator(list_to_tuple)]

@@ -10,27 +10,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftcli.analysis.drafting.draft import Brief, draft_recipe
-from ftcli.analysis.drafting.proposal import Choice, propose_recipe
-from ftcli.analysis.drafting.survey import Survey, survey_images
+from ftcli.analysis.drafting.draft import InitArgs, draft_recipe
+from ftcli.analysis.drafting.proposal import ModelChoice, build_recipe_text
+from ftcli.analysis.drafting.survey import DatasetStats, compute_dataset_stats
 from ftcli.errors import DataError, RecipeError
 from ftcli.planning import plan_recipe
-from ftcli.recipe.loading import read_recipe, revive_recipe
+from ftcli.recipe.loading import read_recipe, recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
 from ftcli.recipe.schema import Recipe, Stage
-from ftcli.results import Silent, WeightsEntry
+from ftcli.results import NullReporter, WeightsEntry
 
 WEIGHTS = WeightsEntry("IMAGENET1K_V1", 69.758, 11_689_512, "https://x", True)
-CHOICE = Choice("resnet18", WEIGHTS, 224, 224, batch_norm=True, gpu=False)
-SURVEY = Survey(
+MODEL_CHOICE = ModelChoice("resnet18", WEIGHTS, 224, 224, has_batch_norm=True, has_gpu=False)
+STATS = DatasetStats(
     root="data/x",
-    fixed=("train", "val", "test"),
-    val=None,
-    test=None,
+    existing_splits=("train", "val", "test"),
+    val_fraction=None,
+    test_fraction=None,
     classes=("a", "b"),
     splits={"train": {"a": 600, "b": 400}, "val": {"a": 60, "b": 40}, "test": {"a": 90, "b": 10}},
     shapes=((400, 300, False),) * 500,
-    broken=(),
+    corrupt=(),
 )
 
 Fill = Callable[[Mapping[str, int]], Path]
@@ -52,21 +52,21 @@ def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: dict[str,
     return make
 
 
-def read(text: str) -> Recipe:
-    return revive_recipe(parse_yaml(text, "draft").data, "draft").recipe
+def parse_recipe(text: str) -> Recipe:
+    return recipe_from_dict(parse_yaml(text, "draft").data, "draft").recipe
 
 
-def propose(survey: Survey = SURVEY, choice: Choice = CHOICE) -> Recipe:
-    return read(propose_recipe(survey, choice, "x", "ftcli train x.yaml"))
+def build_recipe(stats: DatasetStats = STATS, model_choice: ModelChoice = MODEL_CHOICE) -> Recipe:
+    return parse_recipe(build_recipe_text(stats, model_choice, "x", "ftcli train x.yaml"))
 
 
-def shape(*shapes: tuple[int, int]) -> Survey:
-    return replace(SURVEY, shapes=tuple((width, height, False) for width, height in shapes))
+def stats_with_shapes(*shapes: tuple[int, int]) -> DatasetStats:
+    return replace(STATS, shapes=tuple((width, height, False) for width, height in shapes))
 
 
-def test_the_whole_text() -> None:
-    survey = replace(SURVEY, splits={**SURVEY.splits, "train": {"a": 900, "b": 100}})
-    assert propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml") == TEXT
+def test_build_recipe_text_exact() -> None:
+    stats = replace(STATS, splits={**STATS.splits, "train": {"a": 900, "b": 100}})
+    assert build_recipe_text(stats, MODEL_CHOICE, "x", "ftcli train x.yaml") == TEXT
 
 
 TEXT = """\
@@ -104,34 +104,34 @@ stages:
     ("train", "told"),
     [(7, "1 step an epoch"), (33, "4 steps an epoch"), (34, "5 steps an epoch"), (64, "8 steps an epoch")],
 )
-def test_the_steps_of_an_epoch_are_those_of_training(train: int, told: str) -> None:
-    survey = replace(SURVEY, splits={"train": {"a": train - 1, "b": 1}, "val": {"a": 1, "b": 1}})
-    assert f"  batch_size: 8                 # {told}; " in propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+def test_build_recipe_text_steps_match_training(train: int, told: str) -> None:
+    stats = replace(STATS, splits={"train": {"a": train - 1, "b": 1}, "val": {"a": 1, "b": 1}})
+    assert f"  batch_size: 8                 # {told}; " in build_recipe_text(stats, MODEL_CHOICE, "x", "ftcli train x.yaml")
 
 
-def test_how_images_become_square() -> None:
-    assert propose(shape(*[(300, 300)] * 9, (300, 200))).data.resize == "squash"
-    assert propose(shape((300, 300), (400, 300))).data.resize == "crop"
-    assert propose(shape((300, 300), (900, 300))).data.resize == "pad"
-    assert propose(shape((300, 300))).data.augment == "light"
-    assert propose(shape((400, 300))).data.augment == "standard"
-    assert propose(shape((400, 300)), replace(CHOICE, size=64)).data.augment == "light"
+def test_build_recipe_text_chooses_resize_and_augment() -> None:
+    assert build_recipe(stats_with_shapes(*[(300, 300)] * 9, (300, 200))).data.resize == "squash"
+    assert build_recipe(stats_with_shapes((300, 300), (400, 300))).data.resize == "crop"
+    assert build_recipe(stats_with_shapes((300, 300), (900, 300))).data.resize == "pad"
+    assert build_recipe(stats_with_shapes((300, 300))).data.augment == "light"
+    assert build_recipe(stats_with_shapes((400, 300))).data.augment == "standard"
+    assert build_recipe(stats_with_shapes((400, 300)), replace(MODEL_CHOICE, image_size=64)).data.augment == "light"
 
 
-def test_many_images_are_trained_on_in_other_ways_than_few() -> None:
-    def told(train: int, **changes: object) -> tuple[int, list[int], str]:
-        survey = replace(SURVEY, splits={"train": {"a": train // 2, "b": train // 2}, "val": {"a": 1, "b": 1}})
-        recipe = propose(survey, replace(CHOICE, **changes))  # type: ignore[arg-type]
+def test_build_recipe_text_depends_on_dataset_size() -> None:
+    def settings_for(train: int, **changes: object) -> tuple[int, list[int], str]:
+        stats = replace(STATS, splits={"train": {"a": train // 2, "b": train // 2}, "val": {"a": 1, "b": 1}})
+        recipe = build_recipe(stats, replace(MODEL_CHOICE, **changes))  # type: ignore[arg-type]
         stages = [stage for stage in recipe.stages if isinstance(stage, Stage)]
         return recipe.data.batch_size, [stage.epochs for stage in stages], stages[-1].batch_norm
 
-    assert told(100) == (8, [10, 15], "frozen")
-    assert told(400) == (16, [10, 15], "frozen")
-    assert told(1000) == (32, [4, 8], "frozen")
-    assert told(20_000) == (32, [2, 5], "train")
-    assert told(20_000, gpu=True) == (64, [2, 5], "train")
-    assert told(1000, batch_norm=False) == (32, [4, 8], "train")
-    (only,) = propose(SURVEY, replace(CHOICE, weights=None)).stages
+    assert settings_for(100) == (8, [10, 15], "frozen")
+    assert settings_for(400) == (16, [10, 15], "frozen")
+    assert settings_for(1000) == (32, [4, 8], "frozen")
+    assert settings_for(20_000) == (32, [2, 5], "train")
+    assert settings_for(20_000, has_gpu=True) == (64, [2, 5], "train")
+    assert settings_for(1000, has_batch_norm=False) == (32, [4, 8], "train")
+    (only,) = build_recipe(STATS, replace(MODEL_CHOICE, weights=None)).stages
     assert isinstance(only, Stage)
     assert (only.freeze, only.batch_norm, only.epochs) == ("none", "train", 30)
 
@@ -163,69 +163,69 @@ def test_many_images_are_trained_on_in_other_ways_than_few() -> None:
         "a" + "\u00a0" + "b\ufeff",
     ],
 )
-def test_any_name_survives(name: str) -> None:
-    survey = replace(
-        SURVEY,
+def test_build_recipe_text_keeps_any_name(name: str) -> None:
+    stats = replace(
+        STATS,
         root=name,
         classes=(name, "b"),
         splits={"train": {name: 600, "b": 100}, "val": {name: 6, "b": 1}, "test": {name: 6, "b": 1}},
     )
-    text = propose_recipe(survey, replace(CHOICE, name=name), "x", "ftcli train x.yaml")
-    recipe = read(text)
+    text = build_recipe_text(stats, replace(MODEL_CHOICE, name=name), "x", "ftcli train x.yaml")
+    recipe = parse_recipe(text)
     assert (recipe.data.root, recipe.backbone.name) == (name, name)
 
 
-def test_names_that_no_text_holds(fill: Fill) -> None:
+def test_compute_dataset_stats_rejects_undecodable_root(fill: Fill) -> None:
     counts = {"\udcff": 9, "b": 1}
-    survey = replace(SURVEY, classes=tuple(counts), splits={"train": counts, "val": counts})
-    text = propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+    stats = replace(STATS, classes=tuple(counts), splits={"train": counts, "val": counts})
+    text = build_recipe_text(stats, MODEL_CHOICE, "x", "ftcli train x.yaml")
     assert "2 classes: '\\udcff', 'b'." in text
-    read(text)
+    parse_recipe(text)
     root = fill({"a": 10, "b": 10}).rename(os.fsdecode(b"\xff"))
     with pytest.raises(DataError) as error:
-        survey_images(root, "init")
+        compute_dataset_stats(root, "init")
     assert str(error.value) == (
         "init: '\\udcff' cannot stand in a recipe; rename it to at most 1,000 characters of UTF-8"
     )
 
 
-def test_splits_that_are_there_stand(fill: Fill) -> None:
+def test_compute_dataset_stats_keeps_existing_splits(fill: Fill) -> None:
     root = fill({f"{split}/{name}": 10 for split in ("train", "val", "test") for name in "ab"})
-    survey = survey_images(root, "init")
-    assert (survey.val, survey.test, survey.images) == (None, None, 60)
-    text = propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
+    stats = compute_dataset_stats(root, "init")
+    assert (stats.val_fraction, stats.test_fraction, stats.num_images) == (None, None, 60)
+    text = build_recipe_text(stats, MODEL_CHOICE, "x", "ftcli train x.yaml")
     assert "  root: data                    # train 20, val 20, test 20\n" in text
     assert "val" not in [line.split(":")[0].strip() for line in text.splitlines()]
 
 
-def test_splits_that_are_not_there_are_drawn(fill: Fill) -> None:
-    survey = survey_images(fill({"train/a": 10, "train/b": 10}), "init")
-    assert (survey.val, survey.test) == (0.2, None)
-    assert "nobody knows how good the result is" in propose_recipe(survey, CHOICE, "x", "ftcli train x.yaml")
-    recipe = propose(survey)
+def test_compute_dataset_stats_draws_missing_splits(fill: Fill) -> None:
+    stats = compute_dataset_stats(fill({"train/a": 10, "train/b": 10}), "init")
+    assert (stats.val_fraction, stats.test_fraction) == (0.2, None)
+    assert "nobody knows how good the result is" in build_recipe_text(stats, MODEL_CHOICE, "x", "ftcli train x.yaml")
+    recipe = build_recipe(stats)
     assert (recipe.data.val, recipe.data.test) == (0.2, 0.2)
 
 
-def test_a_folder_of_classes_and_a_manifest_are_the_same(fill: Fill) -> None:
+def test_draft_recipe_from_folder_and_manifest(fill: Fill) -> None:
     root = fill({"a": 30, "b": 10})
-    survey = survey_images(root, "init")
-    assert (survey.val, survey.test, survey.fixed) == (0.2, 0.2, ())
+    stats = compute_dataset_stats(root, "init")
+    assert (stats.val_fraction, stats.test_fraction, stats.existing_splits) == (0.2, 0.2, ())
     rows = "".join(f"data/{name}/{number}.png,{name}\n" for name, n in (("a", 30), ("b", 10)) for number in range(n))
     Path("all.csv").write_text("path,label\n" + rows)
-    told = draft_recipe(Brief(data=Path("all.csv"), device="cpu"), Silent())
-    assert (told.images, told.classes) == (40, ("a", "b"))
-    recipe = read(told.recipe)
+    result = draft_recipe(InitArgs(data=Path("all.csv"), device="cpu"), NullReporter())
+    assert (result.images, result.classes) == (40, ("a", "b"))
+    recipe = parse_recipe(result.recipe)
     assert (recipe.name, recipe.data.root, recipe.data.val, recipe.data.test) == ("all", "all.csv", 0.2, 0.2)
 
 
 @pytest.mark.slow
-def test_the_network_sees_no_more_than_the_images_have(fill: Fill) -> None:
+def test_draft_recipe_limits_image_size(fill: Fill) -> None:
     root = fill({"a": 10, "b": 10})
 
     def draft(backbone: str | None = None) -> Recipe:
-        told = draft_recipe(Brief(data=root, backbone=backbone, device="cpu"), Silent())
-        assert (told.width, told.height, told.grey, told.looked_at) == (60, 48, 0, 20)
-        return read(told.recipe)
+        result = draft_recipe(InitArgs(data=root, backbone=backbone, device="cpu"), NullReporter())
+        assert (result.width, result.height, result.grey, result.looked_at) == (60, 48, 0, 20)
+        return parse_recipe(result.recipe)
 
     assert draft().data.image_size == 32
     transformer = draft("vit_b_16")
@@ -234,36 +234,36 @@ def test_the_network_sees_no_more_than_the_images_have(fill: Fill) -> None:
     assert draft("inception_v3").data.image_size == 299  # takes none so small
 
 
-def test_long_images_are_seen_by_their_longer_side(fill: Fill) -> None:
+def test_draft_recipe_pads_elongated_images(fill: Fill) -> None:
     root = fill({"a": 4, "b": 4})
     for path in root.rglob("*.png"):
         Image.open(path).resize((200, 6)).save(path)
-    recipe = read(draft_recipe(Brief(data=root, device="cpu"), Silent()).recipe)
+    recipe = parse_recipe(draft_recipe(InitArgs(data=root, device="cpu"), NullReporter()).recipe)
     assert (recipe.data.resize, recipe.data.image_size) == ("pad", 192)
-    text = propose_recipe(survey_images(root, "init"), CHOICE, "x", "ftcli train x.yaml")
+    text = build_recipe_text(compute_dataset_stats(root, "init"), MODEL_CHOICE, "x", "ftcli train x.yaml")
     assert "# the images' longer side is 200; this is the least that suits the network\n" in text
 
 
-def test_a_network_without_weights_begins_from_nothing(fill: Fill) -> None:
-    told = draft_recipe(Brief(data=fill({"a": 10, "b": 10}), backbone="timm/darknet17", device="cpu"), Silent())
-    recipe = read(told.recipe)
+def test_draft_recipe_without_pretrained_weights(fill: Fill) -> None:
+    result = draft_recipe(InitArgs(data=fill({"a": 10, "b": 10}), backbone="timm/darknet17", device="cpu"), NullReporter())
+    recipe = parse_recipe(result.recipe)
     assert recipe.backbone.weights == "none"
-    assert "# none are published for it, so it begins from nothing; better give a file\n" in told.recipe
+    assert "# none are published for it, so it begins from nothing; better give a file\n" in result.recipe
     assert [(stage.name, stage.freeze) for stage in recipe.stages] == [("all", "none")]
 
 
-def test_broken_images_are_told_and_left_out(fill: Fill) -> None:
+def test_draft_recipe_reports_corrupt_images(fill: Fill) -> None:
     root = fill({"a": 10, "b": 10})
     (root / "a/3.png").write_bytes(b"")
     (root / "b/4.png").write_bytes(b"nothing")
 
-    class Recorder(Silent):
+    class Recorder(NullReporter):
         told: list[str] = []  # noqa: RUF012
 
         def warn(self, text: str) -> None:
             self.told.append(text)
 
-    told = draft_recipe(Brief(data=root, device="cpu"), Recorder())
+    told = draft_recipe(InitArgs(data=root, device="cpu"), Recorder())
     assert told.broken == tuple(sorted(Recorder.told))
     assert told.broken[0] == (
         "data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_corrupt_image: skip"
@@ -272,26 +272,26 @@ def test_broken_images_are_told_and_left_out(fill: Fill) -> None:
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:
-        draft_recipe(Brief(data=root, device="cpu"), Silent())
+        draft_recipe(InitArgs(data=root, device="cpu"), NullReporter())
     assert str(error.value) == (
         "init: not one of 20 images of data can be read; the first: data/a/4.png: is empty (0 bytes); replace it, "
         "remove it, or set data.on_corrupt_image: skip"
     )
 
 
-def test_the_name_is_one_that_a_recipe_may_have(fill: Fill) -> None:
+def test_draft_recipe_makes_a_valid_name(fill: Fill) -> None:
     root = fill({"a": 10, "b": 10})
     names = {"Solar Cells (2)": "Solar-Cells--2", "狗": "狗", "²": "images", ".x": "x", "a\nb": "a-b"}
     names |= {"狗" * 80: "狗" * 66}
     for folder, name in names.items():
         root = root.rename(folder)
-        told = draft_recipe(Brief(data=root, device="cpu"), Silent())
-        Path("r.yaml").write_text(told.recipe)
-        document = read_recipe(Path("r.yaml"))
-        assert (document.recipe.name, document.recipe.data.root) == (name, folder)
-        assert len(plan_recipe(document).stages) == 2
+        result = draft_recipe(InitArgs(data=root, device="cpu"), NullReporter())
+        Path("r.yaml").write_text(result.recipe)
+        recipe_file = read_recipe(Path("r.yaml"))
+        assert (recipe_file.recipe.name, recipe_file.recipe.data.root) == (name, folder)
+        assert len(plan_recipe(recipe_file).stages) == 2
     with pytest.raises(RecipeError) as error:
-        draft_recipe(Brief(data=root, name="a b", device="cpu"), Silent())
+        draft_recipe(InitArgs(data=root, name="a b", device="cpu"), NullReporter())
     assert str(error.value) == (
         "--name: name: 'a b' is no name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
     )

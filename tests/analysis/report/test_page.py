@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 
 from ftcli.analysis import report
-from ftcli.analysis.report.page import check_report, write_report
-from ftcli.analysis.report.plots import HIT, MISS
-from ftcli.analysis.report.sentences import MEANINGS, sum_up, tell_confidence, tell_wilsons
+from ftcli.analysis.report.page import check_report_path, write_report
+from ftcli.analysis.report.plots import CORRECT_COLOR, ERROR_COLOR
+from ftcli.analysis.report.sentences import METRIC_INFO, summarize_accuracy, describe_confidence, describe_wilson_intervals
 from ftcli.errors import RecipeError
-from ftcli.results import Evaluation, Example, Figure, Scaling
-from tests.analysis.conftest import Browser, imagine_outputs, make_background, make_evaluation, make_rows
-from tests.conftest import SCRIPTS, Ftcli
+from ftcli.results import EvaluateResult, EvaluatedImage, Metric, TemperatureScaling
+from tests.analysis.conftest import Browser, create_outputs, create_report_context, create_evaluation, create_metrics
+from tests.conftest import UNICODE_CLASS_NAMES, Ftcli
 
 HOSTILE = (
     "<script>document.title='broken'</script>",
@@ -74,20 +74,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Pa
 
 
 @pytest.fixture(scope="session")
-def hostile(pictures: Path) -> Evaluation:
+def hostile(pictures: Path) -> EvaluateResult:
     """Eleven classes with names that would break a page that trusted them; one has no image."""
     files = sorted(path.name for path in pictures.iterdir())
-    labels, probabilities = imagine_outputs(220, len(HOSTILE), 0.7)
+    labels, probabilities = create_outputs(220, len(HOSTILE), 0.7)
     labels = np.where(labels == 3, 4, labels)
-    found = make_evaluation(HOSTILE, [files[i % len(files)] for i in range(220)], labels, probabilities)
+    found = create_evaluation(HOSTILE, [files[i % len(files)] for i in range(220)], labels, probabilities)
     return dataclasses.replace(found, skipped=("broken <i>.jpg: is empty (0 bytes)",), views=4)
 
 
-def test_names_are_text_and_the_page_needs_nothing(
-    hostile: Evaluation, pictures: Path, tmp_path: Path, browser: Browser
+def test_write_report_escapes_names_and_is_self_contained(
+    hostile: EvaluateResult, pictures: Path, tmp_path: Path, browser: Browser
 ) -> None:
     target = tmp_path / "report.html"
-    write_report(hostile, make_background(pictures, make_rows()), target)
+    write_report(hostile, create_report_context(pictures, create_metrics()), target)
     document, console = browser.open(target)
     assert console == []
     page = Page(document)
@@ -114,7 +114,7 @@ def test_names_are_text_and_the_page_needs_nothing(
     assert len(page.find("img")) == 20
 
 
-LOOK = """
+PROBE_SCRIPT = """
 <script>
 addEventListener("load", () => {
   const table = document.querySelector("table.sortable"), seen = {};
@@ -159,68 +159,68 @@ addEventListener("message", (event) => {
 """
 
 
-def look(page: Path, browser: Browser, *flags: str) -> list[dict[str, Any]]:
+def probe_page(page: Path, browser: Browser, *flags: str) -> list[dict[str, Any]]:
     """What a script finds in a page at three widths; the page's policy is kept, and lets this script in too."""
-    own = LOOK.partition("<script>")[2].partition("</script>")[0]
-    allowed = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    script = PROBE_SCRIPT.partition("<script>")[2].partition("</script>")[0]
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = page.read_text(encoding="utf-8").replace("script-src ", f"script-src 'sha256-{allowed}' ")
-    page.with_name("copy.html").write_text(text.replace("</body>", f"{LOOK}</body>"), encoding="utf-8")
+    page.with_name("copy.html").write_text(text.replace("</body>", f"{PROBE_SCRIPT}</body>"), encoding="utf-8")
     frames = "".join(f'<iframe src="copy.html" style="width:{width}px;border:0"></iframe>' for width in WIDTHS)
     page.with_name("frames.html").write_text(FRAMES + frames, encoding="utf-8")
     document, console = browser.open(page.with_name("frames.html"), *flags)
     assert console == []
     (lines,) = [text for text in Page(document).texts if text.startswith("{")]
-    return sorted((json.loads(line) for line in lines.splitlines()), key=lambda seen: int(seen["width"]))
+    return sorted((json.loads(line) for line in lines.splitlines()), key=lambda frame: int(frame["width"]))
 
 
-def test_tables_sort_and_no_width_scrolls(
-    hostile: Evaluation, pictures: Path, tmp_path: Path, browser: Browser
+def test_report_tables_sort_and_do_not_overflow(
+    hostile: EvaluateResult, pictures: Path, tmp_path: Path, browser: Browser
 ) -> None:
-    write_report(hostile, make_background(pictures, make_rows()), tmp_path / "report.html")
-    found = look(tmp_path / "report.html", browser, "--blink-settings=preferredColorScheme=0")
-    assert [seen["width"] for seen in found] == list(WIDTHS)
-    for seen in found:
-        assert seen["scroll"] == seen["width"]
-        assert all(width <= seen["width"] for width in seen["plots"])
-        assert seen["paper"] == "rgb(20, 24, 29)"  # dark
-        assert seen["title"] == "best_loss.pt on test"
-        assert (seen["opened"], seen["closed"]) == (0, 0)
-        counts = sorted(int(text) for text in seen["before"])
-        names, focused, states = seen["up1"]
+    write_report(hostile, create_report_context(pictures, create_metrics()), tmp_path / "report.html")
+    frames = probe_page(tmp_path / "report.html", browser, "--blink-settings=preferredColorScheme=0")
+    assert [frame["width"] for frame in frames] == list(WIDTHS)
+    for frame in frames:
+        assert frame["scroll"] == frame["width"]
+        assert all(width <= frame["width"] for width in frame["plots"])
+        assert frame["paper"] == "rgb(20, 24, 29)"  # dark
+        assert frame["title"] == "best_loss.pt on test"
+        assert (frame["opened"], frame["closed"]) == (0, 0)
+        counts = sorted(int(text) for text in frame["before"])
+        names, focused, states = frame["up1"]
         assert focused
         assert [int(text) for text in names] == counts
         assert states == [None, "ascending", *[None] * 6]
-        assert seen["down1"] == [[str(count) for count in reversed(counts)], "descending"]
-        assert seen["up0"][0].index("class 9") == seen["up0"][0].index("class 10") - 1
-        assert seen["down0"][0] == seen["up0"][0][::-1]
-        assert seen["up4"][0][-1] == seen["down4"][0][-1] == "–"  # the class without images is last both times
-        assert seen["up4"][0][:-1] == seen["down4"][0][:-1][::-1]
+        assert frame["down1"] == [[str(count) for count in reversed(counts)], "descending"]
+        assert frame["up0"][0].index("class 9") == frame["up0"][0].index("class 10") - 1
+        assert frame["down0"][0] == frame["up0"][0][::-1]
+        assert frame["up4"][0][-1] == frame["down4"][0][-1] == "–"  # the class without images is last both times
+        assert frame["up4"][0][:-1] == frame["down4"][0][:-1][::-1]
 
 
-def test_a_hundred_classes_can_be_seen_and_printed(pictures: Path, tmp_path: Path, browser: Browser) -> None:
+def test_report_of_hundred_classes_scrolls_and_prints(pictures: Path, tmp_path: Path, browser: Browser) -> None:
     files = [path.name for path in pictures.iterdir()]
-    labels, probabilities = imagine_outputs(3000, 100, 0.8)
-    evaluation = make_evaluation(
+    labels, probabilities = create_outputs(3000, 100, 0.8)
+    evaluation = create_evaluation(
         [f"class {i}" for i in range(100)], [files[i % len(files)] for i in range(3000)], labels, probabilities
     )
     target = tmp_path / "report.html"
-    write_report(evaluation, make_background(pictures), target)
+    write_report(evaluation, create_report_context(pictures), target)
     assert target.stat().st_size < 1_500_000
-    for seen in look(target, browser):
-        assert seen["scroll"] == seen["width"]
-        assert max(seen["plots"]) > 1400  # in a box of its own, with letters that can be read
-        assert (seen["fitted"], seen["pressed"]) == (True, "true")
-        assert seen["paper"] == "rgb(255, 255, 255)"
+    for frame in probe_page(target, browser):
+        assert frame["scroll"] == frame["width"]
+        assert max(frame["plots"]) > 1400  # in a box of its own, with letters that can be read
+        assert (frame["fitted"], frame["pressed"]) == (True, "true")
+        assert frame["paper"] == "rgb(255, 255, 255)"
     browser.open(target, f"--print-to-pdf={tmp_path / 'report.pdf'}")
     assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "report.pdf").read_bytes())) > 3
 
 
-def test_the_page_is_made_for_every_reader(hostile: Evaluation, photo_folder: Path, tmp_path: Path) -> None:
+def test_report_is_accessible(hostile: EvaluateResult, photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
     shutil.copy(photo_folder / "test/china/20.jpg", tmp_path / "many/cat.jpg")
-    examples = (Example("many/cat.jpg", HOSTILE[2], HOSTILE[4], 0.984), Example("many/cat.jpg", "a", "a", 0.51))
+    examples = (EvaluatedImage("many/cat.jpg", HOSTILE[2], HOSTILE[4], 0.984), EvaluatedImage("many/cat.jpg", "a", "a", 0.51))
     evaluation = dataclasses.replace(hostile, worst=examples[:1], unsure=examples[1:])
-    write_report(evaluation, make_background(tmp_path, make_rows()), tmp_path / "report.html")
+    write_report(evaluation, create_report_context(tmp_path, create_metrics()), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
@@ -260,8 +260,8 @@ def test_the_page_is_made_for_every_reader(hostile: Evaluation, photo_folder: Pa
     ]  # fmt: skip
 
 
-def test_the_policy_lets_in_the_own_script_alone(hostile: Evaluation, pictures: Path, tmp_path: Path) -> None:
-    write_report(hostile, make_background(pictures), tmp_path / "report.html")
+def test_report_csp_allows_only_its_own_script(hostile: EvaluateResult, pictures: Path, tmp_path: Path) -> None:
+    write_report(hostile, create_report_context(pictures), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -271,14 +271,14 @@ def test_the_policy_lets_in_the_own_script_alone(hostile: Evaluation, pictures: 
     )
 
 
-def test_two_classes_have_thresholds_and_a_temperature(pictures: Path, tmp_path: Path) -> None:
-    labels, probabilities = imagine_outputs(40, 2, 0.8)
+def test_report_of_two_classes_has_thresholds_and_temperature(pictures: Path, tmp_path: Path) -> None:
+    labels, probabilities = create_outputs(40, 2, 0.8)
     files = [path.name for path in pictures.iterdir()]
-    evaluation = make_evaluation(("ill", "well"), [files[i % 5] for i in range(40)], labels, probabilities)
-    scaling = Scaling(1.25, "val", 80, 0.5, 0.4, 0.1, 0.05, Path("new.pt"))
+    evaluation = create_evaluation(("ill", "well"), [files[i % 5] for i in range(40)], labels, probabilities)
+    scaling = TemperatureScaling(1.25, "val", 80, 0.5, 0.4, 0.1, 0.05, Path("new.pt"))
     threshold = dataclasses.replace(evaluation.thresholds[0], chosen_on="test")
     evaluation = dataclasses.replace(evaluation, scaling=scaling, thresholds=(threshold, evaluation.thresholds[1]))
-    write_report(evaluation, make_background(pictures), tmp_path / "report.html")
+    write_report(evaluation, create_report_context(pictures), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "best precision at a recall of at least 95.0\N{NO-BREAK SPACE}%" in text
     assert "look better here than they will be on new ones" in text
@@ -290,23 +290,23 @@ def test_two_classes_have_thresholds_and_a_temperature(pictures: Path, tmp_path:
     assert all(count in text for count in counts)
     assert 'id="training"' not in text
     assert "These images do not define it." in text
-    assert all(meaning.words in text for name, meaning in MEANINGS.items() if name != "top_5_accuracy")
+    assert all(info.description in text for name, info in METRIC_INFO.items() if name != "top_5_accuracy")
 
 
-def test_an_image_that_has_gone_is_said_so_in_its_place(hostile: Evaluation, pictures: Path, tmp_path: Path) -> None:
-    gone = dataclasses.replace(hostile.worst[0], path="gone.jpg")
-    evaluation = dataclasses.replace(hostile, worst=(gone, *hostile.worst[1:]), unsure=())
-    write_report(evaluation, make_background(pictures), tmp_path / "report.html")
+def test_report_shows_missing_images(hostile: EvaluateResult, pictures: Path, tmp_path: Path) -> None:
+    missing = dataclasses.replace(hostile.worst[0], path="gone.jpg")
+    evaluation = dataclasses.replace(hostile, worst=(missing, *hostile.worst[1:]), unsure=())
+    write_report(evaluation, create_report_context(pictures), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "This image can no longer be shown: it cannot be opened (No such file or directory)." in text
     assert text.count("<img ") == 9
     assert 'id="doubts"' not in text
 
 
-def test_the_same_inputs_give_the_same_bytes(hostile: Evaluation, pictures: Path, tmp_path: Path) -> None:
+def test_write_report_is_deterministic(hostile: EvaluateResult, pictures: Path, tmp_path: Path) -> None:
     for name in ("one.html", "two.html"):
         (tmp_path / name).write_text("old")
-        write_report(hostile, make_background(pictures, make_rows()), tmp_path / name)
+        write_report(hostile, create_report_context(pictures, create_metrics()), tmp_path / name)
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "two.html"]
 
@@ -319,34 +319,34 @@ def test_the_same_inputs_give_the_same_bytes(hostile: Evaluation, pictures: Path
         ("taken.html", "--report: taken.html is a folder, link or device; give the name of a file"),
     ],
 )
-def test_a_place_that_will_not_do_is_told(
+def test_check_report_path_rejects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("taken.html").mkdir()
-    check_report(Path("report.HTM"))
+    check_report_path(Path("report.HTM"))
     with pytest.raises(RecipeError) as error:
-        check_report(Path(name))
-    assert error.value.faults == (sentence,)
+        check_report_path(Path(name))
+    assert error.value.messages == (sentence,)
 
 
-def test_sentences_say_what_was_measured() -> None:
-    labels, sure = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
-    evaluation = make_evaluation(("a", "b"), ["x"] * 4, labels, sure)
-    assert sum_up(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
+def test_sentences_describe_metrics() -> None:
+    labels, probabilities = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
+    evaluation = create_evaluation(("a", "b"), ["x"] * 4, labels, probabilities)
+    assert summarize_accuracy(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
         "It is right for 50.0 % of 4 images (95 %: 15.0 to 85.0 %); always answering ‘\u2068a\u2069’ would be "
         "right for 75.0 %, so this is no better."
     )
-    assert tell_confidence(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
+    assert describe_confidence(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
         "On average it holds its answers 90.0 % probable, and 50.0 % of them are right: it is overconfident."
     )
-    assert tell_wilsons(evaluation.figures) == "The interval of accuracy is"
-    top = Figure("top_5_accuracy", 0.5, 0.4, 0.6, "wilson")
-    assert tell_wilsons((*evaluation.figures, top)) == "The intervals of accuracy and top-5 accuracy are"
-    right = make_evaluation(("a", "b"), ["x"] * 40, np.zeros(40, int), np.tile([0.7, 0.3], (40, 1)))
-    assert tell_confidence(right).endswith("it is underconfident.")
-    fair = make_evaluation(("a", "b"), ["x"] * 40, np.arange(40) // 28, np.tile([0.7, 0.3], (40, 1)))
-    assert tell_confidence(fair).endswith("are right: no difference beyond chance.")
+    assert describe_wilson_intervals(evaluation.figures) == "The interval of accuracy is"
+    top = Metric("top_5_accuracy", 0.5, 0.4, 0.6, "wilson")
+    assert describe_wilson_intervals((*evaluation.figures, top)) == "The intervals of accuracy and top-5 accuracy are"
+    underconfident = create_evaluation(("a", "b"), ["x"] * 40, np.zeros(40, int), np.tile([0.7, 0.3], (40, 1)))
+    assert describe_confidence(underconfident).endswith("it is underconfident.")
+    fair = create_evaluation(("a", "b"), ["x"] * 40, np.arange(40) // 28, np.tile([0.7, 0.3], (40, 1)))
+    assert describe_confidence(fair).endswith("are right: no difference beyond chance.")
 
 
 def read_palette(dark: bool) -> dict[str, tuple[int, ...]]:
@@ -368,7 +368,7 @@ def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_colour_can_be_read(dark: bool) -> None:
+def test_report_colors_have_contrast(dark: bool) -> None:
     palette = read_palette(dark)
     for ground in ("paper", "panel"):
         for name in ("ink", "soft", "blue", "orange"):
@@ -379,11 +379,11 @@ def test_every_colour_can_be_read(dark: bool) -> None:
                 share * one + (1 - share) * two for one, two in zip(palette[tint], palette["paper"], strict=True)
             )
             assert contrast(palette["ink"], mixed) >= 4.5, (tint, share)
-    for colour in (HIT, MISS):
+    for colour in (CORRECT_COLOR, ERROR_COLOR):
         assert contrast(colour, palette["paper"]) >= 3
 
 
-def test_the_command_writes_a_report_that_opens(
+def test_evaluate_command_writes_a_report_that_opens(
     many_scripts: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, browser: Browser
 ) -> None:
     monkeypatch.chdir(many_scripts)
@@ -394,7 +394,7 @@ def test_the_command_writes_a_report_that_opens(
     assert console == []
     page = Page(document)
     text = "".join(page.texts)
-    for name in (*SCRIPTS, "name: photos", "How training went", *{example["path"] for example in done.json["worst"]}):
+    for name in (*UNICODE_CLASS_NAMES, "name: photos", "How training went", *{example["path"] for example in done.json["worst"]}):
         assert name in text
     assert f"It is right for {done.json['accuracy']:.1%}".replace("%", "\N{NO-BREAK SPACE}%") in text
     assert len(page.find("img")) == len(done.json["worst"]) + len(done.json["unsure"]) > 5

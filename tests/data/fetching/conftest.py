@@ -13,26 +13,26 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ftcli.data.fetching.registry import DATA_SETS, Remote
-from ftcli.results import Progress, Silent
+from ftcli.data.fetching.registry import DATASETS, RemoteFile
+from ftcli.results import Progress, NullReporter
 from tests.server import Server
 
 Serve = Callable[..., tuple[str, ...]]
 
 
-class Listener(Silent):
+class RecordingReporter(NullReporter):
     """A Reporter that keeps what it is told, and may break off."""
 
     def __init__(self, stop_at: int = -1) -> None:
-        self.heard: list[Progress] = []
-        self.warned: list[str] = []
+        self.reported: list[Progress] = []
+        self.warnings: list[str] = []
         self.stop_at = stop_at
 
     def warn(self, text: str) -> None:
-        self.warned.append(text)
+        self.warnings.append(text)
 
     def advance(self, progress: Progress) -> None:
-        self.heard.append(progress)
+        self.reported.append(progress)
         if progress.done == self.stop_at:
             raise KeyboardInterrupt
 
@@ -42,12 +42,12 @@ def serve_set(server: Server, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Serve these files instead of a known data set's own, under the names that they have; gives their addresses."""
 
     def serve(name: str, *contents: bytes) -> tuple[str, ...]:
-        known = DATA_SETS[name]
+        known = DATASETS[name]
         names = [f"/{name}/{remote.url.rpartition('/')[2]}" for remote in known.files]
         urls = tuple(server.serve(path, content) for path, content in zip(names, contents, strict=True))
         digests = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in contents]
-        files = tuple(Remote(url, digest) for url, digest in zip(urls, digests, strict=True))
-        monkeypatch.setitem(DATA_SETS, name, dataclasses.replace(known, files=files))
+        files = tuple(RemoteFile(url, digest) for url, digest in zip(urls, digests, strict=True))
+        monkeypatch.setitem(DATASETS, name, dataclasses.replace(known, files=files))
         return urls
 
     return serve

@@ -15,53 +15,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftcli.data.fetching import fetch
-from ftcli.data.fetching.registry import DATA_SETS, Installed, Remote
+from ftcli.data.fetching import download_dataset
+from ftcli.data.fetching.registry import DATASETS, InstalledFile, RemoteFile
 from ftcli.errors import DataError, RunError
-from ftcli.results import Silent
+from ftcli.results import NullReporter
 from tests.conftest import Ftcli
-from tests.data.fetching.conftest import Listener, Serve, list_files, pack_tar, pack_zip
+from tests.data.fetching.conftest import RecordingReporter, Serve, list_files, pack_tar, pack_zip
 from tests.data.fetching.test_layouts import pack_idx
-from tests.server import Answer, Server
+from tests.server import Response, Server
 
 
-def test_an_unknown_name() -> None:
+def test_download_dataset_unknown_name() -> None:
     with pytest.raises(DataError) as error:
-        fetch("solar", Path("nowhere"), Silent())
+        download_dataset("solar", Path("nowhere"), NullReporter())
     assert str(error.value) == "download: 'solar' is no known data set; did you mean 'solar-cells'?"
 
 
-def test_a_root_that_holds_something(tmp_path: Path) -> None:
+def test_download_dataset_root_not_empty(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     for name in ("file", "full"):
         with pytest.raises(DataError) as error:
-            fetch("solar-cells", tmp_path / name, Silent())
+            download_dataset("solar-cells", tmp_path / name, NullReporter())
         assert str(error.value) == (
             f"{tmp_path}/{name}: is there already and not empty; remove it, or give another folder"
         )
     assert (tmp_path / "full/mine.txt").read_text() == "mine"
 
 
-def test_nothing_is_left_of_an_interrupted_fetch(tmp_path: Path) -> None:
+def test_download_dataset_interrupt_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "solar").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        fetch("solar-cells", tmp_path / "solar", Listener(stop_at=30))
+        download_dataset("solar-cells", tmp_path / "solar", RecordingReporter(stop_at=30))
     assert [path.name for path in tmp_path.rglob("*")] == ["solar"]
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_download_dataset_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError) as error:
-        fetch("solar-cells", tmp_path / "file/solar", Silent())
+        download_dataset("solar-cells", tmp_path / "file/solar", NullReporter())
     assert str(error.value) == (
         f"{tmp_path}/file/solar: cannot be made (Not a directory); make room, or give another folder"
     )
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+def test_download_dataset_removes_leftovers(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", str(tmp_path / "solar")]
     with subprocess.Popen(command) as process:
         left = tmp_path / f".solar.{process.pid}.unfinished"
@@ -74,14 +74,14 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     for name in others:
         (tmp_path / name).mkdir()
     with pytest.raises(KeyboardInterrupt):
-        fetch("solar-cells", tmp_path / "solar", Listener(stop_at=1))
+        download_dataset("solar-cells", tmp_path / "solar", RecordingReporter(stop_at=1))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_the_part_and_no_folder(tmp_path: Path, server: Server, ftcli: Ftcli) -> None:
+def test_download_dataset_sigterm_keeps_partial_download(tmp_path: Path, server: Server, ftcli: Ftcli) -> None:
     """The registry's own address, through a proxy; the archive comes in part, and the rest never."""
-    url = server.serve(DATA_SETS["hotdog"].files[0].url, Answer(bytes(3_000_000), cut=2_000_000, silence=60))
+    url = server.serve(DATASETS["hotdog"].files[0].url, Response(bytes(3_000_000), cut_after=2_000_000, delay=60))
     environment = {**os.environ, "http_proxy": server.address}
     command = [sys.executable, "-m", "ftcli", "data", "fetch", "hotdog", "--out", str(tmp_path / "data/hotdog")]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
@@ -91,9 +91,9 @@ def test_sigterm_leaves_the_part_and_no_folder(tmp_path: Path, server: Server, f
             time.sleep(0.01)
         process.terminate()
         assert process.stderr is not None
-        told = process.stderr.read().splitlines()
+        output = process.stderr.read().splitlines()
     assert process.returncode == 143
-    assert told == [
+    assert output == [
         f"downloading {url} to {str(part).removesuffix('.part')}",
         "error: terminated; nothing is half written",
     ]
@@ -101,7 +101,7 @@ def test_sigterm_leaves_the_part_and_no_folder(tmp_path: Path, server: Server, f
     assert not (tmp_path / "data").exists()
 
 
-def test_faults_of_the_archive_leave_nothing(
+def test_download_dataset_archive_errors_leave_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     ftcli: Ftcli,
@@ -117,8 +117,8 @@ def test_faults_of_the_archive_leave_nothing(
         assert outcome.code == 3
         assert not list(tmp_path.glob("data/*"))
         assert not list(tmp_path.glob("data/.*"))
-        (told,) = outcome.faults
-        return told
+        (output,) = outcome.errors
+        return output
 
     images, lists = (
         pack_tar({"images/a_1.jpg": jpegs[0]}),
@@ -141,21 +141,21 @@ def test_faults_of_the_archive_leave_nothing(
     paths[0].unlink()
     outcome = ftcli("data", "fetch", "oxford-pets")
     wanted, found = (hashlib.sha256(content).hexdigest() for content in (images, lists))
-    assert outcome.faults == [
+    assert outcome.errors == [
         f"download: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
         f"{wanted} and is {found}; try again, or on another network"
     ]
     assert outcome.code == 3
 
 
-def test_offline_the_sentence_names_the_file_and_its_place(
+def test_download_dataset_offline_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftcli: Ftcli, server: Server
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     outcome = ftcli("data", "fetch", "hotdog")
     assert outcome.code == 3
-    assert outcome.faults == [
+    assert outcome.errors == [
         "download: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
         f"download it where that is possible and put it at {tmp_path}/cache/downloads/fba480ffa8aa7e0f-hotdog.zip, or "
         "unset FTCLI_OFFLINE"
@@ -165,7 +165,7 @@ def test_offline_the_sentence_names_the_file_and_its_place(
 
 @pytest.mark.slow
 @pytest.mark.covers("data.download")
-def test_an_archive_is_downloaded_once_for_all_folders_and_recipes(
+def test_download_dataset_reuses_archive(
     workplace: Path, ftcli: Ftcli, serve_set: Serve, server: Server, jpegs: tuple[bytes, ...]
 ) -> None:
     members = {f"2750/{'Forest' if n % 2 else 'River'}/{n}.jpg": image for n, image in enumerate(jpegs)}
@@ -180,7 +180,7 @@ def test_an_archive_is_downloaded_once_for_all_folders_and_recipes(
     assert server.count() == 1
 
 
-def test_a_system_packages_files_are_used_where_they_are_right(
+def test_download_dataset_uses_installed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     pixels = np.arange(4 * 28 * 28).astype(np.uint8).reshape(4, 28, 28)
@@ -192,15 +192,15 @@ def test_a_system_packages_files_are_used_where_they_are_right(
         path.write_bytes(content)
         inside = hashlib.md5(gzip.decompress(content)).hexdigest()
         url = server.serve(f"/{number}.gz", content)
-        files.append(Remote(url, f"md5:{hashlib.md5(content).hexdigest()}", Installed(path, inside)))
-    known = replace(DATA_SETS["fashion-mnist"], files=tuple(files))
-    monkeypatch.setitem(DATA_SETS, "fashion-mnist", known)
-    assert fetch("fashion-mnist", tmp_path / "one", Silent()).images == 8
+        files.append(RemoteFile(url, f"md5:{hashlib.md5(content).hexdigest()}", InstalledFile(path, inside)))
+    known = replace(DATASETS["fashion-mnist"], files=tuple(files))
+    monkeypatch.setitem(DATASETS, "fashion-mnist", known)
+    assert download_dataset("fashion-mnist", tmp_path / "one", NullReporter()).images == 8
     assert server.count() == 0
     (tmp_path / "1.gz").write_bytes(contents[0])
-    listener = Listener()
-    assert fetch("fashion-mnist", tmp_path / "two", listener).splits["test"] == {"Coat": 2, "Dress": 2}
-    assert listener.warned == [
+    reporter = RecordingReporter()
+    assert download_dataset("fashion-mnist", tmp_path / "two", reporter).splits["test"] == {"Coat": 2, "Dress": 2}
+    assert reporter.warnings == [
         f"download: fashion-mnist: {tmp_path}/1.gz is not the file that is known and is passed over"
     ]
     assert [seen.path for seen in server.requests] == ["/1.gz"]

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
-from ftcli.data.fetching.registry import DATA_SETS
+from ftcli.data.fetching.registry import DATASETS
 from tests.conftest import CONFIGS, Ftcli
 from tests.data.fetching.conftest import list_files, pack_zip
-from tests.server import Answer, Server
+from tests.server import Response, Server
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def weights(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.covers("data.download")
-def test_the_hotdog_recipe_trains_from_nothing(
+def test_hotdog_recipe_downloads_and_trains(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     ftcli: Ftcli,
@@ -47,10 +47,10 @@ def test_the_hotdog_recipe_trains_from_nothing(
         for number in range(0 if label == "hotdog" else 1, 2 * count, 2)
     }
     archive = pack_zip(members)
-    (remote,) = DATA_SETS["hotdog"].files
+    (remote,) = DATASETS["hotdog"].files
     small = replace(remote, digest=f"sha1:{hashlib.sha1(archive).hexdigest()}")
-    monkeypatch.setitem(DATA_SETS, "hotdog", replace(DATA_SETS["hotdog"], files=(small,)))
-    server.serve(remote.url, *[Answer(archive, cut=length) for length in (3000, 2000, 1000)], Answer(archive))
+    monkeypatch.setitem(DATASETS, "hotdog", replace(DATASETS["hotdog"], files=(small,)))
+    server.serve(remote.url, *[Response(archive, cut_after=length) for length in (3000, 2000, 1000)], Response(archive))
     monkeypatch.setenv("http_proxy", server.address)
     home = tmp_path / "home"
     shutil.copytree(CONFIGS, home / "configs")

@@ -150,7 +150,7 @@ def pack_idx(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     ("name", "classes"),
     [("mnist", ("0", "9")), ("kmnist", ("o", "wo")), ("fashion-mnist", ("T-shirt-top", "Ankle boot"))],
 )
-def test_mnist_and_its_kin(here: Path, ftcli: Ftcli, serve_set: Serve, name: str, classes: tuple[str, str]) -> None:
+def test_mnist_family(here: Path, ftcli: Ftcli, serve_set: Serve, name: str, classes: tuple[str, str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     train, test = np.array([9, 0, 0, 9], dtype=np.uint8), np.array([0, 9, 9], dtype=np.uint8)
     serve_set(name, pack_idx(pixels[:4]), pack_idx(train), pack_idx(pixels[4:]), pack_idx(test))

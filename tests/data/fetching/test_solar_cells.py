@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.data.fetching import fetch
+from ftcli.data.fetching import download_dataset
 from ftcli.data.sources import split_images
 from ftcli.errors import DataError
 from ftcli.recipe.schema import Data
-from ftcli.results import Fetched, Progress, Silent
-from tests.data.fetching.conftest import Listener
+from ftcli.results import DownloadResult, Progress, NullReporter
+from tests.data.fetching.conftest import RecordingReporter
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Fetched, Listener]:
-    listener = Listener()
-    return fetch("solar-cells", tmp_path_factory.mktemp("fetched") / "data" / "solar-cells", listener), listener
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DownloadResult, RecordingReporter]:
+    reporter = RecordingReporter()
+    return download_dataset("solar-cells", tmp_path_factory.mktemp("fetched") / "data" / "solar-cells", reporter), reporter
 
 
 def labels() -> dict[str, tuple[float, str]]:
@@ -37,20 +37,20 @@ def cells(root: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_solar_cells_are_shared_out_as_published(made: tuple[Fetched, Listener]) -> None:
-    fetched, listener = made
+def test_solar_cells_published_splits(made: tuple[DownloadResult, RecordingReporter]) -> None:
+    fetched, reporter = made
     assert (fetched.name, fetched.images) == ("solar-cells", 2624)
     assert fetched.splits == {
         "test": {"defective": 205, "functional": 451},
         "train": {"defective": 616, "functional": 1352},
     }
     assert len(cells(fetched.root)) == 2624
-    assert listener.heard[-1] == Progress("fetch solar-cells", 2624, 2624)
+    assert reporter.reported[-1] == Progress("fetch solar-cells", 2624, 2624)
     assert [entry.name for entry in fetched.root.parent.iterdir()] == ["solar-cells"]
 
 
 @pytest.mark.slow
-def test_every_cell_is_where_its_label_says(made: tuple[Fetched, Listener]) -> None:
+def test_solar_cells_match_labels(made: tuple[DownloadResult, RecordingReporter]) -> None:
     found = cells(made[0].root)
     known = labels()
     assert found.keys() == known.keys()
@@ -63,7 +63,7 @@ def test_every_cell_is_where_its_label_says(made: tuple[Fetched, Listener]) -> N
 
 
 @pytest.mark.slow
-def test_the_copies_are_the_originals(made: tuple[Fetched, Listener]) -> None:
+def test_solar_cells_files_unchanged(made: tuple[DownloadResult, RecordingReporter]) -> None:
     package = importlib.util.find_spec("elpv_dataset")
     assert package is not None
     assert package.origin is not None
@@ -72,38 +72,38 @@ def test_the_copies_are_the_originals(made: tuple[Fetched, Listener]) -> None:
 
 
 @pytest.mark.slow
-def test_source_and_licence_are_told(made: tuple[Fetched, Listener]) -> None:
+def test_solar_cells_citation(made: tuple[DownloadResult, RecordingReporter]) -> None:
     text = (made[0].root / "SOURCE.txt").read_text()
     for part in ("Deitsch", "Solar Energy", "2019", "CC BY-NC-SA 4.0", "elpv-dataset"):
         assert part in text
 
 
 @pytest.mark.slow
-def test_a_recipe_can_use_the_folder(made: tuple[Fetched, Listener]) -> None:
+def test_solar_cells_usable_in_recipe(made: tuple[DownloadResult, RecordingReporter]) -> None:
     images = split_images(Data(root=str(made[0].root)), 0, "here")
     assert images.classes == ("defective", "functional")
     assert len(images.splits["test"]) == 656
     assert len(images.splits["train"]) + len(images.splits["val"]) == 1968
 
 
-def test_a_package_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solar_cells_package_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.path", [])
     monkeypatch.delitem(__import__("sys").modules, "elpv_dataset", raising=False)
     importlib.invalidate_caches()
     with pytest.raises(DataError) as error:
-        fetch("solar-cells", tmp_path / "solar", Silent())
+        download_dataset("solar-cells", tmp_path / "solar", NullReporter())
     assert str(error.value) == "download: solar-cells needs the package elpv-dataset; pip install 'ftcli[demo]'"
     assert not list(tmp_path.iterdir())
 
 
-def test_a_package_that_is_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_solar_cells_package_incomplete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "packages/elpv_dataset"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "data/labels.csv").write_text("images/cell0001.png 1.0 mono\n")
     monkeypatch.syspath_prepend(tmp_path / "packages")
     with pytest.raises(DataError) as error:
-        fetch("solar-cells", tmp_path / "solar", Silent())
+        download_dataset("solar-cells", tmp_path / "solar", NullReporter())
     assert str(error.value) == (
         f"download: the package elpv-dataset lacks {package}/data/images/cell0001.png; "
         "pip install --force-reinstall elpv-dataset"
