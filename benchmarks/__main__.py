@@ -12,12 +12,12 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from benchmarks.growth import BACKBONE, FEW, MORE, check_scaling, plot_scaling, scaling_benchmark
-from benchmarks.machine import describe_machine, hash_code, find_peer_python
-from benchmarks.matches import ResultsFile, Benchmark, Results, run_benchmark
+from benchmarks.machine import describe_machine, find_peer_python, hash_code
 from benchmarks.page import MISSING, render_rows, render_table
 from benchmarks.processes import ROOT
 from benchmarks.rows import FULL, QUICK, BenchmarkRow, list_rows
+from benchmarks.runner import Benchmark, Results, ResultsFile, run_benchmark
+from benchmarks.scaling import BACKBONE, FEW, MORE, check_scaling, plot_scaling, scaling_benchmark
 from benchmarks.startup import StartupTiming, measure_pairs
 
 RESULTS, TEMPLATE = ROOT / "benchmarks/results", ROOT / "benchmarks/template.md"
@@ -34,7 +34,9 @@ def main() -> None:
     known_numbers = {row.number for row in rows} | {STARTUP} | (set() if options.quick else {GROWTH})
     numbers = options.rows or known_numbers - {OPTIONAL_ROW}
     if not numbers <= known_numbers:
-        sys.exit(f"--rows: there is no {_join_numbers(numbers - known_numbers)} here; there are {_join_numbers(known_numbers)}")
+        sys.exit(
+            f"--rows: there is no {_join_numbers(numbers - known_numbers)} here; there are {_join_numbers(known_numbers)}"
+        )
     matches = _collect_benchmarks(rows, numbers)
     for benchmark, candidate_names in matches:
         results_file = ResultsFile.open(folder / f"{benchmark.name}.json", code)

@@ -14,10 +14,10 @@ import time
 from contextlib import redirect_stdout
 from typing import Any
 
-TIMED_MODULES = ("ftcli.analysis.extraction.passes", "ftcli.analysis.evaluation.measurement")
+TIMED_MODULES = ("ftcli.extraction.passes", "ftcli.evaluation.eval_setup")
 """Where the commands first do something with the network that they have built: they look for its cut."""
 
-PRELOADED_MODULES = ("torchvision", "scipy.stats", "sklearn.svm", "ftcli.analysis.extraction", "ftcli.analysis.evaluation")
+PRELOADED_MODULES = ("torchvision", "scipy.stats", "sklearn.svm", "ftcli.extraction", "ftcli.evaluation.evaluate")
 """What the commands that are measured so import when they run."""
 
 

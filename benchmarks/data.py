@@ -58,7 +58,9 @@ def _make_cells(data: BenchmarkData, folder: Path) -> None:
         run_program([sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", SOLAR_CELLS, "--json"])
     for split, source, count in (("train", "train", data.train), ("val", "test", data.val)):
         classes = [sorted(class_dir.iterdir()) for class_dir in sorted((ROOT / SOLAR_CELLS / source).iterdir())]
-        for images, count_of_class in zip(classes, split_proportionally([len(images) for images in classes], count), strict=True):
+        for images, count_of_class in zip(
+            classes, split_proportionally([len(images) for images in classes], count), strict=True
+        ):
             for image in pick_evenly(images, count_of_class):
                 target = folder / split / image.parent.name / image.name
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,9 @@ from benchmarks.processes import ROOT
 
 FTCLI_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 PEER_PACKAGES = (*FTCLI_PACKAGES[:3], "fastai", "transformers", "accelerate")
-_VERSIONS_SCRIPT = "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
+_VERSIONS_SCRIPT = (
+    "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
+)
 _CODE_PATTERNS = ("ftcli/**/*.py", "benchmarks/peers/*.py", "benchmarks/[cjr]*.py", "requirements.lock")
 """What a change of may change the figures."""
 
@@ -35,7 +37,9 @@ def describe_machine(peer_python: Path) -> Iterator[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {memory:.0f} GB of memory, no GPU in use."
     yield f"ftcli: Python {platform.python_version()}, {_format_versions((name, version(name)) for name in FTCLI_PACKAGES)}."
-    versions = subprocess.run([peer_python, "-c", _VERSIONS_SCRIPT, *PEER_PACKAGES], check=True, capture_output=True, text=True).stdout
+    versions = subprocess.run(
+        [peer_python, "-c", _VERSIONS_SCRIPT, *PEER_PACKAGES], check=True, capture_output=True, text=True
+    ).stdout
     yield f"The other loops: {_format_versions(zip(PEER_PACKAGES, json.loads(versions), strict=True))}."
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
-from benchmarks.contestants import Candidate, Measurement
-from benchmarks.figures import Spread, compare_rounds, time_to_accuracy, standard_error
-from benchmarks.matches import Results
-from benchmarks.rows import Comparison, BenchmarkRow
+from benchmarks.candidates import Candidate, Measurement
+from benchmarks.comparison_stats import Spread, compare_rounds, standard_error, time_to_accuracy
+from benchmarks.rows import BenchmarkRow, Comparison
+from benchmarks.runner import Results
 
 _SUMMARY = ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "asked", "holds")
 _HEADER = ("contestant", "rounds", "epochs", "seconds", "whole process", "memory", "val accuracy")
@@ -83,7 +83,9 @@ def evaluate_comparison(comparison: Comparison, row: BenchmarkRow, results: Resu
     if comparison.metric == "accuracy":
         our_accuracy, their_accuracy = (median(go.accuracies[-1] for go in goes) for goes in (ours, theirs))
         error = standard_error(their_accuracy, candidates[comparison.theirs].job.data.val)
-        return f"accuracy {our_accuracy - their_accuracy:+.3f}, one standard error {error:.3f}", _yes_or_no(our_accuracy >= their_accuracy - error)
+        return f"accuracy {our_accuracy - their_accuracy:+.3f}, one standard error {error:.3f}", _yes_or_no(
+            our_accuracy >= their_accuracy - error
+        )
     if comparison.metric == "reach":
         seconds = time_to_accuracy(ours[0].elapsed, ours[0].accuracies, theirs[0].accuracies[-1])
         if seconds is None:

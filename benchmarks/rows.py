@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.contestants import Candidate
+from benchmarks.candidates import Candidate
 from benchmarks.jobs import BenchmarkData, Job, JobStage
-from benchmarks.matches import Benchmark
+from benchmarks.runner import Benchmark
 
 EPOCHS = 10
 ComparedMetric = Literal["seconds", "peak", "accuracy", "reach"]
@@ -70,7 +70,10 @@ FULL = Size(
     num_rounds=3,
     epochs=2,
     head_networks=(("resnet18", JPEGS), ("mobilenet_v3_small", PNGS)),
-    full_trainings=(FullTraining("resnet18", FEW, epochs=2, num_rounds=2), FullTraining("resnet50", FEW, epochs=1, num_rounds=1)),
+    full_trainings=(
+        FullTraining("resnet18", FEW, epochs=2, num_rounds=2),
+        FullTraining("resnet50", FEW, epochs=1, num_rounds=1),
+    ),
     num_images=50_000,
     rows=(1, 2, 3, 4, 5, 6, 7, 9, 10),
 )
@@ -91,7 +94,12 @@ MEMORY, OWN = "tensors in memory", "hand-written loop"
 def list_rows(size: Size) -> list[BenchmarkRow]:
     """All rows that are measured at this size, and row 8, which is measured apart."""
     rows = [row for name, data in size.head_networks for row in _list_head(size, name, data)]
-    rows += [*_list_again(size, *size.head_networks[0]), _four_views(), _through(size), *(_all(one) for one in size.full_trainings)]
+    rows += [
+        *_list_again(size, *size.head_networks[0]),
+        _four_views(),
+        _through(size),
+        *(_all(one) for one in size.full_trainings),
+    ]
     rows += [_forward(size), _reach(), _memory(size)]
     return sorted((row for row in rows if row.number in (*size.rows, 8)), key=lambda row: row.number)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from string import Template
 
-from benchmarks.contestants import Candidate, Measurement
-from benchmarks.figures import standard_error
+from benchmarks.candidates import Candidate, Measurement
+from benchmarks.comparison_stats import standard_error
 from benchmarks.jobs import Augment, BenchmarkData, Job, JobStage
 from benchmarks.machine import hash_code
-from benchmarks.matches import ResultsFile, Benchmark, Results, run_benchmark
 from benchmarks.page import render_table
 from benchmarks.processes import ROOT
+from benchmarks.runner import Benchmark, Results, ResultsFile, run_benchmark
 
 EPOCHS, SEEDS, IMAGE_SIZE = 16, (0, 1, 2), 96
 VIEWS = ("1", "2", "4", "8", "all")
@@ -80,9 +80,16 @@ def summarize_views(results: Results) -> list[ViewsResult]:
     summaries, feature_seconds = [], dict.fromkeys(SEEDS, 0.0)
     for views in VIEWS:
         measurements: dict[int, Measurement] = {seed: results[run_name(views, seed)][0] for seed in SEEDS}
-        feature_seconds = {seed: feature_seconds[seed] + measurement.feature_seconds for seed, measurement in measurements.items()}
-        seconds = fmean(measurement.seconds - measurement.feature_seconds + feature_seconds[seed] for seed, measurement in measurements.items())
-        summaries.append(ViewsResult(views, tuple(measurement.accuracies[-1] for measurement in measurements.values()), seconds))
+        feature_seconds = {
+            seed: feature_seconds[seed] + measurement.feature_seconds for seed, measurement in measurements.items()
+        }
+        seconds = fmean(
+            measurement.seconds - measurement.feature_seconds + feature_seconds[seed]
+            for seed, measurement in measurements.items()
+        )
+        summaries.append(
+            ViewsResult(views, tuple(measurement.accuracies[-1] for measurement in measurements.values()), seconds)
+        )
     return summaries
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ftcli.inference.classifier import Classifier
+    from ftcli.evaluation.classifier import Classifier
 
 __all__ = ["__version__", "load"]
 
@@ -37,7 +37,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     Raises CheckpointError for a file that is missing, damaged, hostile or no checkpoint, RecipeError for a device that
     is not there; `predict` and `prepare` raise CorruptImageError. All are FtcliErrors, of `ftcli.errors`.
     """
-    from ftcli.inference.classifier import load_classifier  # here, for `import ftcli` shall not wait for torch
+    from ftcli.evaluation.classifier import load_classifier  # here, for `import ftcli` shall not wait for torch
     from ftcli.runtime import choose_device
 
     return load_classifier(Path(path), choose_device(device))[0]

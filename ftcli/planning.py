@@ -9,17 +9,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ftcli.data.fetching import download_dataset
+from ftcli.data.dataset import ImageDataset, sample_sort_key, split_images
 from ftcli.data.manifests import is_manifest
-from ftcli.data.sources import ImageDataset, sample_sort_key, split_images
+from ftcli.datasets import download_dataset
 from ftcli.errors import CheckpointError, DataError, RecipeError
-from ftcli.models.anatomy import ModelSummary, summarize, find_head
+from ftcli.models.factory import adapt_preprocessing, check_model, create_model, default_preprocessing
 from ftcli.models.freezing import FrozenNames, find_stage_errors, resolve_freeze, resolve_lr_mults
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.sizes import create_meta_model
-from ftcli.models.zoo import adapt_preprocessing, create_model, check_model, default_preprocessing
+from ftcli.models.summary import ModelSummary, find_head, summarize
 from ftcli.recipe.loading import RecipeFile
-from ftcli.recipe.schema import Data, Recipe, HeadFitStage, Stage
+from ftcli.recipe.schema import Data, HeadFitStage, Recipe, Stage
 from ftcli.results import HeadInfo, Preprocessing, Reporter
 from ftcli.runtime import derive_seed
 
@@ -142,7 +142,9 @@ def _list_missing_roots(data: Data) -> Sequence[str]:
     return [root for root in data.roots if not Path(root).exists()]
 
 
-def load_dataset(recipe_file: RecipeFile, reporter: Reporter, previous_splits: Mapping[str, str] | None = None) -> ImageDataset:
+def load_dataset(
+    recipe_file: RecipeFile, reporter: Reporter, previous_splits: Mapping[str, str] | None = None
+) -> ImageDataset:
     """The images of a recipe with their classes and splits; a known data set is made first if its folder is missing.
 
     Raises DataError with every fault of the folders and manifests at once.
@@ -168,7 +170,9 @@ def align_classes(images: ImageDataset, classes: Sequence[str], location: str) -
         )
     new_labels = {images.classes.index(name): label for label, name in enumerate(classes)}
     splits = {
-        split: tuple(sorted((replace(sample, label=new_labels[sample.label]) for sample in samples), key=sample_sort_key))
+        split: tuple(
+            sorted((replace(sample, label=new_labels[sample.label]) for sample in samples), key=sample_sort_key)
+        )
         for split, samples in images.splits.items()
     }
     return replace(images, classes=tuple(classes), splits=splits)
@@ -222,4 +226,6 @@ def reset_classifier(model: nn.Module, plan: Plan, num_classes: int) -> None:
     """Put the recipe's head for `classes` classes in place of the one that is there, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(plan.recipe.seed, "head"))
-        replace_head(model, plan.head.path, build_head(model.get_submodule(plan.head.path), plan.recipe.head, num_classes))
+        replace_head(
+            model, plan.head.path, build_head(model.get_submodule(plan.head.path), plan.recipe.head, num_classes)
+        )

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from ftcli import cli
-from ftcli.data.fetching import download_dataset
+from ftcli.datasets import download_dataset
 from ftcli.results import NullReporter
 from tests.server import Server, run_server
 
@@ -93,7 +93,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     for name in ("FTCLI_OFFLINE", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ftcli.downloads.transfer.PAUSES", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("ftcli.downloads.transfer.RETRY_DELAYS", (0.0, 0.0, 0.0, 0.0))
     with run_server() as running:
         yield running
 

@@ -112,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Connection", "close")
         if answer.content_length != -1:
-            self.send_header("Content-Length", str(len(content) if answer.content_length is None else answer.content_length))
+            self.send_header(
+                "Content-Length", str(len(content) if answer.content_length is None else answer.content_length)
+            )
         optional = {"ETag": answer.etag, "Location": answer.location}
         for name, value in {**optional, **extra, **answer.headers}.items():
             if value is not None:
@@ -120,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not body:
             return
-        self.wfile.write(content[: answer.cut_after] if answer.cut_after is not None else b"" if answer.delay else content)
+        self.wfile.write(
+            content[: answer.cut_after] if answer.cut_after is not None else b"" if answer.delay else content
+        )
         self.wfile.flush()
         if answer.delay and not self.server.stopping.wait(answer.delay):
             self.wfile.write(content[answer.cut_after or 0 :])

@@ -15,20 +15,20 @@ from PIL import Image
 
 from benchmarks import __main__ as program
 from benchmarks import data as making
-from benchmarks import matches, views
-from benchmarks.contestants import Candidate, Measurement, Environment
-from benchmarks.data import make_data, split_proportionally, pick_evenly
-from benchmarks.figures import Spread, compare_rounds, interpolate_linearly, time_to_accuracy, standard_error
-from benchmarks.growth import ScalingModel, check_scaling, plot_scaling, scaling_benchmark
+from benchmarks import runner, views
+from benchmarks.candidates import Candidate, Environment, Measurement
+from benchmarks.comparison_stats import Spread, compare_rounds, interpolate_linearly, standard_error, time_to_accuracy
+from benchmarks.data import make_data, pick_evenly, split_proportionally
 from benchmarks.jobs import BenchmarkData, Job, JobStage
 from benchmarks.machine import find_peer_python
-from benchmarks.matches import ResultsFile, Benchmark, order_round, run_benchmark
 from benchmarks.page import evaluate_comparison, render_rows, render_table
 from benchmarks.peers import own_loop
-from benchmarks.peers.parts import MEAN, STD
+from benchmarks.peers.training import MEAN, STD
 from benchmarks.processes import parse_last_json, run_program
 from benchmarks.recipes import write_recipe
-from benchmarks.rows import FULL, QUICK, Comparison, BenchmarkRow, list_rows
+from benchmarks.rows import FULL, QUICK, BenchmarkRow, Comparison, list_rows
+from benchmarks.runner import Benchmark, ResultsFile, order_round, run_benchmark
+from benchmarks.scaling import ScalingModel, check_scaling, plot_scaling, scaling_benchmark
 from benchmarks.startup import StartupTiming
 from benchmarks.views import CASES, VIEWS, ViewsResult, choose_views, run_name, summarize_views
 from ftcli.recipe import schema
@@ -63,9 +63,9 @@ def test_time_to_accuracy_returns_first_epoch() -> None:
 
 
 def test_order_round_rotates_groups() -> None:
-    groups = Benchmark("m", (_candidate("a"), _candidate("b"), _candidate("x", "a"), _candidate("y", "a")), 3).group_by_cache(
-        {"b", "x", "y"}
-    )
+    groups = Benchmark(
+        "m", (_candidate("a"), _candidate("b"), _candidate("x", "a"), _candidate("y", "a")), 3
+    ).group_by_cache({"b", "x", "y"})
     played = [[one.name for group in order_round(groups, number) for one in group] for number in range(3)]
     assert played == [["a", "x", "y", "b"], ["b", "a", "y", "x"], ["a", "x", "y", "b"]]
 
@@ -80,14 +80,12 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         place.cache_dir.mkdir(exist_ok=True)
         return _measurement(float(len(goes)))
 
-    monkeypatch.setattr(matches, "measure", measure)
-    monkeypatch.setattr(matches, "make_data", lambda _: None)
+    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(runner, "make_data", lambda _: None)
     return goes
 
 
-def test_run_benchmark_resumes_and_isolates_caches(
-    tmp_path: Path, played: list[tuple[str, bool]]
-) -> None:
+def test_run_benchmark_resumes_and_isolates_caches(tmp_path: Path, played: list[tuple[str, bool]]) -> None:
     match, names = Benchmark("m", (_candidate("a"), _candidate("warm", "a"), _candidate("b")), 2), {"warm", "b"}
     run_benchmark(match, names, ResultsFile.open(tmp_path / "m.json", "1"), Path())
     whole = [("a", False), ("warm", True), ("b", False), ("b", False), ("a", False), ("warm", True)]
@@ -145,9 +143,7 @@ def test_make_data_writes_noise_and_fold(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_own_loop_reads_batches_in_order(
-    num_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_loop_reads_batches_in_order(num_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     job = dataclasses.replace(JOB, augment="none", image_size=32, resize="squash", batch_size=3)
@@ -195,7 +191,10 @@ def test_evaluate_comparison_reports_ratio_and_verdict() -> None:
     row = BenchmarkRow(1, "a row", match, (Comparison("ours", "theirs", 4.0),))
     results = {
         "ours": [_measurement(2.0, accuracies=(0.5, 0.8), elapsed=(1.0, 2.0)), _measurement(4.0, accuracies=(0.6,))],
-        "theirs": [_measurement(6.0, epochs=(1.0,), accuracies=(0.7,)), _measurement(5.0, epochs=(0.0,), accuracies=(0.7,))],
+        "theirs": [
+            _measurement(6.0, epochs=(1.0,), accuracies=(0.7,)),
+            _measurement(5.0, epochs=(0.0,), accuracies=(0.7,)),
+        ],
     }
     assert evaluate_comparison(row.comparisons[0], row, results) == ("3.33 (1.25 to 7.50)", "no")
     assert evaluate_comparison(Comparison("ours", "theirs", 0.9, "peak"), row, results) == ("1.00", "yes")
@@ -212,10 +211,17 @@ def test_evaluate_comparison_reports_ratio_and_verdict() -> None:
 
 def test_render_rows_marks_scaled_and_missing() -> None:
     match = Benchmark("m", (_candidate("ours"), _candidate("theirs", epochs=10), _candidate("late")), 1)
-    row = BenchmarkRow(1, "a row", match, (Comparison("ours", "theirs", 2.0), Comparison("ours", "late", 3.0)), "A note.")
+    row = BenchmarkRow(
+        1, "a row", match, (Comparison("ours", "theirs", 2.0), Comparison("ours", "late", 3.0)), "A note."
+    )
     contestants = (_candidate("ours"), dataclasses.replace(_candidate("theirs"), program="extract"))
-    missing = BenchmarkRow(2, "no go", Benchmark("n", contestants, 1), (Comparison("ours", "theirs", metric="accuracy"),))
-    results = {"ours": [_measurement(2.0, accuracies=(0.5,)), _measurement(2.0)], "theirs": [_measurement(3.0, epochs=(1.0,))]}
+    missing = BenchmarkRow(
+        2, "no go", Benchmark("n", contestants, 1), (Comparison("ours", "theirs", metric="accuracy"),)
+    )
+    results = {
+        "ours": [_measurement(2.0, accuracies=(0.5,)), _measurement(2.0)],
+        "theirs": [_measurement(3.0, epochs=(1.0,))],
+    }
     assert render_rows([row, missing], {"m": results}) == "\n\n".join(
         (
             render_table(
@@ -239,7 +245,10 @@ def test_render_rows_marks_scaled_and_missing() -> None:
 
 
 def test_scaling_model_extrapolates() -> None:
-    growth = ScalingModel(_measurement(30.0, feature_seconds=2.0), _measurement(10.0, feature_seconds=5.0, epochs=(0.5, 1.0, 0.5, 1.0, 0.75)))
+    growth = ScalingModel(
+        _measurement(30.0, feature_seconds=2.0),
+        _measurement(10.0, feature_seconds=5.0, epochs=(0.5, 1.0, 0.5, 1.0, 0.75)),
+    )
     assert (growth.scale(500, 1), growth.scale(500, 5)) == (2.0 + 2.0, 10.0)
     assert growth.scale(1_000, 9) == 2 * (
         5.0 + 8.0
@@ -252,7 +261,9 @@ def test_scaling_model_extrapolates() -> None:
 
 def test_summarize_views_adds_cost_of_fewer_views() -> None:
     results = {
-        run_name(views, seed): [_measurement(4.0, feature_seconds=3.0, accuracies=(0.1, 0.8))] for views in VIEWS for seed in (0, 1, 2)
+        run_name(views, seed): [_measurement(4.0, feature_seconds=3.0, accuracies=(0.1, 0.8))]
+        for views in VIEWS
+        for seed in (0, 1, 2)
     }
     outcomes = summarize_views(results)
     assert [one.seconds for one in outcomes] == [4.0, 7.0, 10.0, 13.0, 16.0]
@@ -292,7 +303,7 @@ def _fake_run_benchmark(match: Benchmark, wanted: set[str], book: ResultsFile, _
 def pretending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for pages and results; whatever is measured takes two seconds, and what starts up half a second."""
     for module in (program, views):
-        monkeypatch.setattr(module, "play", _fake_run_benchmark)
+        monkeypatch.setattr(module, "run_benchmark", _fake_run_benchmark)
         monkeypatch.setattr(module, "PAGE", tmp_path / f"{module.__name__}.md")
     monkeypatch.setattr(program, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(views, "RESULTS", tmp_path / "views")
@@ -328,12 +339,12 @@ def test_main_writes_pages(pretending: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert page.endswith("in every case: **1**.\n")
 
 
-def test_main_marks_missing_and_outdated(
-    pretending: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_main_marks_missing_and_outdated(pretending: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(monkeypatch, "--rows", "1,12")
     first = scaling_benchmark().candidates[0]
-    ResultsFile.open(pretending / "results/growth.json", "new").add(first, 0, _measurement(1.0))  # interrupted after that
+    ResultsFile.open(pretending / "results/growth.json", "new").add(
+        first, 0, _measurement(1.0)
+    )  # interrupted after that
     monkeypatch.setattr(program, "hash_code", lambda: "newer")
     _run(monkeypatch, "--rows", "9")
     page = (pretending / "benchmarks.__main__.md").read_text()

@@ -97,9 +97,7 @@ def test_hotdog_recipe_matches_dive_into_deep_learning() -> None:
     assert (plan.recipe.head.hidden, plan.recipe.head.init) == ((), "xavier_uniform")
 
 
-def test_data_download_makes_solar_cells(
-    tmp_path: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_download_makes_solar_cells(tmp_path: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = ftcli("data", "fetch", "solar-cells", "--json")
     assert outcome.code == 0

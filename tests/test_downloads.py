@@ -18,7 +18,7 @@ import pytest
 from ftcli import __version__
 from ftcli.downloads import download_file, is_offline, transfer
 from ftcli.errors import DataError, RunError
-from ftcli.results import Progress, NullReporter
+from ftcli.results import NullReporter, Progress
 from tests.server import Response, Server, run_server
 
 FILE = random.Random(0).randbytes(3_000_000)
@@ -37,13 +37,13 @@ class RecordingReporter(NullReporter):
         self.warnings: list[str] = []
         self.updates: list[Progress] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.infos.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
 
-    def advance(self, progress: Progress) -> None:
+    def update_progress(self, progress: Progress) -> None:
         self.updates.append(progress)
 
 
@@ -256,7 +256,7 @@ def test_download_file_handles_wrong_content_length(tmp_path: Path, server: Serv
 
 
 def test_download_file_limits_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcli.downloads.transfer._MOST", 2_000_000)
+    monkeypatch.setattr("ftcli.downloads.transfer._MAX_SIZE", 2_000_000)
     assert "(it is longer than 2.0 MB)" in download_error(server.serve("/a.zip", Response(FILE, content_length=-1)))
 
 
@@ -285,7 +285,9 @@ def test_download_file_replaces_damaged_file(tmp_path: Path, server: Server) -> 
     assert path.read_bytes() == OTHER
 
 
-def test_download_file_makes_no_request_offline(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_file_makes_no_request_offline(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = server.serve("/a.zip", FILE)
     for value, expected in (("1", True), ("Yes", True), ("true", True), ("0", False), ("", False)):
         monkeypatch.setenv("FTCLI_OFFLINE", value)
@@ -321,7 +323,9 @@ def test_download_file_makes_no_request_offline(tmp_path: Path, server: Server, 
     ],
 )
 def test_download_file_rejects_invalid_url(url: str) -> None:
-    assert download_error(url) == f"here: {url!r} is no address of a file; give one that begins with https:// or http://"
+    assert (
+        download_error(url) == f"here: {url!r} is no address of a file; give one that begins with https:// or http://"
+    )
 
 
 def test_redirects_keep_range(server: Server) -> None:
@@ -343,7 +347,7 @@ def test_redirects_reject_loops_and_files(tmp_path: Path, server: Server) -> Non
 @pytest.mark.parametrize(
     ("answer", "reason", "remedy", "requests"),
     [
-        (Response(status=404), "HTTP 404 Not InputPaths", "check the address, or get it elsewhere", 1),
+        (Response(status=404), "HTTP 404 Not Found", "check the address, or get it elsewhere", 1),
         (Response(status=403), "HTTP 403 Forbidden", "download it where that is possible", 1),
         (Response(status=500), "HTTP 500 Internal Server Error", "download it where that is possible", 5),
         (
@@ -358,22 +362,30 @@ def test_download_file_reports_http_errors(
     tmp_path: Path, server: Server, answer: Response, reason: str, remedy: str, requests: int
 ) -> None:
     url = server.serve("/a.zip", answer)
-    assert download_error(url) == f"here: {url} cannot be downloaded ({reason}); {remedy} and put it at {cached_path(tmp_path)}"
+    assert (
+        download_error(url)
+        == f"here: {url} cannot be downloaded ({reason}); {remedy} and put it at {cached_path(tmp_path)}"
+    )
     assert server.count() == requests
     assert list_names(tmp_path / "cache/downloads") == []
 
 
 def test_download_file_honours_retry_after(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("ftcli.downloads.transfer.PAUSES", (0.5, 1.0))
+    monkeypatch.setattr("ftcli.downloads.transfer.RETRY_DELAYS", (0.5, 1.0))
     monkeypatch.setattr("ftcli.downloads.transfer.time.sleep", pauses.append)
-    busy = [Response(status=500), Response(status=429, headers={"Retry-After": "7"}), Response(FILE, cut_after=9), Response(FILE)]
+    busy = [
+        Response(status=500),
+        Response(status=429, headers={"Retry-After": "7"}),
+        Response(FILE, cut_after=9),
+        Response(FILE),
+    ]
     assert download(server.serve("/a.zip", *busy)).read_bytes() == FILE
     assert pauses == [0.5, 7.0, 0.5]
 
 
 def test_download_file_times_out(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcli.downloads.transfer.WAIT", 0.2)
+    monkeypatch.setattr("ftcli.downloads.transfer.TIMEOUT", 0.2)
     url = server.serve("/a.zip", Response(FILE, cut_after=1_000_000, delay=60), Response(FILE))
     assert download(url).read_bytes() == FILE
     assert server.requests[-1].range == "bytes=1000000-"

@@ -17,7 +17,7 @@ from PIL import Image
 import ftcli as package
 from ftcli.data.images import CorruptImageError
 from ftcli.errors import CheckpointError, FtcliError, RecipeError
-from ftcli.inference.classifier import Classifier
+from ftcli.evaluation.classifier import Classifier
 from ftcli.results import Prediction
 from ftcli.runs.checkpoint import read_checkpoint, write_checkpoint
 from tests.conftest import Ftcli
@@ -41,7 +41,9 @@ def test_import_is_lazy() -> None:
 def test_load_docstring_example_runs(finished: Path, classifier: Classifier, paths: list[Path]) -> None:
     # What was trained for seconds may see one class everywhere; between the extremes shall be the boundary.
     told = sorted(classifier.predict(paths), key=_probability_of_china)
-    least, most = (math.log(share / (1 - share)) for share in (_probability_of_china(told[0]), _probability_of_china(told[-1])))
+    least, most = (
+        math.log(share / (1 - share)) for share in (_probability_of_china(told[0]), _probability_of_china(told[-1]))
+    )
     checkpoint = read_checkpoint(Path("runs/photos/best_loss.pt"))
     bias = next(name for name in reversed(list(checkpoint.state)) if name.endswith(".bias"))
     moved = checkpoint.state[bias] + torch.tensor([0.0, (least + most) / 2])
@@ -72,7 +74,9 @@ def test_load_matches_predict_command(ftcli: Ftcli, classifier: Classifier, path
         assert shares.tolist() == pytest.approx([by_name["china"], by_name["flower"]], abs=1e-6)
 
 
-def test_preprocess_gives_same_pixels_for_image_and_path(classifier: Classifier, paths: list[Path], tmp_path: Path) -> None:
+def test_preprocess_gives_same_pixels_for_image_and_path(
+    classifier: Classifier, paths: list[Path], tmp_path: Path
+) -> None:
     with Image.open(paths[0]) as opened:
         assert torch.equal(classifier.preprocess(opened), classifier.preprocess(paths[0]))
         (one,) = classifier.predict([opened], top=1)

@@ -12,7 +12,7 @@ import pytest
 
 from ftcli import errors
 from ftcli.planning import plan_recipe
-from ftcli.recipe.datasets import DATASET_NAMES
+from ftcli.recipe.dataset_names import DATASET_NAMES
 from ftcli.recipe.loading import read_recipe
 from tests.conftest import CONFIGS, Ftcli
 

@@ -18,7 +18,7 @@ from fastai.vision.data import ImageDataLoaders
 from torch import nn
 
 from benchmarks.jobs import Job
-from benchmarks.peers.parts import Clock, create_model, read_job
+from benchmarks.peers.training import Clock, create_model, read_job
 
 
 def create_loaders(job: Job) -> Any:

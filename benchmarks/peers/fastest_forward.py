@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
-from benchmarks.peers.parts import Clock, create_model, read_job
+from benchmarks.peers.training import Clock, create_model, read_job
 
 BATCH_SIZES = (8, 32)
 NUM_TRIAL_IMAGES = 32

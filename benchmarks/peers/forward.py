@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.peers.parts import Clock, create_model, evaluate, open_loader, read_job
+from benchmarks.peers.training import Clock, create_model, evaluate, open_loader, read_job
 
 
 def main() -> None:

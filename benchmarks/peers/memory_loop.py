@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.peers.parts import NUM_CLASSES, Clock, create_model, freeze, read_job
+from benchmarks.peers.training import NUM_CLASSES, Clock, create_model, freeze, read_job
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.jobs import Job
-from benchmarks.peers.parts import MEAN, STD, Clock, create_model, freeze, list_transforms, evaluate, read_job
-from ftcli.data.loading import epoch_permutation, default_num_workers
-from ftcli.data.sources import split_images
+from benchmarks.peers.training import MEAN, STD, Clock, create_model, evaluate, freeze, list_transforms, read_job
+from ftcli.data.dataset import split_images
+from ftcli.data.loader import default_num_workers, epoch_permutation
 from ftcli.recipe import schema
 from ftcli.runtime import count_cores, disable_malloc_trim
 

@@ -12,7 +12,7 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # like
 from torch import nn
 
 from benchmarks.jobs import Job
-from benchmarks.peers.parts import MEAN, STD, Clock, create_model, freeze, evaluate, read_job
+from benchmarks.peers.training import MEAN, STD, Clock, create_model, evaluate, freeze, read_job
 
 
 def open_loader(job: Job, split: str, training: bool) -> Any:

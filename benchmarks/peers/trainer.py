@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.peers.parts import Clock, create_model, freeze, open_split, read_job
+from benchmarks.peers.training import Clock, create_model, freeze, open_split, read_job
 
 
 class LossModel(nn.Module):

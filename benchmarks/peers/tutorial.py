@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.peers.parts import (
+from benchmarks.peers.training import (
     Clock,
     create_model,
     create_optimizer,
-    freeze,
     evaluate,
+    freeze,
     open_loader,
     read_job,
 )

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from ftcli.errors import RecipeError
-from ftcli.models.anatomy import ModelSummary, ModelCut, summarize, cut_model, find_head
-from ftcli.models.freezing import FrozenNames, set_requires_grad, resolve_freeze, set_train_mode
+from ftcli.models.factory import create_model, default_preprocessing, list_torchvision_models, list_weights
+from ftcli.models.freezing import FrozenNames, resolve_freeze, set_requires_grad, set_train_mode
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.inspection import count_parameters
-from ftcli.models.zoo import create_model, default_preprocessing, list_torchvision_models, list_weights
+from ftcli.models.summary import ModelCut, ModelSummary, cut_model, find_head, summarize
 from ftcli.recipe.schema import Head, Stage
 from ftcli.results import HeadInfo, WeightsEntry
 
@@ -209,7 +209,9 @@ def render_row(row: ModelRow) -> str:
         str(row.head.in_features),
         _format_weights(row.weights),
         "yes" if row.is_trainable else "no",
-        "-" if row.head_cut is None else ", ".join(f"`{c.name}` {_format_shape(c.shape)}" for c in row.head_cut.boundary),
+        "-"
+        if row.head_cut is None
+        else ", ".join(f"`{c.name}` {_format_shape(c.shape)}" for c in row.head_cut.boundary),
         f"`{row.middle_module}`",
         f"{row.frozen_fraction:.0%}",
         "-" if row.middle_cut is None else str(len(row.middle_cut.boundary)),

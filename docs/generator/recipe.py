@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from docs.generator.keys import Key, Section, SchemaReader, section_anchor, list_keys, format_value
-from docs.generator.proofs import find_key_tests
+from docs.generator.key_tests import find_key_tests
+from docs.generator.schema_reader import Key, SchemaReader, Section, format_value, list_keys, section_anchor
 from ftcli.data.transforms import PRESETS
-from ftcli.recipe.reference import build_json_schema
+from ftcli.recipe.json_schema import build_json_schema
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE_PATH = Path(__file__).with_name("example.yaml")
@@ -29,7 +29,7 @@ the schema beside your recipe with `ftcli schema > recipe.schema.json`. This pag
 """
 
 OVERRIDES_SECTION = """\
-## BatchTransformConfig a key without editing
+## Changing a key without editing
 
 `--set KEY=VALUE`, as often as needed, changes what a recipe says before it is checked. Keys are joined by dots, a stage
 is called by its name, an item of another list by its number from 0, and the value is YAML:
@@ -89,7 +89,9 @@ def _join_keys(section: Section) -> str:
 
 
 def _link_alternatives(key_path: str) -> str:
-    return f"[`{key_path}`](#{_alternatives_title(key_path).lower().replace(' ', '-').replace('`', '').replace('.', '')})"
+    return (
+        f"[`{key_path}`](#{_alternatives_title(key_path).lower().replace(' ', '-').replace('`', '').replace('.', '')})"
+    )
 
 
 def _alternatives_title(key_path: str) -> str:
@@ -136,7 +138,10 @@ def _render_presets() -> str:
 def _render_key_tests(reader: SchemaReader) -> str:
     key_tests = find_key_tests(ROOT)
     rows = [
-        (f"`{key_path}`", "<br>".join(f"[`{p.test}`](../{p.path})" for p in sorted(set(key_tests.get(key_path, ())))) or "none")
+        (
+            f"`{key_path}`",
+            "<br>".join(f"[`{p.test}`](../{p.path})" for p in sorted(set(key_tests.get(key_path, ())))) or "none",
+        )
         for key_path in list_key_paths(reader)
     ]
     return f"{KEY_TESTS_HEADER}\n{_render_table(('key', 'shown by'), rows)}"

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ftcli import storage
-from ftcli.caching.places import CHUNK_SUFFIX
+from ftcli import files
+from ftcli.caching.eviction import CHUNK_SUFFIX
 from ftcli.errors import RunError
 
 KEY_BYTES = 16
@@ -107,7 +107,7 @@ class ChunkWriter:
             # Without a buffer, of which processes that are forked meanwhile would have a copy.
             self._file = self._temporary.open("xb", buffering=0)
         except OSError as error:
-            raise RunError(storage.describe_write_error(self._path, 0, error)) from error
+            raise RunError(files.describe_write_error(self._path, 0, error)) from error
 
     def add(self, key: bytes, record: Buffer) -> None:
         """Append a record. Raises RunError if the disk is full."""
@@ -129,7 +129,7 @@ class ChunkWriter:
             # A record that was broken off may reach further.
             os.ftruncate(self._file.fileno(), self.size + len(self._index) + _FOOTER.size)
             os.fsync(self._file.fileno())
-            storage.commit_file(self._temporary, self._path)
+            files.commit_file(self._temporary, self._path)
         except (OSError, RunError) as error:
             self._fail(0, error)
         self._file.close()
@@ -153,7 +153,9 @@ class ChunkWriter:
 
     def _fail(self, size: int, error: OSError | RunError) -> None:
         self.discard()
-        raise RunError(storage.describe_write_error(self._path, size, error) if isinstance(error, OSError) else str(error))
+        raise RunError(
+            files.describe_write_error(self._path, size, error) if isinstance(error, OSError) else str(error)
+        )
 
 
 def open_chunk(path: Path) -> Chunk | None:

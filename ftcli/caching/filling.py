@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ftcli.caching.chunks import Buffer, Chunk, ChunkWriter, merge_chunks
-from ftcli.caching.places import evict
+from ftcli.caching.eviction import evict
 
 CHUNK_BYTES = 64 * 10**6
 """Bytes after which a chunk is published; more in a folder of very many, so that the open files stay few."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from ftcli import storage
+from ftcli import files
 from ftcli.errors import RunError
 
 _locked_folders: set[Path] = set()  # by this process: to open such a lock once more and close it would let go of it
@@ -30,7 +30,7 @@ def acquire_lock(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
         try:
             lock_or_owner = _try_lock(folder)
         except OSError as error:
-            raise RunError(storage.describe_write_error(folder, 0, error)) from error
+            raise RunError(files.describe_write_error(folder, 0, error)) from error
         if not isinstance(lock_or_owner, str):
             break
         if not wait(lock_or_owner):
@@ -46,7 +46,7 @@ def is_locked(folder: Path) -> bool:
     """Whether a process, this one too, writes to a folder."""
     folder = folder.absolute()
     with _mutex:
-        return folder in _locked_folders or storage.is_locked(folder)
+        return folder in _locked_folders or files.is_locked(folder)
 
 
 def remove_unlocked_folder(folder: Path) -> bool:

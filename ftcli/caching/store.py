@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ftcli import storage
+from ftcli import files
 from ftcli.caching.chunks import KEY_BYTES, Chunk, open_chunk
+from ftcli.caching.eviction import CHUNK_SUFFIX, PROCESS_START, get_cache_dir
 from ftcli.caching.filling import StoreWriter, merge_small_chunks
-from ftcli.caching.index import RecordIndex, Keys, join_keys, build_index
 from ftcli.caching.locks import acquire_lock
-from ftcli.caching.places import PROCESS_START, CHUNK_SUFFIX, get_cache_dir
+from ftcli.caching.record_index import Keys, RecordIndex, build_index, join_keys
 from ftcli.errors import RunError
 from ftcli.results import Reporter
 
-__all__ = ["IDENTITY_FILE", "StoreWriter", "Key", "Store", "make_key"]
+__all__ = ["IDENTITY_FILE", "Key", "Store", "StoreWriter", "make_key"]
 
 Key = bytes
 """16 bytes, of `make_key`."""
@@ -110,7 +110,9 @@ class Store:
         self._resident_bytes = 0
 
     @contextmanager
-    def writer(self, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StoreWriter | None]:
+    def writer(
+        self, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[StoreWriter | None]:
         """Be the only one that adds to the store. While another does, wait for it, which the reporter is told; None if
         `stop` became true meanwhile. What is whole when the context ends is kept, however it ends.
 
@@ -215,7 +217,7 @@ class Store:
             path.unlink(missing_ok=True)
         if not (self.folder / IDENTITY_FILE).exists():
             text = json.dumps({"about": self._description, "identity": self._identity}, ensure_ascii=False, indent=2)
-            storage.atomic_write(self.folder / IDENTITY_FILE, text)
+            files.atomic_write(self.folder / IDENTITY_FILE, text)
 
     def _list_present(self) -> list[Chunk]:
         """The chunks whose files have not left, oldest first."""

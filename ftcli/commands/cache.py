@@ -23,7 +23,7 @@ def list_entries(context: typer.Context, as_json: JSON = False) -> None:
     context.obj = as_json  # of `ftcli cache --json clear`
     if context.invoked_subcommand is not None:
         return
-    from ftcli.caching.shelves import list_cache
+    from ftcli.caching.listing import list_cache
 
     print_result(list_cache(), as_json=as_json)
 
@@ -45,7 +45,7 @@ def clear(
         raise RecipeError("ftcli cache clear: give names that ftcli cache shows, or --all for everything")
     if names and everything:
         raise RecipeError(f"--all: clears {names[0]} too; give names or --all")
-    from ftcli.caching.shelves import clear_cache
+    from ftcli.caching.listing import clear_cache
 
     with TerminalReporter() as reporter:
         result = clear_cache(names or [], reporter, everything)

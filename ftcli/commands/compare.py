@@ -25,8 +25,8 @@ def compare(
     as_json: JSON = False,
 ) -> None:
     """Set runs beside one another: what differs in their recipes, their curves, and whether one is truly better."""
-    from ftcli.analysis.comparison import CompareArgs
-    from ftcli.analysis.comparison import compare as run
+    from ftcli.comparison import CompareArgs
+    from ftcli.comparison import compare as run
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()

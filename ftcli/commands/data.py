@@ -9,7 +9,7 @@ import typer
 
 from ftcli.commands.options import JSON
 from ftcli.console import TerminalReporter, print_result
-from ftcli.recipe.datasets import DATASET_NAMES
+from ftcli.recipe.dataset_names import DATASET_NAMES
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make the folders of known data sets.")
 
@@ -26,7 +26,7 @@ def download(
     as_json: JSON = False,
 ) -> None:
     """Make the folder of a known data set."""
-    from ftcli.data.fetching import download_dataset as run
+    from ftcli.datasets import download_dataset as run
 
     with TerminalReporter() as terminal:
         result = run(name, out or Path("data") / name, terminal)

@@ -59,8 +59,9 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
-    from ftcli.analysis.evaluation import EvaluateArgs, EvaluateOptions
-    from ftcli.analysis.evaluation import evaluate as run
+    from ftcli.evaluation.eval_setup import EvaluateArgs
+    from ftcli.evaluation.evaluate import evaluate as run
+    from ftcli.evaluation.evaluate_args import EvaluateOptions
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()
@@ -76,6 +77,8 @@ def evaluate(
             use_cache=not no_cache,
             rehash=rehash,
         )
-        output_args = EvaluateOptions(min_recall=min_recall, calibrate=calibrate, out=out, predictions=predictions, report=report)
+        output_args = EvaluateOptions(
+            min_recall=min_recall, calibrate=calibrate, out=out, predictions=predictions, report=report
+        )
         result = run(eval_args, output_args, reporter)
     print_result(result, as_json=as_json)

@@ -50,7 +50,8 @@ PLOT = Annotated[
     Path | None, typer.Option(metavar="OUT.png", help="The file for the accuracies of several layers by depth.")
 ]
 IMAGE_SIZE = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="SideLength of what the network sees, in pixels, instead of its own.")
+    int | None,
+    typer.Option(min=1, max=4096, help="Side of what the network sees, in pixels, instead of its own."),
 ]
 
 
@@ -80,14 +81,16 @@ def extract(
 
     is_recipe = source.lower().endswith((".yaml", ".yml"))
     recipe_file = read_recipe(Path(source)) if is_recipe else None  # before torch, which takes seconds to load
-    from ftcli.analysis.extraction import SourceArgs, ExtractArgs
-    from ftcli.analysis.extraction import extract as run
+    from ftcli.extraction import ExtractArgs, SourceArgs
+    from ftcli.extraction import extract as run
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()
     with TerminalReporter() as reporter:
         weights_args = {"weights": weights, "match": match, "sha256": sha256}
-        source_args = SourceArgs(source=source, recipe_file=recipe_file, data=data, image_size=image_size, **weights_args)
+        source_args = SourceArgs(
+            source=source, recipe_file=recipe_file, data=data, image_size=image_size, **weights_args
+        )
         args = ExtractArgs(
             source_args=source_args,
             layers=tuple(layers or ()),

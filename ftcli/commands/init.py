@@ -22,7 +22,7 @@ def init(
     as_json: JSON = False,
 ) -> None:
     """Write a recipe for a folder of images, with the reasons for its settings: ftcli init DIR > recipe.yaml."""
-    from ftcli.analysis.drafting import InitArgs, draft_recipe
+    from ftcli.advice import InitArgs, draft_recipe
 
     with TerminalReporter() as reporter:
         result = draft_recipe(InitArgs(data=data, name=name, backbone=backbone, device=device, out=out), reporter)

@@ -35,11 +35,11 @@ SORT = Annotated[
 ]
 PLOT_AUGMENT = Annotated[
     Path | None,
-    typer.Option(metavar="OUT.png", help="RngKey training images of RECIPE and what its augmentation makes of them."),
+    typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
 ]
 PLOT_ACTIVATIONS = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="IMAGE OUT.png", help="RngKey what early and late layers see in an image."),
+    typer.Option(metavar="IMAGE OUT.png", help="Draw what early and late layers see in an image."),
 ]
 LAYERS = Annotated[
     list[str] | None,
@@ -69,15 +69,17 @@ def inspect(
     source_or_recipe: str | RecipeFile | None = source
     if source is not None and source.lower().endswith((".yaml", ".yml")):
         source_or_recipe = read_recipe(Path(source))  # before torch, which takes seconds to load
-    model_name = source_or_recipe if isinstance(source_or_recipe, str) and not source_or_recipe.endswith(".pt") else None
+    model_name = (
+        source_or_recipe if isinstance(source_or_recipe, str) and not source_or_recipe.endswith(".pt") else None
+    )
     pretrained = backbone_from_options(model_name, weights, match, sha256)
     _check_options(source, isinstance(source_or_recipe, RecipeFile), plot_augment, plot_activations, layers, estimate)
-    from ftcli.analysis.inspection import inspect as run
+    from ftcli.inspection import inspect as run
 
     with TerminalReporter() as reporter:
         result = run(source_or_recipe, depth, reporter, sort, pretrained)
         if plot_augment is not None or plot_activations is not None:
-            from ftcli.analysis.inspection.exhibits import (  # with matplotlib, which takes a while to load
+            from ftcli.inspection.exhibits import (  # with matplotlib, which takes a while to load
                 PlotArgs,
                 draw_plots,
             )
@@ -86,7 +88,7 @@ def inspect(
             result = draw_plots(result, source_or_recipe, plot_args, pretrained, reporter)
         if estimate and isinstance(source_or_recipe, RecipeFile) and isinstance(result, InspectResult):
             from ftcli.runtime import disable_malloc_trim
-            from ftcli.training.estimation import estimate_training
+            from ftcli.training.estimate import estimate_training
 
             disable_malloc_trim()  # as training does
             result = replace(result, estimate=estimate_training(source_or_recipe, reporter))
@@ -109,8 +111,11 @@ def _check_options(
             raise RecipeError(f"{option}: needs a recipe (.yaml), not {source or 'a list of models'}; give one")
     if augment_plot is None and activation_plot is None:
         return
-    from ftcli.analysis.pictures import check_png_path
+    from ftcli.inspection.canvas import check_png_path
 
-    for option, path in (("--plot-augment", augment_plot), ("--plot-activations", activation_plot[1] if activation_plot else None)):
+    for option, path in (
+        ("--plot-augment", augment_plot),
+        ("--plot-activations", activation_plot[1] if activation_plot else None),
+    ):
         if path is not None:
             check_png_path(path, option)

@@ -37,20 +37,25 @@ def predict(
     if form not in (None, output_format):
         raise RecipeError(f"--format {form}: --json asks for another form; give one of the two")
     stdout = sys.stdout
-    from ftcli.data.finding import find_images
-    from ftcli.storage import check_output_path, atomic_open
+    from ftcli.data.input_paths import find_images
+    from ftcli.files import atomic_open, check_output_path
 
     if out is not None:
         check_output_path(out, "--out")
     input_paths = find_images(images or (), sys.stdin.buffer)  # before torch, which takes seconds to load
-    from ftcli.inference.prediction import PredictArgs
-    from ftcli.inference.prediction import predict as run
+    from ftcli.evaluation.predict import PredictArgs
+    from ftcli.evaluation.predict import predict as run
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()
     with TerminalReporter(show_bar=out is not None or is_regular_file(stdout)) as reporter:
         args = PredictArgs(
-            checkpoint=checkpoint, images=input_paths, top=top, batch_size=batch_size, num_workers=num_workers, device=device
+            checkpoint=checkpoint,
+            images=input_paths,
+            top=top,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            device=device,
         )
         predictions = run(args, reporter)
         with atomic_open(out) if out else nullcontext(stdout) as stream:

@@ -8,7 +8,7 @@ from ftcli.console import print_result
 
 def schema(as_json: JSON = False) -> None:
     """Print the JSON Schema of a recipe, for editors and programs."""
-    from ftcli.recipe.reference import build_json_schema
+    from ftcli.recipe.json_schema import build_json_schema
     from ftcli.results import RecipeSchema
 
     print_result(RecipeSchema(build_json_schema()), as_json=as_json)

@@ -24,7 +24,7 @@ def train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="BatchTransform a setting, such as stages.all.epochs=3. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as stages.all.epochs=3. Repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder, instead of runs/<name>.")] = None,
     device: DEVICE = "auto",
@@ -36,8 +36,8 @@ def train(
 
     recipe_file = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which takes seconds to load
     from ftcli.runtime import disable_malloc_trim
-    from ftcli.training.beginning import TrainArgs
-    from ftcli.training.run import train as run
+    from ftcli.training.resume import TrainArgs
+    from ftcli.training.trainer import train as run
 
     disable_malloc_trim()
     with TerminalReporter() as reporter:

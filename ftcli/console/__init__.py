@@ -5,4 +5,12 @@ from ftcli.console.rendering import print_result
 from ftcli.console.tables import is_regular_file, open_console
 from ftcli.console.terminal import TerminalReporter, print_errors
 
-__all__ = ["OutputFormat", "TerminalReporter", "is_regular_file", "open_console", "print_errors", "print_result", "write_predictions"]
+__all__ = [
+    "OutputFormat",
+    "TerminalReporter",
+    "is_regular_file",
+    "open_console",
+    "print_errors",
+    "print_result",
+    "write_predictions",
+]

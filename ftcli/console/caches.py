@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from ftcli.console.tables import escape_controls, print_table
-from ftcli.results import CacheListing, CacheEntry, format_size
+from ftcli.results import CacheEntry, CacheListing, format_size
 
 
 def print_cache_listing(console: Console, result: CacheListing) -> None:

@@ -73,14 +73,18 @@ def _print_config_differences(console: Console, column_names: _Row, rows: Sequen
     for key, *values in (row for row in rows if row not in table_rows):
         console.print(key, soft_wrap=True)
         for value in dict.fromkeys(values):
-            runs = ", ".join(name for name, run_value in zip(column_names[1:], values, strict=True) if run_value == value)
+            runs = ", ".join(
+                name for name, run_value in zip(column_names[1:], values, strict=True) if run_value == value
+            )
             console.print(f"  {escape_controls(runs)}: {escape_controls(value)}", soft_wrap=True)
 
 
 def _print_results(console: Console, column_names: _Row, rows: Sequence[_Row]) -> None:
     """As many runs beside one another as fit, the others below."""
     first, end = 1, len(column_names)
-    while end > first + 1 and not _fits_width(console, (column_names[0], *column_names[first:end]), [(r[0], *r[first:end]) for r in rows]):
+    while end > first + 1 and not _fits_width(
+        console, (column_names[0], *column_names[first:end]), [(r[0], *r[first:end]) for r in rows]
+    ):
         end -= 1
     for start in range(1, len(column_names), end - first):
         stop = start + end - first

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from ftcli.console.tables import escape_controls, print_skipped, print_table
-from ftcli.results import ClassMetrics, EvaluateResult, EvaluatedImage, TemperatureScaling, Threshold
+from ftcli.results import ClassMetrics, EvaluatedImage, EvaluateResult, TemperatureScaling, Threshold
 
 _MAX_MATRIX_CLASSES = 12
 _METRIC_COLUMNS_WIDTH = 78  # columns that all figures of a class take
@@ -33,7 +33,10 @@ def print_evaluation(console: Console, result: EvaluateResult) -> None:
     console.print(
         f"accuracy {result.accuracy:.1%}, loss {result.loss:.4f}, {result.images:,} images{views_note}", soft_wrap=True
     )
-    rows = [(_METRIC_NAMES.get(f.name, f.name), _format_value(f.value), _format_interval(f.low, f.high)) for f in result.figures]
+    rows = [
+        (_METRIC_NAMES.get(f.name, f.name), _format_value(f.value), _format_interval(f.low, f.high))
+        for f in result.figures
+    ]
     print_table(console, ("figure", ">value", ">95 %"), rows)
     console.print()
     _print_class_metrics(console, result.per_class)
@@ -58,7 +61,10 @@ def _print_class_metrics(console: Console, rows: Sequence[ClassMetrics]) -> None
         print_table(console, columns, cells)
         return
     columns += (">recall, 95 %", ">ROC AUC", ">average precision")
-    interval_cells = [(_format_interval(r.recall_low, r.recall_high), _format_value(r.roc_auc), _format_value(r.average_precision)) for r in rows]
+    interval_cells = [
+        (_format_interval(r.recall_low, r.recall_high), _format_value(r.roc_auc), _format_value(r.average_precision))
+        for r in rows
+    ]
     print_table(console, columns, [(*one, *other) for one, other in zip(cells, interval_cells, strict=True)])
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TextIO
 
 from ftcli.console.tables import escape_controls, open_console
-from ftcli.results import PredictionError, ClassScore, Prediction, PredictResult
+from ftcli.results import ClassScore, Prediction, PredictionError, PredictResult
 
 _MAX_PATH_WIDTH = 60  # columns for paths at most
 _MAX_NAME_WIDTH = 30  # columns for a class at most; a longer name moves what follows
@@ -95,7 +95,9 @@ class _TableWriter:
     def __init__(self, predictions: PredictResult, stream: TextIO) -> None:
         self._stream = stream
         self._is_terminal = stream.isatty()
-        self._name_width = min(_MAX_NAME_WIDTH, max(map(_cell_width, (*predictions.classes, f"class {predictions.top}"))))
+        self._name_width = min(
+            _MAX_NAME_WIDTH, max(map(_cell_width, (*predictions.classes, f"class {predictions.top}")))
+        )
         self._classes_per_line = predictions.top
         self._path_width = _MAX_PATH_WIDTH
         if self._is_terminal:

@@ -9,17 +9,17 @@ from ftcli.console.caches import print_cache_listing
 from ftcli.console.comparisons import print_comparison
 from ftcli.console.evaluations import print_evaluation
 from ftcli.console.extractions import print_extraction
+from ftcli.console.inspections import print_inspection
 from ftcli.console.models import print_models
-from ftcli.console.networks import print_inspection
-from ftcli.console.runs import print_train_result
 from ftcli.console.tables import open_console, print_table
+from ftcli.console.training import print_train_result
 from ftcli.results import (
     CacheListing,
     CompareResult,
-    InitResult,
+    DownloadResult,
     EvaluateResult,
     ExtractResult,
-    DownloadResult,
+    InitResult,
     InspectResult,
     ModelList,
     RecipeSchema,

@@ -29,7 +29,9 @@ def is_regular_file(stream: TextIO) -> bool:
 def escape_controls(text: str) -> str:
     """The text on one line, with whatever would steer a terminal written out."""
     return "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in ("Cc", "Zl", "Zp") else character
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else character
         for character in text
     )
 

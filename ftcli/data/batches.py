@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ftcli.data.changes import BatchTransformParams
-from ftcli.data.sources import Sample
+from ftcli.data.dataset import Sample
 
 RngKey = tuple[int | str, ...]
 
@@ -97,4 +97,6 @@ def batch_indices(
 def count_batches(num_images: int, batch_size: int, merge_last: bool = False) -> int:
     """The number of batches that so many images make."""
     num_batches = -(-num_images // batch_size)
-    return num_batches - 1 if merge_last and num_images > batch_size > 1 and num_images % batch_size == 1 else num_batches
+    return (
+        num_batches - 1 if merge_last and num_images > batch_size > 1 and num_images % batch_size == 1 else num_batches
+    )

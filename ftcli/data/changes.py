@@ -1,4 +1,4 @@
-"""BatchTransformParams of images that a few numbers decide, so that they can be drawn at one place and made at another."""
+"""Changes of images that a few numbers decide, so that they can be drawn at one place and made at another."""
 
 from __future__ import annotations
 

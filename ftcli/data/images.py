@@ -175,7 +175,9 @@ def _translate_errors(path: Path) -> Iterator[None]:
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"
-        raise _make_corrupt_error(path, reason, "make it smaller, remove it, or set data.on_corrupt_image: skip") from error
+        raise _make_corrupt_error(
+            path, reason, "make it smaller, remove it, or set data.on_corrupt_image: skip"
+        ) from error
     except OSError as error:
         if error.errno in _RESOURCE_ERRNOS:
             raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.num_workers") from error
@@ -223,7 +225,9 @@ def _scale_to_uint8(path: Path, image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise _make_corrupt_error(path, f"has 32-bit pixels from {low} to {high}, which have no agreed range", _REENCODE_REMEDY)
+        raise _make_corrupt_error(
+            path, f"has 32-bit pixels from {low} to {high}, which have no agreed range", _REENCODE_REMEDY
+        )
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
         grey[values == transparent] = 255

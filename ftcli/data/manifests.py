@@ -65,7 +65,7 @@ class ManifestScan:
     def _add_error(self, row_location: str, message: str, kind: str) -> None:
         self._error_counts[kind] += 1
         if self._error_counts[kind] <= _MAX_REPORTED:
-            self.errors.append(f"{self.location}: {place}: {message}")
+            self.errors.append(f"{self.location}: {row_location}: {message}")
 
     def _check_header(self, table: Table) -> bool:
         """Whether the columns are there, once each, and none is named almost as one that would be read."""
@@ -77,10 +77,12 @@ class ManifestScan:
             column = name.strip().lower().rstrip("s")
             if column in COLUMNS[2:] and column not in table.header:
                 errors.append(f"has a column {name!r}, which is not read; call it {column!r}, or something else")
-        self.errors += [f"{self.location}: {self.path}: {fault}" for error in errors]
+        self.errors += [f"{self.location}: {self.path}: {error}" for error in errors]
         return not errors
 
-    def _read_row(self, table: Table, row_number: int, cells: Mapping[str, str | None]) -> tuple[str | None, Entry] | None:
+    def _read_row(
+        self, table: Table, row_number: int, cells: Mapping[str, str | None]
+    ) -> tuple[str | None, Entry] | None:
         """A row with the split that it names; None if something is wrong with it, which is noted."""
         num_errors = self._error_counts.total()
         row_location = table.locate_row(row_number)
@@ -93,9 +95,13 @@ class ManifestScan:
             self._add_error(row_location, "label is empty; give the image's class, or remove the row", "have no label")
         for name, text in (("label", label), ("group", group)):
             if text is not None and has_control_char(text):
-                self._add_error(row_location, f"{name} {text!r} holds a control character; take it out", f"have such a {name}")
+                self._add_error(
+                    row_location, f"{name} {text!r} holds a control character; take it out", f"have such a {name}"
+                )
             elif text is not None and text != text.strip():
-                self._add_error(row_location, f"{name} {text!r} begins or ends with a space; take it away", f"have such a {name}")
+                self._add_error(
+                    row_location, f"{name} {text!r} begins or ends with a space; take it away", f"have such a {name}"
+                )
         if split is not None and split.lower() not in SPLIT_ALIASES:
             message = f"split {split!r} is none of {', '.join(SPLIT_ALIASES)}; mend it, or leave it empty"
             self._add_error(row_location, message, "have an unknown split")
@@ -106,20 +112,26 @@ class ManifestScan:
         if self._error_counts.total() > num_errors or path is None or label is None or parsed_weight is None:
             return None
         normalized_path = str(PurePosixPath(path))
-        return split and SPLIT_ALIASES[split.lower()], Entry(normalized_path, normalized_path, label, parsed_weight, group)
+        return split and SPLIT_ALIASES[split.lower()], Entry(
+            normalized_path, normalized_path, label, parsed_weight, group
+        )
 
     def _check_path(self, table: Table, row_number: int, path: str, label: str) -> None:
         row_location = table.locate_row(row_number)
         if error := self._find_path_error(path):
-            self._add_error(row_location, f"path {path!r} {fault}", "have a path that is not there")
+            self._add_error(row_location, f"path {path!r} {error}", "have a path that is not there")
             return
-        first_row, first_label = self._first_seen.setdefault(os.path.normpath(self._base_folder / path), (row_number, label))
+        first_row, first_label = self._first_seen.setdefault(
+            os.path.normpath(self._base_folder / path), (row_number, label)
+        )
         if first_row == row_number:
             return
         if first_label == label:
             message = f"path {path!r} stands twice, first in {table.row_noun} {first_row}; keep one"
         else:
-            message = f"path {path!r} has the label {label!r}, and {first_label!r} in {table.row_noun} {first_row}; keep one"
+            message = (
+                f"path {path!r} has the label {label!r}, and {first_label!r} in {table.row_noun} {first_row}; keep one"
+            )
         self._add_error(row_location, message, "have a path that stood before")
 
     def _find_path_error(self, path: str) -> str | None:

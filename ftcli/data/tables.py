@@ -41,10 +41,10 @@ def open_table(path: Path, location: str, known_columns: Sequence[str], add_erro
         return _TextTable(path, location, known_columns, add_error)
     except FileNotFoundError as error:
         raise DataError(
-            f"{where}: {path} is not there; give a manifest with the columns path and label, or a folder"
+            f"{location}: {path} is not there; give a manifest with the columns path and label, or a folder"
         ) from error
     except OSError as error:
-        raise DataError(f"{where}: {path} cannot be read ({error.strerror}); check its permissions") from error
+        raise DataError(f"{location}: {path} cannot be read ({error.strerror}); check its permissions") from error
 
 
 class _TextTable:
@@ -59,10 +59,10 @@ class _TextTable:
             self._text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
-            raise DataError(f"{where}: {path}:{line}: is not UTF-8 text; save it as UTF-8") from error
+            raise DataError(f"{location}: {path}:{line}: is not UTF-8 text; save it as UTF-8") from error
         header_line = next((line for line in self._text.splitlines() if line.strip()), None)
         if header_line is None:
-            raise DataError(f"{where}: {path} is empty; its first line must name the columns path and label")
+            raise DataError(f"{location}: {path} is empty; its first line must name the columns path and label")
 
         def split_header(delimiter: str) -> list[str]:
             return [name.strip() for name in next(csv.reader([header_line], delimiter=delimiter))]
@@ -75,7 +75,7 @@ class _TextTable:
         self.header = tuple(split_header(self._delimiter))
 
     def locate_row(self, row_number: int) -> str:
-        return f"{self._path}:{number}"
+        return f"{self._path}:{row_number}"
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, Cells]]:
         reader = csv.reader(io.StringIO(self._text, newline=""), delimiter=self._delimiter, strict=True)
@@ -88,7 +88,9 @@ class _TextTable:
             except StopIteration:
                 return
             except csv.Error as error:
-                self._add_error(self.locate_row(row_number), f"cannot be read ({error}); mend its quotes", "cannot be read")
+                self._add_error(
+                    self.locate_row(row_number), f"cannot be read ({error}); mend its quotes", "cannot be read"
+                )
                 return
             if not any(cell.strip() for cell in cells):
                 continue
@@ -116,7 +118,7 @@ class _ParquetTable:
         self.header = tuple(self._schema.names)
 
     def locate_row(self, row_number: int) -> str:
-        return f"{self._path}: row {number}"
+        return f"{self._path}: row {row_number}"
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[int, Cells]]:
         if errors := [error for name in columns if (error := self._find_type_error(name))]:
@@ -156,4 +158,7 @@ class _ParquetTable:
 
 _TEXT_TYPES = ("string", "large_string", "string_view")
 _INTEGER_TYPES = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-_COLUMN_TYPES = {"path": ("text", _TEXT_TYPES), "weight": ("numbers", (*_INTEGER_TYPES, "halffloat", "float", "double"))}
+_COLUMN_TYPES = {
+    "path": ("text", _TEXT_TYPES),
+    "weight": ("numbers", (*_INTEGER_TYPES, "halffloat", "float", "double")),
+}

@@ -108,7 +108,9 @@ def build_eval_transform(preprocessing: Preprocessing) -> ImageTransform:
     return _build_transform(preprocessing, ())
 
 
-def build_train_transform(preprocessing: Preprocessing, augment: schema.Preset | tuple[schema.Transform, ...]) -> ImageTransform:
+def build_train_transform(
+    preprocessing: Preprocessing, augment: schema.Preset | tuple[schema.Transform, ...]
+) -> ImageTransform:
     """How an image reaches the network in training: the transforms of a preset or list, in order.
 
     Without a random_resized_crop the image first reaches its size as in evaluation.
@@ -167,7 +169,9 @@ def _crop_extreme_aspect_ratio(image: Image.Image) -> Image.Image:
 def _build_transform(preprocessing: Preprocessing, transforms: tuple[schema.Transform, ...]) -> ImageTransform:
     crops = [transform for transform in transforms if isinstance(transform, schema.RandomResizedCrop)]
     min_decode_size = _compute_min_decode_size(preprocessing, crops[0] if crops else None)
-    resize_fields = {name: getattr(preprocessing, name) for name in ("image_size", "resize_size", "resize", "interpolation")}
+    resize_fields = {
+        name: getattr(preprocessing, name) for name in ("image_size", "resize_size", "resize", "interpolation")
+    }
     decode_fields = {"needed": min_decode_size, **_list_decoder_versions()}
     num_immediate = len(transforms)
     while num_immediate and isinstance(transforms[num_immediate - 1], BatchTransformConfig):
@@ -176,9 +180,19 @@ def _build_transform(preprocessing: Preprocessing, transforms: tuple[schema.Tran
         preprocessing.image_size,
         () if crops else tuple(_build_resize_steps(preprocessing)),
         tuple(_build_step(transform, preprocessing) for transform in transforms[:num_immediate]),
-        tuple(build_batch_transform(transform) for transform in transforms[num_immediate:] if isinstance(transform, BatchTransformConfig)),
+        tuple(
+            build_batch_transform(transform)
+            for transform in transforms[num_immediate:]
+            if isinstance(transform, BatchTransformConfig)
+        ),
         min_decode_size,
-        _to_json({**resize_fields, **decode_fields, "transforms": [transform.model_dump(mode="json") for transform in transforms]}),
+        _to_json(
+            {
+                **resize_fields,
+                **decode_fields,
+                "transforms": [transform.model_dump(mode="json") for transform in transforms],
+            }
+        ),
         _to_json(decode_fields if crops else {**resize_fields, **decode_fields}),
     )
 
@@ -194,7 +208,10 @@ def _compute_min_decode_size(preprocessing: Preprocessing, crop: schema.RandomRe
     if crop is None:
         return _DECODE_MARGIN * preprocessing.resize_size
     max_aspect_ratio = max(crop.ratio[1], 1 / crop.ratio[0])
-    return max(_DECODE_MARGIN * preprocessing.image_size, math.ceil(preprocessing.image_size * math.sqrt(max_aspect_ratio / crop.scale[0])))
+    return max(
+        _DECODE_MARGIN * preprocessing.image_size,
+        math.ceil(preprocessing.image_size * math.sqrt(max_aspect_ratio / crop.scale[0])),
+    )
 
 
 @cache
@@ -214,8 +231,15 @@ def _build_resize_steps(preprocessing: Preprocessing) -> list[Step]:
     if preprocessing.resize == "pad":
         return [_PadToSquare(preprocessing.image_size, interpolation)]
     if preprocessing.resize == "crop":
-        return [_crop_extreme_aspect_ratio, v2.Resize([preprocessing.resize_size], interpolation), v2.CenterCrop(preprocessing.image_size)]
-    return [v2.Resize([preprocessing.resize_size, preprocessing.resize_size], interpolation), v2.CenterCrop(preprocessing.image_size)]
+        return [
+            _crop_extreme_aspect_ratio,
+            v2.Resize([preprocessing.resize_size], interpolation),
+            v2.CenterCrop(preprocessing.image_size),
+        ]
+    return [
+        v2.Resize([preprocessing.resize_size, preprocessing.resize_size], interpolation),
+        v2.CenterCrop(preprocessing.image_size),
+    ]
 
 
 class _ImmediateTransform:
@@ -233,7 +257,9 @@ def _build_step(transform: schema.Transform, preprocessing: Preprocessing) -> St
     step: Step
     match transform:
         case schema.RandomResizedCrop(scale=scale, ratio=ratio):
-            step = v2.RandomResizedCrop(preprocessing.image_size, scale, ratio, v2.InterpolationMode(preprocessing.interpolation))
+            step = v2.RandomResizedCrop(
+                preprocessing.image_size, scale, ratio, v2.InterpolationMode(preprocessing.interpolation)
+            )
         case schema.RandomRotation(degrees=degrees):
             step = v2.RandomRotation(degrees, v2.InterpolationMode.BILINEAR)
         case schema.ColorJitter(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue):

@@ -99,7 +99,7 @@ def _return_unchanged(batch: Any) -> Any:
 
 @contextmanager
 def _start_workers_quietly() -> Iterator[None]:
-    """StartProcess workers so that they and torch's bookkeeping disturb nothing here.
+    """Start workers so that they and torch's bookkeeping disturb nothing here.
 
     Workers inherit the mask: SIGINT and SIGTERM never reach them. torch's handler of SIGCHLD would raise in the middle
     of whatever this process does when a worker dies; without it that is noticed, within seconds, where its batch is

@@ -12,9 +12,9 @@ from io import FileIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from ftcli import storage
-from ftcli.caching.places import get_cache_dir
-from ftcli.downloads.transfer import ResumableDownload, DownloadError, etag_path
+from ftcli import files
+from ftcli.caching.eviction import get_cache_dir
+from ftcli.downloads.transfer import DownloadError, ResumableDownload, etag_path
 from ftcli.errors import FtcliError, RunError
 from ftcli.results import Reporter, format_size
 
@@ -49,7 +49,9 @@ def download_file(
         return path
     mismatch = f"its {_ALGORITHM_NAMES[algorithm]} should begin with {expected} and is {{}}"
     if is_offline():
-        raise error_type(f"{location}: {_describe_offline_error(url, path, mismatch.format(actual) if actual else None)}")
+        raise error_type(
+            f"{location}: {_describe_offline_error(url, path, mismatch.format(actual) if actual else None)}"
+        )
     if actual:
         reporter.warn(f"{location}: {path} is not the file at {url}: {mismatch.format(actual)}; it is downloaded anew")
     with _open_part(path, reporter) as (part, file):
@@ -59,8 +61,12 @@ def download_file(
         try:
             actual = _download(url, algorithm, part, file, path, reporter)
         except DownloadError as error:
-            remedy = "check the address, or get it elsewhere" if error.is_missing else "download it where that is possible"
-            raise error_type(f"{location}: {url} cannot be downloaded ({error}); {remedy} and put it at {path}") from error
+            remedy = (
+                "check the address, or get it elsewhere" if error.is_missing else "download it where that is possible"
+            )
+            raise error_type(
+                f"{location}: {url} cannot be downloaded ({error}); {remedy} and put it at {path}"
+            ) from error
         if not actual.startswith(expected):
             part.unlink()
             etag_path(part).unlink(missing_ok=True)
@@ -68,7 +74,7 @@ def download_file(
                 f"{location}: what came from {url} is not the file that was asked for: {mismatch.format(actual)}; try again, "
                 "or on another network"
             )
-        storage.commit_file(part, path)
+        files.commit_file(part, path)
     etag_path(part).unlink(missing_ok=True)
     return path
 
@@ -118,7 +124,7 @@ def _cache_path(url: str, expected: str) -> Path:
 def _hash_if_exists(path: Path, algorithm: str) -> str | None:
     """The digest of a file, None if there is none."""
     try:
-        return storage.hash_file(path, algorithm)
+        return files.hash_file(path, algorithm)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -133,7 +139,7 @@ def _open_part(path: Path, reporter: Reporter) -> Iterator[tuple[Path, FileIO]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _open_locked(part, reporter)
     except OSError as error:
-        raise RunError(storage.describe_write_error(part, 0, error)) from error
+        raise RunError(files.describe_write_error(part, 0, error)) from error
     with file:
         try:
             yield part, file

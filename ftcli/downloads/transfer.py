@@ -18,7 +18,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from ftcli import __version__, storage
+from ftcli import __version__, files
 from ftcli.errors import RunError
 from ftcli.results import Progress, Reporter, format_size
 
@@ -82,7 +82,11 @@ class ResumableDownload:
             except _RetryableError as error:
                 failures = 0 if self._size > largest_size else failures + 1
                 largest_size = max(largest_size, self._size)
-                if failures > len(RETRY_DELAYS) or error.retry_after > _MAX_RETRY_DELAY or (error.is_permanent and not self._has_responded):
+                if (
+                    failures > len(RETRY_DELAYS)
+                    or error.retry_after > _MAX_RETRY_DELAY
+                    or (error.is_permanent and not self._has_responded)
+                ):
                     raise DownloadError(str(error)) from error
                 self._reporter.info(f"{self._url}: {error} at {format_size(self._size)}; trying again")
                 time.sleep(max(error.retry_after, RETRY_DELAYS[max(failures - 1, 0)] if RETRY_DELAYS else 0.0))
@@ -119,7 +123,11 @@ class ResumableDownload:
         if response.status == 206:
             content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             previous_etag = self._etag_file.read_text(encoding="latin-1") if self._etag_file.exists() else None
-            if not content_range or int(content_range[1]) != self._size or (previous_etag and etag and previous_etag != etag):
+            if (
+                not content_range
+                or int(content_range[1]) != self._size
+                or (previous_etag and etag and previous_etag != etag)
+            ):
                 self._start_over()
                 raise _RetryableError("the server sent another part than was asked for")
             total = int(content_range[2]) if content_range[2] != "*" else total and total + self._size
@@ -131,7 +139,7 @@ class ResumableDownload:
         needed = (total or 0) - self._size
         if needed > shutil.disk_usage(self._part.parent).free:
             disk_full = OSError(errno.ENOSPC, "No space left on device")
-            raise RunError(storage.describe_write_error(self._part, needed, disk_full))
+            raise RunError(files.describe_write_error(self._part, needed, disk_full))
         if self._size == 0:
             self._save_etag(etag)
 
@@ -139,7 +147,7 @@ class ResumableDownload:
         if etag is None:
             self._etag_file.unlink(missing_ok=True)
         else:
-            storage.atomic_write(self._etag_file, etag.encode("latin-1", "ignore"))
+            files.atomic_write(self._etag_file, etag.encode("latin-1", "ignore"))
 
     def _write_chunk(self, chunk: bytes) -> None:
         rest = memoryview(chunk)
@@ -147,7 +155,7 @@ class ResumableDownload:
             try:
                 written = self._file.write(rest)
             except OSError as error:
-                raise RunError(storage.describe_write_error(self._part, len(rest), error)) from error
+                raise RunError(files.describe_write_error(self._part, len(rest), error)) from error
             self._size += written
             rest = rest[written:]
         if self._size > _MAX_SIZE:
@@ -155,7 +163,9 @@ class ResumableDownload:
         if self._total_size:
             bytes_per_second = (self._size - self._start_size) / max(time.monotonic() - self._start_time, 1e-3)
             name = self._part.name.removesuffix(".part")
-            self._reporter.update_progress(Progress(f"download {name}", self._size, self._total_size, bytes_per_second, unit="bytes"))
+            self._reporter.update_progress(
+                Progress(f"download {name}", self._size, self._total_size, bytes_per_second, unit="bytes")
+            )
 
     def _handle_http_error(self, error: HTTPError) -> None:
         """Return if the answer means that the file is whole; else say whether another try may help."""
@@ -168,7 +178,9 @@ class ResumableDownload:
             raise _RetryableError("the server has no such part")
         if error.code in _TRANSIENT_STATUS_CODES:
             retry_after = error.headers.get("Retry-After", "")
-            raise _RetryableError(f"HTTP {error.code} {error.msg}".strip(), float(retry_after) if retry_after.isdecimal() else 0.0)
+            raise _RetryableError(
+                f"HTTP {error.code} {error.msg}".strip(), float(retry_after) if retry_after.isdecimal() else 0.0
+            )
         if 300 <= error.code < 400:
             raise DownloadError("its redirects lead nowhere")
         raise DownloadError(f"HTTP {error.code} {error.msg}".strip(), is_missing=error.code in (404, 410))

@@ -6,13 +6,15 @@ from collections import Counter
 
 from torch import nn
 
-from ftcli.features.passage import ModuleCall, CallTrace
+from ftcli.features.call_graph import CallTrace, ModuleCall
 
 MAX_BLOCKS = 36
 """A network of more blocks is told by its stages."""
 
 _MAX_DEPTH = 8
-_ABSORBED_MODULES = {f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm", "normalization", "pooling", "dropout")}
+_ABSORBED_MODULES = {
+    f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm", "normalization", "pooling", "dropout")
+}
 
 
 def list_blocks(model: nn.Module, trace: CallTrace, head: str) -> tuple[str, ...]:
@@ -31,7 +33,13 @@ def list_blocks(model: nn.Module, trace: CallTrace, head: str) -> tuple[str, ...
         blocks = finder.expand(trace.root, depth)
         if len(blocks) <= MAX_BLOCKS:
             break
-    return tuple(dict.fromkeys(block.name for block in blocks if block.output_version is None or block.output_version != finder.head_input_version))
+    return tuple(
+        dict.fromkeys(
+            block.name
+            for block in blocks
+            if block.output_version is None or block.output_version != finder.head_input_version
+        )
+    )
 
 
 class _BlockFinder:
@@ -41,7 +49,9 @@ class _BlockFinder:
         all_calls = _list_calls(trace.root)
         self.head_input_version = next((call.input_version for call in all_calls if call.name == head), None)
         self.call_counts = Counter(call.name for call in all_calls)
-        self.non_chain_types = {type(self.modules[call.name]) for call in all_calls if not _is_chain(call)} - {nn.Sequential}
+        self.non_chain_types = {type(self.modules[call.name]) for call in all_calls if not _is_chain(call)} - {
+            nn.Sequential
+        }
 
     def expand(self, call: ModuleCall, depth: int) -> list[ModuleCall]:
         """The units within a call, looking `depth` containers down. What is above the head is always divided."""
@@ -59,14 +69,21 @@ class _BlockFinder:
         """The last of the calls, from a place on, that belong to the unit there."""
         block = call.children[index]
         for next_call in call.children[index + 1 :]:
-            if next_call.input_version is None or next_call.input_version != block.output_version or not self._is_absorbed(next_call.name):
+            if (
+                next_call.input_version is None
+                or next_call.input_version != block.output_version
+                or not self._is_absorbed(next_call.name)
+            ):
                 break
             block = next_call
         return block
 
     def _is_absorbed(self, name: str) -> bool:
         module_type = type(self.modules[name])
-        is_absorbable_type = any(base.__module__ in _ABSORBED_MODULES for base in module_type.__mro__) and "Adaptive" not in module_type.__name__
+        is_absorbable_type = (
+            any(base.__module__ in _ABSORBED_MODULES for base in module_type.__mro__)
+            and "Adaptive" not in module_type.__name__
+        )
         return is_absorbable_type and self.call_counts[name] == 1 and not self._has_weights(name)
 
     def _is_expandable(self, call: ModuleCall) -> bool:

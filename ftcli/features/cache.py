@@ -11,18 +11,18 @@ from typing import Literal
 
 import torch
 
-from ftcli.caching.images import hash_files
-from ftcli.caching.places import evict
-from ftcli.caching.store import StoreWriter, Store, make_key
+from ftcli.caching.eviction import evict
+from ftcli.caching.file_hashes import hash_files
+from ftcli.caching.store import Store, StoreWriter, make_key
+from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import RngKey, SkippedImage, batch_indices
-from ftcli.data.loading import ImageLoader
-from ftcli.data.reading import LoaderConfig
-from ftcli.data.sources import Sample
+from ftcli.data.dataset import Sample
+from ftcli.data.loader import ImageLoader
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
-from ftcli.features.feeds import KEY_BYTES, CachedFeatureLoader
-from ftcli.features.identity import NO_DIGESTS, TensorDigests, fingerprint_backbone, format_rng_key
-from ftcli.features.prefix import FrozenBackbone
+from ftcli.features.fingerprint import NO_DIGESTS, TensorDigests, fingerprint_backbone, format_rng_key
+from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.features.loaders import KEY_BYTES, CachedFeatureLoader
 from ftcli.models.cut import ModelCut
 from ftcli.results import Preprocessing, Progress, Reporter, format_count
 from ftcli.runtime import resolve_precision
@@ -64,7 +64,12 @@ class FeatureCache:
     """
 
     def __init__(
-        self, cut: ModelCut, preprocessing: Preprocessing, device: torch.device, precision: str, known_digests: TensorDigests = NO_DIGESTS
+        self,
+        cut: ModelCut,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        precision: str,
+        known_digests: TensorDigests = NO_DIGESTS,
     ) -> None:
         self.backbone = FrozenBackbone(cut, preprocessing, device, precision)
         fingerprint = {
@@ -74,7 +79,9 @@ class FeatureCache:
             "batch": self.backbone.batch_size,
         }
         image_size = preprocessing.image_size
-        description = ", ".join(f"{boundary_tensor.name} ({'x'.join(map(str, boundary_tensor.shape))})" for boundary_tensor in cut.boundary)
+        description = ", ".join(
+            f"{boundary_tensor.name} ({'x'.join(map(str, boundary_tensor.shape))})" for boundary_tensor in cut.boundary
+        )
         self._store = Store("features", fingerprint, f"{description} of images of {image_size} x {image_size} pixels")
 
     def get_or_compute(
@@ -97,7 +104,9 @@ class FeatureCache:
         cache_fill.add_keys(views)
         for unique in (True, False):  # the twins of a broken image are looked at too, for each is told by its name
             missing = cache_fill.missing(unique)
-            if any(missing) and not cache_fill.compute_missing(views, unique, _FillProgress(reporter, task, should_stop)):
+            if any(missing) and not cache_fill.compute_missing(
+                views, unique, _FillProgress(reporter, task, should_stop)
+            ):
                 return None
         if any(cache_fill.missing(False)):
             raise RunError(
@@ -106,7 +115,9 @@ class FeatureCache:
             )
         self._store.release()
         is_deterministic = not any(view.transform.is_random for view in views)
-        record_keys = {view.rng_key: record_keys for view, record_keys in zip(views, cache_fill.record_keys, strict=True)}
+        record_keys = {
+            view.rng_key: record_keys for view, record_keys in zip(views, cache_fill.record_keys, strict=True)
+        }
         return CachedFeatureLoader(
             self._store,
             self.backbone,
@@ -140,7 +151,9 @@ class _FillProgress:
 class _CacheFill:
     """The samples of a gathering, their keys for each sight, and which of them are broken."""
 
-    def __init__(self, store: Store, backbone: FrozenBackbone, samples: tuple[Sample, ...], loader_config: CacheLoaderConfig) -> None:
+    def __init__(
+        self, store: Store, backbone: FrozenBackbone, samples: tuple[Sample, ...], loader_config: CacheLoaderConfig
+    ) -> None:
         self.samples = samples
         self.record_keys: list[bytes] = []
         self.skipped: dict[str, SkippedImage] = {}
@@ -160,7 +173,9 @@ class _CacheFill:
             key_text = format_rng_key(view.rng_key) if is_random and view.rng_key is not None else ""
             self.record_keys.append(
                 b"".join(
-                    _NO_KEY if file_hash is None else make_key(file_hash, transform_identity, key_text, sample.path if is_random else "")
+                    _NO_KEY
+                    if file_hash is None
+                    else make_key(file_hash, transform_identity, key_text, sample.path if is_random else "")
                     for sample, file_hash in zip(self.samples, self._file_hashes, strict=True)
                 )
             )
@@ -206,10 +221,17 @@ class _CacheFill:
                 "of the disk, or set cache: off"
             )
 
-    def _compute(self, view: ViewSpec, keys: bytes, indices: list[int], writer: StoreWriter, progress: _FillProgress) -> bool:
+    def _compute(
+        self, view: ViewSpec, keys: bytes, indices: list[int], writer: StoreWriter, progress: _FillProgress
+    ) -> bool:
         rng_key = view.rng_key if view.transform.is_random else None
-        with self._open_loader(view, indices) as loader, closing(self._backbone.compute_batches(loader.batches(rng_key=rng_key))) as results:
-            for sample_indices, (batch, rows) in zip(batch_indices(indices, self._backbone.batch_size), results, strict=True):
+        with (
+            self._open_loader(view, indices) as loader,
+            closing(self._backbone.compute_batches(loader.batches(rng_key=rng_key))) as results,
+        ):
+            for sample_indices, (batch, rows) in zip(
+                batch_indices(indices, self._backbone.batch_size), results, strict=True
+            ):
                 self.skipped |= {skipped_image.path: skipped_image for skipped_image in batch.skipped}
                 readable = [index for index in sample_indices if self.samples[index].path not in self.skipped]
                 self._check_unchanged(readable)
@@ -221,10 +243,17 @@ class _CacheFill:
 
     def _open_loader(self, view: ViewSpec, indices: list[int]) -> ImageLoader:
         loader_config, batch_size = self._loader_config, self._backbone.batch_size
-        num_workers = loader_config.num_workers if len(indices) > batch_size else 0  # a single batch is sooner read than handed over
+        num_workers = (
+            loader_config.num_workers if len(indices) > batch_size else 0
+        )  # a single batch is sooner read than handed over
         samples = [self.samples[index] for index in indices]
         transform = replace(view.transform, is_deferred=False)  # nobody makes its changes afterwards
-        return ImageLoader(samples, transform, batch_size, LoaderConfig(loader_config.root, loader_config.on_corrupt_image, num_workers))
+        return ImageLoader(
+            samples,
+            transform,
+            batch_size,
+            LoaderConfig(loader_config.root, loader_config.on_corrupt_image, num_workers),
+        )
 
     def _check_unchanged(self, indices: list[int]) -> None:
         """Raise DataError where a file is no longer the one that its record would be known by."""

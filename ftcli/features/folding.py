@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftcli.features.probing import Probe
+from ftcli.features.probes import Probe
 
 
 def probe_to_linear(probe: Probe, in_features: int) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.features.axes import AxisLayout, infer_axis_layout
+from ftcli.features.axis_layout import AxisLayout, infer_axis_layout
 from ftcli.features.blocks import list_blocks
-from ftcli.features.graphs import build_node_graph, list_graph_nodes, run_node_graph
-from ftcli.features.passage import CallTrace, resize_model_input, trace_calls
-from ftcli.models.anatomy import FORWARD_ERRORS, ModelSummary, summarize
-from ftcli.models.tracing import preserve_training_mode, to_meta
+from ftcli.features.call_graph import CallTrace, resize_model_input, trace_calls
+from ftcli.features.graph_nodes import build_node_graph, list_graph_nodes, run_node_graph
+from ftcli.models.fx_trace import preserve_training_mode, to_meta
+from ftcli.models.summary import FORWARD_ERRORS, ModelSummary, summarize
 
 LayerKind = Literal["input", "module", "node"]
 
@@ -129,7 +129,9 @@ class _LayerResolver:
         if "*" in name:
             pattern_parts = name.split(".")
             in_exit_order = sorted(self.trace.outputs, key=lambda each: self.summary.exit_order[each])
-            return [("module", each) for each in in_exit_order if each and _matches_pattern(each.split("."), pattern_parts)]
+            return [
+                ("module", each) for each in in_exit_order if each and _matches_pattern(each.split("."), pattern_parts)
+            ]
         return [("node", name)] if name in (self.node_names or ()) else []
 
     def describe_unknown(self, name: str) -> str:
@@ -148,7 +150,10 @@ class _LayerResolver:
         if nodes:
             small, large = (
                 _run_nodes(model, nodes, num_images, image_size)
-                for model, num_images, image_size in ((self.meta_model, 2, self.image_size), (self.enlarged_model, 3, self.enlarged_size))
+                for model, num_images, image_size in (
+                    (self.meta_model, 2, self.image_size),
+                    (self.enlarged_model, 3, self.enlarged_size),
+                )
             )
             self.node_values = {node: _TwoShapes(small[node], large[node], self.is_enlarged) for node in nodes}
 
@@ -161,8 +166,12 @@ class _LayerResolver:
     def build_spec(self, kind: LayerKind, target: str) -> LayerSpec:
         pair = self.get_values(kind, target)
         shape = tuple(pair.batch_of_two.shape[1:])
-        axis_layout = infer_axis_layout(self.meta_model, shape, tuple(pair.batch_of_three.shape[1:]) if pair.is_enlarged else None)
-        return LayerSpec(_format_name(kind, target), kind, target, shape, self._compute_depth(kind, target), axis_layout)
+        axis_layout = infer_axis_layout(
+            self.meta_model, shape, tuple(pair.batch_of_three.shape[1:]) if pair.is_enlarged else None
+        )
+        return LayerSpec(
+            _format_name(kind, target), kind, target, shape, self._compute_depth(kind, target), axis_layout
+        )
 
     def _compute_depth(self, kind: LayerKind, target: str) -> float:
         if kind == "input":
@@ -190,7 +199,11 @@ def _matches_pattern(name: Sequence[str], pattern: Sequence[str]) -> bool:
 def _run_nodes(model: nn.Module, nodes: Sequence[str], num_images: int, image_size: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
     with preserve_training_mode(model), torch.no_grad():
-        run_node_graph(build_node_graph(model, nodes), torch.empty(num_images, 3, image_size, image_size, device="meta"), values.__setitem__)
+        run_node_graph(
+            build_node_graph(model, nodes),
+            torch.empty(num_images, 3, image_size, image_size, device="meta"),
+            values.__setitem__,
+        )
     return values
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-from ftcli.features.spool import FeatureBuffer
+from ftcli.features.buffer import FeatureBuffer
 
 
 def write_parquet(

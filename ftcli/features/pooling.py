@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.features.axes import has_class_token
+from ftcli.features.axis_layout import has_class_token
 from ftcli.features.layers import LayerSpec
 
 Pool = Literal["avg", "max", "flatten", "none", "token"]
@@ -60,6 +60,8 @@ def pool_values(values: Tensor, layer: LayerSpec, pool: Pool | None) -> Tensor:
         token_axis = 2 - axis_layout.channel_axis
         if pool == "token":
             return values.select(token_axis, 0)
-        values = values.narrow(token_axis, axis_layout.num_prefix_tokens, values.shape[token_axis] - axis_layout.num_prefix_tokens)
+        values = values.narrow(
+            token_axis, axis_layout.num_prefix_tokens, values.shape[token_axis] - axis_layout.num_prefix_tokens
+        )
     spatial_axes = [axis for axis in range(1, values.ndim) if axis != axis_layout.channel_axis + 1]
     return values.amax(spatial_axes) if pool == "max" else values.mean(spatial_axes)

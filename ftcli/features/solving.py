@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftcli.errors import RunError
 from ftcli.features.folding import estimator_to_linear
-from ftcli.features.tuning import Fold, Parameters, make_folds, fit_pipeline, param_grid, cast_features
+from ftcli.features.tuning import Fold, Parameters, cast_features, fit_pipeline, make_folds, param_grid
 
 PROBE_NAME = "logistic"
 

@@ -45,7 +45,9 @@ def make_folds(labels: Labels, groups: NDArray[np.str_] | None, seed: int, locat
         for attempt in range(_MAX_ATTEMPTS):  # groups are dealt out greedily, so a class may fall on one side
             random_state = derive_seed(seed, "folds", num_folds, attempt) % 2**32
             folds: list[Fold] = list(
-                splitter(num_folds, shuffle=True, random_state=random_state).split(labels, labels, None if groups is None else group_ids)
+                splitter(num_folds, shuffle=True, random_state=random_state).split(
+                    labels, labels, None if groups is None else group_ids
+                )
             )
             if all(len(np.unique(labels[train])) == len(class_sizes) and len(held_out) for train, held_out in folds):
                 return folds
@@ -55,9 +57,7 @@ def make_folds(labels: Labels, groups: NDArray[np.str_] | None, seed: int, locat
     )
 
 
-def grid_search(
-    name: str, features: Array, labels: Labels, folds: Sequence[Fold], seed: int
-) -> tuple[Parameters, int]:
+def grid_search(name: str, features: Array, labels: Labels, folds: Sequence[Fold], seed: int) -> tuple[Parameters, int]:
     """The parameters with which most images are right when held out, and how many that are; the strongest
     regularisation among equals. The scaler sees nothing of what is held out."""
     from sklearn.preprocessing import StandardScaler
@@ -86,9 +86,15 @@ def param_grid(name: str, features: Array, num_images: int) -> list[Parameters]:
         case "logistic":
             return [{"C": 10.0 ** (exponent + power)} for power in range(-2, 4)]
         case "rbf":
-            return [{"C": cost, "gamma": factor / num_varying} for cost in (0.1, 1.0, 10.0, 100.0) for factor in (0.25, 1, 4)]
+            return [
+                {"C": cost, "gamma": factor / num_varying}
+                for cost in (0.1, 1.0, 10.0, 100.0)
+                for factor in (0.25, 1, 4)
+            ]
         case _:
-            return [{"n_neighbors": num_neighbors} for num_neighbors in (25, 15, 9, 5, 3, 1) if num_neighbors <= num_images]
+            return [
+                {"n_neighbors": num_neighbors} for num_neighbors in (25, 15, 9, 5, 3, 1) if num_neighbors <= num_images
+            ]
 
 
 def fit_pipeline(
@@ -138,7 +144,11 @@ def _create_classifier(name: str, parameters: Parameters, seed: int) -> Any:
 
 
 def _count_correct(
-    name: str, candidates: Sequence[Parameters], train_data: tuple[Array, Labels], test_data: tuple[Array, Labels], seed: int
+    name: str,
+    candidates: Sequence[Parameters],
+    train_data: tuple[Array, Labels],
+    test_data: tuple[Array, Labels],
+    seed: int,
 ) -> NDArray[np.int64]:
     """How many of the held-out images each candidate gets right."""
     (x_train, y_train), (x_test, y_test) = train_data, test_data
@@ -146,7 +156,9 @@ def _count_correct(
         return _count_correct_rbf(candidates, train_data, test_data)
     x_train, basis = _project_to_span(name, x_train)
     x_test = x_test if basis is None else x_test @ basis
-    predictions = [_create_classifier(name, parameters, seed).fit(x_train, y_train).predict(x_test) for parameters in candidates]
+    predictions = [
+        _create_classifier(name, parameters, seed).fit(x_train, y_train).predict(x_test) for parameters in candidates
+    ]
     return np.array([(predicted == y_test).sum() for predicted in predictions])
 
 
@@ -158,7 +170,10 @@ def _count_correct_rbf(
     from sklearn.svm import SVC
 
     (x_train, y_train), (x_test, y_test) = train_data, test_data
-    train_distances, test_distances = euclidean_distances(x_train, squared=True), euclidean_distances(x_test, x_train, squared=True)
+    train_distances, test_distances = (
+        euclidean_distances(x_train, squared=True),
+        euclidean_distances(x_test, x_train, squared=True),
+    )
     num_correct = []
     for parameters in candidates:
         classifier = SVC(kernel="precomputed", C=parameters["C"])

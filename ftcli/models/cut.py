@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ftcli.models.tracing import Trace, depends_on_training_mode, preserve_training_mode, propagate_shapes, trace_model
+from ftcli.models.fx_trace import Trace, depends_on_training_mode, preserve_training_mode, propagate_shapes, trace_model
 from ftcli.models.trunk import HeadlessModel, common_parent, infer_input_shape
 from ftcli.results import BoundaryTensor
 
@@ -37,8 +37,10 @@ class ModelCut:
     is_uncut: bool
 
 
-def cut_model(model: nn.Module, frozen: Collection[str], eval_modules: Collection[str], image_size: int) -> ModelCut | None:
-    """ModelCut a network for a stage whose `frozen` parameters do not train and whose `still` modules are in eval mode.
+def cut_model(
+    model: nn.Module, frozen: Collection[str], eval_modules: Collection[str], image_size: int
+) -> ModelCut | None:
+    """Cut a network for a stage whose `frozen` parameters do not train and whose `still` modules are in eval mode.
 
     Works with real and with meta tensors and leaves the network as it was. Where its code cannot be traced because it
     branches on what it computes, it is cut at its head if that is all that trains and gives the network's output; None
@@ -51,7 +53,9 @@ def cut_model(model: nn.Module, frozen: Collection[str], eval_modules: Collectio
             model.get_submodule(name).training = False
         train_trace = trace_model(model)
         trainable = {name for name, _ in model.named_parameters()} - set(frozen)
-        trainable |= {name for name, module in model.named_modules() if module.training and depends_on_training_mode(module)}
+        trainable |= {
+            name for name, module in model.named_modules() if module.training and depends_on_training_mode(module)
+        }
     if eval_trace is None or train_trace is None:
         return _cut_at_head(model, trainable, eval_modules, image_size)
     node_values = _classify_values(eval_trace, image_size)
@@ -72,7 +76,9 @@ def cut_model(model: nn.Module, frozen: Collection[str], eval_modules: Collectio
     )
 
 
-def _cut_at_head(model: nn.Module, trainable: set[str], eval_modules: Collection[str], image_size: int) -> ModelCut | None:
+def _cut_at_head(
+    model: nn.Module, trainable: set[str], eval_modules: Collection[str], image_size: int
+) -> ModelCut | None:
     """The cut before the module that holds all that moves, where it comes last and parameters come before it."""
     parameters = {name for name, _ in model.named_parameters()}
     head = common_parent({name.rpartition(".")[0] if name in parameters else name for name in trainable})
@@ -106,11 +112,17 @@ def _classify_values(trace: Trace, image_size: int) -> dict[str, _NodeValue]:
 
 def _infer_node_value(small: Any, large: Any) -> _NodeValue:
     if isinstance(small, torch.Tensor) and isinstance(large, torch.Tensor):
-        is_batched = tuple(small.shape[:1]) == (2,) and tuple(large.shape[:1]) == (3,) and small.shape[1:] == large.shape[1:]
+        is_batched = (
+            tuple(small.shape[:1]) == (2,) and tuple(large.shape[:1]) == (3,) and small.shape[1:] == large.shape[1:]
+        )
         return _NodeValue(shape=tuple(small.shape[1:])) if is_batched else _NodeValue()
     if type(small) is int and type(large) is int:
         return _NodeValue(is_batch_size=(small, large) == (2, 3), constant=small if small == large else None)
-    return _NodeValue(constant=small) if _is_int_sequence(small) and _is_int_sequence(large) and small == large else _NodeValue()
+    return (
+        _NodeValue(constant=small)
+        if _is_int_sequence(small) and _is_int_sequence(large) and small == large
+        else _NodeValue()
+    )
 
 
 def _is_int_sequence(value: Any) -> bool:
@@ -163,7 +175,9 @@ def _reads_parameters(node: fx.Node, model: nn.Module) -> bool:
     return node.op == "get_attr" and node.target in dict(model.named_parameters())
 
 
-def _describe_boundary(trace: Trace, keys: Iterable[str], node_values: dict[str, _NodeValue]) -> tuple[BoundaryTensor, ...]:
+def _describe_boundary(
+    trace: Trace, keys: Iterable[str], node_values: dict[str, _NodeValue]
+) -> tuple[BoundaryTensor, ...]:
     nodes = {key: node for node, key in trace.node_keys.items()}
     names = []
     for key in keys:

@@ -11,8 +11,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.models.anatomy import ModelSummary
-from ftcli.recipe.schema import HeadFitStage, Stage, FreezeThrough
+from ftcli.models.summary import ModelSummary
+from ftcli.recipe.schema import FreezeThrough, HeadFitStage, Stage
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -160,8 +160,12 @@ class _PatternMatcher:
             return self._subtrees({self.head_path})
         if pattern == "backbone":
             head_names = self._subtrees({self.head_path})
-            return FrozenNames(frozenset(self.parameters) - head_names.parameters, frozenset(self.modules) - head_names.modules)
-        return self._subtrees({name for name in [*self.modules, *self.parameters] if fnmatch.fnmatchcase(name, pattern)})
+            return FrozenNames(
+                frozenset(self.parameters) - head_names.parameters, frozenset(self.modules) - head_names.modules
+            )
+        return self._subtrees(
+            {name for name in [*self.modules, *self.parameters] if fnmatch.fnmatchcase(name, pattern)}
+        )
 
     def no_match_message(self, pattern: str, kind: str) -> str:
         """What to say of a pattern that matches nothing of that kind."""
@@ -209,7 +213,9 @@ def _freeze_through(
         errors.append(f"{location}: no module is called {through!r}; {suggest(through, filter(None, matcher.modules))}")
         return FrozenNames(frozenset(), frozenset())
     if through not in summary.exit_order:
-        errors.append(f"{location}: no image passes through {through!r} itself; name a module above it or a list of patterns")
+        errors.append(
+            f"{location}: no image passes through {through!r} itself; name a module above it or a list of patterns"
+        )
         return FrozenNames(frozenset(), frozenset())
     exit_time = summary.exit_order[through]
     parameters = {name for name, first_use in summary.first_use.items() if first_use < exit_time}
@@ -225,6 +231,10 @@ def _list_fully_frozen_modules(model: nn.Module, parameters: set[str]) -> set[st
     return {
         name
         for name, module in model.named_modules()
-        if (parameter_names := [f"{name}.{parameter_name}".lstrip(".") for parameter_name, _ in module.named_parameters()])
+        if (
+            parameter_names := [
+                f"{name}.{parameter_name}".lstrip(".") for parameter_name, _ in module.named_parameters()
+            ]
+        )
         and parameters.issuperset(parameter_names)
     }

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable
 
 from torch import nn
 
-from ftcli.models.anatomy import ModelSummary, summarize, cut_model, find_head
+from ftcli.models.factory import create_model, default_preprocessing, list_weights
 from ftcli.models.freezing import FrozenNames
-from ftcli.models.zoo import create_model, default_preprocessing, list_weights
+from ftcli.models.summary import ModelSummary, cut_model, find_head, summarize
 from ftcli.results import InspectResult, LayerInfo, Preprocessing, StageSummary
 
 

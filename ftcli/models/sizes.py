@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from ftcli.errors import RecipeError
-from ftcli.models.anatomy import ModelSummary, UnsupportedImageSizeError, summarize
-from ftcli.models.zoo import create_model, default_preprocessing, has_fixed_image_size
+from ftcli.models.factory import create_model, default_preprocessing, has_fixed_image_size
+from ftcli.models.summary import ModelSummary, UnsupportedImageSizeError, summarize
 
 _SIZE_MULTIPLES = (1, 8, 14, 16, 28, 32, 64, 128)
 """Sizes that networks take are multiples of their patches, windows and strides; so they are looked for among those of

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftcli.models.tracing import TRACING_ERRORS, preserve_training_mode, to_meta
+from ftcli.models.fx_trace import TRACING_ERRORS, preserve_training_mode, to_meta
 
 
 class HeadlessModel(nn.Module):
@@ -74,7 +74,9 @@ class _HeadCall:
     is_model_output: bool
 
 
-def infer_input_shape(model: nn.Module, head: str, eval_modules: Collection[str], image_size: int) -> tuple[int, ...] | None:
+def infer_input_shape(
+    model: nn.Module, head: str, eval_modules: Collection[str], image_size: int
+) -> tuple[int, ...] | None:
     """The shape, for one image, of the value that a module is given, if it is called once, with that tensor alone, and
     what it gives is what the network gives, in eval mode and with all but `still` in train mode; else None.
 

@@ -11,9 +11,9 @@ from typing import Any
 import pydantic
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.recipe.faults import describe_error, known_keys
-from ftcli.recipe.parsing import Position, KeyPath, format_key_path, parse_yaml, dump_yaml
+from ftcli.recipe.parsing import KeyPath, Position, dump_yaml, format_key_path, parse_yaml
 from ftcli.recipe.schema import Backbone, Recipe
+from ftcli.recipe.validation import describe_error, known_keys
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def recipe_from_dict(data: Mapping[str, Any], source: str, overrides: Sequence[s
     return _validate(copy.deepcopy(dict(data)), _RecipeSource(source, {}, {}), overrides)
 
 
-def backbone_from_options(model: str | None, weights: str | None, match: str | None, sha256: str | None) -> Backbone | None:
+def backbone_from_options(
+    model: str | None, weights: str | None, match: str | None, sha256: str | None
+) -> Backbone | None:
     """The backbone that options of the command line ask for beside the name of a model; None where they ask for no
     weights. `model` is None where a recipe or a checkpoint is given, which have their own; None leaves a key its
     default. Raises RecipeError with every fault, each at its option.
@@ -93,7 +95,9 @@ def _validate(data: Any, source: _RecipeSource, overrides: Sequence[str]) -> Rec
     try:
         recipe = Recipe.model_validate(data)
     except pydantic.ValidationError as error:
-        errors += [line for _, line in sorted(_format_validation_error(detail, data, source) for detail in error.errors())]
+        errors += [
+            line for _, line in sorted(_format_validation_error(detail, data, source) for detail in error.errors())
+        ]
     if errors:
         raise RecipeError(*errors)
     return RecipeFile(recipe, source.source, source.key_positions, source.value_positions, source.overrides)

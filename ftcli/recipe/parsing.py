@@ -27,7 +27,7 @@ class Position:
 
 @dataclass(frozen=True)
 class ParsedYaml:
-    """JsonObject data and where its keys and values stand."""
+    """Plain data and where its keys and values stand."""
 
     data: Any
     key_positions: dict[KeyPath, Position]
@@ -62,7 +62,9 @@ class _YamlLoader(yaml.SafeLoader):
 
 
 def _add_resolver(tag: str, pattern: str, first_characters: str) -> None:
-    _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first_characters))
+    _YamlLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first_characters)
+    )
 
 
 _add_resolver("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
@@ -86,7 +88,7 @@ class _YamlDumper(yaml.SafeDumper):
 
 
 def dump_yaml(data: Any) -> str:
-    """JsonObject data as YAML that `parse_yaml` reads back as the same; mappings keep their order."""
+    """Plain data as YAML that `parse_yaml` reads back as the same; mappings keep their order."""
     text: str = yaml.dump(data, Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
     return text
 
@@ -113,11 +115,15 @@ def parse_yaml(text: str, source: str) -> ParsedYaml:
             raise RecipeError(*errors)
         return ParsedYaml(loader.construct_document(node), key_positions, value_positions)
     except _UnsupportedYamlError as error:
-        raise RecipeError(f"{source}:{error.position}: is not valid YAML for a recipe: {error}; write it out") from error
+        raise RecipeError(
+            f"{source}:{error.position}: is not valid YAML for a recipe: {error}; write it out"
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         location = f"{source}:{_to_position(mark)}" if mark else source
-        raise RecipeError(f"{location}: is not valid YAML: {error.problem or error.context}; correct it there") from error
+        raise RecipeError(
+            f"{location}: is not valid YAML: {error.problem or error.context}; correct it there"
+        ) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{source}: is not valid YAML: {_join_lines(error)}; save it as UTF-8 text") from error
     finally:
@@ -125,7 +131,12 @@ def parse_yaml(text: str, source: str) -> ParsedYaml:
 
 
 def _collect_positions(
-    node: yaml.Node, key_path: KeyPath, key_positions: dict[KeyPath, Position], value_positions: dict[KeyPath, Position], errors: list[str], source: str
+    node: yaml.Node,
+    key_path: KeyPath,
+    key_positions: dict[KeyPath, Position],
+    value_positions: dict[KeyPath, Position],
+    errors: list[str],
+    source: str,
 ) -> None:
     value_positions[key_path] = _to_position(node.start_mark)
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
@@ -137,7 +148,9 @@ def _collect_positions(
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                errors.append(f"{source}:{_to_position(key.start_mark)}: {format_key_path(key_path)}: a key here is no text; put it in quotes")
+                errors.append(
+                    f"{source}:{_to_position(key.start_mark)}: {format_key_path(key_path)}: a key here is no text; put it in quotes"
+                )
                 continue
             child_path = (*key_path, key.value)
             if child_path in key_positions:

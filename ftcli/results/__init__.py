@@ -1,67 +1,70 @@
 """What the library hands back and reports: frozen dataclasses and the Reporter protocol. Nothing here prints."""
 
+from ftcli.results.advice import InitResult
 from ftcli.results.base import Result
-from ftcli.results.caching import CacheListing, CacheEntry
-from ftcli.results.comparison import ComparedRun, CompareResult, PairwiseTest, ConfigDifference
+from ftcli.results.caching import CacheEntry, CacheListing
+from ftcli.results.comparison import ComparedRun, CompareResult, ConfigDifference, PairwiseTest
 from ftcli.results.data import DownloadResult
-from ftcli.results.drafting import InitResult
 from ftcli.results.estimation import MemoryBreakdown, StageEstimate
 from ftcli.results.evaluation import (
     ClassMetrics,
     ConfusedPair,
-    EvaluateResult,
     EvaluatedImage,
+    EvaluateResult,
     Metric,
     ReliabilityBin,
     TemperatureScaling,
     Threshold,
 )
 from ftcli.results.extraction import ExtractResult, FeatureLayer, ProbeScore
-from ftcli.results.network import (
+from ftcli.results.inspection import (
     BoundaryTensor,
     HeadInfo,
     InspectResult,
     LayerInfo,
-    ModelList,
     ModelEntry,
+    ModelList,
     Preprocessing,
     StageSummary,
     WeightsEntry,
 )
-from ftcli.results.prediction import DEFAULT_TOP_K, PredictionError, ClassScore, Prediction, PredictResult
+from ftcli.results.prediction import DEFAULT_TOP_K, ClassScore, Prediction, PredictionError, PredictResult
 from ftcli.results.recipe import RecipeSchema
-from ftcli.results.reporting import Progress, Reporter, NullReporter, format_count, format_duration, format_size
+from ftcli.results.reporting import NullReporter, Progress, Reporter, format_count, format_duration, format_size
 from ftcli.results.training import EpochMetrics, StageResult, StageTimes, TestResult, TrainResult
 from ftcli.results.weights import LoadedWeights
 
 __all__ = [
     "DEFAULT_TOP_K",
+    "BoundaryTensor",
+    "CacheEntry",
     "CacheListing",
     "ClassMetrics",
-    "ComparedRun",
+    "ClassScore",
     "CompareResult",
+    "ComparedRun",
+    "ConfigDifference",
     "ConfusedPair",
-    "BoundaryTensor",
-    "PairwiseTest",
-    "InitResult",
+    "DownloadResult",
     "EpochMetrics",
     "EvaluateResult",
     "EvaluatedImage",
     "ExtractResult",
-    "PredictionError",
     "FeatureLayer",
-    "DownloadResult",
-    "Metric",
-    "ClassScore",
     "HeadInfo",
+    "InitResult",
     "InspectResult",
     "LayerInfo",
     "LoadedWeights",
     "MemoryBreakdown",
-    "ModelList",
+    "Metric",
     "ModelEntry",
-    "Prediction",
+    "ModelList",
+    "NullReporter",
+    "PairwiseTest",
     "PredictResult",
+    "Prediction",
+    "PredictionError",
     "Preprocessing",
     "ProbeScore",
     "Progress",
@@ -69,14 +72,11 @@ __all__ = [
     "ReliabilityBin",
     "Reporter",
     "Result",
-    "TemperatureScaling",
-    "ConfigDifference",
-    "CacheEntry",
-    "NullReporter",
     "StageEstimate",
     "StageResult",
     "StageSummary",
     "StageTimes",
+    "TemperatureScaling",
     "TestResult",
     "Threshold",
     "TrainResult",

@@ -13,7 +13,9 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """The result as plain JSON types; paths are absolute text."""
         assert dataclasses.is_dataclass(self)
-        fields_by_name: dict[str, Any] = _to_json_value({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        fields_by_name: dict[str, Any] = _to_json_value(
+            {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        )
         return fields_by_name
 
 

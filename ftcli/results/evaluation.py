@@ -153,4 +153,10 @@ class EvaluateResult(Result):
         accuracy, mean_confidence = self.find_metric("accuracy"), self.calibration["mean_confidence"]
         if accuracy is None or accuracy.low is None or accuracy.high is None:
             return "fair"
-        return "overconfident" if mean_confidence > accuracy.high else "underconfident" if mean_confidence < accuracy.low else "fair"
+        return (
+            "overconfident"
+            if mean_confidence > accuracy.high
+            else "underconfident"
+            if mean_confidence < accuracy.low
+            else "fair"
+        )

@@ -21,7 +21,7 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """FreezeThrough this the library tells what happens. It must return at once and never raise."""
+    """Through this the library tells what happens. It must return at once and never raise."""
 
     def info(self, text: str) -> None:
         """A sentence for the user: what was chosen, what comes next."""

@@ -10,8 +10,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ftcli.data.listing import find_base_folder
-from ftcli.models.archives import CONTENT_ERRORS, read_checkpoint_file, invalid_content_error, write_checkpoint_file
+from ftcli.data.index import find_base_folder
+from ftcli.models.pretrained.checkpoint_file import (
+    CONTENT_ERRORS,
+    invalid_content_error,
+    read_checkpoint_file,
+    write_checkpoint_file,
+)
 from ftcli.results import Preprocessing
 
 

@@ -28,7 +28,7 @@ def render_curves(history: Sequence[EpochMetrics]) -> bytes:
 
 
 def plot_curves(axes: Sequence[Any], history: Sequence[EpochMetrics]) -> list[tuple[int, str]]:
-    """RngKey the loss on the first of two axes and the accuracy on the second.
+    """Draw the loss on the first of two axes and the accuracy on the second.
 
     Returns the place on the axis of epochs where each stage begins, with its name.
     """
@@ -57,7 +57,7 @@ def metric_points(start: int, stage_history: Sequence[EpochMetrics], metric: str
 
 
 def style_axes(axes: Sequence[Any], stage_starts: Iterable[int]) -> None:
-    """FileSafeName two axes, of the loss and of the accuracy over the epochs, and mark where stages after the first begin."""
+    """Name two axes, of the loss and of the accuracy over the epochs, and mark where stages after the first begin."""
     from matplotlib.ticker import MaxNLocator
 
     for axis, label in zip(axes, ("cross-entropy (nats)", "accuracy"), strict=True):
@@ -72,7 +72,7 @@ def style_axes(axes: Sequence[Any], stage_starts: Iterable[int]) -> None:
 
 def label_stages(axis: Any, stages: Iterable[tuple[int, str]]) -> None:
     """Write above an axis what begins at places on it."""
-    from ftcli.drawing import fit_text  # which loads matplotlib too
+    from ftcli.plotting import fit_text  # which loads matplotlib too
 
     for start, name in stages:
         fitted = fit_text(name, width=150)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftcli.data.transforms import ImageTransform
-from ftcli.features.prefix import FrozenBackbone
+from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.recipe.schema import Stage
 from ftcli.runtime import measure_free_memory
 
@@ -21,12 +21,16 @@ def count_views(stage: Stage, transform: ImageTransform) -> int:
     return min(num_views, stage.epochs)
 
 
-def estimate_cache_gain(frozen_backbone: FrozenBackbone, num_forward_images: int, num_records: int, num_bytes: int) -> tuple[float, float]:
+def estimate_cache_gain(
+    frozen_backbone: FrozenBackbone, num_forward_images: int, num_records: int, num_bytes: int
+) -> tuple[float, float]:
     """Seconds that the frozen part takes when it is computed for each of the `looks` that a stage takes at images, and
     when it is computed for `records` of them, of `size` bytes in all, that are kept and read."""
     seconds_per_image = frozen_backbone.measure_seconds_per_image()
     bytes_per_second = MEMORY_BYTES_PER_SECOND if num_bytes < measure_free_memory() / 2 else DISK_BYTES_PER_SECOND
-    return num_forward_images * seconds_per_image, num_records * seconds_per_image + (num_bytes + num_forward_images * frozen_backbone.row_bytes) / bytes_per_second
+    return num_forward_images * seconds_per_image, num_records * seconds_per_image + (
+        num_bytes + num_forward_images * frozen_backbone.row_bytes
+    ) / bytes_per_second
 
 
 def count_forward_images(epochs: int, num_train: int, num_val: int) -> int:

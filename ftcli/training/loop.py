@@ -11,22 +11,22 @@ from typing import Any
 import torch
 
 from ftcli.data.batches import Batch
-from ftcli.data.loading import epoch_permutation
+from ftcli.data.loader import epoch_permutation
 from ftcli.errors import DataError, FtcliError, RunError
-from ftcli.inference.metrics import compute_accuracy, compute_loss
-from ftcli.inference.outputs import predict_logits
-from ftcli.models.freezing import set_requires_grad, list_frozen_tensors, list_norm_and_bias, set_train_mode
+from ftcli.evaluation.logits import predict_logits
+from ftcli.evaluation.metrics import compute_accuracy, compute_loss
+from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad, set_train_mode
 from ftcli.planning import StagePlan, estimate_seconds
 from ftcli.recipe.schema import EarlyStopping
 from ftcli.results import EpochMetrics, Progress, StageResult, format_count, format_duration
 from ftcli.runtime import derive_seed, seed_step
-from ftcli.training.course import open_stage_data
-from ftcli.training.journal import CheckpointManager, StageState
-from ftcli.training.ledger import StageProfiler
+from ftcli.training.checkpointing import CheckpointManager, StageState
 from ftcli.training.optim import build_optimizer, lr_at_step, set_lr
+from ftcli.training.profiler import StageProfiler
 from ftcli.training.proof import hash_tensors
+from ftcli.training.stage import StageContext, Trainer, abort_on_nonfinite_loss, finish_stage, save_and_interrupt
+from ftcli.training.stage_data import open_stage_data
 from ftcli.training.steps import take_step
-from ftcli.training.workshop import StageContext, Trainer, finish_stage, abort_on_nonfinite_loss, save_and_interrupt
 
 
 def fit_stage(trainer: Trainer, plan: StagePlan, saved_progress: Mapping[str, Any] | None) -> StageResult:
@@ -53,7 +53,9 @@ def fit_stage(trainer: Trainer, plan: StagePlan, saved_progress: Mapping[str, An
             save_and_interrupt(trainer, optimizer, state, profiler, "the computing of its frozen part")
         context = StageContext(plan, optimizer, state, profiler, stage_data)
         checkpointer.reset_save_timer()
-        while state.epoch < stage.epochs and not should_stop_early(_list_val_losses(checkpointer, stage.name), stage.early_stopping):
+        while state.epoch < stage.epochs and not should_stop_early(
+            _list_val_losses(checkpointer, stage.name), stage.early_stopping
+        ):
             if state.epoch >= 0:
                 _train_one_epoch(trainer, context)
             _validate(trainer, context)
@@ -102,16 +104,26 @@ def _train_one_epoch(trainer: Trainer, context: StageContext) -> None:
     set_train_mode(trainer.model, plan.frozen_names)
     seconds_before = state.training_seconds
     start_time = time.perf_counter()
-    batches = train_loader.batches(permutation, rng_key=context.stage_data.key_for_epoch(state.epoch), start=state.step, merge_last=True)
+    batches = train_loader.batches(
+        permutation, rng_key=context.stage_data.key_for_epoch(state.epoch), start=state.step, merge_last=True
+    )
     while (batch := _next_batch(batches, profiler)) is not None:
         trainer.setup.checkpointer.skipped.update(batch.skip_messages)
         if batch.paths:
-            lr = lr_at_step(stage.schedule, stage.optimizer.lr, state.epoch * steps_per_epoch + state.step, steps_per_epoch, stage.epochs)
+            lr = lr_at_step(
+                stage.schedule,
+                stage.optimizer.lr,
+                state.epoch * steps_per_epoch + state.step,
+                steps_per_epoch,
+                stage.epochs,
+            )
             set_lr(context.optimizer, lr)
             seed_step(derive_seed(trainer.seed, stage.name, epoch, "step", state.step), trainer.setup.classifier.device)
             loss, num_correct = take_step(trainer, context, batch)
             if not math.isfinite(loss):
-                abort_on_nonfinite_loss(trainer, context, f"epoch {epoch}, step {state.step + 1} of {steps_per_epoch}", loss, lr)
+                abort_on_nonfinite_loss(
+                    trainer, context, f"epoch {epoch}, step {state.step + 1} of {steps_per_epoch}", loss, lr
+                )
             state.loss_sum += loss * len(batch.paths)
             state.correct += num_correct
             state.num_samples += len(batch.paths)
@@ -160,7 +172,11 @@ def _validate(trainer: Trainer, context: StageContext) -> None:
     checkpointer.skipped.update(outputs.skipped)
     val_loss = compute_loss(outputs)
     steps_per_epoch = context.stage_data.train_loader.count_batches(merge_last=True)
-    lr = lr_at_step(stage.schedule, stage.optimizer.lr, epoch * steps_per_epoch - 1, steps_per_epoch, stage.epochs) if epoch else None
+    lr = (
+        lr_at_step(stage.schedule, stage.optimizer.lr, epoch * steps_per_epoch - 1, steps_per_epoch, stage.epochs)
+        if epoch
+        else None
+    )
     if not math.isfinite(val_loss):
         abort_on_nonfinite_loss(trainer, context, f"epoch {epoch}, validation", val_loss, lr or stage.optimizer.lr)
     training_seconds = state.training_seconds
@@ -192,8 +208,14 @@ def _stage_banner(trainer: Trainer, context: StageContext) -> str:
     if stage_data.is_cached:
         return f"Stage {plan.stage.name}: {epochs}"
     num_train, num_val = len(stage_data.train_loader.samples), len(stage_data.val_loader.samples)
-    seconds_per_image = trainer.setup.checkpointer.history[-1].seconds / num_val  # with the start of its processes, so rather too long
+    seconds_per_image = (
+        trainer.setup.checkpointer.history[-1].seconds / num_val
+    )  # with the start of its processes, so rather too long
     remaining_plans = stages[stages.index(plan) :]
     seconds = [estimate_seconds(other, num_train, num_val, seconds_per_image) for other in remaining_plans]
-    total_time = f", about {format_duration(sum(seconds))} for the {len(remaining_plans)} stages" if len(remaining_plans) > 1 else ""
+    total_time = (
+        f", about {format_duration(sum(seconds))} for the {len(remaining_plans)} stages"
+        if len(remaining_plans) > 1
+        else ""
+    )
     return f"Stage {plan.stage.name}: {epochs}, about {format_duration(seconds[0])}{total_time}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ftcli.errors import RunError
-from ftcli.models.states import hash_tensor
+from ftcli.models.state_dict import hash_tensor
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:

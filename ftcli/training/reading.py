@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.inference.classifier import Classifier
-from ftcli.inference.outputs import EvalOutputs
+from ftcli.evaluation.classifier import Classifier
+from ftcli.evaluation.logits import EvalOutputs
 from ftcli.runtime import autocast
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from ftcli.data.batches import Batch
 from ftcli.data.changes import apply_batch_transforms
 from ftcli.errors import RunError
-from ftcli.training.workshop import StageContext, Trainer
+from ftcli.training.stage import StageContext, Trainer
 
 
 def take_step(trainer: Trainer, context: StageContext, batch: Batch) -> tuple[float, int]:

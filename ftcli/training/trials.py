@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ftcli.inference.classifier import Classifier
-from ftcli.inference.outputs import ForwardFn, image_forward, suffix_forward
+from ftcli.evaluation.classifier import Classifier
+from ftcli.evaluation.logits import ForwardFn, image_forward, suffix_forward
 from ftcli.models.cut import ModelCut
 from ftcli.models.freezing import list_norm_and_bias, set_train_mode
 from ftcli.planning import StagePlan
@@ -53,10 +53,14 @@ def create_step_inputs(classifier: Classifier, cut: ModelCut | None) -> StepInpu
         forward_functions = suffix_forward(cut.training_suffix, classifier), suffix_forward(cut.suffix, classifier)
         return StepInputs(*forward_functions, lambda count: tuple(_random_tensor(count, shape) for shape in shapes))
     forward, image_size = image_forward(classifier), classifier.preprocessing.image_size
-    return StepInputs(forward, forward, lambda count: (torch.randint(0, 256, (count, 3, image_size, image_size), dtype=torch.uint8),))
+    return StepInputs(
+        forward, forward, lambda count: (torch.randint(0, 256, (count, 3, image_size, image_size), dtype=torch.uint8),)
+    )
 
 
-def profile_step(classifier: Classifier, stage: StagePlan, step_inputs: StepInputs, batch_size: int, process_bytes: int) -> StepProfile:
+def profile_step(
+    classifier: Classifier, stage: StagePlan, step_inputs: StepInputs, batch_size: int, process_bytes: int
+) -> StepProfile:
     """One step to warm up, on few images, then two whole ones, or fewer images where these would take too long.
 
     The freezing of the stage is applied already; `process` is what the process held before it had a network.
@@ -90,7 +94,14 @@ def profile_step(classifier: Classifier, stage: StagePlan, step_inputs: StepInpu
     with torch.inference_mode():
         forward_seconds = measure_seconds(lambda: step_inputs.eval_forward(values), classifier.device)
     peak_bytes = measure_peak_bytes(classifier.device)
-    return StepProfile(profiled_size, step_seconds, forward_seconds, memory_counter.num_bytes, optimizer_bytes, peak_bytes - process_bytes if peak_bytes > peak_before else None)
+    return StepProfile(
+        profiled_size,
+        step_seconds,
+        forward_seconds,
+        memory_counter.num_bytes,
+        optimizer_bytes,
+        peak_bytes - process_bytes if peak_bytes > peak_before else None,
+    )
 
 
 def choose_batch_size(batch_size: int, trial_size: int, seconds: float) -> int:
@@ -104,7 +115,9 @@ class ActivationMemoryCounter(torch.autograd.graph.saved_tensors_hooks):
 
     def __init__(self, model: nn.Module) -> None:
         self.num_bytes = 0
-        self._counted_storages = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+        self._counted_storages = {
+            tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]
+        }
         super().__init__(self._count, lambda packed: packed)
 
     def _count(self, tensor: Tensor) -> Tensor:

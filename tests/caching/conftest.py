@@ -38,7 +38,7 @@ class RecordingReporter(NullReporter):
         self.said: list[str] = []
         self.warned: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
     def warn(self, text: str) -> None:

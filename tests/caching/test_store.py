@@ -15,7 +15,7 @@ import pytest
 
 from ftcli.caching import filling
 from ftcli.caching.chunks import Chunk
-from ftcli.caching.store import StoreWriter, Store, make_key
+from ftcli.caching.store import Store, StoreWriter, make_key
 from ftcli.errors import RunError
 from ftcli.results import NullReporter
 from tests.caching.conftest import RecordingReporter, StartProcess, read_line
@@ -262,7 +262,7 @@ def test_store_reports_unusable_folder(cache: Path) -> None:
 
 def test_store_writer_waits_for_other_process(start: StartProcess) -> None:
     first = start(
-        "with make_store().fill(NullReporter()) as filler:\n"
+        "with make_store().writer(NullReporter()) as filler:\n"
         "    add(filler, ['a', 'b']); say('filling'); sys.stdin.readline(); add(filler, ['c'])\n"
     )
     assert read_line(first) == "filling"
@@ -289,7 +289,7 @@ def test_store_writer_waits_for_other_process(start: StartProcess) -> None:
 
 
 def test_store_writer_stops_waiting(start: StartProcess) -> None:
-    first = start("with make_store().fill(NullReporter()): say('filling'); sys.stdin.readline()\n")
+    first = start("with make_store().writer(NullReporter()): say('filling'); sys.stdin.readline()\n")
     assert read_line(first) == "filling"
     with make_store().writer(NullReporter(), lambda: True) as writer:
         assert writer is None
@@ -320,7 +320,7 @@ def test_store_writer_is_exclusive_within_process() -> None:
 def test_store_writer_loses_only_uncommitted_records_when_killed(start: StartProcess) -> None:
     process = start(
         "filling.CHUNK_BYTES = 300\n"
-        "with make_store().fill(NullReporter()) as filler:\n"
+        "with make_store().writer(NullReporter()) as filler:\n"
         "    add(filler, 'abcdefg'); say('added'); sys.stdin.readline()\n"
     )
     assert read_line(process) == "added"
@@ -346,7 +346,7 @@ def test_store_memory_does_not_grow_with_records(start: StartProcess) -> None:
         "store, size = make_store(), 20_000\n"
         "keys = [make_key(str(number)) for number in range(6000)]\n"
         "before = peak()\n"
-        "with store.fill(NullReporter()) as filler:\n"
+        "with store.writer(NullReporter()) as filler:\n"
         "    for key in keys: filler.add(key, bytes(size))\n"
         "store = make_store()\n"
         "assert all(store.find(keys))\n"

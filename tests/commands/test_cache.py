@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.caching.images import hash_files
+from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Store, make_key
 from ftcli.results import NullReporter
 from tests.conftest import Ftcli
@@ -126,7 +126,7 @@ def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli:
         "import fcntl, sys; from ftcli.caching.store import Store; from ftcli.results import NullReporter\n"
         f"part = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
         "fcntl.lockf(part, fcntl.LOCK_EX)\n"
-        "with Store('pixels', {'of': 'pixels'}, '').fill(NullReporter()): print('filling', flush=True); sys.stdin.read()\n"
+        "with Store('pixels', {'of': 'pixels'}, '').writer(NullReporter()): print('filling', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
         assert process.stdout

@@ -15,14 +15,14 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
-from ftcli.analysis.comparison.contenders import load_runs
+from ftcli.comparison.loaded_run import load_runs
 from ftcli.console.comparisons import print_comparison
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import ComparedRun, CompareResult, ConfigDifference, NullReporter
-from ftcli.runs.folder import RunDir
-from ftcli.training.beginning import TrainArgs
-from ftcli.training.run import train
+from ftcli.runs.run_dir import RunDir
+from ftcli.training.resume import TrainArgs
 from ftcli.training.steps import take_step
+from ftcli.training.trainer import train
 from tests.conftest import Ftcli
 
 WIDE = (
@@ -234,9 +234,7 @@ def test_compare_warns_of_resumed_run(three_runs: Path, ftcli: Ftcli) -> None:
     )
 
 
-def test_compare_has_no_metrics_within_epoch(
-    three_runs: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compare_has_no_metrics_within_epoch(three_runs: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
 
     def stop_at_sixth(*given: Any) -> tuple[float, int]:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from pyarrow.parquet import read_table
 
-from ftcli.analysis.evaluation.measurement import EvaluateArgs, evaluate_checkpoint
-from ftcli.inference.metrics import compute_accuracy, compute_loss
+from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint
+from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.results import NullReporter
 from ftcli.runs.checkpoint import read_checkpoint
 from tests.conftest import Ftcli
@@ -56,7 +56,9 @@ def test_evaluate_metrics_agree_with_training(ftcli: Ftcli, checkpoint_path: Pat
     assert {"calibration", "worst", "skipped"} <= set(result)
     assert result["split"] == "test"
     assert (result["accuracy"], result["images"]) == (run["test"]["accuracy"], run["test"]["images"])
-    assert result["loss"] == pytest.approx(run["test"]["loss"], rel=1e-5)  # the frozen part is computed in other batches
+    assert result["loss"] == pytest.approx(
+        run["test"]["loss"], rel=1e-5
+    )  # the frozen part is computed in other batches
     confusion = result["confusion"]
     assert sum(map(sum, confusion)) == result["images"] == 12
     assert sum(confusion[i][i] for i in range(2)) / 12 == result["accuracy"]
@@ -103,7 +105,9 @@ def test_evaluate_warns_of_added_and_missing_images(ftcli: Ftcli, unicode_checkp
     assert ftcli("evaluate", unicode_checkpoint, "--split", "val").code == 0
 
 
-def test_evaluate_matches_classes_of_other_folder_by_name(workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path) -> None:
+def test_evaluate_matches_classes_of_other_folder_by_name(
+    workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
+) -> None:
     own_result = ftcli("evaluate", checkpoint_path, "--json").json
     # Only one class, which stands first here and second in the checkpoint.
     shutil.copytree(photo_folder / "test/flower", workplace / "field/flower")
@@ -115,11 +119,16 @@ def test_evaluate_matches_classes_of_other_folder_by_name(workplace: Path, ftcli
     assert result["split"] == "all"
     assert result["confusion"] == [[0, 0], own_result["confusion"][1]]
     assert result["per_class"][0]["recall_low"] is None
-    assert {figure["name"] for figure in result["figures"] if figure["value"] is None} == {"roc_auc", "average_precision"}
+    assert {figure["name"] for figure in result["figures"] if figure["value"] is None} == {
+        "roc_auc",
+        "average_precision",
+    }
     assert result["thresholds"] == []
 
 
-def test_evaluate_refuses_folder_with_unknown_class(workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path) -> None:
+def test_evaluate_refuses_folder_with_unknown_class(
+    workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
+) -> None:
     shutil.copytree(photo_folder / "test/flower", workplace / "field/tulip")
     outcome = ftcli("evaluate", checkpoint_path, "--data", "field")
     assert outcome.code == 4
@@ -138,9 +147,7 @@ def test_evaluate_reports_unknown_split(ftcli: Ftcli, checkpoint_path: Path) -> 
     assert outcome.errors[0].startswith("--split '': ")
 
 
-def test_evaluate_chooses_thresholds_on_val(
-    ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
-) -> None:
+def test_evaluate_chooses_thresholds_on_val(ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path) -> None:
     outcome = ftcli("evaluate", checkpoint_path, "--min-recall", "0.9", "--json")
     assert outcome.err == "Thresholds are chosen on val, so its 10 images are measured too\n"
     result = outcome.json["thresholds"]
@@ -163,7 +170,10 @@ def test_evaluate_chooses_thresholds_on_val(
 
 
 def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_path: Path) -> None:
-    before, old = checkpoint_path.read_bytes(), evaluate_checkpoint(EvaluateArgs(checkpoint=checkpoint_path, split="val", device="cpu"), NullReporter())
+    before, old = (
+        checkpoint_path.read_bytes(),
+        evaluate_checkpoint(EvaluateArgs(checkpoint=checkpoint_path, split="val", device="cpu"), NullReporter()),
+    )
     outcome = ftcli("evaluate", checkpoint_path, "--calibrate", "--json")
     assert outcome.err.startswith(
         f"warning: --calibrate: {checkpoint_path} has 10 images of val only; a temperature from so few may be far from the "
@@ -178,11 +188,20 @@ def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_pa
     assert checkpoint_path.read_bytes() == before
     made, source = read_checkpoint(new), read_checkpoint(checkpoint_path)
     calibrated = evaluate_checkpoint(EvaluateArgs(checkpoint=new, split="val", device="cpu"), NullReporter())
-    assert torch.allclose(calibrated.outputs.logits * temperature_scaling["temperature"], old.outputs.logits, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(
+        calibrated.outputs.logits * temperature_scaling["temperature"], old.outputs.logits, rtol=1e-4, atol=1e-6
+    )
     assert torch.equal(calibrated.outputs.logits.argmax(1), old.outputs.logits.argmax(1))
     assert (made.kind, made.progress, made.stage, made.held) == ("best", None, source.stage, source.held)
-    assert made.origin == {**source.origin, "temperature": temperature_scaling["temperature"], "calibrated_from": source.digest}
-    assert made.metrics == {"val_loss": compute_loss(calibrated.outputs), "val_accuracy": compute_accuracy(calibrated.outputs)}
+    assert made.origin == {
+        **source.origin,
+        "temperature": temperature_scaling["temperature"],
+        "calibrated_from": source.digest,
+    }
+    assert made.metrics == {
+        "val_loss": compute_loss(calibrated.outputs),
+        "val_accuracy": compute_accuracy(calibrated.outputs),
+    }
     assert made.metrics["val_loss"] == temperature_scaling["log_loss_after"]
     again = ftcli("evaluate", new, "--json").json
     assert {key: again[key] for key in again if key != "scaling"} == {
@@ -252,7 +271,7 @@ def test_evaluate_keeps_old_predictions_on_full_disk(
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("ftcli.storage.os.fsync", fail)
+    monkeypatch.setattr("ftcli.files.os.fsync", fail)
     outcome = ftcli("evaluate", checkpoint_path, "--predictions", target)
     assert outcome.code == 1
     assert outcome.errors[0].startswith(f"told.{ending}: the disk is full: ")
@@ -332,7 +351,9 @@ def test_evaluate_min_recall_requires_two_classes(ftcli: Ftcli, unicode_checkpoi
     ]
 
 
-def test_evaluate_parquet_requires_pyarrow(ftcli: Ftcli, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_parquet_requires_pyarrow(
+    ftcli: Ftcli, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     outcome = ftcli("evaluate", checkpoint_path, "--predictions", "told.parquet")
     assert (outcome.code, outcome.errors) == (

@@ -20,18 +20,18 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import ftcli as package
-from ftcli.analysis.extraction.wishes import LINEAR_PROBES
 from ftcli.console.extractions import print_extraction
-from ftcli.data.loading import ImageLoader
+from ftcli.data.loader import ImageLoader
+from ftcli.extraction.args import LINEAR_PROBES
 from ftcli.features.arrays import ArrayStream
+from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.layers import LayerSpec
 from ftcli.features.pooling import Pool, pool_values
-from ftcli.features.probing import PROBES
-from ftcli.features.spool import FeatureBuffer
-from ftcli.features.stores import FeatureDtype
+from ftcli.features.probes import PROBES
+from ftcli.features.writers import FeatureDtype
 from ftcli.planning import load_dataset
 from ftcli.recipe.loading import read_recipe
-from ftcli.results import ExtractResult, FeatureLayer, ProbeScore, NullReporter
+from ftcli.results import ExtractResult, FeatureLayer, NullReporter, ProbeScore
 from tests.conftest import Ftcli, read_npz
 
 FAST_OPTIONS = ["--num-workers", "0", "--weights", "none", "--image-size", "32"]
@@ -47,7 +47,11 @@ def test_extract_formats_hold_same_features(workplace: Path, ftcli: Ftcli) -> No
     samples = [(sample, split) for split, samples in images.splits.items() for sample in samples]
     for ending, dtype in (("npz", []), ("parquet", []), ("safetensors", []), ("npy", ["--dtype", "float16"])):
         result = ftcli("extract", "r.yaml", "--out", f"codes.{ending}", *dtype, "--json").json
-        assert (result["output"], result["images"], result["dimensions"]) == (str(workplace / f"codes.{ending}"), 52, 1024)
+        assert (result["output"], result["images"], result["dimensions"]) == (
+            str(workplace / f"codes.{ending}"),
+            52,
+            1024,
+        )
         assert result["splits"] == {split: len(samples) for split, samples in images.splits.items()}
     npz = read_npz("codes.npz")
     assert npz["labels"].tolist() == [sample.label for sample, _ in samples]
@@ -102,7 +106,9 @@ def test_extract_features_match_head_input(finished: Path, ftcli: Ftcli) -> None
 
 
 def test_extract_probes_all_layers_of_model(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    outcome = ftcli("extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--layers", "all", "--probe", "logistic", "--json")
+    outcome = ftcli(
+        "extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--layers", "all", "--probe", "logistic", "--json"
+    )
     result = outcome.json
     assert len(result["layers"]) == len(result["probes"]) > 3
     assert result["layer"] == result["probe"]["layer"]
@@ -329,7 +335,7 @@ def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkey
     def pool(values: torch.Tensor, layer: LayerSpec, how: Pool | None) -> torch.Tensor:
         return pool_values(values, layer, how).clamp(min=0.1) * 1e6
 
-    monkeypatch.setattr("ftcli.features.extraction.pool_values", pool)
+    monkeypatch.setattr("ftcli.features.extractor.pool_values", pool)
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz", "--dtype", "float16")
     assert outcome.code == 1
     (message,) = outcome.errors
@@ -378,11 +384,11 @@ def test_extract_uses_given_batch_size_and_workers(
             super().__init__(*arguments)
             seen.append((self.batch_size, self.num_workers))
 
-    monkeypatch.setattr("ftcli.analysis.extraction.passes.ImageLoader", Watched)
+    monkeypatch.setattr("ftcli.extraction.passes.ImageLoader", Watched)
     ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--num-workers", "2", "--no-cache")
     assert set(seen) == {(5, 2), (5, 1)}
     seen.clear()
-    monkeypatch.setattr("ftcli.inference.inputs.ImageLoader", Watched)
+    monkeypatch.setattr("ftcli.evaluation.head_features.ImageLoader", Watched)
     arguments = (
         "--probe",
         "logistic",

@@ -117,9 +117,7 @@ def test_inspect_reports_invalid_listing(ftcli: Ftcli, arguments: list[str], sen
 
 
 @pytest.mark.parametrize("command", ["train", "inspect"])
-def test_inspect_reports_unsupported_image_size_with_valid_ones(
-    workplace: Path, ftcli: Ftcli, command: str
-) -> None:
+def test_inspect_reports_unsupported_image_size_with_valid_ones(workplace: Path, ftcli: Ftcli, command: str) -> None:
     text = (workplace / "r.yaml").read_text().replace("shufflenet_v2_x0_5", "vit_b_16")
     (workplace / "r.yaml").write_text(text.replace("image_size: 32", "image_size: 100"))
     outcome = ftcli(command, "r.yaml")
@@ -215,7 +213,9 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
         ),
     ],
 )
-def test_inspect_reports_invalid_plot_options(workplace: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
+def test_inspect_reports_invalid_plot_options(
+    workplace: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str
+) -> None:
     outcome = ftcli("inspect", *words)
     assert (outcome.code, outcome.errors) == (2, [fault])
     assert [path.name for path in workplace.iterdir()] == ["r.yaml"]

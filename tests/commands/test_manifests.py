@@ -65,7 +65,11 @@ def test_evaluate_accepts_other_manifest(ftcli: Ftcli, finished: Path, photo_fol
     lines = ["path\tlabel", *(f"{path}\t{path.parent.name}" for path in test)]
     (finished / "all.tsv").write_text("\n".join(lines))
     result = ftcli("evaluate", run, "--data", "all.tsv", "--json").json
-    assert (result["split"], result["loss"], result["confusion"]) == ("all", own_result["loss"], own_result["confusion"])
+    assert (result["split"], result["loss"], result["confusion"]) == (
+        "all",
+        own_result["loss"],
+        own_result["confusion"],
+    )
     columns = {
         "path": [str(path) for path in test],
         "label": [path.parent.name for path in test],

@@ -58,7 +58,9 @@ def test_predict_agrees_with_evaluate(ftcli: Ftcli, checkpoint_path: Path) -> No
     assert result["failed"] == []
     paths = [one["path"] for one in result["predictions"]]
     assert paths == sorted(str(path) for path in Path("photos").rglob("*.jpg"))
-    assert all(sum(guess["probability"] for guess in one["classes"]) == pytest.approx(1) for one in result["predictions"])
+    assert all(
+        sum(guess["probability"] for guess in one["classes"]) == pytest.approx(1) for one in result["predictions"]
+    )
     evaluated = ftcli("evaluate", checkpoint_path, "--data", "photos", "--json").json
     wrong = {one["path"]: one for one in result["predictions"] if one["classes"][0]["name"] not in one["path"]}
     assert 1 - len(wrong) / 12 == pytest.approx(evaluated["accuracy"])
@@ -119,7 +121,9 @@ def test_predict_reports_corrupt_image_and_continues(ftcli: Ftcli, checkpoint_pa
     full_result = ftcli("predict", checkpoint_path, "photos", "--json").json
     Path("photos/china/0.jpg").write_bytes(Path("photos/china/20.jpg").read_bytes()[:400])
     Path("photos/flower/x.png").touch()
-    outcome = ftcli("predict", checkpoint_path, "photos", "gone.jpg", "--json", "--num-workers", "1", "--batch-size", "4")
+    outcome = ftcli(
+        "predict", checkpoint_path, "photos", "gone.jpg", "--json", "--num-workers", "1", "--batch-size", "4"
+    )
     assert outcome.code == 3
     assert outcome.errors == ["predict: 3 of 15 images cannot be read; each is named above, the others are predicted"]
     warned = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]
@@ -138,7 +142,9 @@ def test_predict_reports_corrupt_image_and_continues(ftcli: Ftcli, checkpoint_pa
     assert nothing.json["predictions"] == []
 
 
-def test_predict_reads_paths_from_stdin(ftcli: Ftcli, checkpoint_path: Path, set_stdin: Callable[[bytes], None]) -> None:
+def test_predict_reads_paths_from_stdin(
+    ftcli: Ftcli, checkpoint_path: Path, set_stdin: Callable[[bytes], None]
+) -> None:
     name = os.fsdecode(b"photos/\xff\n.jpg")
     shutil.copy("photos/china/20.jpg", name)
     set_stdin(b"photos/flower/20.jpg\nphotos/china/21.jpg\n")
@@ -164,7 +170,9 @@ def test_predict_out_is_written_atomically(ftcli: Ftcli, checkpoint_path: Path) 
 @pytest.mark.slow
 def test_predict_out_is_absent_when_terminated(checkpoint_path: Path) -> None:
     line = b"photos/china/20.jpg\n"
-    with start_predict(checkpoint_path, "-", "--format", "csv", "--out", "told.csv", stdin=subprocess.PIPE, stderr=-1) as process:
+    with start_predict(
+        checkpoint_path, "-", "--format", "csv", "--out", "told.csv", stdin=subprocess.PIPE, stderr=-1
+    ) as process:
         assert process.stdin
         process.stdin.write(line * 5_000)  # more than is read ahead, and no end
         process.stdin.flush()
@@ -227,10 +235,14 @@ def test_predict_uses_preprocessing_of_checkpoint(ftcli: Ftcli, checkpoint_path:
     checkpoint = read_checkpoint(checkpoint_path)
     other = replace(checkpoint.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize="pad")
     write_checkpoint(replace(checkpoint, preprocessing=other), Path("other.pt"))
-    first, second = (ftcli("predict", path, "photos", "--json").json["predictions"] for path in (checkpoint_path, "other.pt"))
+    first, second = (
+        ftcli("predict", path, "photos", "--json").json["predictions"] for path in (checkpoint_path, "other.pt")
+    )
     assert first != second
     with Image.open("photos/china/20.jpg") as image:
-        image.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", exif=b"Exif\0\0" + create_orientation_exif(6), quality=100)
+        image.transpose(Image.Transpose.ROTATE_90).save(
+            "turned.jpg", exif=b"Exif\0\0" + create_orientation_exif(6), quality=100
+        )
         image.save("upright.jpg", quality=100)
     turned, upright = ftcli("predict", checkpoint_path, "turned.jpg", "upright.jpg", "--json").json["predictions"]
     assert {g["name"]: g["probability"] for g in turned["classes"]} == pytest.approx(

@@ -11,11 +11,11 @@ import pytest
 import torch
 import torchvision
 
-from ftcli.models.weights import load_pretrained
+from ftcli.models.pretrained.loading import load_pretrained
 from ftcli.recipe.schema import Backbone
-from ftcli.results import Preprocessing, NullReporter
+from ftcli.results import NullReporter, Preprocessing
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from tests.conftest import Ftcli, CommandResult
+from tests.conftest import CommandResult, Ftcli
 from tests.server import Response, Server
 
 PREPROCESSING = Preprocessing(40, 44, "squash", "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -204,9 +204,7 @@ def test_resume_keeps_splits_when_images_are_added(workplace: Path, ftcli: Ftcli
     assert {path: after[path] for path in before} == before
 
 
-def test_resume_keeps_splits_with_several_roots(
-    workplace: Path, ftcli: Ftcli, photo_folder: Path
-) -> None:
+def test_resume_keeps_splits_with_several_roots(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     shutil.copytree(photo_folder, workplace / "photos")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.root=photos")
     other = ("--stage", "all", "--set", "seed=7", "--resume")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.console import OutputFormat, TerminalReporter, write_predictions
-from ftcli.results import PredictionError, ClassScore, Prediction, PredictResult, Progress
+from ftcli.results import ClassScore, Prediction, PredictionError, PredictResult, Progress
 
 
 class TtyStringIO(io.StringIO):
@@ -24,7 +24,9 @@ class TtyStringIO(io.StringIO):
 LONG = "a/" + "long/" * 20 + "path.jpg"
 
 
-def render_table(stream: io.StringIO, *outcomes: Prediction | PredictionError, classes: tuple[str, ...] = ("cat", "dog")) -> list[str]:
+def render_table(
+    stream: io.StringIO, *outcomes: Prediction | PredictionError, classes: tuple[str, ...] = ("cat", "dog")
+) -> list[str]:
     result = PredictResult(Path("x.pt"), classes, len(classes), iter(outcomes))
     write_predictions(result, OutputFormat.TABLE, stream)
     return stream.getvalue().splitlines()
@@ -35,7 +37,12 @@ def create_prediction(path: str, *names: str) -> Prediction:
 
 
 def test_table_in_pipe_has_one_line_per_image() -> None:
-    rows = render_table(io.StringIO(), create_prediction("a.jpg", "cat", "dog"), PredictionError("b.jpg", "is gone"), create_prediction(LONG, "dog", "cat"))
+    rows = render_table(
+        io.StringIO(),
+        create_prediction("a.jpg", "cat", "dog"),
+        PredictionError("b.jpg", "is gone"),
+        create_prediction(LONG, "dog", "cat"),
+    )
     assert rows == [
         f"{'image':60}  class 1  prob.   class 2  prob.",
         f"{'a.jpg':60}  cat      1.0000  dog      0.5000",
@@ -67,9 +74,9 @@ def test_table_on_narrow_terminal_puts_path_on_own_line(monkeypatch: pytest.Monk
 
 def test_table_escapes_control_characters() -> None:
     path = "a\\n\\x1b[31m.jpg"
-    assert render_table(io.StringIO(), create_prediction("a\n\x1b[31m.jpg", "cat\r", "dog"), classes=("cat\r", "dog"))[1] == (
-        f"{path:60}  cat\\r    1.0000  dog      0.5000"
-    )
+    assert render_table(io.StringIO(), create_prediction("a\n\x1b[31m.jpg", "cat\r", "dog"), classes=("cat\r", "dog"))[
+        1
+    ] == (f"{path:60}  cat\\r    1.0000  dog      0.5000")
     stream = io.StringIO()
     TerminalReporter(stream).warn("a\n\x1b[31m.jpg: is gone")
     assert stream.getvalue() == "warning: a\\n\\x1b[31m.jpg: is gone\n"

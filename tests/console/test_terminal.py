@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftcli.console import TerminalReporter, print_errors, print_result
-from ftcli.results import EpochMetrics, DownloadResult, Progress, TestResult, TrainResult
+from ftcli.results import DownloadResult, EpochMetrics, Progress, TestResult, TrainResult
 
 
 class TtyStringIO(io.StringIO):

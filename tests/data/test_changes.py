@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch
 from ftcli.data.changes import BatchTransformConfig, apply_batch_transforms, build_batch_transform
-from ftcli.data.loading import ImageLoader
-from ftcli.data.reading import LoaderConfig
-from ftcli.data.sources import Sample
+from ftcli.data.dataset import Sample
+from ftcli.data.loader import ImageLoader
 from ftcli.data.transforms import build_train_transform
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
@@ -47,14 +47,21 @@ def test_deferred_transforms_give_same_pixels(
     transform = build_train_transform(PRE, transforms)
     samples = [Sample(f"{number}.png", 0) for number in range(12)]
     files = LoaderConfig(folder, "error", num_workers)
-    with ImageLoader(samples, transform, 5, files) as here, ImageLoader(samples, transform.defer_to_device(), 5, files) as later:
+    with (
+        ImageLoader(samples, transform, 5, files) as here,
+        ImageLoader(samples, transform.defer_to_device(), 5, files) as later,
+    ):
         moved = False
         for epoch in range(3):
-            for expected, deferred in zip(here.batches(rng_key=(0, epoch)), later.batches(rng_key=(0, epoch)), strict=True):
+            for expected, deferred in zip(
+                here.batches(rng_key=(0, epoch)), later.batches(rng_key=(0, epoch)), strict=True
+            ):
                 assert expected.transform_params == ()
                 assert len(deferred.transform_params) == len(transform.batch_transforms)
                 before = deferred.inputs[0].clone()
-                made = apply_batch_transforms(deferred.inputs[0], [change.to(torch.device("cpu")) for change in deferred.transform_params])
+                made = apply_batch_transforms(
+                    deferred.inputs[0], [change.to(torch.device("cpu")) for change in deferred.transform_params]
+                )
                 assert torch.equal(made, expected.images)
                 assert torch.equal(deferred.inputs[0], before)
                 moved = moved or not torch.equal(made, before)
@@ -62,7 +69,10 @@ def test_deferred_transforms_give_same_pixels(
 
 
 def test_only_trailing_transforms_are_deferred() -> None:
-    kinds = {name: [change.kind for change in build_train_transform(PRE, own).batch_transforms] for name, own in LISTS.items()}
+    kinds = {
+        name: [change.kind for change in build_train_transform(PRE, own).batch_transforms]
+        for name, own in LISTS.items()
+    }
     assert kinds == {
         "both flips": ["across", "over"],
         "an erasure between": ["across", "erase", "over", "erase"],

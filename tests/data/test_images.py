@@ -123,7 +123,9 @@ def test_read_rgb_transparent_palette_on_white(
     indexed = photo.quantize(8)
     indexed.save(tmp_path / name, transparency=transparency)
     palette_indices = np.asarray(indexed)
-    alpha = np.where(palette_indices == 7, 0, 255) if isinstance(transparency, int) else np.full(palette_indices.shape, 128)
+    alpha = (
+        np.where(palette_indices == 7, 0, 255) if isinstance(transparency, int) else np.full(palette_indices.shape, 128)
+    )
     expected = on_white(indexed, Image.fromarray(alpha.astype(np.uint8)))
     assert np.abs(pixels(read_rgb(tmp_path / name)) - pixels(expected)).max() <= 1
 
@@ -292,7 +294,9 @@ def test_read_rgb_too_many_open_files(tmp_path: Path, photo: Image.Image) -> Non
 
 
 @pytest.mark.parametrize("limit", [15_000, 100], ids=["warned-of", "refused"])
-def test_read_rgb_decompression_bomb(tmp_path: Path, photo: Image.Image, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_rgb_decompression_bomb(
+    tmp_path: Path, photo: Image.Image, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.png"
     photo.save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -408,9 +412,7 @@ def test_read_image_other_formats_at_full_size(tmp_path: Path, photo: Image.Imag
     assert read_image(tmp_path / f"a.{ending}", 10).size == photo.size
 
 
-def test_read_image_truncated_large_jpeg(
-    tmp_path: Path, photos: tuple[Image.Image, Image.Image]
-) -> None:
+def test_read_image_truncated_large_jpeg(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> None:
     photos[0].resize((1600, 1200)).save(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])

@@ -10,9 +10,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from ftcli.data.dataset import list_image_paths, list_split, split_images
 from ftcli.data.entries import Entry
 from ftcli.data.manifests import ManifestScan, is_manifest
-from ftcli.data.sources import list_split, list_image_paths, split_images
 from ftcli.errors import CheckpointError, DataError
 from ftcli.recipe.schema import Data
 

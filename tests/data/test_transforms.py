@@ -300,7 +300,11 @@ def test_transform_fingerprint_covers_all_settings() -> None:
     assert len({transform.deterministic_fingerprint for transform in made[:5]}) == 5
     # Mean and std come after it, and a preset is its list.
     scaled = dataclasses.replace(PRE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert build_eval_transform(scaled).fingerprint == made[0].fingerprint == build_train_transform(PRE, "none").fingerprint
+    assert (
+        build_eval_transform(scaled).fingerprint
+        == made[0].fingerprint
+        == build_train_transform(PRE, "none").fingerprint
+    )
     assert build_train_transform(PRE, PRESETS["strong"]).fingerprint == build_train_transform(PRE, "strong").fingerprint
     fingerprint = json.loads(made[0].fingerprint)
     assert (fingerprint["pillow"], fingerprint["torchvision"]) == (PIL.__version__, torchvision.__version__)

@@ -8,7 +8,7 @@ import pytest
 import torchvision
 
 from docs.generator.models import PATH, SAMPLE, analyze_model, render_line, render_page, render_row
-from ftcli.models.zoo import list_torchvision_models
+from ftcli.models.factory import list_torchvision_models
 from tests.conftest import CONFIGS
 
 PAGE = (CONFIGS.parent / PATH).read_text(encoding="utf-8")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from docs.generator.__main__ import main
-from docs.generator.keys import SchemaReader, list_keys
-from docs.generator.proofs import KeyTest, find_key_tests
+from docs.generator.key_tests import KeyTest, find_key_tests
 from docs.generator.recipe import EXAMPLE_PATH, ROOT, list_key_paths, render_documents
+from docs.generator.schema_reader import SchemaReader, list_keys
 from ftcli.data.transforms import PRESETS
 from ftcli.planning import plan_recipe
+from ftcli.recipe.json_schema import build_json_schema
 from ftcli.recipe.loading import read_recipe
-from ftcli.recipe.reference import build_json_schema
 
 DOCUMENTS = render_documents()
 PAGE = DOCUMENTS["docs/recipe.md"]

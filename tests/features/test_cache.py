@@ -19,20 +19,20 @@ import torchvision
 from PIL import Image
 from torch import nn
 
+from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch, RngKey
+from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
-from ftcli.data.loading import ImageLoader
-from ftcli.data.reading import LoaderConfig
-from ftcli.data.sources import Sample
+from ftcli.data.loader import ImageLoader
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
-from ftcli.features import identity
-from ftcli.features.cache import FeatureCache, CacheFullError, ViewSpec, CacheLoaderConfig
-from ftcli.features.feeds import CachedFeatureLoader
-from ftcli.features.prefix import FrozenBackbone
+from ftcli.features import fingerprint
+from ftcli.features.cache import CacheFullError, CacheLoaderConfig, FeatureCache, ViewSpec
+from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.features.loaders import CachedFeatureLoader
 from ftcli.models.cut import ModelCut, cut_model
-from ftcli.models.states import hash_tensor
-from ftcli.results import Preprocessing, Progress, NullReporter
+from ftcli.models.state_dict import hash_tensor
+from ftcli.results import NullReporter, Preprocessing, Progress
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -89,7 +89,11 @@ def list_photos(root: Path) -> tuple[Sample, ...]:
 
 
 def open_loader(
-    root: Path, samples: tuple[Sample, ...], transform: ImageTransform, batch_size: int, on_corrupt_image: Literal["error", "skip"]
+    root: Path,
+    samples: tuple[Sample, ...],
+    transform: ImageTransform,
+    batch_size: int,
+    on_corrupt_image: Literal["error", "skip"],
 ) -> ImageLoader:
     return ImageLoader(samples, transform, batch_size, LoaderConfig(root, on_corrupt_image, 0))
 
@@ -110,12 +114,16 @@ def compute_features(
     """The values of all photographs in one sight."""
     loader_config = CacheLoaderConfig(root, **{"on_corrupt_image": "error", "num_workers": 0, **config})
     views = [ViewSpec(transform or build_eval_transform(EXPECTED), rng_key)]
-    loaded = (cache or open_cache()).get_or_compute(list_photos(root), views, 8, loader_config, NullReporter(), "computing")
+    loaded = (cache or open_cache()).get_or_compute(
+        list_photos(root), views, 8, loader_config, NullReporter(), "computing"
+    )
     assert loaded is not None
     return loaded
 
 
-def concat_values(loaded: CachedFeatureLoader, rng_key: RngKey | None = None, order: list[int] | None = None) -> torch.Tensor:
+def concat_values(
+    loaded: CachedFeatureLoader, rng_key: RngKey | None = None, order: list[int] | None = None
+) -> torch.Tensor:
     return torch.cat([batch.inputs[0] for batch in loaded.batches(order, rng_key)])
 
 
@@ -173,7 +181,9 @@ FINGERPRINT_CHANGES: dict[str, Callable[[Path], CachedFeatureLoader]] = {
     "resize_size": _with_changes(resize_size=21),
     "interpolation": _with_changes(interpolation="bicubic"),
     "precision": _with_changes(precision="bfloat16"),
-    "augmentation": lambda root: compute_features(root, transform=build_train_transform(EXPECTED, "flips"), rng_key=(0, "head", 0)),
+    "augmentation": lambda root: compute_features(
+        root, transform=build_train_transform(EXPECTED, "flips"), rng_key=(0, "head", 0)
+    ),
 }
 
 
@@ -205,7 +215,10 @@ def test_get_or_compute_separates_rng_keys_and_file_names(photos: Path, computed
         with open_loader(photos, loaded.samples, transforms[name], 40, "error") as loader:
             view_images = next(iter(loader.batches(rng_key=rng_key))).images
         backbone = FrozenBackbone(cut_before(make_network(), 5), EXPECTED, CPU, "float32")
-        expected = [torch.from_numpy(backbone.compute(batch_images).view(np.float32)) for batch_images in torch.split(view_images, 16)]
+        expected = [
+            torch.from_numpy(backbone.compute(batch_images).view(np.float32))
+            for batch_images in torch.split(view_images, 16)
+        ]
         assert torch.equal(concat_values(loaded, rng_key), torch.cat(expected))
     computed.clear()
     (photos / "china/0.jpg").rename(photos / "china/zero.jpg")
@@ -233,7 +246,9 @@ def test_get_or_compute_ignores_irrelevant_changes(photos: Path, computed: list[
     nn.init.normal_(expected_batch.get_submodule("5").weight)  # type: ignore[arg-type]
     expected_batch[5] = nn.Sequential(nn.Linear(32, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 7))
     assert torch.equal(concat_values(compute_features(photos, open_cache(expected_batch.train()))), first)
-    assert torch.equal(concat_values(compute_features(photos, on_corrupt_image="skip", num_workers=2, rehash=True)), first)
+    assert torch.equal(
+        concat_values(compute_features(photos, on_corrupt_image="skip", num_workers=2, rehash=True)), first
+    )
     for batch_size in (1, 40):
         loaded = open_cache().get_or_compute(
             list_photos(photos)[::-1], [ViewSpec(build_eval_transform(EXPECTED), None)], batch_size,
@@ -301,28 +316,28 @@ def test_get_or_compute_separates_libraries_and_devices(
 
 def test_fingerprint_backbone_uses_known_digests() -> None:
     cut = cut_before(make_network(), 5)
-    plain = identity.fingerprint_backbone(cut, EXPECTED, {})
+    plain = fingerprint.fingerprint_backbone(cut, EXPECTED, {})
     tensors = [*cut.prefix.parameters(), *cut.prefix.buffers()]
     known = {id(tensor): hash_tensor(tensor) for tensor in tensors}
-    assert identity.fingerprint_backbone(cut, EXPECTED, known) == plain
+    assert fingerprint.fingerprint_backbone(cut, EXPECTED, known) == plain
     for tensor in tensors:
-        changed = identity.fingerprint_backbone(cut, EXPECTED, known | {id(tensor): "another"})
+        changed = fingerprint.fingerprint_backbone(cut, EXPECTED, known | {id(tensor): "another"})
         assert {key for key in plain if plain[key] != changed[key]} == {"tensors"}
 
 
 def test_fingerprint_backbone_includes_timm_version_for_timm_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftcli.models.zoo import create_model
+    from ftcli.models.factory import create_model
 
     network = create_model("timm/resnet10t", meta=False, image_size=32)
     frozen = {name for name, _ in network.named_parameters() if not name.startswith("fc.")}
     eval_modules = {name for name, _ in network.named_modules() if name != "fc"}
     cut = cut_model(network, frozen, eval_modules, 32)
     assert cut is not None
-    known = identity.fingerprint_backbone(cut, EXPECTED, {})
+    known = fingerprint.fingerprint_backbone(cut, EXPECTED, {})
     monkeypatch.setattr("importlib.metadata.version", lambda _: "0.0")
-    changed = identity.fingerprint_backbone(cut, EXPECTED, {})
+    changed = fingerprint.fingerprint_backbone(cut, EXPECTED, {})
     assert {key for key in known if known[key] != changed[key]} == {"timm"}
-    assert "timm" not in identity.fingerprint_backbone(cut_before(make_network(), 5), EXPECTED, {})
+    assert "timm" not in fingerprint.fingerprint_backbone(cut_before(make_network(), 5), EXPECTED, {})
 
 
 def test_get_or_compute_skips_corrupt_images_like_image_loader(photos: Path, computed: list[int]) -> None:
@@ -360,12 +375,14 @@ def test_cached_feature_loader_gives_empty_batch_for_corrupt_images(photos: Path
     assert len(first.skipped) == 8
 
 
-def test_get_or_compute_caches_partial_results_when_stopped(photos: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_or_compute_caches_partial_results_when_stopped(
+    photos: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # or what is under way beside it would be dropped
     reported: list[Progress] = []
 
     class Listener(NullReporter):
-        def advance(self, progress: Progress) -> None:
+        def update_progress(self, progress: Progress) -> None:
             reported.append(progress)
 
     views = [ViewSpec(build_train_transform(EXPECTED, "flips"), (0, "head", view)) for view in range(2)]

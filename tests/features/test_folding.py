@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from ftcli.features.folding import probe_to_linear
-from ftcli.features.probing import FeatureSet, fit_probe
+from ftcli.features.probes import FeatureSet, fit_probe
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
 from ftcli.features.layers import LayerSpec, resolve_layers
-from ftcli.models.anatomy import UnsupportedImageSizeError, summarize, find_head
-from ftcli.models.zoo import create_model
+from ftcli.models.factory import create_model
+from ftcli.models.summary import UnsupportedImageSizeError, find_head, summarize
 
 
 def _resolve(name: str, size: int, *names: str) -> tuple[LayerSpec, ...]:
@@ -36,7 +36,13 @@ def resnet() -> nn.Module:
             "timm/efficientnet_lite0",
             32,
             [
-                *("bn1", "blocks.0", *_number_names("blocks.1", 2), *_number_names("blocks.2", 2), *_number_names("blocks.3", 3)),
+                *(
+                    "bn1",
+                    "blocks.0",
+                    *_number_names("blocks.1", 2),
+                    *_number_names("blocks.2", 2),
+                    *_number_names("blocks.3", 3),
+                ),
                 *(*_number_names("blocks.4", 3), *_number_names("blocks.5", 4), "blocks.6", "bn2"),
             ],
         ),
@@ -75,7 +81,12 @@ def resnet() -> nn.Module:
             "timm/convnext_atto",
             32,
             [
-                *("stem", *_number_names("stages.0.blocks", 2), "stages.1.downsample", *_number_names("stages.1.blocks", 2)),
+                *(
+                    "stem",
+                    *_number_names("stages.0.blocks", 2),
+                    "stages.1.downsample",
+                    *_number_names("stages.1.blocks", 2),
+                ),
                 *("stages.2.downsample", *_number_names("stages.2.blocks", 6)),
                 *("stages.3.downsample", *_number_names("stages.3.blocks", 2)),
             ],
@@ -107,7 +118,12 @@ def test_resolve_layers_all_takes_stages_of_deep_networks() -> None:
         return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
 
     few, many = (resolve_layers(build(blocks), "5", ("all",), 8) for blocks in (12, 13))
-    assert [layer.name for layer in few] == [*_number_names("0", 12), *_number_names("1", 12), *_number_names("2", 12), "input of 5"]
+    assert [layer.name for layer in few] == [
+        *_number_names("0", 12),
+        *_number_names("1", 12),
+        *_number_names("2", 12),
+        "input of 5",
+    ]
     assert [layer.name for layer in many] == ["0", "1", "2", "input of 5"]
 
 
@@ -209,7 +225,9 @@ class _Fixed(nn.Module):
 
 def test_resolve_layers_reports_all_errors_at_once() -> None:
     with pytest.raises(RecipeError) as error:
-        resolve_layers(_OddOutputs(), "fc", ("fc", "pair", "windows", "fixed", "unused", "pair", "w*", "fcc", "all", "q*"), 8)
+        resolve_layers(
+            _OddOutputs(), "fc", ("fc", "pair", "windows", "fixed", "unused", "pair", "w*", "fcc", "all", "q*"), 8
+        )
     known = "known: fc, fixed, pair, windows"
     untraced = "the network has no graph nodes, since its code cannot be traced"
     assert error.value.messages == (

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.features.axes import AxisLayout, count_prefix_tokens, infer_axis_layout, has_class_token
+from ftcli.features.axis_layout import AxisLayout, count_prefix_tokens, has_class_token, infer_axis_layout
 from ftcli.features.layers import LayerSpec, resolve_layers
 from ftcli.features.pooling import Pool, pool_shape, pool_values
-from ftcli.models.anatomy import summarize, find_head
-from ftcli.models.zoo import create_model
+from ftcli.models.factory import create_model
+from ftcli.models.summary import find_head, summarize
 
 
 def _make_layer(shape: tuple[int, ...], channel_axis: int | None, num_prefix_tokens: int = 0) -> LayerSpec:
@@ -77,7 +77,10 @@ def test_pool_values_matches_torch(layer: LayerSpec, pool: Pool | None) -> None:
         (
             "vit_b_16",
             64,
-            {"encoder.layers.encoder_layer_0": ((17, 768), AxisLayout(1, 1)), "conv_proj": ((768, 4, 4), AxisLayout(0))},
+            {
+                "encoder.layers.encoder_layer_0": ((17, 768), AxisLayout(1, 1)),
+                "conv_proj": ((768, 4, 4), AxisLayout(0)),
+            },
         ),
         (
             "timm/vit_tiny_patch16_224",
@@ -100,7 +103,9 @@ def test_pool_values_matches_torch(layer: LayerSpec, pool: Pool | None) -> None:
         ),
     ],
 )
-def test_resolve_layers_infers_axis_layout(name: str, size: int, layers: dict[str, tuple[tuple[int, ...], AxisLayout]]) -> None:
+def test_resolve_layers_infers_axis_layout(
+    name: str, size: int, layers: dict[str, tuple[tuple[int, ...], AxisLayout]]
+) -> None:
     model = create_model(name, True, size)
     resolved = resolve_layers(model, find_head(model, summarize(model, size)).path, tuple(layers), size)
     assert {layer.name: (layer.output_shape, layer.axis_layout) for layer in resolved} == layers
@@ -126,7 +131,11 @@ def test_infer_axis_layout_finds_axes_that_grow() -> None:
     network = nn.Module()
     assert infer_axis_layout(network, (4, 4, 4), (4, 8, 8)) == AxisLayout(0)
     assert infer_axis_layout(network, (4, 4, 4), (8, 8, 4)) == AxisLayout(2)
-    assert infer_axis_layout(network, (4, 4, 4), (4, 4, 4)) == infer_axis_layout(network, (4, 4, 4), (8, 8, 8)) == AxisLayout()
+    assert (
+        infer_axis_layout(network, (4, 4, 4), (4, 4, 4))
+        == infer_axis_layout(network, (4, 4, 4), (8, 8, 8))
+        == AxisLayout()
+    )
     assert infer_axis_layout(network, (3, 64, 64), (3, 256, 64)) == AxisLayout()  # heads, tokens, dimensions
     assert infer_axis_layout(network, (64, 64, 96), (256, 64, 96)) == AxisLayout()  # windows, tokens, dimensions
     assert infer_axis_layout(network, (9, 9), (36, 9)) == AxisLayout(1)
@@ -166,7 +175,10 @@ def test_pool_shape_refuses_ambiguous_axes() -> None:
         )
         assert pool_shape(model, layer, "flatten") == (512,)
         assert pool_shape(model, layer, "none") == (8, 8, 8)
-    channel_axis = {layer.name: layer.axis_layout.channel_axis for layer in resolve_layers(_OneSize(5), "fc", ("first", "turned"), 8)}
+    channel_axis = {
+        layer.name: layer.axis_layout.channel_axis
+        for layer in resolve_layers(_OneSize(5), "fc", ("first", "turned"), 8)
+    }
     assert channel_axis == {"first": 0, "turned": 2}
     # 9 x 9 could be heads, 9 tokens and 9 dimensions, or windows.
     nine = resolve_layers(_OneSize(5, 9), "fc", ("first", "turned"), 9)

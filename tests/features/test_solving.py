@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from ftcli.errors import DataError, RunError
-from ftcli.features.solving import ProbeData, LogisticHead, fit_logistic_head
+from ftcli.features.solving import LogisticHead, ProbeData, fit_logistic_head
 from ftcli.features.tuning import make_folds, param_grid
 
 
@@ -51,7 +51,9 @@ def test_fit_logistic_head_reaches_zero_gradient(classes: int, weighted: bool) -
     data = add_weights(make_data(classes)) if weighted else make_data(classes)
     gradient = compute_gradient(data, fit_logistic_head(data, 0, ""))
     assert np.abs(gradient).max() < 3e-6
-    other_gradient = compute_gradient(data, fit_logistic_head(make_data(classes) if weighted else add_weights(data), 0, ""))
+    other_gradient = compute_gradient(
+        data, fit_logistic_head(make_data(classes) if weighted else add_weights(data), 0, "")
+    )
     assert np.abs(other_gradient).max() > 1e-4
 
 
@@ -78,9 +80,11 @@ def test_fit_logistic_head_chooses_c_with_lowest_held_out_loss() -> None:
             scaler = StandardScaler().fit(values[train])
             fitted = LogisticRegression(**parameters, tol=1e-8, max_iter=10_000)
             fitted.fit(scaler.transform(values[train]), data.labels[train])
-            total += log_loss(data.labels[held_out], fitted.predict_proba(scaler.transform(values[held_out]))) * len(held_out)
+            total += log_loss(data.labels[held_out], fitted.predict_proba(scaler.transform(values[held_out]))) * len(
+                held_out
+            )
         losses[parameters["C"]] = total / len(values)
-    assert head.C == min(losses, key=lambda strength: losses[strength])
+    assert min(losses, key=lambda strength: losses[strength]) == head.C
     assert head.C not in (min(losses), max(losses))
     assert head.held_out_loss == pytest.approx(min(losses.values()), rel=1e-4)
 
@@ -98,7 +102,9 @@ def test_fit_logistic_head_keeps_groups_within_one_fold() -> None:
     """Every image stands ten times: among its own copies a weak penalty looks good, which groups show to be wrong."""
     originals = make_data(count=40, noise_std=20)
     copies = np.repeat(np.arange(40), 10)
-    data = replace(originals, features=originals.features[copies], labels=originals.labels[copies], weights=np.ones(400))
+    data = replace(
+        originals, features=originals.features[copies], labels=originals.labels[copies], weights=np.ones(400)
+    )
     grouped = fit_logistic_head(replace(data, groups=np.array([f"group {index}" for index in copies])), 0, "")
     ungrouped = fit_logistic_head(data, 0, "")
     assert grouped.C < ungrouped.C

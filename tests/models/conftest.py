@@ -9,12 +9,12 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional
 
-from ftcli.results import Preprocessing, NullReporter
+from ftcli.results import NullReporter, Preprocessing
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """StateDict as small as these gain nothing from threads, and lose much where other work wants the cores."""
+    """Tensors as small as these gain nothing from threads, and lose much where other work wants the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

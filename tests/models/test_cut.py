@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.models.anatomy import summarize, find_head
 from ftcli.models.cut import ModelCut, cut_model
-from ftcli.models.freezing import FrozenNames, set_requires_grad, resolve_freeze, set_train_mode
+from ftcli.models.factory import create_model
+from ftcli.models.freezing import FrozenNames, resolve_freeze, set_requires_grad, set_train_mode
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.zoo import create_model
+from ftcli.models.summary import find_head, summarize
 from ftcli.recipe.schema import Head, Sgd, Stage
 
 FAMILIES = {
@@ -116,7 +116,9 @@ def test_cut_model_keeps_train_mode_norm_in_suffix() -> None:
     network, _, _ = _build("resnet18", 64)
     backbone_parameters = {name for name, _ in network.named_parameters() if not name.startswith("fc.")}
     modules = {name for name, _ in network.named_modules() if not name.startswith("fc")}
-    assert [c.name for c in _cut(network, FrozenNames(frozenset(backbone_parameters), frozenset(modules)), 64).boundary] == ["flatten"]
+    assert [
+        c.name for c in _cut(network, FrozenNames(frozenset(backbone_parameters), frozenset(modules)), 64).boundary
+    ] == ["flatten"]
     with_train_mode_norm = FrozenNames(frozenset(backbone_parameters), frozenset(modules - {"layer4.1.bn2"}))
     names = [crossing.name for crossing in _cut(network, with_train_mode_norm, 64).boundary]
     assert names == ["layer4.0.relu@1", "layer4.1.conv2"]

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ftcli.inference.classifier import Classifier, load_classifier
-from ftcli.models.freezing import set_requires_grad, list_frozen_tensors, list_norm_and_bias, set_train_mode
+from ftcli.evaluation.classifier import Classifier, load_classifier
+from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad, set_train_mode
 from ftcli.planning import StagePlan, build_model, plan_recipe, reset_classifier
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.training.optim import build_optimizer
-from ftcli.training.proof import hash_tensors, check_frozen_unchanged
+from ftcli.training.proof import check_frozen_unchanged, hash_tensors
 
 FAMILIES = {
     "alexnet": 64,

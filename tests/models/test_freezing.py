@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 from ftcli.errors import RecipeError
-from ftcli.models.anatomy import ModelSummary, summarize
+from ftcli.models.factory import create_model
 from ftcli.models.freezing import (
     FrozenNames,
-    set_requires_grad,
     find_stage_errors,
     list_frozen_tensors,
     list_norm_and_bias,
     resolve_freeze,
     resolve_lr_mults,
+    set_requires_grad,
     set_train_mode,
 )
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.zoo import create_model
+from ftcli.models.summary import ModelSummary, summarize
 from ftcli.recipe.schema import Head, Stage
 
 LOCATION = "x.yaml:20:13: stages.0.freeze"

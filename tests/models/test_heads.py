@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from ftcli.models.factory import create_model
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.zoo import create_model
 from ftcli.recipe.schema import Head
 
 

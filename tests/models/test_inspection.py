@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from ftcli.models.anatomy import summarize
+from ftcli.models.factory import create_model
 from ftcli.models.freezing import resolve_freeze
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.inspection import count_parameters, inspect_model, list_layers, summarize_stage
-from ftcli.models.zoo import create_model
-from ftcli.recipe.schema import Head, Sgd, Stage, FreezeThrough
+from ftcli.models.summary import summarize
+from ftcli.recipe.schema import FreezeThrough, Head, Sgd, Stage
 from ftcli.results import BoundaryTensor, StageSummary
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ftcli.errors import RecipeError
-from ftcli.models.sizes import nearest_image_sizes, create_meta_model
+from ftcli.models.sizes import create_meta_model, nearest_image_sizes
 
 LOCATION = "x.yaml:4:15: data.image_size"
 
@@ -43,9 +43,7 @@ def test_create_meta_model_returns_summary_for_image_size() -> None:
         ),
     ],
 )
-def test_create_meta_model_suggests_nearest_image_sizes(
-    name: str, size: int, sentence: str
-) -> None:
+def test_create_meta_model_suggests_nearest_image_sizes(name: str, size: int, sentence: str) -> None:
     with pytest.raises(RecipeError) as error:
         create_meta_model(name, size, LOCATION)
     assert str(error.value) == f"{LOCATION}: {sentence}"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.models.anatomy import summarize, find_head
 from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.factory import create_model
+from ftcli.models.summary import find_head, summarize
 from ftcli.models.trunk import HeadlessModel, common_parent, infer_input_shape
-from ftcli.models.zoo import create_model
 
 FAMILIES = {
     "alexnet": 64,

@@ -56,7 +56,9 @@ def test_sha256_rejects_weights_none(tmp_path: Path) -> None:
 
 
 def test_backbone_from_options_validates() -> None:
-    assert backbone_from_options("resnet18", "w.pth", None, None) == Backbone(name="resnet18", weights="w.pth", match="name")
+    assert backbone_from_options("resnet18", "w.pth", None, None) == Backbone(
+        name="resnet18", weights="w.pth", match="name"
+    )
     with pytest.raises(RecipeError) as error:
         backbone_from_options("resnet18", "w.pth", "order", "x")
     assert error.value.messages == (

@@ -134,7 +134,9 @@ def test_read_checkpoint_rejects_newer_format(tmp_path: Path) -> None:
     torch.save({"format": 2, "ftcli": "9.9"}, buffer)
     path = tmp_path / "x.pt"
     path.write_bytes(sign(buffer.getvalue()))
-    assert checkpoint_error(path) == (f"{path}: was written by ftcli 9.9 in a newer format (2; this ftcli reads 1); update ftcli")
+    assert checkpoint_error(path) == (
+        f"{path}: was written by ftcli 9.9 in a newer format (2; this ftcli reads 1); update ftcli"
+    )
 
 
 def test_read_checkpoint_rejects_other_plain_data(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from ftcli.runs.curves import render_curves
 
 
 def _render(stage: str) -> bytes:
-    rows = [EpochMetrics(stage, n, None if n == 0 else 0.5, None if n == 0 else 0.6, 0.7, 0.5, 0.1, 1, 1) for n in (0, 1)]
+    rows = [
+        EpochMetrics(stage, n, None if n == 0 else 0.5, None if n == 0 else 0.6, 0.7, 0.5, 0.1, 1, 1) for n in (0, 1)
+    ]
     return render_curves(rows)
 
 

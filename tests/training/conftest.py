@@ -1,4 +1,4 @@
-"""FullTraining trainings in processes of their own, which can be killed at a given moment."""
+"""Whole trainings in processes of their own, which can be killed at a given moment."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ Training = Callable[..., int]
 
 @dataclass(frozen=True)
 class Kill:
-    """Send a signal to the training when it tells of a moment: ("advance", task, done) or ("epoch", stage, epoch)."""
+    """Send a signal to the training when it tells of a moment: ("update_progress", task, done) or ("log_epoch", stage, epoch)."""
 
     signum: int
     moment: tuple[str, str, int]
 
 
-def _run_ftcli(folder: str, arguments: tuple[str, ...], kill: Kill | None, num_signals: int, save_interval_factor: float, cache: str) -> None:
+def _run_ftcli(
+    folder: str,
+    arguments: tuple[str, ...],
+    kill: Kill | None,
+    num_signals: int,
+    save_interval_factor: float,
+    cache: str,
+) -> None:
     from ftcli import cli
     from ftcli.console import TerminalReporter
     from ftcli.results import EpochMetrics, Progress
-    from ftcli.training import journal
+    from ftcli.training import checkpointing
 
     gc.freeze()  # what the server has imported need not be gone through, nor copied for that
     os.chdir(folder)
@@ -39,21 +46,21 @@ def _run_ftcli(folder: str, arguments: tuple[str, ...], kill: Kill | None, num_s
     sys.argv = ["ftcli", *arguments]
     if cache:
         os.environ["FTCLI_CACHE"] = str(Path(cache).absolute())
-    journal.SAVE_INTERVAL_FACTOR = save_interval_factor
+    checkpointing.SAVE_INTERVAL_FACTOR = save_interval_factor
 
     def kill_at_moment(*moment: Any) -> None:
         if kill is not None and kill.moment == moment:
             for _ in range(num_signals):
                 os.kill(os.getpid(), kill.signum)
 
-    def advance(_self: TerminalReporter, progress: Progress) -> None:
-        kill_at_moment("advance", progress.task, progress.done)
+    def update_progress(_self: TerminalReporter, progress: Progress) -> None:
+        kill_at_moment("update_progress", progress.task, progress.done)
 
-    def epoch(_self: TerminalReporter, row: EpochMetrics, _epochs: int, _best: bool) -> None:
-        kill_at_moment("epoch", row.stage, row.epoch)
+    def log_epoch(_self: TerminalReporter, row: EpochMetrics, _epochs: int, _best: bool) -> None:
+        kill_at_moment("log_epoch", row.stage, row.epoch)
 
-    TerminalReporter.update_progress = advance  # type: ignore[assignment, method-assign]
-    TerminalReporter.log_epoch = epoch  # type: ignore[assignment, method-assign]
+    TerminalReporter.update_progress = update_progress  # type: ignore[assignment, method-assign]
+    TerminalReporter.log_epoch = log_epoch  # type: ignore[assignment, method-assign]
     cli.main()
 
 
@@ -65,10 +72,10 @@ def _server() -> Any:
     context.set_forkserver_preload(
         [
             "ftcli.cli",
-            "ftcli.training.run",
-            "ftcli.analysis.evaluation.summary",
+            "ftcli.training.trainer",
+            "ftcli.evaluation.evaluate",
             "ftcli.runs.curves",
-            "ftcli.drawing",
+            "ftcli.plotting",
             "torchvision",
             "matplotlib.figure",
             "matplotlib.backends.backend_agg",

@@ -13,7 +13,7 @@ from torch import nn
 from ftcli.errors import RunError
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training import loop
-from ftcli.training.proof import hash_tensors, check_frozen_unchanged
+from ftcli.training.proof import check_frozen_unchanged, hash_tensors
 from tests.conftest import Ftcli
 
 State = Mapping[str, torch.Tensor]
@@ -25,7 +25,7 @@ def state_at(workplace: Path, training: Callable[..., int], kill_by: Callable[..
 
     def train(stage: str, epoch: int, *more: str) -> State:
         folder = f"{stage}-{epoch}"
-        kill = kill_by("SIGKILL", "epoch", stage, epoch)
+        kill = kill_by("SIGKILL", "log_epoch", stage, epoch)
         assert training(workplace, "train", "r.yaml", "--out", folder, *more, kill=kill) == -9
         return read_checkpoint(workplace / folder / "last.pt").state
 
@@ -40,9 +40,7 @@ def test_frozen_backbone_is_bit_identical_after_stage(state_at: Callable[..., St
     assert not any(torch.equal(unfrozen[name], after[name]) for name in before if name.endswith("running_mean"))
 
 
-def test_batch_norm_in_train_mode_is_detected(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_norm_in_train_mode_is_detected(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "set_train_mode", lambda model, _freezing: model.train())
     outcome = ftcli("train", "r.yaml", "--set", "stages.head.cache=off")
     assert outcome.code == 1

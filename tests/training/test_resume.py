@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from ftcli.files import lock_dir
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
-from ftcli.storage import lock_dir
 
 TIMING_KEYS = {"seconds", "images_per_second", "training_seconds", "begun", "times"}
 
@@ -60,29 +60,33 @@ def read_without_run_settings(path: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def uninterrupted(workplace: Path, training: Callable[..., int], checkpoints_by_file: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
+def uninterrupted(
+    workplace: Path, training: Callable[..., int], checkpoints_by_file: dict[str, Checkpoint]
+) -> dict[str, Checkpoint]:
     if not checkpoints_by_file:
         assert training(workplace, "train", "r.yaml", "--out", "whole", cache="of its own") == 0
-        checkpoints_by_file.update({name: read_without_run_settings(workplace / "whole" / name) for name in CHECKPOINT_FILES})
+        checkpoints_by_file.update(
+            {name: read_without_run_settings(workplace / "whole" / name) for name in CHECKPOINT_FILES}
+        )
     return checkpoints_by_file
 
 
 KILLS = [
-    ("SIGKILL", "advance", "head 1/2", 2),
-    ("SIGKILL", "epoch", "head", 0),
-    ("SIGKILL", "epoch", "head", 1),
-    ("SIGKILL", "epoch", "head", 2),
-    ("SIGKILL", "epoch", "all", 0),
-    ("SIGKILL", "advance", "all 1/2", 3),
-    ("SIGKILL", "advance", "all 1 validation", 1),
-    ("SIGKILL", "epoch", "all", 1),
-    ("SIGKILL", "epoch", "all", 2),
-    ("SIGKILL", "advance", "test", 1),
-    ("SIGINT", "advance", "head 2/2", 1),
-    ("SIGTERM", "advance", "all 2/2", 2),
-    ("SIGTERM", "advance", "all 1 validation", 1),
-    ("SIGINT", "advance", "head 0 validation", 1),
-    ("SIGINT", "advance", "test", 1),
+    ("SIGKILL", "update_progress", "head 1/2", 2),
+    ("SIGKILL", "log_epoch", "head", 0),
+    ("SIGKILL", "log_epoch", "head", 1),
+    ("SIGKILL", "log_epoch", "head", 2),
+    ("SIGKILL", "log_epoch", "all", 0),
+    ("SIGKILL", "update_progress", "all 1/2", 3),
+    ("SIGKILL", "update_progress", "all 1 validation", 1),
+    ("SIGKILL", "log_epoch", "all", 1),
+    ("SIGKILL", "log_epoch", "all", 2),
+    ("SIGKILL", "update_progress", "test", 1),
+    ("SIGINT", "update_progress", "head 2/2", 1),
+    ("SIGTERM", "update_progress", "all 2/2", 2),
+    ("SIGTERM", "update_progress", "all 1 validation", 1),
+    ("SIGINT", "update_progress", "head 0 validation", 1),
+    ("SIGINT", "update_progress", "test", 1),
 ]
 EXITS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}
 
@@ -137,7 +141,10 @@ def test_resume_uses_images_of_original_run(
     root = ("--set", "data.root=photos")
     arguments = ("train", "r.yaml", "--stage", "head", *root)
     assert training(workplace, *arguments, "--out", "whole") == 0
-    assert training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "advance", "head 2/2", 1)) == 143
+    assert (
+        training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 1))
+        == 143
+    )
     log = workplace / "log.txt"
     assert "error: Stopped in stage head, epoch 2, step 1 of 4; go on with: ftcli train --resume run/last.pt" in (
         log.read_text().splitlines()
@@ -160,12 +167,16 @@ def test_resume_uses_images_of_original_run(
 def test_second_signal_stops_immediately(
     workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
-    kill = kill_by("SIGINT", "advance", "head 1/2", 1)
+    kill = kill_by("SIGINT", "update_progress", "head 1/2", 1)
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, times=2) == 130
 
 
-def test_resume_refuses_locked_run_directory(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> None:
-    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill_by("SIGTERM", "epoch", "head", 1)) == 143
+def test_resume_refuses_locked_run_directory(
+    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
+) -> None:
+    assert (
+        training(workplace, "train", "r.yaml", "--out", "run", kill=kill_by("SIGTERM", "log_epoch", "head", 1)) == 143
+    )
     with lock_dir(workplace / "run"):
         assert training(workplace, "train", "--resume", "run/last.pt") == 2
     assert (workplace / "log.txt").read_text().splitlines()[-1] == (

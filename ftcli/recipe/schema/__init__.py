@@ -25,8 +25,8 @@ from ftcli.recipe.schema.optimization import (
     Sgd,
     StepDecay,
 )
-from ftcli.recipe.schema.parts import RecipeModel
-from ftcli.recipe.schema.recipe import CacheSettings, EarlyStopping, Recipe, HeadFitStage, Stage, FreezeThrough
+from ftcli.recipe.schema.recipe import CacheSettings, EarlyStopping, FreezeThrough, HeadFitStage, Recipe, Stage
+from ftcli.recipe.schema.types import RecipeModel
 
 __all__ = [
     "Adam",
@@ -38,11 +38,12 @@ __all__ = [
     "Cosine",
     "Data",
     "EarlyStopping",
+    "FreezeThrough",
     "Head",
+    "HeadFitStage",
     "Normalization",
     "OneCycle",
     "Optimizer",
-    "RecipeModel",
     "Preset",
     "RandAugment",
     "RandomErasing",
@@ -51,12 +52,11 @@ __all__ = [
     "RandomRotation",
     "RandomVerticalFlip",
     "Recipe",
+    "RecipeModel",
     "Schedule",
     "Sgd",
-    "HeadFitStage",
     "Stage",
     "StepDecay",
-    "FreezeThrough",
     "Transform",
     "Transforms",
 ]

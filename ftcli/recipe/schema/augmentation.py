@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from ftcli.recipe.schema.parts import PositiveInt, NonNegativeFloat, Pair, RecipeModel, PositiveFloat, Probability, allow_bare_name, list_to_tuple
+from ftcli.recipe.schema.types import (
+    NonNegativeFloat,
+    Pair,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    RecipeModel,
+    allow_bare_name,
+    list_to_tuple,
+)
 
 
 def _check_order(value: tuple[float, float]) -> tuple[float, float]:

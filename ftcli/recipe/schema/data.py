@@ -8,9 +8,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ftcli.recipe.datasets import DatasetName
+from ftcli.recipe.dataset_names import DatasetName
 from ftcli.recipe.schema.augmentation import Preset, Transforms
-from ftcli.recipe.schema.parts import PositiveInt, RecipeModel, PositiveFloat, OpenFraction, SideLength, Text, Texts, Triple
+from ftcli.recipe.schema.types import (
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    RecipeModel,
+    SideLength,
+    Text,
+    Texts,
+    Triple,
+)
 
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".parquet")
 """What the name of a manifest ends in, in any case."""

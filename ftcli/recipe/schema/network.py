@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ftcli.recipe.schema.parts import PositiveInt, Fraction, RecipeModel, Text, list_to_tuple
+from ftcli.recipe.schema.types import Fraction, PositiveInt, RecipeModel, Text, list_to_tuple
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{64}$"), AfterValidator(str.lower)]
 

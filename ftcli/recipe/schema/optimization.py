@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ftcli.recipe.schema.parts import PositiveInt, Fraction, NonNegativeFloat, Pair, RecipeModel, PositiveFloat, OpenFraction, allow_bare_name
+from ftcli.recipe.schema.types import (
+    Fraction,
+    NonNegativeFloat,
+    OpenFraction,
+    Pair,
+    PositiveFloat,
+    PositiveInt,
+    RecipeModel,
+    allow_bare_name,
+)
 
 
 class Sgd(RecipeModel):

@@ -9,7 +9,17 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from ftcli.recipe.schema.data import Data
 from ftcli.recipe.schema.network import Backbone, Head
 from ftcli.recipe.schema.optimization import Constant, Optimizer, Schedule
-from ftcli.recipe.schema.parts import PositiveInt, Fraction, FileSafeName, NonNegativeFloat, RecipeModel, PositiveFloat, Text, Texts, list_to_tuple
+from ftcli.recipe.schema.types import (
+    FileSafeName,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    RecipeModel,
+    Text,
+    Texts,
+    list_to_tuple,
+)
 
 
 class FreezeThrough(RecipeModel):
@@ -117,7 +127,9 @@ class HeadFitStage(RecipeModel):
 
 
 def _stage_tag(value: Any) -> str:
-    is_head_fit = isinstance(value, HeadFitStage) or (isinstance(value, dict) and not {"fit", "solver"}.isdisjoint(value))
+    is_head_fit = isinstance(value, HeadFitStage) or (
+        isinstance(value, dict) and not {"fit", "solver"}.isdisjoint(value)
+    )
     return HeadFitStage.__name__ if is_head_fit else Stage.__name__
 
 

@@ -1,5 +1,0 @@
-"""A recipe for a folder of images: `draft_recipe`."""
-
-from ftcli.analysis.drafting.draft import InitArgs, draft_recipe
-
-__all__ = ["InitArgs", "draft_recipe"]

@@ -1,0 +1,165 @@
+"""The digests of image files, remembered for as long as the files stay as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from ftcli.caching.eviction import get_cache_dir, get_cache_limit
+from ftcli.errors import RunError
+
+DATABASE_FILE = "images.sqlite"
+"""The file in the folder of the cache that holds the digests."""
+
+_BATCH_SIZE = 1024  # files; a signal has to wait until they are digested
+_QUERY_SIZE = 512  # parameters of a query; SQLite takes 999 in any case
+_FILES_PER_TASK = 32  # files that a thread is given at a time: to give it one takes as long as to digest it
+_NUM_THREADS = 4
+_MIN_AGE_NS = 2 * 10**9  # nanoseconds: a file that is younger may change once more and keep its dates
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
+_CORRUPT_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_Result = TypeVar("_Result")
+_Row = tuple[bytes, str | None, bytes | None]  # a file, its stamp and its digest
+
+
+def hash_files(root: Path, paths: Sequence[str], rehash: bool = False) -> list[bytes | None]:
+    """The SHA-256 of each file's bytes, 32 of them; `paths` are relative to `root`, or absolute. None for what is no
+    file or cannot be read: whoever opens it tells why.
+
+    A digest is remembered in the cache, and taken from there while the file's size, dates, inode and device are the
+    same; `verify` digests all again. Raises RunError if the cache cannot be read or written.
+    """
+    base = os.path.abspath(root)  # noqa: PTH100 - of many paths: these functions are quicker than Path
+    abs_paths = [os.fsencode(os.path.join(base, path)) for path in paths]  # noqa: PTH118
+    hashes: list[bytes | None] = []
+    with closing(_HashDatabase()) as database, ThreadPoolExecutor(_NUM_THREADS) as pool:
+        for start in range(0, len(abs_paths), _BATCH_SIZE):
+            batch = abs_paths[start : start + _BATCH_SIZE]
+            digests = {} if rehash else database.load(batch)
+            missing = [abs_path for abs_path in dict.fromkeys(batch) if abs_path not in digests]
+            tasks = [missing[offset : offset + _FILES_PER_TASK] for offset in range(0, len(missing), _FILES_PER_TASK)]
+            rows = [row for task in pool.map(_hash_batch, tasks) for row in task]
+            database.save((abs_path, stamp, digest) for abs_path, stamp, digest in rows if stamp is not None)
+            digests |= {abs_path: digest for abs_path, _, digest in rows if digest is not None}
+            hashes += map(digests.get, batch)
+    return hashes
+
+
+def count_hashes(cache: Path) -> int:
+    """The number of files whose digests a cache remembers; 0 where it remembers none, or is damaged."""
+    if not (cache / DATABASE_FILE).is_file():
+        return 0
+    try:
+        with closing(sqlite3.connect(cache / DATABASE_FILE, timeout=_LOCK_TIMEOUT)) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM images").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+class _HashDatabase:
+    """The digests in the cache: a table with a row a file, which several processes may use. A damaged one is begun
+    anew."""
+
+    def __init__(self) -> None:
+        self._path = get_cache_dir() / DATABASE_FILE
+        self._connection: sqlite3.Connection | None = None
+
+    def load(self, abs_paths: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The digests of those files that are as they were."""
+        stamps = {abs_path: _read_stamp(abs_path) for abs_path in abs_paths}
+        digests: dict[bytes, bytes] = {}
+        for start in range(0, len(abs_paths), _QUERY_SIZE):
+            queried = abs_paths[start : start + _QUERY_SIZE]
+            query = f"SELECT path, stamp, digest FROM images WHERE path IN ({','.join('?' * len(queried))})"
+            rows = self._run(lambda connection: connection.execute(query, queried).fetchall())  # noqa: B023 - it runs at once
+            digests |= {abs_path: digest for abs_path, stamp, digest in rows if stamp == stamps[abs_path]}
+        return digests
+
+    def save(self, rows: Iterable[_Row]) -> None:
+        """Keep the digests of files, in the stead of what was known of them."""
+        new_rows = list(rows)
+        if new_rows:
+            self._run(lambda connection: _insert(connection, new_rows))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _run(self, action: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        try:
+            try:
+                return action(self._connect())
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _CORRUPT_CODES:
+                    raise
+                self.close()
+                for path in (self._path, self._path.with_name(f"{DATABASE_FILE}-journal")):
+                    path.unlink(missing_ok=True)
+                return action(self._connect())
+        except (sqlite3.Error, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RunError(
+                f"{self._path}: cannot be used ({reason}); check the folder, its permissions and the space on its disk, "
+                "let FTCLI_CACHE name another folder, or set FTCLI_CACHE_LIMIT=0 to keep nothing"
+            ) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            if get_cache_limit() == 0:  # nothing is to be kept
+                self._connection = sqlite3.connect(":memory:")
+            else:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._connection = sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT)
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS images (path BLOB PRIMARY KEY, stamp TEXT, digest BLOB) WITHOUT ROWID"
+            )
+        return self._connection
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[_Row]) -> None:
+    with connection:
+        connection.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", rows)
+
+
+def _read_stamp(abs_path: bytes) -> str | None:
+    """What tells that a file is as it was; None for what is no file."""
+    try:
+        return _make_stamp(os.stat(abs_path))  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _make_stamp(stat_result: os.stat_result) -> str | None:
+    if not stat.S_ISREG(stat_result.st_mode):
+        return None
+    return f"{stat_result.st_size} {stat_result.st_mtime_ns} {stat_result.st_ctime_ns} {stat_result.st_ino} {stat_result.st_dev}"
+
+
+def _hash_batch(abs_paths: Sequence[bytes]) -> list[_Row]:
+    return [_hash_file(abs_path) for abs_path in abs_paths]
+
+
+def _hash_file(abs_path: bytes) -> _Row:
+    """A file, its stamp where the digest may be remembered, and its digest, None if it cannot be read."""
+    now = time.time_ns()
+    if _read_stamp(abs_path) is None:
+        return abs_path, None, None
+    try:
+        with open(abs_path, "rb") as file:  # noqa: PTH123 - names need not be text
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").digest()
+            is_unchanged = _make_stamp(before) == _make_stamp(os.fstat(file.fileno()))
+    except OSError:
+        return abs_path, None, None
+    is_recent = min(abs(now - before.st_mtime_ns), abs(now - before.st_ctime_ns)) < _MIN_AGE_NS
+    return abs_path, _make_stamp(before) if is_unchanged and not is_recent else None, digest

@@ -1,0 +1,191 @@
+"""Batches of images: the same ones whatever number of processes reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from types import TracebackType
+
+import torch
+
+from ftcli import runtime
+from ftcli.data.batch_builder import BatchBuilder, BatchRequest, LoaderConfig
+from ftcli.data.batches import Batch, RngKey, batch_indices, count_batches
+from ftcli.data.dataset import ImageDataset, Sample
+from ftcli.data.images import CorruptImageError, read_shape
+from ftcli.data.thread_map import ThreadedMap, default_num_threads
+from ftcli.data.transforms import ImageTransform, build_eval_transform
+from ftcli.data.workers import WorkerPool
+from ftcli.errors import DataError, FtcliError
+from ftcli.recipe import schema
+from ftcli.results import Preprocessing
+
+SMALL_IMAGE_PIXELS = 1_500_000
+"""Pixels of an image up to which reading it is light work."""
+_NUM_SIZE_SAMPLES = 8
+ChannelValues = tuple[float, float, float]
+
+
+class ImageLoader:
+    """Reads samples in batches, with processes that stay between passes, or in this one if `files` asks for none: then
+    with a thread for each core, which rests while whoever has a batch works on it.
+
+    What becomes of an image depends on (draw, path) alone, so any number of workers gives the same bytes in the same
+    order, and the random state of the calling process stays as it was. One pass at a time: a new one ends the one
+    before it. Use it as a context manager, or `close` it. Workers take no notice of SIGINT and SIGTERM, which reach
+    the whole group of processes; this one decides what they mean.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], transform: ImageTransform, batch_size: int, config: LoaderConfig
+    ) -> None:
+        self.samples = tuple(samples)
+        self.batch_size = batch_size
+        self.num_workers = config.num_workers
+        self._pixel_cache = config.pixel_cache
+        self._pin_memory = config.pin_memory and torch.cuda.is_available()
+        self._builder = BatchBuilder(config, transform)
+        self._worker_pool = (
+            WorkerPool(self._builder, config.num_workers, self._pin_memory) if config.num_workers else None
+        )
+        self._thread_map = ThreadedMap(default_num_threads())
+        self._pass_token = object()
+
+    def __enter__(self) -> ImageLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes, or the threads. The loader may be used again; it starts new ones."""
+        self._pass_token = object()
+        self._thread_map.close()
+        if self._worker_pool:
+            self._worker_pool.close()
+
+    def count_batches(self, merge_last: bool = False) -> int:
+        """The number of batches that all samples make."""
+        return count_batches(len(self.samples), self.batch_size, merge_last)
+
+    def batches(
+        self,
+        indices: Sequence[int] | None = None,
+        rng_key: RngKey | None = None,
+        start: int = 0,
+        merge_last: bool = False,
+    ) -> Iterator[Batch]:
+        """Batches of the samples at the places `order` names (None: all, as they stand), from batch `start` on.
+
+        `draw` with an image's path seeds torch's CPU generator before the image's transform; None seeds nothing.
+        With `merge_last` a last batch of one image joins the batch before it, for BatchNorm in training can take no
+        statistics from one. Raises CorruptImageError for the first broken image in order under "error", RunError when a
+        worker was killed.
+        """
+        yield from self._build_batches(
+            self._make_requests(range(len(self.samples)) if indices is None else indices, rng_key, start, merge_last)
+        )
+
+    def stream(self, samples: Iterable[Sample]) -> Iterator[Batch]:
+        """Batches of samples that are taken from `samples` as they are needed, a few batches ahead, in their order.
+
+        However many there are, no more than those are held. Raises what `batches` does.
+        """
+        remaining = iter(samples)
+        yield from self._build_batches(
+            self._make_request(chunk, None) for chunk in iter(lambda: tuple(islice(remaining, self.batch_size)), ())
+        )
+
+    def _build_batches(self, requests: Iterator[BatchRequest]) -> Iterator[Batch]:
+        token = self._pass_token = object()
+        for result in (
+            self._worker_pool.run(requests)
+            if self._worker_pool
+            else (self._builder.build(request, self._thread_map) for request in requests)
+        ):
+            if isinstance(result, FtcliError):
+                raise result
+            yield result.pin_memory() if self._pin_memory and not self._worker_pool else result
+            if self._pass_token is not token:
+                raise RuntimeError("this pass is over: the loader was closed, or has begun another")
+
+    def _make_requests(
+        self, indices: Sequence[int], rng_key: RngKey | None, start: int, merge_last: bool
+    ) -> Iterator[BatchRequest]:
+        for sample_indices in batch_indices(indices, self.batch_size, start, merge_last):
+            yield self._make_request(tuple(self.samples[index] for index in sample_indices), rng_key)
+
+    def _make_request(self, samples: tuple[Sample, ...], rng_key: RngKey | None) -> BatchRequest:
+        pixel_cache = self._pixel_cache
+        keys = tuple(pixel_cache.find_key(sample.path) if pixel_cache else None for sample in samples)
+        return BatchRequest(samples, keys, rng_key)
+
+
+def max_workers(requested: int | None) -> int:
+    """The number of worker processes: the wanted one, or as many as this process has cores, at most 8."""
+    return min(8, runtime.count_cores()) if requested is None else requested
+
+
+def default_num_workers(requested: int | None, device: torch.device, dataset: ImageDataset) -> int:
+    """The number of worker processes beside a network that computes on `device`: the wanted one, or else as
+    `max_workers`, but none on the CPU where images have no more than LIGHT pixels on average, as some of them tell.
+
+    Reading such an image takes about a millisecond. Processes that do it meanwhile compete with the network for the
+    cores, whose threads then wait for one another: a training step takes a tenth longer.
+    """
+    if requested is None and device.type == "cpu" and _mean_pixels(dataset) <= SMALL_IMAGE_PIXELS:
+        return 0
+    return max_workers(requested)
+
+
+def _mean_pixels(dataset: ImageDataset) -> float:
+    """The pixels of an image on average, from those of a few; 0 where none can be read."""
+    samples = [sample for split in dataset.splits.values() for sample in split]
+    pixel_counts: list[int] = []
+    for sample in samples[:: max(1, len(samples) // _NUM_SIZE_SAMPLES)]:
+        with suppress(CorruptImageError):
+            width, height, _ = read_shape(dataset.root / sample.path)
+            pixel_counts.append(width * height)
+    return sum(pixel_counts) / max(1, len(pixel_counts))
+
+
+def epoch_permutation(seed: int, stage: str, epoch: int, num_samples: int) -> list[int]:
+    """The order of an epoch: a permutation of 0 to count - 1 that depends on the arguments alone."""
+    generator = torch.Generator().manual_seed(runtime.derive_seed(seed, "order", stage, epoch))
+    permutation: list[int] = torch.randperm(num_samples, generator=generator).tolist()
+    return permutation
+
+
+def measure_preprocessing(preprocessing: Preprocessing, dataset: ImageDataset, data: schema.Data) -> Preprocessing:
+    """The same preprocessing with mean and std of the training images, as `normalize: dataset` asks for. Raises as
+    `measure_normalization` does."""
+    config = LoaderConfig(dataset.root, data.on_corrupt_image, max_workers(data.num_workers))
+    transform = build_eval_transform(preprocessing)
+    with ImageLoader(dataset.splits["train"], transform, data.batch_size, config) as loader:
+        mean, std = measure_normalization(loader)
+    return replace(preprocessing, mean=mean, std=std)
+
+
+def measure_normalization(loader: ImageLoader) -> tuple[ChannelValues, ChannelValues]:
+    """Mean and standard deviation of each channel over all pixels of all images, for pixels from 0 to 1.
+
+    Exact but for the last rounding, whatever the order and the size of batches. Raises DataError where no image could
+    be read, or where all pixels of a channel are equal, for one cannot divide by a deviation of 0.
+    """
+    counts = torch.zeros((3, 256), dtype=torch.int64)
+    for batch in loader.batches():
+        for channel in range(3):
+            counts[channel] += torch.bincount(batch.images[:, channel].flatten(), minlength=256)
+    if not counts.any():
+        raise DataError("data.normalize: no image could be read to measure mean and std; give numbers, or weights")
+    fractions = counts.double() / counts.sum(1, keepdim=True)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = fractions @ levels
+    std = (fractions * (levels - mean[:, None]) ** 2).sum(1).sqrt()
+    if not std.all():
+        raise DataError("data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights")
+    return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

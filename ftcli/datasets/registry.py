@@ -1,0 +1,213 @@
+"""The known data sets: where their files are, what they must be, and what is made of them.
+
+Addresses and digests are those of the publishers, and the same that torchvision uses where it knows the data set.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftcli.datasets import layouts
+from ftcli.datasets.citations import CITATIONS
+from ftcli.datasets.class_names import (
+    FASHION_MNIST_CLASSES,
+    FLOWERS102_CLASSES,
+    IMAGENETTE_CLASSES,
+    KMNIST_CLASSES,
+    MNIST_CLASSES,
+)
+from ftcli.datasets.solar_cells import build_solar_cells
+
+_DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class InstalledFile:
+    """The same file where a system package puts it, packed anew with gzip; `md5` is that of what is inside."""
+
+    path: Path
+    md5: str
+
+    def is_valid(self) -> bool:
+        """Whether the file is what it should be."""
+        try:
+            with gzip.open(self.path) as file:
+                return hashlib.file_digest(file, "md5").hexdigest() == self.md5
+        except (OSError, EOFError):
+            return False
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that a data set is made from: its address and digest for `download_file`, and where else it may be."""
+
+    url: str
+    digest: str
+    installed: InstalledFile | None = None
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A known data set. `most` is the number of bytes that its archives may unpack to; `source` becomes SOURCE.txt."""
+
+    build: layouts.BuildFn
+    citation: str
+    files: tuple[RemoteFile, ...] = ()
+    max_unpacked_bytes: int = 0
+
+
+def _list_idx_files(
+    base_url: str, digests: tuple[str, ...], installed_md5s: tuple[str, ...] = ()
+) -> tuple[RemoteFile, ...]:
+    names = [f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    installed_files = {
+        name: InstalledFile(_DEBIAN_DIR / name, md5) for name, md5 in zip(names, installed_md5s, strict=False)
+    }
+    return tuple(
+        RemoteFile(base_url + name, f"md5:{digest}", installed_files.get(name))
+        for name, digest in zip(names, digests, strict=True)
+    )
+
+
+_FASHION = _list_idx_files(
+    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    (
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+)
+_MNIST = _list_idx_files(
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    (
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+)
+_KMNIST = _list_idx_files(
+    "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+    (
+        "bdb82020997e1d708af4cf47b453dcf7",
+        "e144d726b3acfaa3e44228e80efcd344",
+        "5c965bf0a639b31b8f53240b1b52f4d7",
+        "7320c461ea6c1c855c0b718fb2a4b134",
+    ),
+)
+_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+_FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+_PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
+
+DATASETS: dict[str, DatasetSpec] = {
+    "cifar10": DatasetSpec(
+        layouts.make_cifar_builder(
+            {
+                "train": tuple(f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1, 6)),
+                "test": ("cifar-10-batches-bin/test_batch.bin",),
+            },
+            "cifar-10-batches-bin/batches.meta.txt",
+            num_label_bytes=1,
+        ),
+        CITATIONS["cifar10"],
+        (RemoteFile(f"{_CIFAR}cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),),
+        max_unpacked_bytes=300_000_000,
+    ),
+    "cifar100": DatasetSpec(
+        layouts.make_cifar_builder(
+            {"train": ("cifar-100-binary/train.bin",), "test": ("cifar-100-binary/test.bin",)},
+            "cifar-100-binary/fine_label_names.txt",
+            num_label_bytes=2,
+        ),
+        CITATIONS["cifar100"],
+        (RemoteFile(f"{_CIFAR}cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"),),
+        max_unpacked_bytes=300_000_000,
+    ),
+    "dtd": DatasetSpec(
+        layouts.build_dtd,
+        CITATIONS["dtd"],
+        (
+            RemoteFile(
+                "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+                "md5:fff73e5086ae6bdbea199a49dfb8a4c1",
+            ),
+        ),
+        max_unpacked_bytes=2_000_000_000,
+    ),
+    "eurosat": DatasetSpec(
+        layouts.make_folder_builder({".": "2750"}),
+        CITATIONS["eurosat"],
+        (
+            RemoteFile(
+                "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/"
+                "EuroSAT.zip",
+                "md5:c8fa014336c82ac7804f0398fcb19387",
+            ),
+        ),
+        max_unpacked_bytes=500_000_000,
+    ),
+    "fashion-mnist": DatasetSpec(layouts.make_idx_builder(FASHION_MNIST_CLASSES), CITATIONS["fashion-mnist"], _FASHION),
+    "flowers102": DatasetSpec(
+        layouts.make_flowers_builder(FLOWERS102_CLASSES),
+        CITATIONS["flowers102"],
+        (
+            RemoteFile(f"{_FLOWERS}102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa"),
+            RemoteFile(f"{_FLOWERS}imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"),
+            RemoteFile(f"{_FLOWERS}setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c"),
+        ),
+        max_unpacked_bytes=1_000_000_000,
+    ),
+    "food101": DatasetSpec(
+        layouts.build_food101,
+        CITATIONS["food101"],
+        (RemoteFile("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "md5:85eeb15f3717b99a5da872d97d918f87"),),
+        max_unpacked_bytes=10_000_000_000,
+    ),
+    "hotdog": DatasetSpec(
+        layouts.make_folder_builder({"train": "hotdog/train", "test": "hotdog/test"}),
+        CITATIONS["hotdog"],
+        (
+            RemoteFile(
+                "http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip",
+                "sha1:fba480ffa8aa7e0febbb511d181409f899b9baa5",
+            ),
+        ),
+        max_unpacked_bytes=1_000_000_000,
+    ),
+    "imagenette": DatasetSpec(
+        layouts.make_folder_builder(
+            {"train": "imagenette2-320/train", "val": "imagenette2-320/val"}, IMAGENETTE_CLASSES
+        ),
+        CITATIONS["imagenette"],
+        (
+            RemoteFile(
+                "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
+                "md5:3df6f0d01a2c9592104656642f5e78a3",
+            ),
+        ),
+        max_unpacked_bytes=1_000_000_000,
+    ),
+    "kmnist": DatasetSpec(layouts.make_idx_builder(KMNIST_CLASSES), CITATIONS["kmnist"], _KMNIST),
+    "mnist": DatasetSpec(layouts.make_idx_builder(MNIST_CLASSES), CITATIONS["mnist"], _MNIST),
+    "oxford-pets": DatasetSpec(
+        layouts.build_pets,
+        CITATIONS["oxford-pets"],
+        (
+            RemoteFile(f"{_PETS}images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+            RemoteFile(f"{_PETS}annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f"),
+        ),
+        max_unpacked_bytes=2_000_000_000,
+    ),
+    "solar-cells": DatasetSpec(build_solar_cells, CITATIONS["solar-cells"]),
+}
+"""By name; the names are those of ftcli/recipe/datasets.py."""

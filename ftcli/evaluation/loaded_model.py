@@ -1,0 +1,98 @@
+"""Networks with weights, from a model's name, a recipe or a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ftcli.data.dataset import ImageDataset
+from ftcli.data.loader import measure_preprocessing
+from ftcli.evaluation.classifier import load_classifier
+from ftcli.models.factory import adapt_preprocessing
+from ftcli.models.pretrained.loading import load_pretrained, load_weights, read_preprocessing
+from ftcli.planning import build_model, plan_recipe
+from ftcli.recipe.loading import RecipeFile
+from ftcli.recipe.schema import Backbone
+from ftcli.recipe.schema.network import is_url
+from ftcli.results import Preprocessing, Reporter
+from ftcli.runs.run_dir import find_checkpoint
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with weights, what it expects of an image, and where its head sits. `classes` are those of a
+    checkpoint; `weights` says where the weights came from, and `sha256` is that of their file or a checkpoint's digest.
+    `epoch` is that of a checkpoint, 0 before any training."""
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+    head: str
+    classes: tuple[str, ...] | None
+    weights: str
+    sha256: str | None = None
+    epoch: int = 0
+
+
+def load_model(
+    source: str | RecipeFile | Backbone, reporter: Reporter, dataset: ImageDataset | None = None
+) -> LoadedModel:
+    """The network of a recipe before training, of a checkpoint (.pt), of a model's name with its default weights, or
+    with those that a backbone says.
+
+    Where a recipe asks for the mean and std of its images, they are measured on `images`; without those the reporter is
+    warned and the weights' own are used.
+
+    Raises RecipeError for what is not known, CheckpointError for weights that cannot be had or do not fit.
+    """
+    if isinstance(source, RecipeFile):
+        return _load_recipe(source, reporter, dataset)
+    if isinstance(source, str) and source.endswith(".pt"):
+        return _load_checkpoint(Path(source), reporter)
+    location = "--plot-activations" if isinstance(source, str) else "--weights"
+    backbone = Backbone(name=source) if isinstance(source, str) else source
+    pretrained = load_pretrained(backbone, location, reporter)
+    origin = pretrained.weights_info
+    return LoadedModel(
+        backbone.name, pretrained.model, pretrained.preprocessing, pretrained.head, None, origin.source, origin.sha256
+    )
+
+
+def _load_recipe(recipe_file: RecipeFile, reporter: Reporter, dataset: ImageDataset | None) -> LoadedModel:
+    plan, backbone = plan_recipe(recipe_file), recipe_file.recipe.backbone
+    location = recipe_file.locate("backbone", "weights")
+    if is_url(backbone.weights):  # what it was trained with shows when it has come
+        pretrained_preprocessing = read_preprocessing(backbone, location, reporter)
+        plan = plan_recipe(recipe_file, adapt_preprocessing(pretrained_preprocessing, recipe_file.recipe.data))
+    model = build_model(plan)
+    origin = load_weights(model, backbone, plan.head.path, location, reporter)
+    preprocessing = plan.preprocessing
+    if recipe_file.recipe.data.normalize == "dataset" and dataset is not None:
+        preprocessing = measure_preprocessing(preprocessing, dataset, recipe_file.recipe.data)
+    elif recipe_file.recipe.data.normalize == "dataset":
+        reporter.warn(
+            f"{recipe_file.locate('data', 'normalize')}: mean and std are measured when training begins; the weights' own "
+            "are used here"
+        )
+    return LoadedModel(backbone.name, model, preprocessing, plan.head.path, None, origin.source, origin.sha256)
+
+
+def _load_checkpoint(argument: Path, reporter: Reporter) -> LoadedModel:
+    path, note = find_checkpoint(argument)
+    if note:
+        reporter.info(note)
+    classifier, checkpoint, _, plan = load_classifier(path, torch.device("cpu"))
+    name = plan.recipe.backbone.name
+    return LoadedModel(
+        name,
+        classifier.model,
+        checkpoint.preprocessing,
+        plan.head.path,
+        checkpoint.classes,
+        f"{path} ({checkpoint.stage})",
+        checkpoint.digest,
+        checkpoint.epoch,
+    )

@@ -1,0 +1,100 @@
+"""The picture of how well a probe does by depth: which layers carry what tells the classes apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ftcli.files import atomic_write
+from ftcli.plotting import FittedText, describe_missing_characters, fit_text
+from ftcli.results import FeatureLayer, ProbeScore, Reporter, format_count
+
+_MAX_LABELLED_LAYERS = 24
+"""Up to so many layers have their names below them."""
+_LABEL_WIDTH = 170.0  # points
+
+
+def plot_depth(
+    scores: Sequence[ProbeScore], layers: Sequence[FeatureLayer], path: Path, title: str, reporter: Reporter
+) -> None:
+    """Write a PNG: a probe's accuracy on test, with its 95 % bars, and in cross-validation, for each layer from first
+    to last; whole or not at all. The layers stand at equal distances, below each its name and its depth.
+
+    Raises RunError where it cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(min(15.0, max(8.0, 2 + 0.42 * len(layers))), 6.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    _plot_accuracies(ax, scores)
+    fitted_texts = [*_label_layers(ax, layers), *_write_title(ax, scores, title, 72 * figure.get_figwidth() - 90)]
+    ax.set_ylabel("accuracy")
+    ax.grid(alpha=0.3, axis="y")
+    ax.margins(x=0.03)
+    figure.legend(loc="outside lower center", ncols=2)
+    if missing_glyphs := describe_missing_characters(fitted_texts):
+        reporter.warn(f"{path}: {missing_glyphs}")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    atomic_write(path, buffer.getvalue())
+
+
+def _plot_accuracies(ax: Any, scores: Sequence[ProbeScore]) -> None:
+    best_index = max(range(len(scores)), key=lambda place: scores[place].cv_accuracy)  # the first of equals
+    cv_label = f"{scores[0].folds}-fold cross-validation in train"
+    accuracies = [score.cv_accuracy for score in scores]
+    ax.plot(range(len(scores)), accuracies, "-", color="#D55E00", linewidth=1, label=cv_label)
+    test_scores = [(place, score) for place, score in enumerate(scores) if score.test_accuracy is not None]
+    if test_scores:
+        indices = [place for place, _ in test_scores]
+        test_accuracies = [score.test_accuracy or 0.0 for _, score in test_scores]
+        errors_below = [(score.test_accuracy or 0.0) - (score.test_low or 0.0) for _, score in test_scores]
+        errors_above = [(score.test_high or 0.0) - (score.test_accuracy or 0.0) for _, score in test_scores]
+        ax.errorbar(
+            indices, test_accuracies, (errors_below, errors_above), fmt="o-", color="#0072B2", capsize=3, markersize=5,
+            label="test, with 95 % interval",
+        )  # fmt: skip
+        accuracies = test_accuracies
+    majority_accuracy = scores[0].test_majority
+    if majority_accuracy is not None:
+        ax.axhline(
+            majority_accuracy,
+            color="0.4",
+            linestyle=":",
+            label=f"always the commonest class of train: {majority_accuracy:.3f}",
+        )
+    ax.plot(
+        best_index, accuracies[best_index], "o", markersize=13, markerfacecolor="none", markeredgecolor="#009E73", markeredgewidth=2,
+        label=f"best in cross-validation: {accuracies[best_index]:.3f}{' on test' if test_scores else ''}",
+    )  # fmt: skip
+
+
+def _label_layers(ax: Any, layers: Sequence[FeatureLayer]) -> list[FittedText]:
+    """Below each layer its name and the share of the computation that is done there; below some where they are many."""
+    step = -(-len(layers) // _MAX_LABELLED_LAYERS)
+    indices = [place for place in range(len(layers)) if (len(layers) - 1 - place) % step == 0]  # the last among them
+    fitted_texts = [
+        fit_text(f"{layers[place].name}  {layers[place].depth:.0%}", width=_LABEL_WIDTH) for place in indices
+    ]
+    ax.set_xticks(
+        indices, [word.text for word in fitted_texts], rotation=50, rotation_mode="anchor", ha="right", va="top"
+    )
+    for label, word in zip(ax.get_xticklabels(), fitted_texts, strict=True):
+        label.set(**word.options)
+    ax.set_xlabel("layer, and the share of the network's multiply-adds up to it")
+    return fitted_texts
+
+
+def _write_title(ax: Any, scores: Sequence[ProbeScore], title: str, width: float) -> list[FittedText]:
+    test_description = format_count(scores[0].test_images, "test image") if scores[0].test_images else "no test images"
+    lines = [fit_text(title, 12, width), fit_text(f"probe: {scores[0].name}, {test_description}", 10, width)]
+    for line, size, height in zip(lines, (12, 10), (20, 6), strict=True):
+        ax.annotate(
+            line.text, (0, 1), xycoords="axes fraction", xytext=(0, height), textcoords="offset points", size=size,
+            **line.options,
+        )  # fmt: skip
+    return lines

@@ -1,0 +1,102 @@
+"""Pictures of exact pixels with words in any script beside them."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ftcli.errors import RecipeError
+from ftcli.files import atomic_write, check_writable
+from ftcli.plotting import FittedText, describe_missing_characters, fit_text
+from ftcli.results import Reporter
+
+Pixels = NDArray[np.uint8]
+"""Height, width, and red, green, blue from 0 to 255."""
+
+MARGIN = 16
+LINE_HEIGHT = 18
+"""Pixels from one line of words to the next."""
+FONT_SIZE = 12.0
+"""The height of letters in pixels."""
+
+
+def check_png_path(path: Path, option: str) -> None:
+    """Raise RecipeError that begins with `option` unless a PNG can be written there."""
+    if path.suffix.lower() != ".png":
+        raise RecipeError(f"{option}: {path} does not end in .png, the one format that is drawn; give such a name")
+    if not path.parent.is_dir():
+        raise RecipeError(f"{option}: the folder {path.parent} is not there; make it, or give another place")
+    check_writable(path, option)
+
+
+@dataclass(frozen=True)
+class _TextItem:
+    fitted_text: FittedText
+    left: float
+    baseline: float
+    colour: str
+    size: float
+
+
+class Canvas:
+    """A white picture on which pixels are put as they are, and words beside them. Places count pixels from the top
+    left. The same sheet always gives the same bytes."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._pixels: Pixels = np.full((height, width, 3), 255, dtype=np.uint8)
+        self._texts: list[_TextItem] = []
+
+    def paste(self, pixels: Pixels, left: int, top: int) -> None:
+        """Put an image there, which must lie within the sheet."""
+        height, width = pixels.shape[:2]
+        self._pixels[top : top + height, left : left + width] = pixels
+
+    def write(
+        self, text: str, left: int, top: int, width: int, *, colour: str = "black", size: float = FONT_SIZE
+    ) -> FittedText:
+        """Write one line of at most `width` pixels below `top`; what is longer loses its middle."""
+        fitted_text = fit_text(text, size, width)
+        self._texts.append(_TextItem(fitted_text, left, top + size, colour, size))
+        return fitted_text
+
+    def save(self, path: Path, reporter: Reporter) -> None:
+        """Write the sheet as a PNG, whole or not at all, and warn of characters that no installed font has.
+
+        Raises RunError where it cannot be written.
+        """
+        if missing := describe_missing_characters(item.fitted_text for item in self._texts):
+            reporter.warn(f"{path}: {missing}")
+        atomic_write(path, self.render())
+
+    def render(self) -> bytes:
+        """The sheet as the bytes of a PNG."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+        from matplotlib.figure import Figure
+
+        height, width = self._pixels.shape[:2]
+        dpi = 72  # a point is then a pixel
+        figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor="white")
+        figure.figimage(self._pixels, 0, 0, origin="upper")
+        for item in self._texts:
+            options: dict[str, Any] = item.fitted_text.options
+            position = (item.left / width, 1 - item.baseline / height)
+            figure.text(*position, item.fitted_text.text, color=item.colour, size=item.size, va="baseline", **options)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+        return buffer.getvalue()
+
+
+def resize_to_fit(pixels: Pixels, min_side: int, max_side: int) -> Pixels:
+    """A square image with a side of at least `low` pixels and at most `high`: as it is, every pixel as a block of
+    equal ones where it is smaller, or reduced where it is larger."""
+    side = pixels.shape[0]
+    if side > max_side:
+        return np.asarray(Image.fromarray(pixels).resize((max_side, max_side), Image.Resampling.BOX))
+    block = max(1, -(-min_side // side))
+    return pixels.repeat(block, axis=0).repeat(block, axis=1)

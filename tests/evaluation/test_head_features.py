@@ -1,0 +1,152 @@
+"""What the head is given is computed once, for whichever command asks first; else the cache changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ftcli.evaluation import head_features as module
+from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint
+from ftcli.evaluation.head_features import cut_at_head
+from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.models.factory import create_model
+from ftcli.results import NullReporter, Preprocessing
+from tests.conftest import Ftcli, read_npz
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """How many images each batch of a prefix had; an empty cache is beside it."""
+    counts: list[int] = []
+    compute = FrozenBackbone._compute
+
+    def count(prefix: FrozenBackbone, images: torch.Tensor) -> Any:
+        counts.append(len(images))
+        return compute(prefix, images)
+
+    monkeypatch.setattr(FrozenBackbone, "_compute", count)
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
+    return counts
+
+
+def test_head_features_are_shared_between_commands(ftcli: Ftcli, finished: Path, computed: list[int]) -> None:
+    checkpoint = "runs/photos/best_loss.pt"
+    first_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "3").json
+    assert sum(computed) == 22  # of test and, for the threshold, of val
+    computed.clear()
+    second_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "64", "--rehash").json
+    assert second_result == first_result
+    assert not computed
+    probe_options = ("--probe", "logistic", "--save-head", "head.pt", "--out")
+    extracted = ftcli("extract", checkpoint, "--json", *probe_options, "a.npz").json
+    assert sum(computed) == 30  # those of train
+    assert ftcli("extract", checkpoint, "--json", *probe_options, "b.npz").code == 0
+    assert sum(computed) == 30
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+    uncached = ftcli("extract", checkpoint, "--json", "--no-cache", *probe_options, "plain.npz").json
+    assert uncached["probe"]["cv_accuracy"] == extracted["probe"]["cv_accuracy"]
+    cached_arrays, uncached_arrays = read_npz("a.npz"), read_npz("plain.npz")
+    assert np.array_equal(cached_arrays["paths"], uncached_arrays["paths"])
+    assert np.allclose(cached_arrays["features"], uncached_arrays["features"], rtol=1e-4, atol=1e-5)
+    assert sum(computed) == 30
+
+
+def test_evaluate_without_cache_is_close_and_writes_nothing(
+    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
+    uncached = evaluate_checkpoint(replace(args, use_cache=False), NullReporter()).outputs
+    assert not computed
+    assert not (tmp_path / "own-cache").exists()
+    cached = evaluate_checkpoint(args, NullReporter()).outputs
+    assert sum(computed) == 12
+    assert torch.allclose(cached.logits, uncached.logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(cached.logits.argmax(1), uncached.logits.argmax(1))
+
+
+@pytest.mark.parametrize("limit", ["0", "1 kB"])
+def test_evaluate_with_full_cache_is_bit_identical(
+    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
+) -> None:
+    class MessageRecorder(NullReporter):
+        messages = ""
+
+        def info(self, text: str) -> None:
+            self.messages += text
+
+    args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
+    cached = evaluate_checkpoint(args, NullReporter()).outputs
+    shutil.rmtree(tmp_path / "own-cache")
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
+    reporter = MessageRecorder()
+    assert torch.equal(evaluate_checkpoint(args, reporter).outputs.logits, cached.logits)
+    assert sum(computed) == 2 * 12
+    expected = (
+        "evaluating test: frozen part: the cache has no room for what the network gives, so it is computed without it"
+    )
+    assert reporter.messages == ("" if limit == "0" else expected)  # who keeps nothing on purpose knows
+    assert not list((tmp_path / "own-cache").rglob("*.chunk"))
+
+
+def test_extract_with_full_cache_is_bit_identical(
+    ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
+    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "kept.npz").code == 0
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
+    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "anew.npz").code == 0
+    assert Path("kept.npz").read_bytes() == Path("anew.npz").read_bytes()
+
+
+def test_verify_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
+    checkpoint = "runs/photos/best_loss.pt"
+    expected = ["--rehash: does nothing with --no-cache; leave one out"]
+    assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").errors == expected
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").errors == expected
+    assert ftcli("evaluate", checkpoint, "--rehash", "--tta", "flips").errors == [
+        "--rehash: does nothing with --tta flips, which uses no cache; leave one out"
+    ]
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--layer", "stage3").errors == [
+        "--rehash: does nothing with --layer stage3, which uses no cache; leave one out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "shape"),
+    [("squeezenet1_1", "classifier.1", (512, 3, 3)), ("mobilenet_v3_small", "classifier.3", (1024,))],
+)
+def test_cut_at_head_boundary_is_the_head_input(name: str, head: str, shape: tuple[int, ...]) -> None:
+    preprocessing = Preprocessing(64, 64, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    head_features = cut_at_head(create_model(name, meta=False, image_size=64), head, preprocessing, CPU, "float32")
+    assert head_features is not None
+    assert [boundary.shape for boundary in head_features.cut.boundary] == [shape]
+
+
+class _SharedHeadInputModel(nn.Module):
+    """A network whose head is given a value that goes past it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 2, 3)
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values = self.body(images).mean((2, 3))
+        output: torch.Tensor = self.head(values) + values
+        return output
+
+
+def test_cut_at_head_is_none_where_the_head_input_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    preprocessing = Preprocessing(8, 8, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    assert cut_at_head(_SharedHeadInputModel(), "head", preprocessing, CPU, "float32") is None
+    monkeypatch.setattr(module, "_is_head_input", lambda *_: True)
+    assert cut_at_head(_SharedHeadInputModel(), "head", preprocessing, CPU, "float32") is not None

@@ -1,0 +1,86 @@
+"""Figures equal those of scikit-learn, or of a count by hand."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+
+from ftcli.evaluation.logits import EvalOutputs
+from ftcli.evaluation.metrics import (
+    compute_accuracy,
+    compute_calibration_error,
+    compute_confusion_matrix,
+    compute_loss,
+    compute_reliability_bins,
+    count_top_k_correct,
+)
+
+
+def create_outputs(seed: int, num_images: int, num_classes: int) -> EvalOutputs:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_images, num_classes, generator=generator) * 3
+    labels = torch.randint(num_classes, (num_images,), generator=generator)
+    return EvalOutputs(logits, labels, tuple(map(str, range(num_images))), ())
+
+
+@pytest.mark.parametrize(("seed", "images", "classes"), [(0, 1, 2), (1, 50, 2), (2, 300, 7), (3, 5, 100)])
+def test_metrics_match_sklearn(seed: int, images: int, classes: int) -> None:
+    outputs = create_outputs(seed, images, classes)
+    labels, predicted = outputs.labels.numpy(), outputs.logits.argmax(1).numpy()
+    probabilities = outputs.logits.double().softmax(1).numpy()
+    assert compute_loss(outputs) == pytest.approx(log_loss(labels, probabilities, labels=range(classes)), rel=1e-12)
+    assert compute_accuracy(outputs) == accuracy_score(labels, predicted)
+    expected = confusion_matrix(labels, predicted, labels=range(classes))
+    assert numpy.array_equal(compute_confusion_matrix(outputs).numpy(), expected)
+    if classes > 5:
+        top = top_k_accuracy_score(labels, probabilities, k=5, labels=range(classes), normalize=False)
+        assert count_top_k_correct(outputs, 5) == top
+
+
+def test_count_top_k_correct_breaks_ties_by_class_order() -> None:
+    outputs = EvalOutputs(torch.zeros(6, 6), torch.arange(6), ("",) * 6, ())
+    assert [count_top_k_correct(outputs, top) for top in (1, 5, 6)] == [1, 5, 6]
+    assert compute_accuracy(outputs) == 1 / 6
+
+
+def test_compute_calibration_error_of_one_bin() -> None:
+    # Ten images, each given class 0 with probability 0.8; six of them rightly.
+    logits = torch.tensor([[0.8, 0.2]]).log().repeat(10, 1)
+    labels = torch.tensor([0] * 6 + [1] * 4)
+    assert compute_calibration_error(EvalOutputs(logits, labels, ("",) * 10, ())) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_compute_calibration_error_weights_bins_by_images() -> None:
+    outputs = create_outputs(4, 2000, 3)
+    confidence, predicted = outputs.logits.double().softmax(1).max(1)
+    correct = (predicted == outputs.labels).double()
+    gaps = 0.0
+    for low in range(15):
+        in_bin = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if in_bin.any():
+            gaps += float(in_bin.sum()) / 2000 * abs(float(correct[in_bin].mean() - confidence[in_bin].mean()))
+    assert compute_calibration_error(outputs) == pytest.approx(gaps, abs=1e-12)
+
+
+def test_compute_reliability_bins_include_the_upper_bound() -> None:
+    bins = compute_reliability_bins(EvalOutputs(torch.zeros(3, 3), torch.arange(3), ("",) * 3, ()))
+    (filled,) = [one for one in bins if one.images]
+    assert (filled.low, filled.high, filled.images, filled.accuracy) == (4 / 15, 5 / 15, 3, 1 / 3)
+
+
+def test_compute_reliability_bins_sum_to_the_calibration_error() -> None:
+    outputs = create_outputs(5, 500, 4)
+    bins = compute_reliability_bins(outputs)
+    assert [(one.low, one.high) for one in bins] == [(index / 15, (index + 1) / 15) for index in range(15)]
+    assert sum(one.images for one in bins) == 500
+    gaps = 0.0
+    for one in bins:
+        if one.confidence is None or one.accuracy is None:
+            assert one.images == 0
+            continue
+        assert one.low < one.confidence <= one.high
+        gaps += one.images / 500 * abs(one.accuracy - one.confidence)
+    assert gaps == pytest.approx(compute_calibration_error(outputs), abs=1e-12)
+    assert bins[0].confidence is None  # four classes leave no top probability below a quarter

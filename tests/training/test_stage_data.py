@@ -1,0 +1,315 @@
+"""How a stage computes: what is kept of its frozen part, and that keeping it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ftcli.data.transforms import build_eval_transform, build_train_transform
+from ftcli.evaluation.logits import ForwardFn
+from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.recipe.schema import AdamW, Stage
+from ftcli.results import EpochMetrics, Preprocessing
+from ftcli.runs.checkpoint import read_checkpoint
+from ftcli.training.keeping import count_views
+from tests.conftest import Ftcli
+
+HEAD_STAGE_ARGS = ("--stage", "head")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def read_rows(folder: Path, stage: str = "head") -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["stage"] == stage]
+
+
+def assert_same_weights(folder: Path, *runs: str) -> None:
+    """The runs of a folder ended in the same weights, bit for bit."""
+    first, *others = (read_checkpoint(folder / run / "last.pt").state for run in runs)
+    for other in others:
+        assert first.keys() == other.keys()
+        assert all(torch.equal(weight, other[name]) for name, weight in first.items())
+
+
+@pytest.mark.covers("stages.cache", "stages.cache.views")
+def test_cache_with_one_view_per_epoch_matches_uncached_training(workplace: Path, ftcli: Ftcli) -> None:
+    for name, setting in (("off", "off"), ("all", "{views: all}"), ("two", "{views: 2}"), ("one", "{views: 1}")):
+        outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", f"stages.head.cache={setting}", "--out", name)
+        assert outcome.code == 0, outcome.err
+    losses = {name: [row["train_loss"] for row in read_rows(workplace / name)[1:]] for name in ("off", "all", "one")}
+    assert losses["all"] == pytest.approx(losses["off"], rel=1e-4)
+    assert losses["one"][0] == losses["all"][0]  # the first view is the same, however many there are
+    assert losses["one"][1] != losses["all"][1]
+    assert_same_weights(workplace, "two", "all")
+
+
+def test_cache_off_writes_nothing(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
+    assert ftcli("train", "r.yaml", "--set", "stages.head.cache=false", "--set", "stages.all.cache=off").code == 0
+    assert not list(cache.rglob("*.chunk"))
+
+
+def test_second_run_reads_cache_and_gives_same_weights(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "first")
+    assert (
+        "Stage head: the frozen part, up to mean, is computed once for 2 views of 30 images and 10 for validation"
+        in (first.err)
+    )
+    rehashed = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "again", "--rehash")
+    assert rehashed.code == 0
+    for path in cache.rglob("*.chunk"):
+        path.unlink()
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "rebuilt").code == 0
+    assert "Stage head: all of that was computed before and is read from the cache" in rehashed.err.splitlines()
+    assert_same_weights(workplace, "first", "again", "rebuilt")
+
+
+def test_cache_recomputes_changed_images(workplace: Path, photo_folder: Path, cache: Path, ftcli: Ftcli) -> None:
+    shutil.copytree(photo_folder, workplace / "own")
+    plain = (*HEAD_STAGE_ARGS, "--set", "data.root=own", "--set", "data.augment=none")
+    assert ftcli("train", "r.yaml", *plain, "--out", "before").code == 0
+    for image in (workplace / "own/train").rglob("*.jpg"):
+        Image.open(image).rotate(180).save(image, quality=95)
+    assert ftcli("train", "r.yaml", *plain, "--out", "after").code == 0
+    for path in cache.rglob("*.chunk"):
+        path.unlink()
+    assert ftcli("train", "r.yaml", *plain, "--out", "fresh").code == 0
+    before, after, fresh = (read_rows(workplace / name) for name in ("before", "after", "fresh"))
+    assert [row["train_loss"] for row in after] == [row["train_loss"] for row in fresh]
+    assert [row["train_loss"] for row in after] != [row["train_loss"] for row in before]
+
+
+def test_cache_over_limit_gives_same_weights(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ftcli("train", "r.yaml", "--out", "kept").code == 0
+    shutil.rmtree(cache)
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
+    outcome = ftcli("train", "r.yaml", "--out", "anew", "--json")
+    assert outcome.code == 0
+    assert (
+        "Stage head: the frozen part is computed in every epoch, for what it gives would take 0.3 MB, more than the "
+        "disk or the cache's limit of 0.1 MB allows"
+    ) in outcome.err.splitlines()
+    assert_same_weights(workplace, "kept", "anew")
+    for stage in ("head", "all"):
+        cached, uncached = (
+            [{key: row[key] for key in ("train_loss", "val_loss", "val_accuracy")} for row in read_rows(run, stage)]
+            for run in (workplace / "kept", workplace / "anew")
+        )
+        assert cached == uncached
+    progresses = [read_checkpoint(workplace / run / "last.pt").progress for run in ("kept", "anew")]
+    assert len({(end or {})["test"]["loss"] for end in progresses}) == 1
+    assert outcome.json["stages"][0]["times"]["frozen"] > 0
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "{through: layer3}"])
+def test_uncached_features_use_same_views_and_weights(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, freeze: str
+) -> None:
+    settings = ("backbone.name=resnet18", "data.image_size=64", "stages.head.epochs=3", f"stages.head.freeze={freeze}")
+    arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, *(part for setting in settings for part in ("--set", setting)))
+    for name, views in (("kept", "{views: 1}"), ("all", "{views: all}"), ("off", "off")):
+        assert ftcli(*arguments, "--set", f"stages.head.cache={views}", "--out", name).code == 0
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
+    assert ftcli(*arguments, "--set", "stages.head.cache={views: 1}", "--out", "anew").code == 0
+    losses = {
+        name: [(row["train_loss"], row["val_loss"]) for row in read_rows(workplace / name)]
+        for name in ("kept", "all", "off", "anew")
+    }
+    assert losses["anew"] == losses["kept"]
+    assert_same_weights(workplace, "kept", "anew")
+    # This network tells other looks and a BatchNorm that is not folded, else the above would prove little.
+    assert losses["all"] != losses["kept"]
+    assert losses["off"][:2] != losses["kept"][:2]
+
+
+@pytest.mark.parametrize(("forward", "kept"), [(1.0, True), (1e-9, False)])
+def test_boundary_inside_backbone_is_cached_only_if_faster(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward: float, kept: bool
+) -> None:
+    change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "small").code == 0
+    monkeypatch.setattr("ftcli.training.stage_data.ALWAYS_CACHE_BYTES", 1000)
+    monkeypatch.setattr(FrozenBackbone, "measure_seconds_per_image", lambda _self: forward)
+    outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "weighed")
+    assert outcome.code == 0, outcome.err
+    messages = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]
+    assert len(messages) == 1
+    assert ("is computed once for 3 views of 30 images" in messages[0]) is kept
+    assert ("is computed in every epoch, about 1 s, for keeping" in messages[0]) is not kept
+    assert_same_weights(workplace, "small", "weighed")
+
+
+def test_count_views_without_randomness_is_one() -> None:
+    stage = Stage(name="head", freeze="backbone", epochs=10, optimizer=AdamW(name="adamw", lr=1e-3))
+    preprocessing = Preprocessing.from_dict(
+        {"mean": (0.5,) * 3, "std": (0.5,) * 3, "image_size": 32, "resize_size": 32, "resize": "crop",
+         "interpolation": "bilinear"}
+    )  # fmt: skip
+    assert count_views(stage, build_train_transform(preprocessing, "standard")) == 4
+    assert count_views(stage, build_train_transform(preprocessing, "none")) == 1
+    assert count_views(stage, build_eval_transform(preprocessing)) == 1
+
+
+def test_delayed_checkpoints_survive_kill_bit_for_bit(
+    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
+) -> None:
+    kill = kill_by("SIGKILL", "log_epoch", "head", 2)
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, save_interval_factor=1e6) == -9
+    assert sorted(path.name for path in (workplace / "run").glob("*.pt")) == []
+    assert training(workplace, "train", "r.yaml", "--out", "run", save_interval_factor=1e6) == 0  # its place was free
+    assert training(workplace, "train", "r.yaml", "--out", "each", save_interval_factor=0) == 0
+    for name in ("best_loss.pt", "stages/head.pt", "stages/all.pt"):
+        one, other = (read_checkpoint(workplace / run / name) for run in ("run", "each"))
+        assert (one.epoch, one.metrics) == (other.epoch, other.metrics)
+        assert all(torch.equal(one.state[key], other.state[key]) for key in one.state)
+
+
+def test_batch_transforms_on_device_give_same_weights(
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = (*HEAD_STAGE_ARGS, "--set", "stages.head.cache=off", "--set", "data.augment=strong", "--out")
+    assert ftcli("train", "r.yaml", *change, "here").code == 0
+    monkeypatch.setattr("ftcli.training.setup.defers_to_device", lambda _device: True)
+    assert ftcli("train", "r.yaml", *change, "there").code == 0
+    assert_same_weights(workplace, "here", "there")
+    assert read_rows(workplace / "here")[1]["train_loss"] == read_rows(workplace / "there")[1]["train_loss"]
+
+
+def test_pixel_cache_gives_same_weights(workplace: Path, cache: Path, ftcli: Ftcli) -> None:
+    change = ("--set", "stages=[{name: all, freeze: none, epochs: 2, optimizer: {name: sgd, lr: 0.01}, cache: CACHE}]")
+    for name in ("off", "on"):
+        setting = [word.replace("CACHE", name) for word in change]
+        assert ftcli("train", "r.yaml", *setting, "--out", name).code == 0
+        assert bool(list(cache.glob("pixels/*/*.chunk"))) is (name == "on")
+    assert_same_weights(workplace, "on", "off")
+
+
+def test_cache_in_use_by_earlier_stage_falls_back_to_uncached(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("--set", "stages.all.freeze=[conv1, stage2]", "--set", "stages.head.cache={views: all}")
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "350kB")  # one stage fits, two do not
+    outcome = ftcli("train", "r.yaml", *settings, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert (
+        "Stage all: the frozen part is computed in every epoch, for what is in use leaves no room in the cache"
+        in outcome.err.splitlines()
+    )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_resumed_stage_gives_same_weights_if_cache_choice_changes(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    monkeypatch.setattr("ftcli.training.stage_data.ALWAYS_CACHE_BYTES", 0)
+    monkeypatch.setattr("ftcli.training.stage_data.estimate_cache_gain", lambda *_: (2.0, 1.0) if kept else (1.0, 2.0))
+    arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", "stages.head.cache={views: 1}")
+    assert ftcli(*arguments, "--out", "whole").code == 0
+
+    def interrupt(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
+        if row.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ftcli.console.TerminalReporter.log_epoch", interrupt)
+        assert ftcli(*arguments, "--out", "stopped").code == 130
+    monkeypatch.setattr("ftcli.training.stage_data.estimate_cache_gain", lambda *_: (1.0, 2.0) if kept else (2.0, 1.0))
+    assert ftcli("train", "--resume", "stopped/last.pt").code == 0
+    assert_same_weights(workplace, "whole", "stopped")
+
+
+def test_error_in_epoch_saves_pending_best_checkpoints(
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftcli.training.checkpointing.SAVE_INTERVAL_FACTOR", 1e6)
+
+    def truncate_cache(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
+        if row.epoch == 1:
+            for path in cache.rglob("*.chunk"):
+                os.truncate(path, 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ftcli.console.TerminalReporter.log_epoch", truncate_cache)
+        assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "run").code == 1
+    assert [row["epoch"] for row in read_rows(workplace / "run")] == [0, 1]
+    resumed = ftcli("train", "--resume", "run/last.pt")
+    assert resumed.code == 0, resumed.err
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "whole").code == 0
+    assert_same_weights(workplace, "whole", "run")
+
+
+def test_compile_time_is_reported_as_bottleneck(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = list[ForwardFn]()
+
+    def compile_slowly(look: ForwardFn, *_: object) -> ForwardFn:
+        compiled.append(look)
+        return look
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 5000.0 * len(compiled))
+    monkeypatch.setattr("ftcli.training.profiler.time", clock)
+    monkeypatch.setattr("ftcli.training.stage_data.compile_forward", compile_slowly)
+    monkeypatch.setattr("ftcli.training.precision.check_compiler", lambda *_: None)
+    outcome = ftcli("train", "r.yaml", "--set", "compile=true", "--json")
+    assert outcome.code == 0, outcome.err
+    for stage in outcome.json["stages"]:  # the frozen part of the first is kept, the second has none
+        assert 5000.0 <= stage["times"]["compiling"] < 5060.0
+        assert sum(seconds for part, seconds in stage["times"].items() if part != "compiling") < 60.0
+    assert outcome.json["bottleneck"].endswith("compiling the steps; train more epochs, or set compile: false")
+
+
+@pytest.mark.parametrize("broken", [3, 8, 40])
+def test_compile_uses_full_batch_with_corrupt_images(
+    workplace: Path, photo_folder: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
+    shutil.copytree(photo_folder, workplace / "own")
+    for image in sorted((workplace / "own/train").rglob("*.jpg"))[:broken]:
+        image.write_bytes(b"")
+    shapes = list[int]()
+
+    def record_batch_size(look: ForwardFn, values: tuple[torch.Tensor, ...], *_: object) -> ForwardFn:
+        shapes.append(len(values[0]))
+        return look
+
+    monkeypatch.setattr("ftcli.training.stage_data.compile_forward", record_batch_size)
+    monkeypatch.setattr("ftcli.training.precision.check_compiler", lambda *_: None)
+    settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_corrupt_image=skip")
+    outcome = ftcli("train", "r.yaml", *(part for setting in settings for part in ("--set", setting)))
+    if broken == 40:
+        assert shapes == []
+        assert outcome.errors == [
+            "head 0 validation: not one of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
+            "bytes); replace it, remove it, or set data.on_corrupt_image: skip"
+        ]
+    else:
+        assert outcome.code == 0, outcome.err
+        assert shapes == [8, 8]
+
+
+def test_run_without_test_split_writes_all_files(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+    shutil.copytree(photo_folder / "train", workplace / "photos/train")
+    outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", "data.root=photos", "--out", "run", "--json")
+    assert outcome.json["test"] is None
+    assert len(read_rows(workplace / "run")) == 3
+    files = {str(path.relative_to(workplace / "run")) for path in (workplace / "run").rglob("*") if path.is_file()}
+    assert files >= {"best_loss.pt", "last.pt", "stages/head.pt", "metrics.jsonl", "curves.png", "run.json"}
+    assert ftcli("train", "--resume", "run/last.pt").code == 0  # its result, told again
