@@ -47,13 +47,13 @@ def _record_start_times() -> list[float]:
     start_times: list[float] = []
     for name in TIMED_MODULES:
         module: Any = importlib.import_module(name)
-        original = module.open_inputs
+        original = module.cut_at_head
 
         def record(*arguments: Any, original: Any = original) -> Any:
             start_times.append(time.perf_counter())
             return original(*arguments)
 
-        module.open_inputs = record
+        module.cut_at_head = record
     return start_times
 
 

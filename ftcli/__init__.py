@@ -29,13 +29,13 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     `model` is the torch module, in eval mode, on `device`: auto, cpu, cuda, cuda:N or mps. By hand the same goes so,
     in batches of any size:
 
-    >>> image = classifier.prepare(Path("photos/tulip.jpg")).to(classifier.device)
+    >>> image = classifier.preprocess(Path("photos/tulip.jpg")).to(classifier.device)
     >>> logits = classifier.model(classifier.normalize(image[None]))
     >>> classifier.classes[logits.argmax()]
     'flower'
 
     Raises CheckpointError for a file that is missing, damaged, hostile or no checkpoint, RecipeError for a device that
-    is not there; `predict` and `prepare` raise CorruptImageError. All are FtcliErrors, of `ftcli.errors`.
+    is not there; `predict` and `preprocess` raise CorruptImageError. All are FtcliErrors, of `ftcli.errors`.
     """
     from ftcli.evaluation.classifier import load_classifier  # here, for `import ftcli` shall not wait for torch
     from ftcli.runtime import choose_device
