@@ -28,6 +28,7 @@ from ftcli.results.inspection import (
     StageSummary,
     WeightsEntry,
 )
+from ftcli.results.metric_info import METRIC_INFO, MetricInfo
 from ftcli.results.prediction import DEFAULT_TOP_K, ClassScore, Prediction, PredictionError, PredictResult
 from ftcli.results.recipe import RecipeSchema
 from ftcli.results.reporting import NullReporter, Progress, Reporter, format_count, format_duration, format_size
@@ -36,6 +37,7 @@ from ftcli.results.weights import LoadedWeights
 
 __all__ = [
     "DEFAULT_TOP_K",
+    "METRIC_INFO",
     "BoundaryTensor",
     "CacheEntry",
     "CacheListing",
@@ -58,6 +60,7 @@ __all__ = [
     "LoadedWeights",
     "MemoryBreakdown",
     "Metric",
+    "MetricInfo",
     "ModelEntry",
     "ModelList",
     "NullReporter",

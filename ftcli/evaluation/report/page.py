@@ -27,7 +27,7 @@ from ftcli.evaluation.report.plots import (
 )
 from ftcli.evaluation.report.thumbnails import Thumbnail, make_thumbnail
 from ftcli.files import atomic_write, check_output_path
-from ftcli.results import EpochMetrics, EvaluatedImage, EvaluateResult
+from ftcli.results import METRIC_INFO, EpochMetrics, EvaluatedImage, EvaluateResult
 
 MAX_TABLE_CLASSES = 15
 """The classes up to which the confusion matrix is a table; that of more is a picture."""
@@ -119,7 +119,7 @@ def _build_text_variables(evaluation: EvaluateResult, context: ReportContext) ->
         "summary": sentences.summarize_accuracy(evaluation),
         "confidence": sentences.describe_confidence(evaluation),
         "scaling": sentences.describe_temperature_scaling(evaluation.scaling) if evaluation.scaling else "",
-        "meanings": sentences.METRIC_INFO,
+        "meanings": METRIC_INFO,
         "wilsons": sentences.describe_wilson_intervals(evaluation.figures),
         "alike": any(figure.low is None and figure.value is not None for figure in evaluation.figures),
         "optimistic": any(threshold.chosen_on == evaluation.split for threshold in evaluation.thresholds),

@@ -4,46 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from ftcli.results import EpochMetrics, EvaluateResult, Metric, TemperatureScaling, Threshold, format_count
-
-
-@dataclass(frozen=True)
-class MetricInfo:
-    """What people call a figure, and what it tells; `share` where it is a share of images, shown in percent."""
-
-    label: str
-    description: str
-    is_fraction: bool = False
-
-
-METRIC_INFO = {
-    "accuracy": MetricInfo("Accuracy", "The share of images that are given their true class.", True),
-    "top_5_accuracy": MetricInfo(
-        "Top-5 accuracy", "The share of images whose true class is among the five most probable.", True
-    ),
-    "balanced_accuracy": MetricInfo(
-        "Balanced accuracy", "The mean recall of the classes: each counts alike, however many images it has.", True
-    ),
-    "macro_f1": MetricInfo("Macro F1", "The mean F1 of the classes; F1 is the harmonic mean of precision and recall."),
-    "roc_auc": MetricInfo(
-        "Area under the ROC curve",
-        "How often an image of a class is held more probable to be of it than an image of another class; 0.5 is "
-        "chance, 1 is perfect.",
-    ),
-    "average_precision": MetricInfo(
-        "Average precision", "The mean precision over all recalls, as the threshold falls; 1 is perfect."
-    ),
-    "log_loss": MetricInfo(
-        "Log loss", "The mean of −ln of the probability that the true class was given, in nats; 0 is perfect."
-    ),
-    "expected_calibration_error": MetricInfo(
-        "Expected calibration error",
-        "How far the probabilities are, on average, from the shares that are right; 0 is perfect.",
-    ),
-}
-"""By the names of `results.Figure`."""
+from ftcli.results import (
+    METRIC_INFO,
+    EpochMetrics,
+    EvaluateResult,
+    Metric,
+    TemperatureScaling,
+    Threshold,
+    format_count,
+)
 
 
 def escape_text(text: str) -> str:

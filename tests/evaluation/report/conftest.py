@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from ftcli.evaluation.report.page import ReportContext
-from ftcli.evaluation.report.sentences import METRIC_INFO
 from ftcli.results import (
+    METRIC_INFO,
     ClassMetrics,
     ConfusedPair,
     EpochMetrics,

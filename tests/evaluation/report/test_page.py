@@ -24,12 +24,11 @@ from ftcli.evaluation import report
 from ftcli.evaluation.report.page import check_report_path, write_report
 from ftcli.evaluation.report.plots import CORRECT_COLOR, ERROR_COLOR
 from ftcli.evaluation.report.sentences import (
-    METRIC_INFO,
     describe_confidence,
     describe_wilson_intervals,
     summarize_accuracy,
 )
-from ftcli.results import EvaluatedImage, EvaluateResult, Metric, TemperatureScaling
+from ftcli.results import METRIC_INFO, EvaluatedImage, EvaluateResult, Metric, TemperatureScaling
 from tests.conftest import UNICODE_CLASS_NAMES, Ftcli
 from tests.evaluation.report.conftest import (
     Browser,

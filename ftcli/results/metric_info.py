@@ -1,0 +1,40 @@
+"""Labels and descriptions of the metrics, shared by the console and the HTML report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """The label and description of a metric; `is_fraction` if it is a fraction of images, shown in percent."""
+
+    label: str
+    description: str
+    is_fraction: bool = False
+
+
+METRIC_INFO = {
+    "accuracy": MetricInfo("Accuracy", "The fraction of images whose predicted class is their true class.", True),
+    "top_5_accuracy": MetricInfo(
+        "Top-5 accuracy", "The fraction of images whose true class is among the five most probable classes.", True
+    ),
+    "balanced_accuracy": MetricInfo(
+        "Balanced accuracy", "The mean recall of the classes, each with the same weight whatever its support.", True
+    ),
+    "macro_f1": MetricInfo("Macro F1", "The mean F1 of the classes; F1 is the harmonic mean of precision and recall."),
+    "roc_auc": MetricInfo(
+        "ROC AUC",
+        "The area under the ROC curve: the probability that an image of a class gets a higher score for this class "
+        "than an image of another class; 0.5 is chance, 1 is perfect.",
+    ),
+    "average_precision": MetricInfo(
+        "Average precision", "The mean precision over all recalls as the threshold decreases; 1 is perfect."
+    ),
+    "log_loss": MetricInfo("Log loss", "The mean of −ln(probability of the true class), in nats; 0 is perfect."),
+    "expected_calibration_error": MetricInfo(
+        "Calibration error",
+        "The expected calibration error (ECE): the mean difference between confidence and accuracy; 0 is perfect.",
+    ),
+}
+"""Metrics by `Metric.name`."""
