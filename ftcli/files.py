@@ -93,6 +93,15 @@ def check_writable(path: Path, option: str) -> None:
         ) from error
 
 
+def check_png_path(path: Path, option: str) -> None:
+    """Raise a RecipeError that begins with `option` unless a PNG file can be written at `path`."""
+    if path.suffix.lower() != ".png":
+        raise RecipeError(f"{option}: {path} does not end in .png, the one format that is drawn; give such a name")
+    if not path.parent.is_dir():
+        raise RecipeError(f"{option}: the folder {path.parent} is not there; make it, or give another place")
+    check_writable(path, option)
+
+
 def is_same_file(path: Path, other: Path) -> bool:
     """Whether two paths lead to one file, through links too; it need not be there."""
     return os.path.realpath(path) == os.path.realpath(other) or (

@@ -111,7 +111,7 @@ def _check_options(
             raise RecipeError(f"{option}: needs a recipe (.yaml), not {source or 'a list of models'}; give one")
     if augment_plot is None and activation_plot is None:
         return
-    from ftcli.inspection.canvas import check_png_path
+    from ftcli.files import check_png_path
 
     for option, path in (
         ("--plot-augment", augment_plot),

@@ -11,8 +11,7 @@ from ftcli.comparison.loaded_run import LoadedRun, load_runs
 from ftcli.comparison.predictions import RunEvaluation, evaluate_all
 from ftcli.comparison.significance import run_pairwise_tests
 from ftcli.errors import RecipeError
-from ftcli.files import atomic_write
-from ftcli.inspection.canvas import check_png_path
+from ftcli.files import atomic_write, check_png_path
 from ftcli.plotting import describe_missing_characters, fit_text
 from ftcli.results import ComparedRun, CompareResult, Reporter, format_count
 from ftcli.runs.compare_curves import plot_comparison

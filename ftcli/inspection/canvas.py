@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ftcli.errors import RecipeError
-from ftcli.files import atomic_write, check_writable
+from ftcli.files import atomic_write
 from ftcli.plotting import FittedText, describe_missing_characters, fit_text
 from ftcli.results import Reporter
 
@@ -24,15 +23,6 @@ LINE_HEIGHT = 18
 """Pixels from one line of words to the next."""
 FONT_SIZE = 12.0
 """The height of letters in pixels."""
-
-
-def check_png_path(path: Path, option: str) -> None:
-    """Raise RecipeError that begins with `option` unless a PNG can be written there."""
-    if path.suffix.lower() != ".png":
-        raise RecipeError(f"{option}: {path} does not end in .png, the one format that is drawn; give such a name")
-    if not path.parent.is_dir():
-        raise RecipeError(f"{option}: the folder {path.parent} is not there; make it, or give another place")
-    check_writable(path, option)
 
 
 @dataclass(frozen=True)

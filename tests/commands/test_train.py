@@ -51,9 +51,9 @@ def test_train_writes_run_dir(workplace: Path, ftcli: Ftcli) -> None:
         "best_loss.pt",
         "curves.png",
         "last.pt",
-        "run.json",
         "metrics.jsonl",
         "recipe.yaml",
+        "run.json",
         "stages/all.pt",
         "stages/head.pt",
     ]

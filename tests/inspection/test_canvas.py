@@ -21,6 +21,7 @@ from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
 from ftcli.evaluation.classifier import load_classifier
 from ftcli.evaluation.loaded_model import LoadedModel
+from ftcli.files import check_png_path
 from ftcli.inspection.activation_plot import filters_to_rgb, find_most_varied_channels, min_max_scale, plot_activations
 from ftcli.inspection.activations import (
     check_layers,
@@ -30,7 +31,7 @@ from ftcli.inspection.activations import (
     to_channels_first,
 )
 from ftcli.inspection.augmentation_plot import choose_samples, list_epochs, plot_augmentation
-from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Canvas, Pixels, check_png_path, resize_to_fit
+from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Canvas, Pixels, resize_to_fit
 from ftcli.models.factory import create_model
 from ftcli.models.summary import find_head, summarize
 from ftcli.recipe.loading import read_recipe
