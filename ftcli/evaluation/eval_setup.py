@@ -8,12 +8,11 @@ from functools import cache
 from pathlib import Path
 
 from ftcli.data.dataset import ImageDataset, list_split
-from ftcli.data.loader import default_num_workers
+from ftcli.data.loader import LoaderConfig, default_num_workers
 from ftcli.errors import DataError, RecipeError, RunError, suggest
 from ftcli.evaluation.classifier import Classifier, load_classifier
-from ftcli.evaluation.head_features import EvalLoaderConfig, HeadFeatures, cut_at_head, open_eval_loader
+from ftcli.evaluation.head_features import HeadFeatures, cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import NO_TTA, TTA, EvalOutputs, predict_logits
-from ftcli.features.cache import CacheLoaderConfig
 from ftcli.planning import align_classes, load_dataset
 from ftcli.recipe.loading import RecipeFile
 from ftcli.results import Reporter, format_count
@@ -153,14 +152,16 @@ def predict_split(
     data_config, args, task = setup.recipe_file.recipe.data, setup.args, f"evaluating {split}"
     requested_workers = data_config.num_workers if args.num_workers is None else args.num_workers
     num_workers = default_num_workers(requested_workers, setup.classifier.device, dataset)
-    loader_config = CacheLoaderConfig(dataset.root, data_config.on_corrupt_image, num_workers, args.rehash)
-    eval_config = EvalLoaderConfig(loader_config, args.batch_size or data_config.batch_size)
+    loader_config = LoaderConfig(dataset.root, data_config.on_corrupt_image, num_workers, rehash=args.rehash)
+    batch_size = args.batch_size or data_config.batch_size
     head_features = setup.get_head_features() if tta is None else None
     views = NO_TTA if tta is None else TTA[tta]
     samples, classifier = dataset.splits[split], setup.classifier
     with (
         raise_on_oom(),
-        open_eval_loader(classifier, head_features, samples, eval_config, reporter, task, views) as opened,
+        open_eval_loader(
+            classifier, head_features, samples, loader_config, batch_size, reporter, task, views
+        ) as opened,
     ):
         assert opened is not None  # nothing stops it
         loader, forward = opened

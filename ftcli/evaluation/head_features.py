@@ -10,28 +10,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from ftcli.caching.eviction import get_cache_limit
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import BatchLoader
 from ftcli.data.dataset import Sample
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import build_eval_transform
 from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.logits import NO_TTA, FlipDims, ForwardFn, image_forward, suffix_forward
-from ftcli.features.cache import CacheFullError, CacheLoaderConfig, FeatureCache, ViewSpec
+from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
 from ftcli.features.loaders import FeatureLoader
 from ftcli.models.cut import ModelCut, cut_model
 from ftcli.results import Preprocessing, Reporter
 
 HEAD_BATCH_SIZE = 64
 """How many images a head finishes at a time, whatever the batch size: an image's logits have the same bits always."""
-
-
-@dataclass(frozen=True)
-class EvalLoaderConfig:
-    """Where images are, and how many are read at a time where the cache has no part in it."""
-
-    loader_config: CacheLoaderConfig
-    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class HeadFeatures:
     def open_loader(
         self,
         samples: Sequence[Sample],
-        loader_config: CacheLoaderConfig,
+        loader_config: LoaderConfig,
         reporter: Reporter,
         task: str,
         should_stop: Callable[[], bool] = lambda: False,
@@ -65,9 +56,8 @@ class HeadFeatures:
             else:
                 yield loader
                 return
-        reader_config = LoaderConfig(loader_config.root, loader_config.on_corrupt_image, loader_config.num_workers)
         with FeatureLoader(
-            self.cache.backbone, samples, transform, HEAD_BATCH_SIZE, reader_config, nullcontext
+            self.cache.backbone, samples, transform, HEAD_BATCH_SIZE, loader_config, nullcontext
         ) as uncached_loader:
             yield uncached_loader
 
@@ -105,23 +95,24 @@ def open_eval_loader(
     classifier: Classifier,
     head_features: HeadFeatures | None,
     samples: Sequence[Sample],
-    eval_config: EvalLoaderConfig,
+    loader_config: LoaderConfig,
+    batch_size: int,
     reporter: Reporter,
     task: str,
     views: tuple[FlipDims, ...] = NO_TTA,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[BatchLoader, ForwardFn] | None]:
-    """Where the values of samples come from, and how a classifier looks at them: at the inputs of its head, where there
-    are any, else at images, in these views. None if `stop` became true meanwhile. Raises what reading images raises."""
-    loader_config = eval_config.loader_config
+    """Open the head's inputs for the samples, or images in batches of `batch_size` where `head_features` is None.
+
+    Yields a loader and the function that computes logits from its batches, averaged over the views; None after a stop.
+    """
     if head_features is not None:
         with head_features.open_loader(
             samples, loader_config, reporter, f"{task}: frozen part", should_stop
         ) as feature_loader:
             yield None if feature_loader is None else (feature_loader, head_features.head_forward(classifier))
         return
-    reader_config = LoaderConfig(loader_config.root, loader_config.on_corrupt_image, loader_config.num_workers)
-    with ImageLoader(samples, classifier.transform, eval_config.batch_size, reader_config) as loader:
+    with ImageLoader(samples, classifier.transform, batch_size, loader_config) as loader:
         yield loader, image_forward(classifier, views)
 
 

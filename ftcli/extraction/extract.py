@@ -17,7 +17,7 @@ from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.extraction.args import ExtractArgs, check_not_overwriting, validate_args
 from ftcli.extraction.depth_plot import plot_depth
 from ftcli.extraction.passes import fill_buffer
-from ftcli.extraction.save_head import ProbeHead, Revisit, plan_linear_head, save_head
+from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
 from ftcli.extraction.sources import ExtractionSource, load_source_dataset, load_source_model, open_source
 from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.extractor import Extractor
@@ -68,8 +68,7 @@ def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
         if args.save_head is not None:
             head = ProbeHead(probes[0], *probe_to_linear(probes[0], feature_layers[0].dimensions))
             loaded_source = replace(source, loaded=loaded)
-            revisit = Revisit(args.batch_size, args.num_workers, args.use_cache)
-            save_head(loaded_source, dataset, head, args.save_head, reporter, revisit)
+            save_head(loaded_source, dataset, head, args, reporter)
         return replace(_build_result(args, loaded, buffer, feature_layers, probes, seconds, skipped), picture=plot_path)
 
 

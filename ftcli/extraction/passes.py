@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader, default_num_workers
+from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError
 from ftcli.evaluation.head_features import HeadFeatures, cut_at_head
 from ftcli.extraction.args import ExtractArgs
 from ftcli.features.buffer import FeatureBuffer
-from ftcli.features.cache import CacheLoaderConfig
 from ftcli.features.extractor import Extractor, FeatureBatch
 from ftcli.recipe.schema import Data
 from ftcli.results import Progress, Reporter
@@ -33,8 +32,11 @@ def fill_buffer(
     """
     head_features = _open_head_features(args, extractor)
     num_workers = data.num_workers if args.num_workers is None else args.num_workers
-    loader_config = CacheLoaderConfig(
-        dataset.root, data.on_corrupt_image, default_num_workers(num_workers, extractor.device, dataset), args.rehash
+    loader_config = LoaderConfig(
+        dataset.root,
+        data.on_corrupt_image,
+        default_num_workers(num_workers, extractor.device, dataset),
+        rehash=args.rehash,
     )
     num_images = sum(map(len, dataset.splits.values()))
     skipped: list[str] = []
@@ -66,7 +68,7 @@ def _open_head_features(args: ExtractArgs, extractor: Extractor) -> HeadFeatures
 
 
 def _compute_features(
-    dataset: ImageDataset, loader_config: CacheLoaderConfig, batch_size: int, extractor: Extractor
+    dataset: ImageDataset, loader_config: LoaderConfig, batch_size: int, extractor: Extractor
 ) -> Iterator[tuple[str, FeatureBatch]]:
     """The features of each split, from a pass of the network over its images."""
     transform = build_eval_transform(extractor.preprocessing)
@@ -74,9 +76,7 @@ def _compute_features(
         num_workers = min(
             loader_config.num_workers, -(-len(samples) // batch_size) - 1
         )  # a single batch is sooner read than handed over
-        split_config = LoaderConfig(
-            loader_config.root, loader_config.on_corrupt_image, num_workers, pin_memory=extractor.device.type == "cuda"
-        )
+        split_config = replace(loader_config, num_workers=num_workers, pin_memory=extractor.device.type == "cuda")
         with ImageLoader(samples, transform, batch_size, split_config) as loader:
             for batch in extractor.extract(loader):
                 yield split, batch
@@ -84,7 +84,7 @@ def _compute_features(
 
 def _read_head_features(
     dataset: ImageDataset,
-    loader_config: CacheLoaderConfig,
+    loader_config: LoaderConfig,
     head_features: HeadFeatures,
     extractor: Extractor,
     reporter: Reporter,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import default_num_workers
+from ftcli.data.loader import LoaderConfig, default_num_workers
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.calibration import find_last_layer
 from ftcli.evaluation.classifier import Classifier, model_from_checkpoint
-from ftcli.evaluation.head_features import EvalLoaderConfig, HeadFeatures, cut_at_head, open_eval_loader
+from ftcli.evaluation.head_features import HeadFeatures, cut_at_head, open_eval_loader
 from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.evaluation.logits import EvalOutputs, ForwardFn, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.extraction import sources
-from ftcli.features.cache import CacheLoaderConfig
+from ftcli.extraction.args import ExtractArgs
 from ftcli.features.probes import Probe
 from ftcli.planning import Plan, build_meta_model, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
@@ -43,25 +42,14 @@ class ProbeHead:
     bias: Tensor
 
 
-@dataclass(frozen=True)
-class Revisit:
-    """How images are seen again: in batches of `batch_size` by `workers` processes, None is as the recipe has; or, with
-    `cache`, by what is kept of the same network, which is known by its tensors."""
-
-    batch_size: int | None = None
-    num_workers: int | None = None
-    cache: bool = True
-
-
 def save_head(
     source: sources.ExtractionSource,
     dataset: ImageDataset,
     head: ProbeHead,
-    path: Path,
+    args: ExtractArgs,
     reporter: Reporter,
-    revisit: Revisit = Revisit(),
 ) -> None:
-    """Write a checkpoint: the network of a source with the linear layer that a probe was folded into as its head.
+    """Write a checkpoint to `args.save_head`: the network of a source with the linear layer that a probe was folded into as its head.
 
     Its recipe is the source's without hidden layers, it stands at the end of the first stage, and its figures are
     those on val. They are measured with the network as it will be read from the file, which has to answer as the probe
@@ -71,7 +59,8 @@ def save_head(
     Raises RecipeError for a network or a recipe that cannot have such a head, RunError where an answer differs or the
     file cannot be written.
     """
-    loaded, probe = source.loaded, head.probe
+    assert args.save_head is not None
+    loaded, probe, path = source.loaded, head.probe, args.save_head
     plan = plan_linear_head(source.recipe_file, loaded, f"--save-head {path}")
     checkpoint = Checkpoint(
         kind="best",
@@ -86,13 +75,13 @@ def save_head(
         state=_join_state_dict(loaded, plan, head),
     )
     model = model_from_checkpoint(plan, checkpoint, str(path))
-    overrides = {"batch_size": revisit.batch_size, "num_workers": revisit.num_workers}
+    overrides = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     data = plan.recipe.data.model_copy(update={key: value for key, value in overrides.items() if value is not None})
     device = next(loaded.model.parameters()).device
     classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, plan.recipe.precision)
     preprocessing, precision = plan.preprocessing, classifier.precision
     head_features = (
-        cut_at_head(classifier.model, plan.head.path, preprocessing, device, precision) if revisit.cache else None
+        cut_at_head(classifier.model, plan.head.path, preprocessing, device, precision) if args.use_cache else None
     )
     metrics = {}
     for split, known_accuracy in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
@@ -195,19 +184,17 @@ def _predict_split(
 
         return counted_forward
 
-    reading = EvalLoaderConfig(
-        CacheLoaderConfig(
-            dataset.root, data.on_corrupt_image, default_num_workers(data.num_workers, classifier.device, dataset)
-        ),
-        data.batch_size,
-    )
+    samples, num_workers = dataset.splits[split], default_num_workers(data.num_workers, classifier.device, dataset)
+    loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers)
     # A head may be a row of layers, which the part of a network behind a cut calls one by one.
     last_layer = find_last_layer(classifier.model, head_path)
     handle = classifier.model.get_submodule(last_layer).register_forward_hook(record_io)
     try:
         with (
             raise_on_oom(),
-            open_eval_loader(classifier, head_features, dataset.splits[split], reading, reporter, task) as opened,
+            open_eval_loader(
+                classifier, head_features, samples, loader_config, data.batch_size, reporter, task
+            ) as opened,
         ):
             assert opened is not None  # nothing stops it
             loader, forward = opened

@@ -6,18 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
 
 import torch
 
 from ftcli.caching.eviction import evict
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Store, StoreWriter, make_key
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import RngKey, SkippedImage, batch_indices
 from ftcli.data.dataset import Sample
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
 from ftcli.features.fingerprint import NO_DIGESTS, TensorDigests, fingerprint_backbone, format_rng_key
@@ -38,17 +35,6 @@ class ViewSpec:
 
     transform: ImageTransform
     rng_key: RngKey | None
-
-
-@dataclass(frozen=True)
-class CacheLoaderConfig:
-    """Where image files are and how they are read: with `workers` processes, or in this one if 0. `verify` reads every
-    file anew to know it by its bytes, where else size and dates tell that it is the one known."""
-
-    root: Path
-    on_corrupt_image: Literal["error", "skip"]
-    num_workers: int
-    rehash: bool = False
 
 
 class CacheFullError(RunError):
@@ -89,7 +75,7 @@ class FeatureCache:
         samples: Sequence[Sample],
         views: Sequence[ViewSpec],
         batch_size: int,
-        loader_config: CacheLoaderConfig,
+        loader_config: LoaderConfig,
         reporter: Reporter,
         task: str,
         should_stop: Callable[[], bool] = lambda: False,
@@ -152,7 +138,7 @@ class _CacheFill:
     """The samples of a gathering, their keys for each sight, and which of them are broken."""
 
     def __init__(
-        self, store: Store, backbone: FrozenBackbone, samples: tuple[Sample, ...], loader_config: CacheLoaderConfig
+        self, store: Store, backbone: FrozenBackbone, samples: tuple[Sample, ...], loader_config: LoaderConfig
     ) -> None:
         self.samples = samples
         self.record_keys: list[bytes] = []
@@ -248,12 +234,8 @@ class _CacheFill:
         )  # a single batch is sooner read than handed over
         samples = [self.samples[index] for index in indices]
         transform = replace(view.transform, is_deferred=False)  # nobody makes its changes afterwards
-        return ImageLoader(
-            samples,
-            transform,
-            batch_size,
-            LoaderConfig(loader_config.root, loader_config.on_corrupt_image, num_workers),
-        )
+        view_config = replace(loader_config, num_workers=num_workers, pin_memory=False, pixel_cache=None)
+        return ImageLoader(samples, transform, batch_size, view_config)
 
     def _check_unchanged(self, indices: list[int]) -> None:
         """Raise DataError where a file is no longer the one that its record would be known by."""

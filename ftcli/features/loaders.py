@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from ftcli.caching.store import Store
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch, RngKey, SkippedImage, batch_indices, count_batches
 from ftcli.data.dataset import Sample
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import RunError
 from ftcli.features.frozen_backbone import FrozenBackbone

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from ftcli.caching.eviction import fits_in_cache
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader, max_workers
+from ftcli.data.loader import ImageLoader, LoaderConfig, max_workers
 from ftcli.data.transforms import build_train_transform
 from ftcli.evaluation.classifier import Classifier
 from ftcli.features.cache import FeatureCache

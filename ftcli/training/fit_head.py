@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ftcli.caching.eviction import fits_in_cache
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import BatchLoader
 from ftcli.data.dataset import Sample
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.errors import RunError
 from ftcli.evaluation.logits import EvalOutputs, ForwardFn, image_forward, predict_logits, suffix_forward
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
-from ftcli.features.cache import CacheFullError, CacheLoaderConfig, FeatureCache, ViewSpec
+from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
 from ftcli.features.loaders import FeatureLoader
 from ftcli.features.probes import check_probe_labels
 from ftcli.features.solving import LogisticHead, ProbeData, fit_logistic_head
@@ -125,14 +124,11 @@ def _open_cached(
     """Train and val, kept; None if a signal came meanwhile, or what is in use leaves no room."""
     setup, loaders = trainer.setup, list[BatchLoader]()
     batch_size, view = setup.plan.recipe.data.batch_size, ViewSpec(setup.classifier.transform, None)
-    cache_loader_config = CacheLoaderConfig(
-        loader_config.root, loader_config.on_corrupt_image, loader_config.num_workers, setup.start_point.rehash
-    )
     for split in ("train", "val"):
         samples, task = setup.dataset.splits[split], f"{stage_name}: frozen part, {split}"
         try:
             loader = cache.get_or_compute(
-                samples, [view], batch_size, cache_loader_config, trainer.reporter, task, trainer.stop.is_set
+                samples, [view], batch_size, loader_config, trainer.reporter, task, trainer.stop.is_set
             )
         except CacheFullError:
             trainer.reporter.info(

@@ -14,9 +14,8 @@ import torch
 import torchvision
 
 from ftcli import __version__
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader, default_num_workers, measure_preprocessing
+from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers, measure_preprocessing
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
@@ -207,11 +206,17 @@ def open_loader(setup: RunSetup, split: str, pixel_cache: PixelCache | None = No
 
 
 def create_loader_config(setup: RunSetup, pixel_cache: PixelCache | None = None) -> LoaderConfig:
-    """Where the images of a job are and how they are read beside its network. What `pixels` holds is not decoded
-    anew."""
+    """Return the loader settings of a run, with the number of workers that suits its device and images."""
     data, device = setup.plan.recipe.data, setup.classifier.device
     num_workers = default_num_workers(data.num_workers, device, setup.dataset)
-    return LoaderConfig(setup.dataset.root, data.on_corrupt_image, num_workers, device.type == "cuda", pixel_cache)
+    return LoaderConfig(
+        setup.dataset.root,
+        data.on_corrupt_image,
+        num_workers,
+        device.type == "cuda",
+        pixel_cache,
+        setup.start_point.rehash,
+    )
 
 
 def defers_to_device(device: torch.device) -> bool:

@@ -13,7 +13,7 @@ from ftcli.data.batches import BatchLoader, RngKey
 from ftcli.data.loader import max_workers
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.evaluation.logits import ForwardFn, image_forward, suffix_forward
-from ftcli.features.cache import CacheFullError, CacheLoaderConfig, FeatureCache, ViewSpec
+from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
 from ftcli.features.loaders import FeatureLoader
 from ftcli.models.cut import ModelCut, cut_model
 from ftcli.models.freezing import list_frozen_tensors, set_train_mode
@@ -246,9 +246,7 @@ def _open_cached(
 ) -> StageData | None:
     """What is trained on where the frozen part is kept; None if a signal came meanwhile, or there is no room."""
     data, dataset, cache, stage_name = setup.plan.recipe.data, setup.dataset, cut_stage.cache, plan.stage.name
-    loader_config = CacheLoaderConfig(
-        dataset.root, data.on_corrupt_image, create_loader_config(setup).num_workers, setup.start_point.rehash
-    )
+    loader_config = create_loader_config(setup)
     augmentation_keys, loaders = _list_augmentation_keys(setup, plan.stage), list[BatchLoader]()
     for split, keys in (("train", augmentation_keys), ("val", [None])):
         task, transform = f"{stage_name}: frozen part, {split}", choose_transform(setup, split)

@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import torch._dynamo  # noqa: F401  the first optimizer would import it, which takes seconds that are no stage's
 
-from ftcli.data.loader import default_num_workers
+from ftcli.data.loader import LoaderConfig, default_num_workers
 from ftcli.errors import RecipeError
-from ftcli.evaluation.head_features import EvalLoaderConfig, cut_at_head, open_eval_loader
+from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import EvalOutputs, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
-from ftcli.features.cache import CacheLoaderConfig
 from ftcli.files import lock_dir, make_dir
 from ftcli.models.state_dict import copy_state_dict
 from ftcli.planning import HeadFitPlan
@@ -115,10 +114,17 @@ def _test(setup: RunSetup, trainer: Trainer) -> EvalOutputs | None:
             classifier.model, head_path, classifier.preprocessing, classifier.device, classifier.precision
         )
     num_workers = default_num_workers(data.num_workers, classifier.device, dataset)
-    loader_config = CacheLoaderConfig(dataset.root, data.on_corrupt_image, num_workers, setup.start_point.rehash)
-    eval_settings, stop = EvalLoaderConfig(loader_config, data.batch_size), trainer.stop.is_set
+    loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers, rehash=setup.start_point.rehash)
+    samples, stop = dataset.splits["test"], trainer.stop.is_set
     with open_eval_loader(
-        classifier, head_features, dataset.splits["test"], eval_settings, trainer.reporter, "test", should_stop=stop
+        classifier,
+        head_features,
+        samples,
+        loader_config,
+        data.batch_size,
+        trainer.reporter,
+        "test",
+        should_stop=stop,
     ) as opened:
         if opened is None:
             return None

@@ -9,13 +9,12 @@ import torch
 from PIL import Image
 
 from ftcli import runtime
-from ftcli.data import batch_builder
+from ftcli.data import loader as loader_module
 from ftcli.data import pixel_cache as pixel_cache_module
-from ftcli.data.batch_builder import BatchBuilder, BatchRequest, LoaderConfig
 from ftcli.data.batches import Batch
 from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError, read_image
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import BatchBuilder, BatchRequest, ImageLoader, LoaderConfig
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.thread_map import ThreadedMap
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
@@ -96,7 +95,7 @@ def test_batch_builder_reports_first_corrupt_image(root: Path, threads: int) -> 
 
 def test_loader_without_workers_uses_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 2)
-    monkeypatch.setattr(batch_builder, "read_image", BarrierReader())
+    monkeypatch.setattr(loader_module, "read_image", BarrierReader())
     before = threading.active_count()
     with ImageLoader(SAMPLES, STRONG, 4, LoaderConfig(root, "error", 0)) as loader:
         assert sum(len(batch.paths) for batch in loader.batches(rng_key=(0,))) == len(SAMPLES)

@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch
 from ftcli.data.changes import BatchTransformConfig, apply_batch_transforms, build_batch_transform
 from ftcli.data.dataset import Sample
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import build_train_transform
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing

@@ -14,11 +14,10 @@ import torch
 from PIL import Image
 
 from ftcli import runtime
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch, count_batches
 from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError, read_image, read_rgb
-from ftcli.data.loader import ImageLoader, epoch_permutation, max_workers, measure_normalization
+from ftcli.data.loader import ImageLoader, LoaderConfig, epoch_permutation, max_workers, measure_normalization
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.results import Preprocessing

@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 
 from ftcli.caching.eviction import get_cache_dir
-from ftcli.data.batch_builder import BatchBuilder, BatchRequest, LoaderConfig
 from ftcli.data.batches import Batch
 from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import BatchBuilder, BatchRequest, ImageLoader, LoaderConfig
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.transforms import ImageTransform, build_train_transform
 from ftcli.recipe import schema

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import ftcli as package
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.loaded_model import LoadedModel, load_model
+from ftcli.extraction.args import ExtractArgs
 from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
-from ftcli.extraction.sources import ExtractionSource
+from ftcli.extraction.sources import ExtractionSource, SourceArgs
 from ftcli.features.extractor import Extractor
 from ftcli.features.folding import probe_to_linear
 from ftcli.features.layers import resolve_layers
@@ -39,6 +39,11 @@ class InfoRecorder(NullReporter):
 
     def info(self, text: str) -> None:
         self.messages.append(text)
+
+
+def make_args(path: Path) -> ExtractArgs:
+    """Return the arguments of an extraction that saves its probe as a head in `path`."""
+    return ExtractArgs(source_args=SourceArgs(source="r.yaml"), save_head=path)
 
 
 def fit_probe_on_recipe(name: str = "logistic") -> tuple[RecipeFile, LoadedModel, ImageDataset, Probe, FeatureSet]:
@@ -132,7 +137,11 @@ def test_save_head_refuses_head_with_other_predictions(workplace: Path) -> None:
     target = workplace / "head.pt"
     with pytest.raises(RunError) as error:
         save_head(
-            ExtractionSource(recipe_file, loaded), dataset, ProbeHead(probe, -weight, -bias), target, NullReporter()
+            ExtractionSource(recipe_file, loaded),
+            dataset,
+            ProbeHead(probe, -weight, -bias),
+            make_args(target),
+            NullReporter(),
         )
     count, first = len(dataset.splits["val"]), dataset.splits["val"][0].path
     label = int(probe.predict(feature_set.features[feature_set.splits == "val"])[0])
@@ -154,7 +163,7 @@ def test_save_head_refuses_network_with_other_features(workplace: Path) -> None:
             ExtractionSource(recipe_file, loaded),
             dataset,
             ProbeHead(known, *probe_to_linear(probe, 1024)),
-            target,
+            make_args(target),
             NullReporter(),
         )
     assert str(error.value) == (
@@ -177,7 +186,7 @@ def test_save_head_reports_borderline_image(workplace: Path) -> None:
     moved = bias.double() - torch.tensor([0.0, margin + np.sign(margin) * 4e-6 * terms], dtype=torch.float64)
     listener = InfoRecorder()
     head = ProbeHead(probe, weight, moved.float())
-    save_head(ExtractionSource(recipe_file, loaded), dataset, head, workplace / "head.pt", listener)
+    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(workplace / "head.pt"), listener)
     split = feature_set.splits[held_out[nearest]]
     assert listener.messages == [
         f"{workplace}/head.pt: {split}: 1 of {len(dataset.splits[split])} images is on the border of two classes, where "
@@ -190,7 +199,11 @@ def test_save_head_allows_bfloat16_rounding(workplace: Path) -> None:
     recipe: Any = recipe_file.recipe.model_copy(update={"precision": "bfloat16"})
     head = ProbeHead(probe, *probe_to_linear(probe, 1024))
     save_head(
-        ExtractionSource(replace(recipe_file, recipe=recipe), loaded), dataset, head, Path("head.pt"), NullReporter()
+        ExtractionSource(replace(recipe_file, recipe=recipe), loaded),
+        dataset,
+        head,
+        make_args(Path("head.pt")),
+        NullReporter(),
     )
     assert read_checkpoint(Path("head.pt")).recipe["precision"] == "bfloat16"
 

@@ -19,15 +19,14 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch, RngKey
 from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
-from ftcli.data.loader import ImageLoader
+from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.features import fingerprint
-from ftcli.features.cache import CacheFullError, CacheLoaderConfig, FeatureCache, ViewSpec
+from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.features.loaders import CachedFeatureLoader
 from ftcli.models.cut import ModelCut, cut_model
@@ -112,7 +111,7 @@ def compute_features(
     **config: Any,
 ) -> CachedFeatureLoader:
     """The values of all photographs in one sight."""
-    loader_config = CacheLoaderConfig(root, **{"on_corrupt_image": "error", "num_workers": 0, **config})
+    loader_config = LoaderConfig(root, **{"on_corrupt_image": "error", "num_workers": 0, **config})
     views = [ViewSpec(transform or build_eval_transform(EXPECTED), rng_key)]
     loaded = (cache or open_cache()).get_or_compute(
         list_photos(root), views, 8, loader_config, NullReporter(), "computing"
@@ -252,7 +251,7 @@ def test_get_or_compute_ignores_irrelevant_changes(photos: Path, computed: list[
     for batch_size in (1, 40):
         loaded = open_cache().get_or_compute(
             list_photos(photos)[::-1], [ViewSpec(build_eval_transform(EXPECTED), None)], batch_size,
-            CacheLoaderConfig(photos, "error", 0), NullReporter(), "computing",
+            LoaderConfig(photos, "error", 0), NullReporter(), "computing",
         )  # fmt: skip
         assert loaded is not None
         assert torch.equal(concat_values(loaded), first.flip(0))
@@ -386,7 +385,7 @@ def test_get_or_compute_caches_partial_results_when_stopped(
             reported.append(progress)
 
     views = [ViewSpec(build_train_transform(EXPECTED, "flips"), (0, "head", view)) for view in range(2)]
-    loader_config = CacheLoaderConfig(photos, "error", 0)
+    loader_config = LoaderConfig(photos, "error", 0)
     arguments = (list_photos(photos), views, 8, loader_config, Listener(), "computing")
     assert open_cache().get_or_compute(*arguments, lambda: len(reported) == 4) is None
     assert [(progress.done, progress.total) for progress in reported] == [(16, 80), (32, 80), (40, 80), (56, 80)]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.data.batch_builder import LoaderConfig
 from ftcli.data.batches import Batch
 from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
+from ftcli.data.loader import LoaderConfig
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from ftcli.features.cache import CacheLoaderConfig, FeatureCache, ViewSpec
+from ftcli.features.cache import FeatureCache, ViewSpec
 from ftcli.features.loaders import CachedFeatureLoader, Clock, FeatureLoader
 from ftcli.models.cut import cut_model
 from ftcli.results import NullReporter, Preprocessing
@@ -66,7 +66,7 @@ def open_loaders(
 ) -> tuple[CachedFeatureLoader, FeatureLoader]:
     cache = open_cache()
     views = [ViewSpec(transform, rng_key) for rng_key in (RNG_KEYS if transform.is_random else [None])]
-    loader_config = CacheLoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]  # one of the two words
+    loader_config = LoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]  # one of the two words
     cached = cache.get_or_compute(samples, views, batch_size, loader_config, NullReporter(), "computing")
     assert cached is not None
     return cached, open_feature_loader(root, samples, transform, batch_size, on_corrupt_image)
