@@ -18,7 +18,7 @@ from ftcli.caching.file_hashes import DATABASE_FILE, count_hashes
 from ftcli.caching.locks import is_locked, remove_unlocked_folder
 from ftcli.caching.store import IDENTITY_FILE
 from ftcli.errors import RecipeError, suggest
-from ftcli.results import CacheEntry, CacheListing, Reporter
+from ftcli.results import CacheEntry, CacheResult, Reporter
 
 KINDS = (*EVICTABLE_KINDS, "downloads", "images", "choices")
 """The kinds of what is kept."""
@@ -50,12 +50,12 @@ class _StoredEntry:
         return True
 
 
-def list_cache() -> CacheListing:
+def list_cache() -> CacheResult:
     """What the cache holds. Nothing is made where there is none yet."""
     return _build_listing(_find_entries(get_cache_dir()))
 
 
-def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = False) -> CacheListing:
+def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = False) -> CacheResult:
     """Take away the shelves of these names, and those of the kinds among them, or everything.
 
     Raises RecipeError for names that are unknown, and for a named shelf that another process writes to; nothing is then
@@ -86,9 +86,9 @@ def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = Fal
     return _build_listing(_find_entries(get_cache_dir()), cleared)
 
 
-def _build_listing(stored_entries: Sequence[_StoredEntry], cleared: Sequence[CacheEntry] = ()) -> CacheListing:
+def _build_listing(stored_entries: Sequence[_StoredEntry], cleared: Sequence[CacheEntry] = ()) -> CacheResult:
     entries = sorted((stored.entry for stored in stored_entries), key=lambda entry: entry.used, reverse=True)
-    return CacheListing(
+    return CacheResult(
         folder=get_cache_dir(),
         limit=get_cache_limit(),
         bytes=sum(entry.bytes for entry in entries),

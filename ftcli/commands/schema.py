@@ -9,6 +9,6 @@ from ftcli.console import print_result
 def schema(as_json: JSON = False) -> None:
     """Print the JSON Schema of a recipe, for editors and programs."""
     from ftcli.recipe.json_schema import build_json_schema
-    from ftcli.results import RecipeSchema
+    from ftcli.results import SchemaResult
 
-    print_result(RecipeSchema(build_json_schema()), as_json=as_json)
+    print_result(SchemaResult(build_json_schema()), as_json=as_json)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 
 from ftcli.console.tables import escape_controls, print_table
-from ftcli.results import CacheEntry, CacheListing, format_size
+from ftcli.results import CacheEntry, CacheResult, format_size
 
 
-def print_cache_listing(console: Console, result: CacheListing) -> None:
+def print_cache_listing(console: Console, result: CacheResult) -> None:
     """What was cleared, where that was asked for, or else what there is."""
     if result.cleared:
         _print_entries(console, result.cleared)

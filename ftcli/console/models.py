@@ -5,12 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 
 from ftcli.console.tables import print_table
-from ftcli.results import ModelList
+from ftcli.results import ModelListResult
 
 _TIMM_PREFIX = "timm/"
 
 
-def print_models(console: Console, result: ModelList) -> None:
+def print_models(console: Console, result: ModelListResult) -> None:
     """A line a model. Without a glob timm's, which are many and of unknown size, are counted alone."""
     shown = [row for row in result.models if result.glob is not None or not row.name.startswith(_TIMM_PREFIX)]
     rows = [

@@ -14,30 +14,30 @@ from ftcli.console.models import print_models
 from ftcli.console.tables import open_console, print_table
 from ftcli.console.training import print_train_result
 from ftcli.results import (
-    CacheListing,
+    CacheResult,
     CompareResult,
     DownloadResult,
     EvaluateResult,
     ExtractResult,
     InitResult,
     InspectResult,
-    ModelList,
-    RecipeSchema,
+    ModelListResult,
     Result,
+    SchemaResult,
     TrainResult,
 )
 
 
 def print_result(result: Result, *, as_json: bool) -> None:
     """The result of a command: one JSON document, or tables for people."""
-    if as_json or isinstance(result, RecipeSchema):  # people read it as programs do
+    if as_json or isinstance(result, SchemaResult):  # people read it as programs do
         sys.stdout.write(json.dumps(result.to_dict(), ensure_ascii=False, indent=2) + "\n")
         return
     console = open_console(sys.stdout)
     match result:
         case InspectResult():
             print_inspection(console, result)
-        case ModelList():
+        case ModelListResult():
             print_models(console, result)
         case TrainResult():
             print_train_result(console, result)
@@ -47,7 +47,7 @@ def print_result(result: Result, *, as_json: bool) -> None:
             print_extraction(console, result)
         case CompareResult():
             print_comparison(console, result)
-        case CacheListing():
+        case CacheResult():
             print_cache_listing(console, result)
         case DownloadResult():
             rows = [(split, name, str(n)) for split, counts in result.splits.items() for name, n in counts.items()]

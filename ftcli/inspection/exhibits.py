@@ -10,7 +10,7 @@ from ftcli.inspection.activation_plot import plot_activations
 from ftcli.inspection.augmentation_plot import plot_augmentation
 from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema import Backbone
-from ftcli.results import InspectResult, ModelList, Reporter
+from ftcli.results import InspectResult, ModelListResult, Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +24,20 @@ class PlotArgs:
 
 
 def draw_plots(
-    result: InspectResult | ModelList,
+    result: InspectResult | ModelListResult,
     source: str | RecipeFile | None,
     args: PlotArgs,
     pretrained: Backbone | None,
     reporter: Reporter,
-) -> InspectResult | ModelList:
+) -> InspectResult | ModelListResult:
     """Draw what was wished for, and tell where in the inspection of `source`; as it is where that is nothing.
 
     `pretrained` are the weights that a model's name goes with. Raises what drawing raises, and RecipeError where
     features are to be drawn of a list of models.
     """
-    if args.activations is not None and (source is None or isinstance(result, ModelList)):
+    if args.activations is not None and (source is None or isinstance(result, ModelListResult)):
         raise RecipeError("--plot-activations: needs one network; give the name of a model, a recipe or a checkpoint")
-    if isinstance(result, ModelList):
+    if isinstance(result, ModelListResult):
         return result
     paths: list[Path] = []
     if args.augmentation is not None and isinstance(source, RecipeFile):

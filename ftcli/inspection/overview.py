@@ -16,7 +16,7 @@ from ftcli.planning import Plan, build_meta_model, find_classes, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Backbone
 from ftcli.recipe.schema.network import is_url
-from ftcli.results import InspectResult, LoadedWeights, ModelList, Reporter
+from ftcli.results import InspectResult, LoadedWeights, ModelListResult, Reporter
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.run_dir import find_checkpoint
 
@@ -27,7 +27,7 @@ def inspect(
     reporter: Reporter,
     sort: str | None = None,
     pretrained: Backbone | None = None,
-) -> InspectResult | ModelList:
+) -> InspectResult | ModelListResult:
     """Look at a recipe, at the model or checkpoint (.pt) that `source` names, or, with None or a glob, list the models
     in the order that `sort` names.
 

@@ -13,7 +13,7 @@ from ftcli.models.factory import check_model, create_model, list_timm_models, li
 from ftcli.models.inspection import count_parameters
 from ftcli.models.pretrained.pretrained_cfg import TIMM_PREFIX, list_pretrained_weights
 from ftcli.models.summary import summarize
-from ftcli.results import ModelEntry, ModelList, Progress, Reporter
+from ftcli.results import ModelEntry, ModelListResult, Progress, Reporter
 
 MAX_BUILT_MODELS = 50
 """At most so many of timm's networks are built to be counted."""
@@ -31,7 +31,7 @@ def is_glob(name: str) -> bool:
     return any(char in name for char in "*?[")
 
 
-def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Reporter) -> ModelList:
+def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Reporter) -> ModelListResult:
     """The models whose names match a glob, or all, with what is known of their default weights.
 
     torchvision's figures are those that it publishes, auxiliary heads included. timm publishes none: they are counted
@@ -52,7 +52,7 @@ def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Re
             reporter.update_progress(Progress("counting", to_count.index(name) + 1, len(to_count)))
         rows.append(row)
     sort_key = _SORT_KEYS[sort_by]
-    return ModelList(tuple(sorted(rows, key=lambda row: _none_last(sort_key(row)))), glob)
+    return ModelListResult(tuple(sorted(rows, key=lambda row: _none_last(sort_key(row)))), glob)
 
 
 def _none_last(value: float | None) -> tuple[bool, float]:

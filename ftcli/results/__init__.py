@@ -1,11 +1,7 @@
-"""What the library hands back and reports: frozen dataclasses and the Reporter protocol. Nothing here prints."""
+"""Results of the commands, and the Reporter protocol. Nothing here prints or imports torch."""
 
-from ftcli.results.advice import InitResult
 from ftcli.results.base import Result
-from ftcli.results.caching import CacheEntry, CacheListing
 from ftcli.results.comparison import ComparedRun, CompareResult, ConfigDifference, PairwiseTest
-from ftcli.results.data import DownloadResult
-from ftcli.results.estimation import MemoryBreakdown, StageEstimate
 from ftcli.results.evaluation import (
     ClassMetrics,
     ConfusedPair,
@@ -17,30 +13,40 @@ from ftcli.results.evaluation import (
     Threshold,
 )
 from ftcli.results.extraction import ExtractResult, FeatureLayer, ProbeScore
+from ftcli.results.formatting import format_count, format_duration, format_size
 from ftcli.results.inspection import (
     BoundaryTensor,
     HeadInfo,
     InspectResult,
     LayerInfo,
+    LoadedWeights,
     ModelEntry,
-    ModelList,
+    ModelListResult,
     Preprocessing,
     StageSummary,
     WeightsEntry,
 )
 from ftcli.results.metric_info import METRIC_INFO, MetricInfo
 from ftcli.results.prediction import DEFAULT_TOP_K, ClassScore, Prediction, PredictionError, PredictResult
-from ftcli.results.recipe import RecipeSchema
-from ftcli.results.reporting import NullReporter, Progress, Reporter, format_count, format_duration, format_size
-from ftcli.results.training import EpochMetrics, StageResult, StageTimes, TestResult, TrainResult
-from ftcli.results.weights import LoadedWeights
+from ftcli.results.recipe import InitResult, SchemaResult
+from ftcli.results.reporter import NullReporter, Progress, Reporter
+from ftcli.results.storage import CacheEntry, CacheResult, DownloadResult
+from ftcli.results.training import (
+    EpochMetrics,
+    MemoryBreakdown,
+    StageEstimate,
+    StageResult,
+    StageTimes,
+    TestResult,
+    TrainResult,
+)
 
 __all__ = [
     "DEFAULT_TOP_K",
     "METRIC_INFO",
     "BoundaryTensor",
     "CacheEntry",
-    "CacheListing",
+    "CacheResult",
     "ClassMetrics",
     "ClassScore",
     "CompareResult",
@@ -62,7 +68,7 @@ __all__ = [
     "Metric",
     "MetricInfo",
     "ModelEntry",
-    "ModelList",
+    "ModelListResult",
     "NullReporter",
     "PairwiseTest",
     "PredictResult",
@@ -71,10 +77,10 @@ __all__ = [
     "Preprocessing",
     "ProbeScore",
     "Progress",
-    "RecipeSchema",
     "ReliabilityBin",
     "Reporter",
     "Result",
+    "SchemaResult",
     "StageEstimate",
     "StageResult",
     "StageSummary",

@@ -1,4 +1,4 @@
-"""What every result has in common."""
+"""Base class of the results."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Result:
-    """Base of everything that a command returns."""
+    """Base of every dataclass that a command returns."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as plain JSON types; paths are absolute text."""
+        """Return the fields as plain JSON types; paths become absolute strings."""
         assert dataclasses.is_dataclass(self)
         fields_by_name: dict[str, Any] = _to_json_value(
-            {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+            {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         )
         return fields_by_name
 

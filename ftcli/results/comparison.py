@@ -1,4 +1,4 @@
-"""What the runs that are compared have in common, and what tells them apart."""
+"""Results of `ftcli compare`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from ftcli.results.base import Result
 
 @dataclass(frozen=True)
 class ComparedRun(Result):
-    """A run and its results: the validation loss and accuracy of the checkpoint (None where training stopped
-    before they were measured), the seconds and epochs of its training
-    (None for a checkpoint that lies in no run's folder), and the accuracy on the images that all are evaluated on, with
-    its 95 % Wilson interval, and the loss (None where there are none). `name` tells it from the others."""
+    """A run with its metrics. `name` is unique among the compared runs.
+
+    `val_loss` and `val_accuracy` are those of the checkpoint, None if training stopped before they were measured.
+    `seconds` and `epochs` of training are None for a checkpoint outside a run directory. `accuracy` with its 95% Wilson
+    interval (`low`, `high`) and `loss` are measured on the common images, None if there are none.
+    """
 
     name: str
     run: Path
@@ -31,8 +33,8 @@ class ComparedRun(Result):
 
 @dataclass(frozen=True)
 class ConfigDifference(Result):
-    """A key of the recipe (or a fact such as the seed of torch) in which runs differ; `values` are in the order of the
-    runs, None where a run's recipe has no such key."""
+    """A recipe key, or another fact such as the torch version, that differs between runs. `values` are in the order of
+    the runs, None where the recipe has no such key."""
 
     key: str
     values: tuple[Any, ...]
@@ -40,9 +42,12 @@ class ConfigDifference(Result):
 
 @dataclass(frozen=True)
 class PairwiseTest(Result):
-    """Two runs on the same images: how many `first` alone gets right and `second` alone, the difference of their
-    accuracies with the 95 % interval of a paired bootstrap, the p value of McNemar's exact test, the same corrected for
-    the number of pairs (Holm), whether that is below 0.05, and all of it in words."""
+    """A significance test of two runs on the same images.
+
+    `only_first` and `only_second` count the images that only one of the runs classifies correctly. `difference` of the
+    accuracies has the 95% interval of a paired bootstrap. `p_value` is from McNemar's exact test, `p_corrected` is
+    Holm-corrected for the number of pairs, and `significant` if it is below 0.05. `words` is the test as a sentence.
+    """
 
     first: str
     second: str
@@ -59,10 +64,12 @@ class PairwiseTest(Result):
 
 @dataclass(frozen=True)
 class CompareResult(Result):
-    """What `ftcli compare` returns. `settings` hold only what differs; `split`, `images` and `differences` are empty
-    where the runs cannot be evaluated on the same images, and `why` then says why. `warnings` tell what makes figures
-    unfit for a comparison: a training that has not ended or that carries on from another, other validation images, and
-    tests on what a run was trained on."""
+    """The result of `ftcli compare`.
+
+    `settings` lists only settings that differ. If the runs cannot be evaluated on the same images, `split` is None,
+    `images` 0, `differences` empty, and `why` the reason. `warnings` list what makes the metrics not comparable: a run
+    that is unfinished or resumed from another, different validation images, or a test on training images.
+    """
 
     runs: tuple[ComparedRun, ...]
     settings: tuple[ConfigDifference, ...]

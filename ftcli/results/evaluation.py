@@ -1,4 +1,4 @@
-"""What an evaluation comes to."""
+"""Results of `ftcli evaluate`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ IntervalMethod = Literal["wilson", "bootstrap"]
 
 @dataclass(frozen=True)
 class Metric(Result):
-    """A figure of a classifier on some images, with its 95 % interval; `value`, `low` and `high` are None where these
-    images do not define it, as the area under a curve where all are of one class, and `low` and `high` where they are
-    too alike to tell how far it would move on others, as if all are right.
+    """A metric with its 95% interval.
 
-    `name` is accuracy, top_5_accuracy, balanced_accuracy, macro_f1, roc_auc, average_precision, log_loss or
-    expected_calibration_error; `method` is how the interval was found.
+    `value`, `low` and `high` are None if the images do not define the metric, such as ROC AUC with one class. `low` and
+    `high` are also None if the images are too uniform to estimate an interval, such as with all images correct. `name`
+    is a key of METRIC_INFO, `method` the method of the interval.
     """
 
     name: str
@@ -30,9 +29,9 @@ class Metric(Result):
 
 @dataclass(frozen=True)
 class ClassMetrics(Result):
-    """Precision, recall and F1 of one class, shares of 1; `images` is how many truly belong to it. `recall_low` and
-    `recall_high` bound the 95 % Wilson interval of its recall; `roc_auc` and `average_precision` tell it from all
-    others. None where its images, or those of the others, are none."""
+    """The metrics of a class, from 0 to 1. `images` is its support. `recall_low` and `recall_high` bound the 95% Wilson
+    interval of the recall; `roc_auc` and `average_precision` are one-vs-rest. None if undefined, without images of the
+    class or of others."""
 
     name: str
     images: int
@@ -47,7 +46,7 @@ class ClassMetrics(Result):
 
 @dataclass(frozen=True)
 class EvaluatedImage(Result):
-    """An image, its true class, the class that it was given, and how probable the network held that one."""
+    """An image with its true class, its predicted class, and the probability of the latter."""
 
     path: str
     label: str
@@ -57,7 +56,7 @@ class EvaluatedImage(Result):
 
 @dataclass(frozen=True)
 class ConfusedPair(Result):
-    """Images of the class `label` that were given the class `predicted`: how many, and their share of `label`'s."""
+    """The number of images with true class `label` and predicted class `predicted`, and their fraction of `label`."""
 
     label: str
     predicted: str
@@ -67,8 +66,8 @@ class ConfusedPair(Result):
 
 @dataclass(frozen=True)
 class ReliabilityBin(Result):
-    """The images whose top probability is above `low` and at most `high`: how many they are, the mean of these
-    probabilities, and the share that is right. The means are None where there is no image."""
+    """The images with a confidence above `low` and at most `high`: their number, mean confidence and accuracy. The
+    means are None for an empty bin."""
 
     low: float
     high: float
@@ -79,11 +78,10 @@ class ReliabilityBin(Result):
 
 @dataclass(frozen=True)
 class Threshold(Result):
-    """Where to call an image `positive` instead of the other of two classes: where the probability of `positive` is at
-    least `threshold`.
+    """A decision threshold between two classes: an image is `positive` if its probability is at least `threshold`.
 
-    `goal` is f1 (the best F1) or recall (the best precision at a recall of at least `wanted`). `chosen_on` is the split
-    that the threshold was chosen on; precision, recall and F1 are those on the evaluated images.
+    `goal` is f1 (best F1) or recall (best precision at a recall of at least `wanted`). `chosen_on` is the split on
+    which the threshold was chosen; precision, recall and F1 are measured on the evaluated images.
     """
 
     positive: str
@@ -98,8 +96,8 @@ class Threshold(Result):
 
 @dataclass(frozen=True)
 class TemperatureScaling(Result):
-    """A temperature that logits are divided by (Guo et al., arXiv 1706.04599), fitted on `images` images of `split`:
-    log loss and expected calibration error there before and after, and the new checkpoint that has it in its head."""
+    """Temperature scaling (Guo et al., arXiv 1706.04599), fitted on `images` images of `split`: log loss and calibration
+    error of these images before and after, and the new checkpoint with the temperature in its head."""
 
     temperature: float
     split: str
@@ -113,13 +111,14 @@ class TemperatureScaling(Result):
 
 @dataclass(frozen=True)
 class EvaluateResult(Result):
-    """What `ftcli evaluate` returns.
+    """The result of `ftcli evaluate`.
 
-    `loss` is the mean cross-entropy in nats; `figures` hold it again, with the others and their intervals.
-    `confusion[i][j]` counts images of class i that were given class j. `calibration` holds the expected calibration
-    error over 15 equal bins (Guo et al., arXiv 1706.04599), `reliability` the bins. `worst` are the most confident
-    mistakes, `unsure` the least confident hits, `confused` the pairs of classes most confused, most images first.
-    `thresholds` are for two classes alone. `views` is how many views of each image were averaged.
+    `loss` is the mean cross-entropy in nats; `figures` lists it again with the other metrics and their intervals.
+    `confusion[i][j]` counts images with true class i and predicted class j. `calibration` holds the expected calibration
+    error over 15 equal bins (Guo et al., arXiv 1706.04599) and the mean confidence, `reliability` the bins. `worst` are
+    the errors with the highest confidence, `unsure` the correct images with the lowest, `confused` the most frequent
+    pairs of true and predicted class. `thresholds` exist for two classes only. `views` is the number of views of each
+    image that were averaged.
     """
 
     checkpoint: Path
@@ -144,19 +143,14 @@ class EvaluateResult(Result):
     skipped: tuple[str, ...] = ()
 
     def find_metric(self, name: str) -> Metric | None:
-        """The figure of this name, where it is among those that were measured."""
+        """Return the metric of this name, None if it was not measured."""
         return next((metric for metric in self.figures if metric.name == name), None)
 
     def judge_confidence(self) -> Literal["overconfident", "underconfident", "fair"]:
-        """Whether the mean probability of the answers lies above, below or within the 95 % interval of the share that
-        is right."""
+        """Return whether the mean confidence is above, below or within the 95% interval of the accuracy."""
         accuracy, mean_confidence = self.find_metric("accuracy"), self.calibration["mean_confidence"]
         if accuracy is None or accuracy.low is None or accuracy.high is None:
             return "fair"
-        return (
-            "overconfident"
-            if mean_confidence > accuracy.high
-            else "underconfident"
-            if mean_confidence < accuracy.low
-            else "fair"
-        )
+        if mean_confidence > accuracy.high:
+            return "overconfident"
+        return "underconfident" if mean_confidence < accuracy.low else "fair"

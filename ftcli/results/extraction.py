@@ -1,7 +1,8 @@
-"""What features come to, and how well a simple classifier does on them."""
+"""Results of `ftcli extract`."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from ftcli.results.base import Result
 
 @dataclass(frozen=True)
 class FeatureLayer(Result):
-    """A layer whose output was taken: its shape for one image, before and after pooling, and how far down the network
-    it is, the share of the multiply-adds done before its output, from 0 to 1."""
+    """A layer whose output was extracted. Shapes are for one image, before and after pooling; `depth` is the fraction
+    of the network's multiply-adds up to its output, from 0 to 1."""
 
     name: str
     output_shape: tuple[int, ...]
@@ -21,20 +22,17 @@ class FeatureLayer(Result):
 
     @property
     def dimensions(self) -> int:
-        """How many numbers an image has."""
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
+        """Number of features per image."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class ProbeScore(Result):
-    """A classifier on the features of a layer, fitted on train alone.
+    """The accuracies of a probe on the features of a layer, fitted on train only.
 
-    `parameters` are those that cross-validation inside train chose, with the accuracy `cv_accuracy`. `test_accuracy`
-    and its 95 % Wilson interval are None where there is no test split, `val_accuracy` where there is no val.
-    `test_majority` is the accuracy on test of always giving the class that train has most of.
+    `parameters` were selected by cross-validation within train, with the mean accuracy `cv_accuracy`. `test_accuracy`
+    and its 95% Wilson interval are None without a test split, `val_accuracy` without a val split. `test_majority` is
+    the test accuracy of always predicting the most frequent class of train.
     """
 
     name: str
@@ -54,13 +52,12 @@ class ProbeScore(Result):
 
 @dataclass(frozen=True)
 class ExtractResult(Result):
-    """What `ftcli extract` returns. `layer`, `dimensions` and `probe` belong together: with several layers they are
-    those of the layer that is best in cross-validation, or, without a probe, of the deepest.
+    """The result of `ftcli extract`.
 
-    `output` is the file of the features, `picture` that of the accuracies by depth, `head` the checkpoint that has the
-    probe as its head; None for what was not asked for. `seconds` is the time that computing the features took.
-    `splits` tell how many images each split has, `pool` how outputs were pooled: None averages maps and tokens, and
-    leaves vectors as they are.
+    With several layers, `layer`, `dimensions` and `probe` are those of the layer with the best cross-validation
+    accuracy, or of the deepest without a probe. `output` is the file of features, `picture` the plot of accuracy by
+    depth, `head` the checkpoint with the probe as its head; None if not requested. `seconds` is the time of the feature
+    extraction. `splits` counts images by split; `pool` is None for the default pooling.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""What there is to tell about networks."""
+"""Results of `ftcli inspect`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ftcli.results.base import Result
-from ftcli.results.estimation import StageEstimate
-from ftcli.results.weights import LoadedWeights
+from ftcli.results.training import StageEstimate
 
 
 @dataclass(frozen=True)
 class Preprocessing(Result):
-    """How any image becomes the network's input; it travels with the weights.
+    """The preprocessing of images for a network; it is saved with the weights.
 
-    `resize` is crop (shorter side to `resize_size`, then the centre of `image_size`), squash (both sides to
-    `resize_size`, then the centre) or pad (longer side to `image_size`, the rest black). `mean` and `std` are for
-    pixels from 0 to 1, red, green, blue.
+    `resize` is crop (shorter side to `resize_size`, then the center of `image_size`), squash (both sides to
+    `resize_size`, then the center) or pad (longer side to `image_size`, the rest black). `mean` and `std` are for
+    pixels from 0 to 1 in RGB order.
     """
 
     image_size: int
@@ -34,8 +33,8 @@ class Preprocessing(Result):
 
 @dataclass(frozen=True)
 class LayerInfo(Result):
-    """One module: its name, class, output shape for one image (None where it is no single tensor), own and inner
-    parameters, and how many of those train (in the last stage of a recipe)."""
+    """A module. `output_shape` is for one image, None if the output is not a single tensor; `parameters` and
+    `trainable` (in the last stage of a recipe) include submodules."""
 
     name: str
     type: str
@@ -47,7 +46,7 @@ class LayerInfo(Result):
 
 @dataclass(frozen=True)
 class HeadInfo(Result):
-    """Where the head sits and how wide it is."""
+    """The module path, type and width of the head."""
 
     path: str
     type: str
@@ -57,7 +56,7 @@ class HeadInfo(Result):
 
 @dataclass(frozen=True)
 class WeightsEntry(Result):
-    """Weights that exist for a model: accuracy is top-1 in percent as their publisher gives it, None if unknown."""
+    """Available weights of a model. `accuracy` is top-1 in percent as published, None if unknown."""
 
     name: str
     accuracy: float | None
@@ -67,8 +66,19 @@ class WeightsEntry(Result):
 
 
 @dataclass(frozen=True)
+class LoadedWeights(Result):
+    """Weights loaded into a network: their source, the SHA-256 of the file, the number of tensors loaded, and the
+    tensors that were skipped, each with its shape."""
+
+    source: str
+    sha256: str | None
+    tensors: int
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class BoundaryTensor(Result):
-    """A value that crosses from the frozen part to the live one, with its shape for one image."""
+    """A tensor that the trained part of the network reads from the frozen part, with its shape for one image."""
 
     name: str
     shape: tuple[int, ...]
@@ -76,9 +86,9 @@ class BoundaryTensor(Result):
 
 @dataclass(frozen=True)
 class StageSummary(Result):
-    """What one stage trains and what it keeps. Counts are numbers of scalars; `frozen_layers` and `live_layers` are
-    the highest modules that are wholly the one or the other; `cut` is empty where nothing is frozen, None where
-    the network cannot be traced."""
+    """The trainable and frozen parts of a network in a stage. `trainable` and `frozen` count parameters;
+    `trained_layers` and `frozen_layers` are the topmost modules that are entirely so. `cut` is empty if nothing is
+    frozen, None if the network cannot be traced."""
 
     name: str
     trainable: int
@@ -90,7 +100,7 @@ class StageSummary(Result):
 
 @dataclass(frozen=True)
 class InspectResult(Result):
-    """What `ftcli inspect` tells of a model, a recipe or a checkpoint."""
+    """The result of `ftcli inspect` for a model, recipe or checkpoint."""
 
     name: str
     parameters: int
@@ -110,9 +120,9 @@ class InspectResult(Result):
 
 @dataclass(frozen=True)
 class ModelEntry(Result):
-    """What is known of a model with its default weights, whose name is `weights`; None is unknown, or none there.
+    """A model with its default weights; None is unknown, or absent.
 
-    `multiply_adds` are those of one image of `image_size` pixels a side, `accuracy` is top-1 on ImageNet in percent.
+    `multiply_adds` are for one image of `image_size` pixels per side, `accuracy` is ImageNet top-1 in percent.
     """
 
     name: str
@@ -124,8 +134,8 @@ class ModelEntry(Result):
 
 
 @dataclass(frozen=True)
-class ModelList(Result):
-    """The models that `ftcli inspect` lists: those that match `glob`, or all where it is None."""
+class ModelListResult(Result):
+    """The result of `ftcli inspect` for a list of models: those that match `glob`, all if it is None."""
 
     models: tuple[ModelEntry, ...]
     glob: str | None

@@ -1,4 +1,4 @@
-"""What a network makes of images that nobody has labelled."""
+"""Results of `ftcli predict`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from ftcli.results.base import Result
 
 DEFAULT_TOP_K = 5
-"""How many classes a prediction lists where nothing else is asked for."""
+"""Number of classes that a prediction lists by default."""
 
 
 @dataclass(frozen=True)
 class ClassScore(Result):
-    """A class, and how probable the network holds it, a share of 1."""
+    """A class and its probability from 0 to 1."""
 
     name: str
     probability: float
@@ -22,7 +22,7 @@ class ClassScore(Result):
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """The classes of an image, the most probable first; `path` is empty for an image that came from no file."""
+    """The most probable classes of an image, in descending order; `path` is empty for an image that is not a file."""
 
     path: str
     classes: tuple[ClassScore, ...]
@@ -30,7 +30,7 @@ class Prediction(Result):
 
 @dataclass(frozen=True)
 class PredictionError(Result):
-    """An image for which there is no prediction, and what is wrong with it."""
+    """An image that cannot be predicted, and the reason."""
 
     path: str
     why: str
@@ -38,8 +38,8 @@ class PredictionError(Result):
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What `ftcli predict` gives: `outcomes` are made as they are taken, predictions in the order in which the images
-    were given, and each lists `top` classes."""
+    """The result of `ftcli predict`. `outcomes` is lazy: each image is predicted when it is requested, in input order;
+    each prediction lists `top` classes."""
 
     checkpoint: Path
     classes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a training comes to."""
+"""Results of `ftcli train` and of training estimates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ftcli.results.base import Result
 
 @dataclass(frozen=True)
 class EpochMetrics(Result):
-    """A line of metrics.jsonl. Losses are mean cross-entropies in nats, accuracies shares of 1; epoch 0 is the
-    measurement before a stage's first step and has no training figures."""
+    """A line of metrics.jsonl. Losses are mean cross-entropies in nats, accuracies fractions. Epoch 0 is the validation
+    before the first step of a stage and has no training metrics."""
 
     stage: str
     epoch: int
@@ -27,9 +27,8 @@ class EpochMetrics(Result):
 
 @dataclass(frozen=True)
 class StageTimes(Result):
-    """Where the seconds of a stage went. `frozen` is the computing of what is kept of the frozen part, `data` the
-    waiting for batches, `compiling` what `compile: true` costs, `validation` all of it, `other` what is none of
-    these."""
+    """The seconds of a stage by activity. `frozen` is feature extraction, `data` waiting for batches, `compiling`
+    torch.compile, `solving` the head fit, `validation` all of validation, `other` the rest."""
 
     frozen: float = 0.0
     data: float = 0.0
@@ -43,15 +42,15 @@ class StageTimes(Result):
     other: float = 0.0
 
     def __add__(self, other: StageTimes) -> StageTimes:
-        """The seconds of two stages together."""
+        """Return the sum of two stages."""
         left, right = dataclasses.asdict(self), dataclasses.asdict(other)
-        return StageTimes(**{part: round(left[part] + right[part], 3) for part in left})
+        return StageTimes(**{activity: round(left[activity] + right[activity], 3) for activity in left})
 
 
 @dataclass(frozen=True)
 class StageResult(Result):
-    """What a stage came to: its best epoch's validation figures, and what it cost. `seconds` is the whole stage's time,
-    from its preparation to its checkpoints; `times` divides it."""
+    """The validation metrics of a stage's best epoch, and its duration. `seconds` includes setup and checkpoints;
+    `times` divides it by activity."""
 
     name: str
     epochs: int
@@ -65,9 +64,9 @@ class StageResult(Result):
 
 @dataclass(frozen=True)
 class TestResult(Result):
-    """Figures of the best checkpoint on the test split."""
+    """Metrics of the best checkpoint on the test split."""
 
-    __test__ = False  # the name is no pytest class
+    __test__ = False  # not a pytest class
 
     loss: float
     accuracy: float
@@ -76,8 +75,8 @@ class TestResult(Result):
 
 @dataclass(frozen=True)
 class TrainResult(Result):
-    """What `ftcli train` returns; `skipped` are the broken images that were left out, `next_command` is what to type
-    next. `bottleneck` says what most of the stages' time went into and what would shorten it."""
+    """The result of `ftcli train`. `skipped` lists corrupt images, `next_command` is a suggestion. `bottleneck` names
+    the activity that took most of the time and a way to shorten it."""
 
     run: Path
     best_loss: Path
@@ -86,3 +85,49 @@ class TrainResult(Result):
     skipped: tuple[str, ...]
     next_command: str
     bottleneck: str | None = None
+
+
+@dataclass(frozen=True)
+class MemoryBreakdown(Result):
+    """Peak memory of a training step in bytes.
+
+    `parameters` include buffers, `optimizer` is its state, `activations` are the tensors saved for the backward pass.
+    `working` is what the profiled step took beyond these (0 if an earlier stage took more), and `process` the memory of
+    the process before the model was created (0 if the model is on another device).
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    working: int
+    process: int
+
+
+@dataclass(frozen=True)
+class StageEstimate(Result):
+    """The estimated cost of a stage on this machine.
+
+    `images` and `validation_images` are per epoch; without data, `images` is 1,000. `measured_batch` is smaller than
+    `batch_size` if a full batch takes too long to profile; times and memory are then scaled. `seconds` is the whole
+    stage: feature extraction, steps, data loading (with data) and validation. `seconds_frozen` is the time of feature
+    extraction, 0 if the network is not cut, and `kept_bytes` the size of the features in the cache, which later runs
+    reuse; with 0 bytes they are computed in every epoch. `seconds_per_step` is None for a head fit. `memory_bytes` is
+    the sum of `memory`.
+    """
+
+    stage: str
+    epochs: int
+    images: int
+    validation_images: int
+    from_data: bool
+    batch_size: int
+    measured_batch: int
+    seconds_per_step: float | None
+    seconds_per_validation_image: float
+    seconds_per_image_read: float | None
+    kept_bytes: int
+    seconds_frozen: float
+    seconds: float
+    memory: MemoryBreakdown
+    memory_bytes: int

@@ -107,7 +107,7 @@ def test_plot_augmentation_shows_the_views_of_training(
 
     def spy(self: ImageLoader, *args: Any, **kwargs: Any) -> Iterator[Batch]:
         for batch in original_batches(self, *args, **kwargs):
-            if kwargs.get("draw") is not None:
+            if kwargs.get("rng_key") is not None:
                 for path, image in zip(batch.paths, batch.images, strict=True):
                     seen.setdefault(path, []).append(image.permute(1, 2, 0).numpy())
             yield batch
