@@ -105,7 +105,7 @@ def test_load_reports_unreadable_files(classifier: Classifier, tmp_path: Path) -
         f"{tmp_path}/none.pt: cannot be read (No such file or directory); give a checkpoint that ftcli train wrote, "
         "such as runs/NAME/best_loss.pt"
     )
-    with pytest.raises(RecipeError, match="'gpu' is no device"):
+    with pytest.raises(RecipeError, match="'gpu' is not a device"):
         package.load("runs/photos/best_loss.pt", device="gpu")
     (tmp_path / "x.jpg").write_bytes(b"GIF89a")
     with pytest.raises(CorruptImageError) as broken:

@@ -19,7 +19,7 @@ from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.logits import ForwardFn
 from ftcli.models.fx_trace import preserve_training_mode
 from ftcli.results import Reporter, format_duration
-from ftcli.runtime import resolve_precision, supports_bfloat16
+from ftcli.runtime import measure_seconds, resolve_precision, supports_bfloat16
 from ftcli.training.setup import RunSetup
 
 Precision = Literal["float32", "bfloat16"]
@@ -96,7 +96,7 @@ def choose_precision(
     seconds: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
     for _ in range(2):
         for precision, timings in seconds.items():
-            timings.append(_time_call(lambda precision=precision: step(precision), device, clock))  # type: ignore[misc]
+            timings.append(measure_seconds(lambda precision=precision: step(precision), device, clock))  # type: ignore[misc]
     float32_seconds, bfloat16_seconds = min(seconds["float32"]), min(seconds["bfloat16"])
     chosen: Precision = "bfloat16" if float32_seconds >= MIN_BFLOAT16_SPEEDUP * bfloat16_seconds else "float32"
     speedup_text = f"{float32_seconds / bfloat16_seconds:.1f} times as fast as in float32"
@@ -121,7 +121,7 @@ def _prepare_training_step(classifier: Classifier, batch_size: int) -> Iterator[
         images = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8)
         small_batch = images[:2]
         run_step("float32", small_batch)
-        seconds = _time_call(lambda: run_step("float32", small_batch), classifier.device, time.perf_counter)
+        seconds = measure_seconds(lambda: run_step("float32", small_batch), classifier.device, time.perf_counter)
         images = images[: max(2, int(MAX_TRIAL_STEP_SECONDS / max(seconds, 1e-9) * len(small_batch)))]
         try:
             yield lambda precision: run_step(precision, images)
@@ -165,15 +165,15 @@ def compile_forward(
     compiled: ForwardFn = torch.compile(forward, dynamic=False)
     with _preserve_buffers_and_rng(model):
         step(forward)
-        eager_seconds = min(_time_call(lambda: step(forward), device, clock) for _ in range(2))
+        eager_seconds = min(measure_seconds(lambda: step(forward), device, clock) for _ in range(2))
         try:
             with _silence_compiler_warnings():
-                compile_seconds = _time_call(lambda: step(compiled), device, clock)
+                compile_seconds = measure_seconds(lambda: step(compiled), device, clock)
         except RuntimeError as error:
             raise RunError(
                 f"compile: true: the steps of this network cannot be compiled: {_first_line(error)}; set compile: false"
             ) from error
-        compiled_seconds = min(_time_call(lambda: step(compiled), device, clock) for _ in range(2))
+        compiled_seconds = min(measure_seconds(lambda: step(compiled), device, clock) for _ in range(2))
     reporter.info(
         f"compile: took {format_duration(compile_seconds)}; a step takes {compiled_seconds:.3g} s, {eager_seconds:.3g} s before"
     )
@@ -214,14 +214,6 @@ def _preserve_buffers_and_rng(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(saved_buffers[name])
         for parameter in model.parameters():
             parameter.grad = None
-
-
-def _time_call(function: Callable[[], object], device: torch.device, clock: Clock) -> float:
-    start_time = clock()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - start_time
 
 
 def _first_line(error: Exception) -> str:

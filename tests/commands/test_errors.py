@@ -326,7 +326,7 @@ def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -
         (
             ("train", "r.yaml", "--device", "gpu"),
             2,
-            "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps",
+            "--device: 'gpu' is not a device; give auto, cpu, cuda, cuda:1 or mps",
         ),
         (
             ("inspect", "resnet1520"),

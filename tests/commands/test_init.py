@@ -53,7 +53,7 @@ def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: 
         (["empty"], 3, "init: empty has no class folders; put the images of each class into a folder of its own"),
         (["one"], 3, "init: one has one class only, 'a'; a classifier needs at least 2"),
         (["two", "--backbone", "resnet181"], 2, "--backbone: no model is called 'resnet181'; did you mean 'resnet18' "),
-        (["two", "--device", "gpu"], 2, "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps"),
+        (["two", "--device", "gpu"], 2, "--device: 'gpu' is not a device; give auto, cpu, cuda, cuda:1 or mps"),
         (
             ["two", "--out", "no/r.yaml"],
             1,

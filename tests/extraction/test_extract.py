@@ -73,7 +73,7 @@ def test_extract_checks_images_before_loading_weights(workplace: Path, photo_fol
             ExtractArgs(source_args=SourceArgs(source="r.yaml", recipe_file=recipe_file), probe="svm", device="gpu"),
             NullReporter(),
         )
-    assert str(refused.value) == "--device: 'gpu' is no device; give auto, cpu, cuda, cuda:1 or mps"
+    assert str(refused.value) == "--device: 'gpu' is not a device; give auto, cpu, cuda, cuda:1 or mps"
 
 
 def test_extract_reports_corrupt_images_with_too_small_class(workplace: Path, photo_folder: Path) -> None:

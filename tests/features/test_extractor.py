@@ -260,5 +260,5 @@ def test_extract_removes_hooks_when_out_of_memory(name: str, photo_folder: Path)
     model[3].forward = fail
     with pytest.raises(RunError) as error:
         list(extractor.extract(_open_loader(photo_folder, _make_preprocessing(16))))
-    assert str(error.value).startswith("memory ran out (no room for this.)")
+    assert str(error.value).startswith("out of memory (no room for this.)")
     assert _count_hooks(model) == 0

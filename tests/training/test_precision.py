@@ -14,7 +14,6 @@ from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.results import NullReporter, Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.runtime import autocast, resolve_precision, supports_bfloat16
 from ftcli.training import precision
 from ftcli.training.precision import check_compiler, choose_precision, compile_forward, resolve_classifier_precision
 from tests.conftest import Ftcli
@@ -134,31 +133,16 @@ def test_resolve_classifier_precision_skips_trial_without_choice(
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: False)
     assert resolve_classifier_precision(classifier, "tiny", 4, {}, reporter).precision == "float32"
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
-    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: True)
+    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
     assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "bfloat16"}, reporter).precision == "bfloat16"
     assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "float32"}, reporter).precision == "float32"
     assert (tried, reporter.messages) == ([], [])
 
 
-def test_resolve_precision_uses_choice_of_same_device_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: True)
-    assert resolve_precision("auto", CPU, {}) == "float32"
-    assert resolve_precision("auto", CPU, {"cpu": "bfloat16"}) == "bfloat16"
-    assert resolve_precision("auto", CPU, {"cuda": "bfloat16"}) == "float32"
-    assert resolve_precision("auto", torch.device("cuda"), {}) == "bfloat16"
-    assert resolve_precision("auto", torch.device("cuda"), {"cuda": "float32"}) == "float32"
-    assert resolve_precision("float32", CPU, {"cpu": "bfloat16"}) == "float32"
-    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: False)
-    assert resolve_precision("auto", CPU, {"cpu": "bfloat16"}) == "float32"
-    assert not supports_bfloat16(torch.device("mps"))
-    with autocast(CPU, "bfloat16"):
-        assert torch.ones(2, 2).mm(torch.ones(2, 2)).dtype == torch.bfloat16
-
-
 def test_train_stores_chosen_precision_in_checkpoints(
     ftcli: Ftcli, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: True)
+    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
     monkeypatch.setattr(precision, "MIN_BFLOAT16_SPEEDUP", 0.0)
     arguments = ("--device", "cpu", "--set", "precision=auto", "--set", "stages.all.epochs=1")
@@ -173,7 +157,7 @@ def test_train_stores_chosen_precision_in_checkpoints(
     assert second.code == 0
     assert "a step in bfloat16" not in second.err
     assert read_checkpoint(Path("two/last.pt")).precisions == {"cpu": "bfloat16"}
-    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: False)  # another machine
+    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: False)  # another machine
     assert load_classifier(best, CPU)[0].precision == "float32"
 
 

@@ -1,0 +1,85 @@
+"""Devices, number formats, threads and timing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from ftcli.errors import RecipeError
+
+Clock = Callable[[], float]
+
+
+def choose_device(requested: str) -> torch.device:
+    """Return the device named auto, cpu, cuda, cuda:N or mps.
+
+    auto is the first available of cuda, mps and cpu. Raises RecipeError for a device that is not available.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if requested == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    kind, _, index = requested.partition(":")
+    if kind not in available or (index and not index.isdigit()):
+        raise RecipeError(f"--device: {requested!r} is not a device; give auto, cpu, cuda, cuda:1 or mps")
+    if not available[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        names = ", ".join(name for name, is_available in available.items() if is_available)
+        raise RecipeError(f"--device: {requested!r} is not available on this machine; give auto or one of: {names}")
+    return torch.device(requested)
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware computes in bfloat16 natively, so that it may be faster than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has_native_support = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return bool(has_native_support and device.type == "cpu")
+
+
+def resolve_precision(requested: str, device: torch.device, measured: Mapping[str, str]) -> str:
+    """Return the number format, float32 or bfloat16, of a recipe's `precision` on a device.
+
+    `measured` maps device types (cpu, cuda) to the faster format. auto takes it where the hardware supports bfloat16;
+    without a measurement auto is bfloat16 on a GPU that supports it, else float32.
+    """
+    if requested != "auto":
+        return requested
+    default = "bfloat16" if device.type == "cuda" else "float32"
+    return measured.get(device.type, default) if supports_bfloat16(device) else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context of a forward pass in a number format; auto is resolved without a measurement."""
+    if resolve_precision(precision, device, {}) == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def measure_seconds(
+    function: Callable[[], object], device: torch.device | None = None, clock: Clock = time.perf_counter
+) -> float:
+    """Return the seconds that a call takes, including its work on a GPU."""
+    start_time = clock()
+    function()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - start_time
+
+
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def single_threaded() -> Iterator[Callable[[], None]]:
+    """Run torch with one thread in this context, and in each thread that calls the yielded function first."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield lambda: torch.set_num_threads(1)
+    finally:
+        torch.set_num_threads(num_threads)
