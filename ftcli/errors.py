@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
+
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,51 @@ def suggest(value: str, known: Iterable[str], *, max_shown: int = 12) -> str:
         near = [name for name in names if value and value.lower() in name.lower()][:3]
     if near:
         return f"did you mean {' or '.join(repr(name) for name in near)}?"
-    if not names:
-        return "nothing is known here"
-    listed = ", ".join(names[:max_shown])
-    return f"known: {listed}" if len(names) <= max_shown else f"known: {listed} and {len(names) - max_shown} more"
+    return f"known: {format_list(names, max_shown)}" if names else "nothing is known here"
+
+
+def format_list(items: Iterable[str], max_items: int) -> str:
+    """Return the first items joined by commas, then the number of the others: `a, b and 3 more`."""
+    all_items = list(items)
+    suffix = f" and {len(all_items) - max_items:,} more" if len(all_items) > max_items else ""
+    return ", ".join(all_items[:max_items]) + suffix
+
+
+def quote_names(names: Iterable[str], max_names: int = 12) -> str:
+    """Return the first names, quoted, joined by commas, then the number of the others."""
+    return format_list(map(repr, names), max_names)
+
+
+class ErrorList:
+    """Errors in the data, collected to be raised together. Each message starts with `location`.
+
+    Of the errors of one kind the first ten are listed; the others are counted in a last message: `3 more <kind>`.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._messages: list[str] = []
+        self._num_by_kind: Counter[str] = Counter()
+        self._num_errors = 0
+
+    def __len__(self) -> int:
+        return self._num_errors
+
+    def add(self, message: str, kind: str = "") -> None:
+        """Add an error. `kind` follows a count, as in `images are in two roots`; without one, the error is listed."""
+        self._num_errors += 1
+        if kind:
+            self._num_by_kind[kind] += 1
+        if self._num_by_kind[kind] <= _MAX_LISTED:
+            self._messages.append(message)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """The messages, those with counts at the end."""
+        counted = [f"{n - _MAX_LISTED} more {kind}" for kind, n in self._num_by_kind.items() if n > _MAX_LISTED]
+        return tuple(f"{self.location}: {message}" for message in (*self._messages, *counted))
+
+    def raise_if_any(self) -> None:
+        """Raise one DataError with all messages, if there are any."""
+        if self._num_errors:
+            raise DataError(*self.messages)

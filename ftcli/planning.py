@@ -171,7 +171,7 @@ def align_classes(images: ImageDataset, classes: Sequence[str], location: str) -
     new_labels = {images.classes.index(name): label for label, name in enumerate(classes)}
     splits = {
         split: tuple(
-            sorted((replace(sample, label=new_labels[sample.label]) for sample in samples), key=sample_sort_key)
+            sorted((sample._replace(label=new_labels[sample.label]) for sample in samples), key=sample_sort_key)
         )
         for split, samples in images.splits.items()
     }

@@ -12,6 +12,8 @@ from typing import Any
 from matplotlib.font_manager import FontProperties, findfont, findSystemFonts, fontManager, get_font
 from matplotlib.ft2font import FT2Font
 
+from ftcli.errors import format_list
+
 MAIN_FAMILY = "DejaVu Sans"
 """What matplotlib carries itself, with Latin, Greek, Cyrillic, Arabic, Hebrew and many symbols."""
 
@@ -67,10 +69,9 @@ def describe_missing_characters(texts: Iterable[FittedText]) -> str | None:
     missing = tuple(dict.fromkeys(character for text in texts for character in text.missing))
     if not missing:
         return None
-    shown = ", ".join(f"{character} (U+{ord(character):04X})" for character in missing[:6])
-    more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
+    shown = format_list((f"{character} (U+{ord(character):04X})" for character in missing), 6)
     return (
-        f"no installed font has {shown}{more}; names or codes are drawn instead; install fonts that have them, such "
+        f"no installed font has {shown}; names or codes are drawn instead; install fonts that have them, such "
         "as the packages fonts-noto-cjk, fonts-noto-core and fonts-symbola of Debian"
     )
 

@@ -110,8 +110,8 @@ def test_load_reports_unreadable_files(classifier: Classifier, tmp_path: Path) -
     (tmp_path / "x.jpg").write_bytes(b"GIF89a")
     with pytest.raises(CorruptImageError) as broken:
         classifier.predict([tmp_path / "x.jpg"])
-    assert broken.value.reason == "is no image that can be read"
-    with pytest.raises(CorruptImageError, match=r"^image: has floating-point pixels, which have no agreed range; "):
+    assert broken.value.reason == "is not a readable image"
+    with pytest.raises(CorruptImageError, match=r"^image: has floating-point pixels, which have no defined range; "):
         classifier.preprocess(Image.new("F", (5, 5)))
     assert isinstance(broken.value, FtcliError)
 

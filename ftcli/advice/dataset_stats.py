@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pydantic
 
-from ftcli.data.dataset import ImageDataset, list_image_paths, split_images
+from ftcli.data.dataset import ImageDataset, count_images, split_images
 from ftcli.data.images import CorruptImageError, read_shape
 from ftcli.errors import DataError
 from ftcli.recipe.schema import Data, Recipe
@@ -87,8 +87,8 @@ def compute_dataset_stats(root: Path, location: str) -> DatasetStats:
 
     Raises DataError as training would, and where not one of those headers can be read.
     """
-    layout = list_image_paths(root, location)
-    num_poolable = sum(map(len, layout.get("all", layout.get("train", {})).values()))
+    layout = count_images(root, location)
+    num_poolable = sum(layout.get("all", layout.get("train", {})).values())
     val_fraction = None if "val" in layout else _choose_val_fraction(num_poolable)
     try:
         data = Data(root=str(root)) if val_fraction is None else Data(root=str(root), val=val_fraction)

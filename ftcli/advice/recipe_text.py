@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import yaml
 
 from ftcli.advice.dataset_stats import DatasetStats
-from ftcli.data.folders import format_names
+from ftcli.errors import quote_names
 from ftcli.results import WeightsEntry, format_count
 
 _SMALL_DATASET = 5_000
@@ -54,7 +54,7 @@ def _describe_images(stats: DatasetStats, command: str) -> list[str]:
     lines = [
         f"# {command}",
         "#",
-        f"# {stats.num_images:,} images of {len(stats.classes)} classes: {format_names(stats.classes)}. The median of "
+        f"# {stats.num_images:,} images of {len(stats.classes)} classes: {quote_names(stats.classes)}. The median of "
         f"{stats.num_headers_read:,} is {stats.median_width} x {stats.median_height}",
         f"# pixels, {colour}. Whoever always answers {largest!r} is right for {counts[largest] / stats.num_train:.1%} of the "
         "training images.",

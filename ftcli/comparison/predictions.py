@@ -12,7 +12,7 @@ import numpy as np
 from ftcli.comparison.loaded_run import LoadedRun
 from ftcli.comparison.significance import RunPredictions
 from ftcli.data.dataset import ImageDataset
-from ftcli.errors import CheckpointError, DataError
+from ftcli.errors import CheckpointError, DataError, format_list
 from ftcli.evaluation.eval_setup import EvalRun, EvaluateArgs, evaluate_checkpoint, load_checkpoint_dataset
 from ftcli.evaluation.metrics import compute_loss
 from ftcli.recipe.loading import recipe_from_dict
@@ -117,8 +117,7 @@ def _describe_class_mismatch(first: LoadedRun, other: LoadedRun) -> str:
         (sorted(other_classes - first_classes), "second"),
     ):
         if classes:
-            more = f" and {len(classes) - _MAX_NAMED_CLASSES:,} more" if len(classes) > _MAX_NAMED_CLASSES else ""
-            parts.append(f"{', '.join(classes[:_MAX_NAMED_CLASSES])}{more} of the {ordinal} alone")
+            parts.append(f"{format_list(classes, _MAX_NAMED_CLASSES)} of the {ordinal} alone")
     return f"{first.name} and {other.name} know other classes: {'; '.join(parts)}"
 
 

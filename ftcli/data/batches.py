@@ -8,8 +8,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ftcli.data.changes import BatchTransformParams
-from ftcli.data.dataset import Sample
+from ftcli.data.samples import Sample
+from ftcli.data.transforms import BatchTransformParams
 
 RngKey = tuple[int | str, ...]
 

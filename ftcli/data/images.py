@@ -1,4 +1,4 @@
-"""Image files: which there are, and how any of them becomes 8-bit RGB with its right side up."""
+"""Image files, decoded to upright 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ftcli.errors import DataError, RunError
 
-# Pillow's formats that are tried, with their endings. What it knows beyond them is seldom a photograph, and for
-# PostScript it would start a program.
+# The formats of Pillow that are tried, with their extensions. Others are rarely photographs, and for PostScript Pillow
+# would start a program.
 _FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
@@ -31,9 +31,9 @@ _FORMATS = {
     "AVIF": (".avif",),
 }
 
-EXTENSIONS = frozenset(ending for endings in _FORMATS.values() for ending in endings) | {".heic", ".heif"}
-"""The lower-case endings that make a file an image. HEIC is among them though it cannot be read: photographs that are
-left out must be told, not passed over."""
+EXTENSIONS = frozenset(extension for extensions in _FORMATS.values() for extension in extensions) | {".heic", ".heif"}
+"""The lower-case extensions of images. HEIC is included although it cannot be read, so that such photographs are
+reported, not silently ignored."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE_BY_ORIENTATION = {
@@ -48,7 +48,7 @@ _TRANSPOSE_BY_ORIENTATION = {
 _REMEDY = "replace it, remove it, or set data.on_corrupt_image: skip"
 _REENCODE_REMEDY = "save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
 
-# What Pillow's readers raise over bytes that make no sense. MemoryError is the machine's fault, not the image's.
+# Raised by Pillow's readers for corrupt files. MemoryError is not listed: the machine is the cause, not the image.
 _DECODE_ERRORS = (
     SyntaxError,
     ValueError,
@@ -65,8 +65,10 @@ _RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class CorruptImageError(DataError):
-    """An image that cannot be read, or whose pixels have no agreed meaning. `why` is the fault without its place and
-    its remedy."""
+    """An image that cannot be decoded, or whose pixel values have no defined range.
+
+    `reason` is the error without path and remedy.
+    """
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -74,25 +76,25 @@ class CorruptImageError(DataError):
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is one of an image: a known ending in any case, and no hidden file."""
+    """Return whether a file name has the extension of an image, in any case. Hidden files are not images."""
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
 
 
 def read_rgb(path: Path, min_decode_size: int | None = None) -> Image.Image:
-    """Read an image file as 8-bit RGB, as `read_image` does."""
+    """Read an image file as 8-bit RGB; see `read_image`."""
     return _make_rgb(read_image(path, min_decode_size))
 
 
 def read_image(path: Path, min_decode_size: int | None = None) -> Image.Image:
     """Read an image file as 8-bit RGB, or as 8-bit grey (mode L) if it is grey.
 
-    The orientation that a camera noted is applied (metadata that cannot be parsed notes none); whatever is transparent
-    is put on white; 16-bit grey v becomes round(v / 257); of an animation the first frame is taken; colour profiles
-    are not applied. A JPEG is decoded at a half, a quarter or an eighth of its size where its shorter side keeps
-    `needed` pixels or more; None asks for all. Raises CorruptImageError for what is missing, empty, cut short, damaged, no
-    image, larger than Pillow holds for safe, or of 32-bit or floating-point values beyond 0 to 65,535, whose range
-    nobody agreed on.
-    No warning of Pillow leaves this function.
+    The EXIF orientation is applied, if valid. Transparent pixels are blended with white. 16-bit grey v becomes
+    round(v / 257). The first frame of an animation is read. Colour profiles are not applied. A JPEG is decoded at 1/2,
+    1/4 or 1/8 of its size if its shorter side then has at least `min_decode_size` pixels; None decodes the full size.
+    Warnings of Pillow are suppressed.
+
+    Raises CorruptImageError for a file that is missing, empty, truncated, corrupt or not an image, that exceeds the
+    pixel limit of Pillow, or that has floating-point values or 32-bit values outside 0 to 65,535.
     """
     with _translate_errors(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
         _set_draft_size(image, min_decode_size)
@@ -100,15 +102,15 @@ def read_image(path: Path, min_decode_size: int | None = None) -> Image.Image:
 
 
 def convert_rgb(image: Image.Image, name: str) -> Image.Image:
-    """What `read_rgb` makes of an image, of one that Pillow has opened already; `name` is what faults call it."""
+    """Convert an opened Pillow image as `read_rgb` does. `name` is its path in errors."""
     with _translate_errors(Path(name)):
         return _make_rgb(_make_upright(Path(name), image))
 
 
 def read_shape(path: Path, min_decode_size: int | None = None) -> tuple[int, int, bool]:
-    """Width and height in pixels that `read_image` gives, and whether the file is grey; its pixels are not read.
+    """Return width, height and whether the image is grey, as `read_image` would give it, from the file's header.
 
-    Raises CorruptImageError for what is missing, empty, no image, or larger than Pillow holds for safe.
+    Raises CorruptImageError for a file that is missing, empty or not an image, or exceeds the pixel limit of Pillow.
     """
     with _translate_errors(path), path.open("rb") as file, Image.open(file, formats=list(_FORMATS)) as image:
         _set_draft_size(image, min_decode_size)
@@ -118,7 +120,7 @@ def read_shape(path: Path, min_decode_size: int | None = None) -> tuple[int, int
 
 
 def _set_draft_size(image: Image.Image, min_decode_size: int | None) -> None:
-    """Have a JPEG decoded at a part of its size; of Pillow's readers no other takes notice."""
+    """Set the reduced size at which a JPEG is decoded. Other formats ignore it."""
     if min_decode_size is not None:
         image.draft(None, (min_decode_size, min_decode_size))
 
@@ -137,10 +139,10 @@ def _make_upright(path: Path, image: Image.Image) -> Image.Image:
 
 
 class _WarningFilter:
-    """Keeps the warnings of Pillow in while images are read, by any number of threads.
+    """A context that suppresses warnings of Pillow, for any number of threads.
 
-    The filters of warnings are one for all threads, and whoever puts back what it found may put back another's. So the
-    first to come sets them and the last to go puts them back.
+    Warning filters are global, and a thread that restores them may restore those of another thread. Therefore the first
+    thread to enter sets them, and the last one to leave restores them.
     """
 
     def __init__(self) -> None:
@@ -169,12 +171,12 @@ _warning_filter = _WarningFilter()
 
 @contextmanager
 def _translate_errors(path: Path) -> Iterator[None]:
-    """Raise what Pillow and the system say of an image as CorruptImageError. No warning of Pillow gets out."""
+    """Raise errors of Pillow and the system as CorruptImageError, and suppress warnings of Pillow."""
     try:
         with _warning_filter:
             yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        reason = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to be read safely"
+        reason = f"has more than {Image.MAX_IMAGE_PIXELS} pixels, too many to read safely"
         raise _make_corrupt_error(
             path, reason, "make it smaller, remove it, or set data.on_corrupt_image: skip"
         ) from error
@@ -183,7 +185,7 @@ def _translate_errors(path: Path) -> Iterator[None]:
             raise RunError(f"{path}: cannot be opened ({error.strerror}); lower data.num_workers") from error
         raise _make_corrupt_error(path, _describe_os_error(path, error), _REMEDY) from error
     except _DECODE_ERRORS as error:
-        raise _make_corrupt_error(path, f"is damaged ({_format_error(error)})", _REMEDY) from error
+        raise _make_corrupt_error(path, f"is corrupt ({_format_error(error)})", _REMEDY) from error
 
 
 def _make_corrupt_error(path: Path, reason: str, remedy: str) -> CorruptImageError:
@@ -194,9 +196,9 @@ def _describe_os_error(path: Path, error: OSError) -> str:
     if error.errno is not None:
         return f"cannot be opened ({error.strerror})"
     if isinstance(error, UnidentifiedImageError):
-        return "is empty (0 bytes)" if path.stat().st_size == 0 else "is no image that can be read"
-    # Pillow has no type of its own for a file that ends too early.
-    kind = "cut short" if "truncated" in str(error).lower() else "damaged"
+        return "is empty (0 bytes)" if path.stat().st_size == 0 else "is not a readable image"
+    # Pillow has no error type for truncated files.
+    kind = "truncated" if "truncated" in str(error).lower() else "corrupt"
     return f"is {kind} ({_format_error(error)})"
 
 
@@ -205,9 +207,9 @@ def _format_error(error: Exception) -> str:
 
 
 def _flatten(path: Path, image: Image.Image) -> Image.Image:
-    """The image as RGB or grey, without transparency."""
+    """Return the image as RGB or grey, without transparency."""
     if image.mode == "F":
-        raise _make_corrupt_error(path, "has floating-point pixels, which have no agreed range", _REENCODE_REMEDY)
+        raise _make_corrupt_error(path, "has floating-point pixels, which have no defined range", _REENCODE_REMEDY)
     if image.mode.startswith("I"):
         return _scale_to_uint8(path, image)
     if image.has_transparency_data:
@@ -221,12 +223,12 @@ def _flatten(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _scale_to_uint8(path: Path, image: Image.Image) -> Image.Image:
-    """16-bit grey, whatever mode Pillow keeps it in, as 8-bit grey: scaled, where convert() would clip."""
+    """Scale 16-bit grey, in any mode of Pillow, to 8 bits; Image.convert would clip it."""
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise _make_corrupt_error(
-            path, f"has 32-bit pixels from {low} to {high}, which have no agreed range", _REENCODE_REMEDY
+            path, f"has 32-bit pixels from {low} to {high}, which have no defined range", _REENCODE_REMEDY
         )
     grey = ((values + 128) // 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
@@ -235,7 +237,7 @@ def _scale_to_uint8(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _read_orientation(image: Image.Image) -> Any:
-    """What the camera noted, whatever that is; None where the metadata is not there or makes no sense."""
+    """Return the EXIF orientation, valid or not; None without readable metadata."""
     try:
         return image.getexif().get(_ORIENTATION_TAG)
     except (OSError, *_DECODE_ERRORS):

@@ -1,178 +1,212 @@
-"""The images of one root or several, be they folders or manifests, with every fault before any is raised."""
+"""Index of a data set: the images of its roots, by split and class."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from ftcli.data.entries import Entry, SamplesBySplit, find_class_name_errors
-from ftcli.data.folders import FolderScan
-from ftcli.data.manifests import ManifestScan, is_manifest
-from ftcli.errors import DataError
+from ftcli.data.folders import list_folder, walk_images
+from ftcli.data.manifests import is_manifest, read_manifest
+from ftcli.data.samples import SPLIT_ALIASES, Sample, SamplesBySplit
+from ftcli.errors import ErrorList, format_list, quote_names
 from ftcli.recipe import schema
 from ftcli.results import format_count
 
-_MAX_REPORTED = 10
+_LAYOUT_HINT = "give a folder with train/<class>/, or with one folder a class"
 
 
 @dataclass
 class DatasetIndex:
-    """Images by split and class. Their paths are relative to `folder`; `name` is what people call where they are.
+    """Samples by split and class. They have no label yet: it depends on the order of the classes.
 
-    `is_folder` says that they are in a folder and no manifest. Faults gather in `faults`, each begun with `where`.
+    Paths are relative to `folder`. `name` is the root in messages; several roots are joined by commas.
     """
 
-    location: str
     name: str
     folder: Path
     is_folder: bool
+    errors: ErrorList
     splits: SamplesBySplit = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
 
-    def add_error(self, message: str) -> None:
-        """Note a fault."""
-        self.errors.append(f"{self.location}: {message}")
-
-    def raise_errors(self) -> None:
-        """Raise one DataError with all faults, if there are any."""
-        if self.errors:
-            raise DataError(*self.errors)
-
-    def check_class_names(self, other_names: Iterable[str]) -> None:
-        """Note what is wrong with the names of the classes, among themselves and beside others."""
-        for error in find_class_name_errors(
-            [*other_names, *(name for classes in self.splits.values() for name in classes)]
-        ):
-            self.add_error(error)
-
-    def entries(self) -> Iterator[Entry]:
-        """Every image."""
-        return (entry for classes in self.splits.values() for entries in classes.values() for entry in entries)
+    def samples(self) -> Iterator[Sample]:
+        """Yield every sample."""
+        return (sample for classes in self.splits.values() for samples in classes.values() for sample in samples)
 
 
-def index_root(root: Path, location: str, only_splits: Collection[str] | None = None) -> DatasetIndex:
-    """The images of one root; of a folder those of the splits in `only` alone, where that is given.
-
-    Paths are relative to the folder, or to that of the manifest. Raises DataError for a root that cannot be read and
-    for every fault of a manifest; the faults of a folder are noted.
-    """
+def index_root(root: Path, errors: ErrorList, only_splits: Collection[str] | None = None) -> DatasetIndex:
+    """Index the images of a folder or manifest; of a folder, only those of `only_splits` if given."""
     if is_manifest(root):
-        scan = ManifestScan(root, location)
-        index = DatasetIndex(location, str(root), root.parent, is_folder=False)
-        index.splits = scan.read()
-        index.errors = scan.errors
-        index.raise_errors()
-        return index
-    return _index_folder(root, location, only_splits)
+        return DatasetIndex(str(root), root.parent, False, errors, read_manifest(root, errors))
+    index = DatasetIndex(str(root), root, True, errors)
+    for split, folder in _find_splits(root, errors).items():
+        depth = 1 if split == "all" else 2
+        classes = _list_classes(root, folder, errors) if only_splits is None or split in only_splits else {}
+        index.splits[split] = {
+            name: [Sample(path, path_in_class=path.split("/", depth)[-1]) for path in paths]
+            for name, paths in classes.items()
+        }
+    return index
 
 
 def index_roots(data: schema.Data, location: str) -> DatasetIndex:
-    """The images of a recipe, with the groups that it asks for.
+    """Index the images of a recipe, and assign the groups of data.group.
 
-    Paths are relative to the root, or, where root is a list, to the current folder. Raises DataError as `index_root`
-    does, for all roots at once, and for an image that is in two roots, for roots of which some have splits and some
-    have none, for groups that the recipe and a manifest both give, and for images that data.group does not match.
+    With several roots, paths are relative to the current folder. Raises DataError for roots that cannot be read, errors
+    in manifests, and roots that cannot be joined. Errors in the layout of a single folder are added to the index.
     """
-    index = _join_roots(data.root, location) if isinstance(data.root, tuple) else index_root(Path(data.root), location)
-    index.check_class_names(data.classes or ())
+    errors = ErrorList(location)
+    if isinstance(data.root, str):
+        index = index_root(Path(data.root), errors)
+        if not index.is_folder or not index.splits:
+            errors.raise_if_any()
+    else:
+        indexes = [index_root(Path(root), errors) for root in data.root]
+        errors.raise_if_any()
+        index = _join_indexes(indexes, data.root, errors)
     if data.group is not None:
         _assign_groups(index, re.compile(data.group))
     return index
 
 
 def find_base_folder(root: str | Sequence[str]) -> Path:
-    """The folder that the paths of a recipe's data.root are relative to."""
+    """Return the folder that the paths of a recipe's data.root are relative to."""
     if not isinstance(root, str):
         return Path()
     return Path(root).parent if is_manifest(Path(root)) else Path(root)
 
 
-def _index_folder(root: Path, location: str, only_splits: Collection[str] | None) -> DatasetIndex:
-    scan = FolderScan(root, location)
-    folders = scan.find_splits()
-    if not folders:
-        scan.raise_errors()
-    index = DatasetIndex(location, str(root), root, is_folder=True)
-    for name, folder in folders.items():
-        depth = 1 if name == "all" else 2
-        classes = scan.list_classes(folder) if only_splits is None or name in only_splits else {}
-        index.splits[name] = {
-            label: [Entry(path, path.split("/", depth)[-1], label) for path in paths]
-            for label, paths in classes.items()
-        }
-    index.errors = scan.errors
-    return index
+def _find_splits(root: Path, errors: ErrorList) -> dict[str, Path]:
+    """Return the folder of each split. A root with other folders and without train/ is the split "all"."""
+    contents = _list_folder(root, errors)
+    if contents is None:
+        return {}
+    folders, images = contents
+    names_by_split: dict[str, list[str]] = {}
+    for name in folders:
+        if split := SPLIT_ALIASES.get(name.lower()):
+            names_by_split.setdefault(split, []).append(name)
+    others = [name for name in folders if name.lower() not in SPLIT_ALIASES]
+    if not names_by_split or (others and "train" not in names_by_split):
+        return {"all": root}
+    if others:
+        train = names_by_split["train"][0]
+        verb, noun, pronoun = ("is", "a split", "it") if len(others) == 1 else ("are", "splits", "them")
+        errors.add(
+            f"{root} has the split {train!r}, but {quote_names(others)} {verb} not {noun}; move {pronoun} out of "
+            f"{root}, or, if {train} is a class, move every class into {root / 'train'}"
+        )
+    for split, names in names_by_split.items():
+        if len(names) > 1:
+            errors.add(f"{root} has {quote_names(names)}, which all mean {split}; keep one")
+    _check_loose_images(root, images, "split folders", errors)
+    return {split: root / names[0] for split, names in names_by_split.items()}
 
 
-def _join_roots(roots: tuple[str, ...], location: str) -> DatasetIndex:
-    """Several roots as one."""
-    joined = DatasetIndex(location, ", ".join(roots), Path(), is_folder=False)
-    indexes: list[DatasetIndex] = []
-    for root in roots:
-        try:
-            indexes.append(replace(index_root(Path(root), location), name=root))
-        except DataError as error:
-            joined.errors += error.messages
-    for index in indexes:
-        joined.errors += index.errors
-    joined.raise_errors()
-    unsplit_names = [index.name for index in indexes if "all" in index.splits]
-    if unsplit_names and len(unsplit_names) < len(indexes):
-        split = next(index.name for index in indexes if "all" not in index.splits)
-        joined.add_error(f"{split} has splits and {unsplit_names[0]} has none; give every root splits, or none")
-    for index in indexes:
+def _list_classes(root: Path, folder: Path, errors: ErrorList) -> dict[str, list[str]]:
+    """Return the images of each class folder in `folder`, as sorted paths relative to the root."""
+    contents = _list_folder(folder, errors)
+    if contents is None:
+        return {}
+    names, images = contents
+    if names:
+        _check_loose_images(folder, images, "class folders", errors)
+    else:
+        errors.add(f"{folder} has no class folders; put the images of each class into a folder of its own")
+    classes: dict[str, list[str]] = {}
+    empty: list[str] = []
+    for name in names:
+        num_errors = len(errors)
+        paths = walk_images(folder / name, partial(_add_folder_error, errors=errors), parents=(root, folder))
+        classes[name] = sorted(path.relative_to(root).as_posix() for path in paths)
+        if not classes[name] and len(errors) == num_errors:
+            empty.append(name)
+    if empty:
+        noun, pronoun = (
+            ("an empty class folder", "it") if len(empty) == 1 else (f"{len(empty)} empty class folders", "them")
+        )
+        errors.add(f"{folder} has {noun}, {quote_names(empty)}; add images, or remove {pronoun}")
+    return classes
+
+
+def _list_folder(folder: Path, errors: ErrorList) -> tuple[list[str], list[str]] | None:
+    try:
+        return list_folder(folder)
+    except OSError as error:
+        _add_folder_error(folder, error, errors)
+        return None
+
+
+def _add_folder_error(folder: Path, error: OSError, errors: ErrorList) -> None:
+    if isinstance(error, FileNotFoundError):
+        errors.add(f"{folder} does not exist; {_LAYOUT_HINT}")
+    elif isinstance(error, NotADirectoryError):
+        errors.add(f"{folder} is not a folder or a manifest (.csv, .tsv, .parquet); {_LAYOUT_HINT}")
+    else:
+        errors.add(f"{folder} cannot be read ({error.strerror}); check its permissions")
+
+
+def _check_loose_images(folder: Path, images: Sequence[str], kind: str, errors: ErrorList) -> None:
+    """Add an error for images that are in no class folder."""
+    if images:
+        errors.add(
+            f"{folder} has {format_count(len(images), 'image')} outside its {kind}, such as {images[0]!r}; move those "
+            "to use into a class folder and the others away"
+        )
+
+
+def _join_indexes(indexes: Sequence[DatasetIndex], roots: Sequence[str], errors: ErrorList) -> DatasetIndex:
+    """Join the indexes of several roots. Raises DataError if only some have splits, or if an image is in two roots."""
+    joined = DatasetIndex(", ".join(roots), Path(), False, errors)
+    roots_without_splits = [root for root, index in zip(roots, indexes, strict=True) if "all" in index.splits]
+    if roots_without_splits and len(roots_without_splits) < len(indexes):
+        root = next(root for root in roots if root not in roots_without_splits)
+        errors.add(f"{root} has splits and {roots_without_splits[0]} has none; give every root splits, or none")
+    root_by_path: dict[str, str] = {}
+    for root, index in zip(roots, indexes, strict=True):
+        base = index.folder.absolute()
         for split, classes in index.splits.items():
-            samples_by_class = joined.splits.setdefault(split, {})
-            for label, entries in classes.items():
-                moved = (entry._replace(path=(index.folder / entry.path).as_posix()) for entry in entries)
-                samples_by_class.setdefault(label, []).extend(moved)
-    _report_duplicates(joined, indexes)
-    joined.raise_errors()
+            for name, samples in classes.items():
+                joined.splits.setdefault(split, {}).setdefault(name, []).extend(_move(samples, index.folder))
+        for sample in index.samples():
+            first_root = root_by_path.setdefault(os.path.normpath(base / sample.path), root)
+            if first_root != root:
+                path = index.folder / sample.path
+                errors.add(f"{path} is in {first_root} and in {root}; keep it in one", "images are in two roots")
+    errors.raise_if_any()
     return joined
 
 
-def _report_duplicates(joined: DatasetIndex, indexes: list[DatasetIndex]) -> None:
-    """Note the images that are in two roots."""
-    root_by_path: dict[str, str] = {}
-    duplicates: list[str] = []
-    for index in indexes:
-        base = index.folder.absolute()
-        for entry in index.entries():
-            first_root = root_by_path.setdefault(os.path.normpath(base / entry.path), index.name)
-            if first_root != index.name:
-                duplicates.append(f"{index.folder / entry.path} is in {first_root} and in {index.name}; keep it in one")
-    for message in duplicates[:_MAX_REPORTED]:
-        joined.add_error(message)
-    if len(duplicates) > _MAX_REPORTED:
-        joined.add_error(f"{len(duplicates) - _MAX_REPORTED} more images are in two roots")
+def _move(samples: Iterable[Sample], folder: Path) -> Iterator[Sample]:
+    """Yield samples with paths relative to the current folder instead of `folder`."""
+    return (sample._replace(path=(folder / sample.path).as_posix()) for sample in samples)
 
 
 def _assign_groups(index: DatasetIndex, pattern: re.Pattern[str]) -> None:
-    """Give every image the group that the recipe's pattern finds in its path."""
-    if any(entry.group is not None for entry in index.entries()):
-        index.add_error(f"data.group is set, and {index.name} has a column group; keep one of them")
+    """Assign to every sample the group that the pattern matches in its path."""
+    if any(sample.group is not None for sample in index.samples()):
+        index.errors.add(f"data.group is set, and {index.name} has a column group; keep one of them")
         return
     unmatched: list[str] = []
 
-    def add_group(entry: Entry) -> Entry:
-        group_match = pattern.search(entry.path_in_class)
-        if group_match is None or not group_match[1]:
-            unmatched.append(entry.path_in_class)
-            return entry
-        return entry._replace(group=group_match[1])
+    def add_group(sample: Sample) -> Sample:
+        match = pattern.search(sample.path_in_class)
+        if match is None or not match[1]:
+            unmatched.append(sample.path_in_class)
+            return sample
+        return sample._replace(group=match[1])
 
     grouped = {
-        split: {label: [add_group(entry) for entry in entries] for label, entries in classes.items()}
+        split: {name: [add_group(sample) for sample in samples] for name, samples in classes.items()}
         for split, classes in index.splits.items()
     }
     if not unmatched:
         index.splits = grouped
     else:
-        others = f" and in {format_count(len(unmatched) - 1, 'more path')}" if len(unmatched) > 1 else ""
-        index.add_error(
-            f"data.group: {pattern.pattern!r} finds no group in {unmatched[0]!r}{others}; mend it so that every image "
-            "has one"
+        paths = format_list([repr(unmatched[0]), *unmatched[1:]], 1)
+        index.errors.add(
+            f"data.group: {pattern.pattern!r} matches no group in {paths}; fix the pattern so that every image has one"
         )

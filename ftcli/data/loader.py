@@ -18,12 +18,12 @@ from torch.utils.data import Dataset
 from ftcli import runtime
 from ftcli.caching.store import Key
 from ftcli.data.batches import Batch, RngKey, SkippedImage, batch_indices, count_batches
-from ftcli.data.changes import BatchTransformParams
-from ftcli.data.dataset import ImageDataset, Sample
+from ftcli.data.dataset import ImageDataset
 from ftcli.data.images import CorruptImageError, read_image, read_shape
 from ftcli.data.pixel_cache import PixelCache
+from ftcli.data.samples import Sample
 from ftcli.data.thread_map import ThreadedMap, default_num_threads
-from ftcli.data.transforms import ImageTransform, build_eval_transform
+from ftcli.data.transforms import BatchTransformParams, ImageTransform, build_eval_transform
 from ftcli.data.workers import WorkerPool
 from ftcli.errors import DataError, FtcliError
 from ftcli.recipe import schema

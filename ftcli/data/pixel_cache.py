@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from ftcli.caching.eviction import evict
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Key, Store, make_key
-from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError, read_image, read_shape
+from ftcli.data.samples import Sample
 from ftcli.data.thread_map import ThreadedMap, default_num_threads
 from ftcli.data.transforms import ImageTransform
 from ftcli.data.workers import WorkerPool

@@ -1,4 +1,4 @@
-"""The draw: which split each image, or each group of images, goes to."""
+"""Random assignment of images, or of groups of images, to splits."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ftcli.data.entries import Entry
 from ftcli.data.index import DatasetIndex
+from ftcli.data.samples import Sample
+from ftcli.results import format_count
 from ftcli.runtime import hash_to_unit
-
-_MAX_REPORTED = 10
 
 
 @dataclass(eq=False, slots=True)
 class SplitUnit:
-    """What is drawn as one: an image, or a group. `share` is its own number from 0 up to 1; `name` decides between
-    equal ones. `split` is where it is, None until that is settled; with `fixed` it stays there."""
+    """An image or a group, which is in one split as a whole.
+
+    `fraction` is its random number in [0, 1), `name` breaks ties. `split` is None until assigned; a fixed one stays.
+    """
 
     fraction: float
     name: str
@@ -31,43 +32,39 @@ def assign_splits(
     thresholds: Mapping[str, float],
     seed: int,
     previous_splits: Mapping[str, str],
-) -> list[tuple[str, Entry]]:
-    """Every image with its split: that of the listing, or for those in `pool` the one that is drawn.
+) -> list[tuple[str, str, Sample]]:
+    """Return split, class and sample of every image. Those of `source_split` are assigned, the others stay.
 
-    `bounds` are the shares below which an image belongs to each split. Notes the faults of groups in two splits, of
-    splits other than those held, and of classes with too few images or groups.
+    `thresholds` are the fractions below which an image belongs to each split. Classes with too few images or groups are
+    added to the errors of the index.
     """
-    _check_groups(index, source_split, previous_splits)
-    _check_previous_splits(index, source_split, thresholds, previous_splits)
     units = _build_units(index, source_split, seed, previous_splits)
     units_by_class = {name: list(dict.fromkeys(unit for _, unit in pairs)) for name, pairs in units.items()}
     missing_splits = assign_units(
         {name: class_units for name, class_units in units_by_class.items() if class_units}, thresholds
     )
-    failing_classes = [name for name in units_by_class if name in missing_splits]
-    for name in failing_classes[:_MAX_REPORTED]:
-        has_groups = any(entry.group is not None for entry, _ in units[name])
-        index.add_error(
-            _describe_missing_splits(
-                name, units_by_class[name], tuple(thresholds), missing_splits[name], "group" if has_groups else "image"
-            )
-        )
-    if len(failing_classes) > _MAX_REPORTED:
-        index.add_error(f"{len(failing_classes) - _MAX_REPORTED} more classes have too few")
-    fixed_splits = {split: classes for split, classes in index.splits.items() if split != source_split}
-    assignments = [
-        (split, entry) for split, classes in fixed_splits.items() for entries in classes.values() for entry in entries
+    for name, class_units in units_by_class.items():
+        if name in missing_splits:
+            noun = "group" if any(sample.group is not None for sample, _ in units[name]) else "image"
+            message = _describe_missing_splits(name, class_units, tuple(thresholds), missing_splits[name], noun)
+            index.errors.add(message, "classes have too few")
+    assigned = [(unit.split or "train", name, sample) for name, pairs in units.items() for sample, unit in pairs]
+    return assigned + [
+        (split, name, sample)
+        for split, classes in index.splits.items()
+        if split != source_split
+        for name, samples in classes.items()
+        for sample in samples
     ]
-    return assignments + [(unit.split or "train", entry) for pairs in units.values() for entry, unit in pairs]
 
 
 def assign_units(
     units: Mapping[str, Sequence[SplitUnit]], thresholds: Mapping[str, float]
 ) -> dict[str, tuple[str, ...]]:
-    """Settle the units of each class, and tell which splits a class would have to be in and cannot.
+    """Assign the units of each class to splits. Return the splits in which a class lacks a unit.
 
-    `bounds` are the shares below which a unit belongs to each split. Only where a class would have nothing in a split
-    does the nearest of its units go there. A unit may be in several classes; those with the fewest come first.
+    `thresholds` are the fractions below which a unit belongs to each split. Only if a class would have no unit in a
+    split is its nearest unit moved there. A unit may be in several classes. The smallest classes are assigned first.
     """
     missing_by_class: dict[str, tuple[str, ...]] = {}
     assigned_classes: list[Sequence[SplitUnit]] = []
@@ -94,7 +91,7 @@ def _assign_class(
     reserved = [1 if split in empty_splits else 0 for split in thresholds]
     start = 0
     for position, (split, threshold) in enumerate(thresholds.items()):
-        # The cut falls where the bound lies, moved by no more than this and the later splits need for a unit each.
+        # The threshold decides, unless this or a later split would be left without the unit it needs.
         end = bisect.bisect_left(unassigned, (threshold, ""), key=_sort_key)
         end = min(max(end, start + reserved[position]), len(unassigned) - sum(reserved[position + 1 :]))
         for unit in unassigned[start:end]:
@@ -109,7 +106,7 @@ def _move_nearest(
     thresholds: Mapping[str, float],
     assigned_classes: Sequence[Sequence[SplitUnit]],
 ) -> bool:
-    """Move the nearest unit of a class into a split if no class that was drawn loses its last one in another by it."""
+    """Move the nearest unit of a class into a split, unless an assigned class would lose its last unit in another."""
     below = [threshold for name, threshold in thresholds.items() if threshold < thresholds[split]]
     low, high = max(below, default=0.0), thresholds[split]
     for unit in sorted(units, key=lambda unit: (max(low - unit.fraction, unit.fraction - high), unit.name)):
@@ -131,89 +128,38 @@ def _sort_key(unit: SplitUnit) -> tuple[float, str]:
 
 def _build_units(
     index: DatasetIndex, source_split: str, seed: int, previous_splits: Mapping[str, str]
-) -> dict[str, list[tuple[Entry, SplitUnit]]]:
-    """The images of the pool by class, each with what it is drawn with."""
+) -> dict[str, list[tuple[Sample, SplitUnit]]]:
+    """Return the samples of `source_split` by class, each with its unit."""
     groups: dict[str, SplitUnit] = {}
-    units: dict[str, list[tuple[Entry, SplitUnit]]] = {}
-    for name, entries in index.splits[source_split].items():
+    units: dict[str, list[tuple[Sample, SplitUnit]]] = {}
+    for name, samples in index.splits[source_split].items():
         pairs = units.setdefault(name, [])
-        for entry in entries:
-            if entry.group is None:
-                unit = SplitUnit(hash_to_unit(seed, "split", name, entry.path_in_class), entry.path)
-            elif entry.group in groups:
-                unit = groups[entry.group]
+        for sample in samples:
+            if sample.group is None:
+                unit = SplitUnit(hash_to_unit(seed, "split", name, sample.path_in_class), sample.path)
+            elif sample.group in groups:
+                unit = groups[sample.group]
             else:
-                unit = groups[entry.group] = SplitUnit(hash_to_unit(seed, "split", entry.group), entry.group)
-            if entry.path in previous_splits:
-                unit.split, unit.is_fixed = previous_splits[entry.path], True
-            pairs.append((entry, unit))
+                unit = groups[sample.group] = SplitUnit(hash_to_unit(seed, "split", sample.group), sample.group)
+            if sample.path in previous_splits:
+                unit.split, unit.is_fixed = previous_splits[sample.path], True
+            pairs.append((sample, unit))
     return units
-
-
-def _check_groups(index: DatasetIndex, source_split: str, previous_splits: Mapping[str, str]) -> None:
-    """Note the groups that are in two splits already, by the listing or by the earlier run."""
-    current_splits: dict[str, list[str]] = {}
-    earlier_splits: dict[str, list[str]] = {}
-    for split, classes in index.splits.items():
-        for entry in (entry for entries in classes.values() for entry in entries if entry.group is not None):
-            current_splits.setdefault(entry.group or "", []).append(split)
-            if split == source_split and entry.path in previous_splits:
-                earlier_splits.setdefault(entry.group or "", []).append(previous_splits[entry.path])
-    _report_split_groups(index, current_splits, "is", "put all its images into one split")
-    _report_split_groups(
-        index, earlier_splits, "was in the earlier run", "train anew from the recipe alone, or leave the groups out"
-    )
-
-
-def _report_split_groups(
-    index: DatasetIndex, splits_by_group: Mapping[str, Sequence[str]], verb: str, remedy: str
-) -> None:
-    split_order = ("train", "val", "test")
-    divided = {
-        group: " and ".join(split for split in split_order if split in splits)
-        for group, splits in splits_by_group.items()
-        if len(set(splits)) > 1
-    }
-    for group in list(divided)[:_MAX_REPORTED]:
-        index.add_error(f"group {group!r} {verb} in {divided[group]}; {remedy}")
-    if len(divided) > _MAX_REPORTED:
-        index.add_error(f"{len(divided) - _MAX_REPORTED} more groups are in two splits")
-
-
-def _check_previous_splits(
-    index: DatasetIndex, source_split: str, thresholds: Mapping[str, float], previous_splits: Mapping[str, str]
-) -> None:
-    """Note the images that a manifest has put into another split than that of the earlier run."""
-    moved = [
-        (entry.path, previous_splits[entry.path], split)
-        for split, classes in index.splits.items()
-        for entries in classes.values()
-        for entry in entries
-        if entry.path in previous_splits
-        and previous_splits[entry.path] not in (thresholds if split == source_split else (split,))
-    ]
-    if moved:
-        path, previous_split, current_split = moved[0]
-        others = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
-        index.add_error(
-            f"{path!r}{others} would be in {current_split} and was in {previous_split} in the earlier run; put it back, or train anew "
-            "from the recipe alone"
-        )
 
 
 def _describe_missing_splits(
     name: str, units: Sequence[SplitUnit], splits: Sequence[str], missing_splits: Sequence[str], noun: str
 ) -> str:
-    """Why a class cannot be in every split."""
+    """Return the error of a class that cannot be in every split."""
     fixed_splits = {unit.split for unit in units if unit.is_fixed}
-    count = sum(not unit.is_fixed for unit in units)
+    num_free = sum(not unit.is_fixed for unit in units)
     open_splits = [split for split in splits if split not in fixed_splits]
-    nouns = noun if count == 1 else f"{noun}s"
-    if count < len(open_splits):
-        suffix = " beside those of the earlier run" if fixed_splits else ""
+    count = format_count(num_free, noun)
+    if num_free < len(open_splits):
+        suffix = " that were not in the earlier run" if fixed_splits else ""
         each = f"{'one each' if len(open_splits) > 1 else 'one'} in {' and '.join(open_splits)}"
-        return f"class {name!r} has {count} {nouns}{suffix}, too few for {each}; add {noun}s"
+        return f"class {name!r} has {count}{suffix}, too few for {each}; add {noun}s"
     return (
-        f"class {name!r} has {count} {nouns}, but the classes that share them leave none for {' and '.join(missing_splits)}; "
+        f"class {name!r} has {count}, but the classes that share them leave none for {' and '.join(missing_splits)}; "
         f"add {noun}s, or give the splits in a manifest"
     )

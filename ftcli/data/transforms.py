@@ -1,13 +1,13 @@
-"""From an RGB image to the network's input: resizing, random augmentation, normalisation."""
+"""Preprocessing and augmentation of images: resizing, random transforms, normalization."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import PIL
 import torch
@@ -16,7 +16,6 @@ from PIL import Image, features
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ftcli.data.changes import BatchTransform, BatchTransformConfig, build_batch_transform
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
@@ -37,25 +36,136 @@ PRESETS: dict[schema.Preset, tuple[schema.Transform, ...]] = {
         schema.RandomErasing(name="random_erasing"),
     ),
 }
-"""What each preset stands for. standard is the augmentation of Szegedy et al., arXiv 1409.4842, with which most
+"""The transforms of each preset. standard is the augmentation of Szegedy et al., arXiv 1409.4842, with which most
 ImageNet weights were trained."""
 
-
 _DECODE_MARGIN = 2
-"""How many times larger than it is resized to an image is decoded at least. A JPEG decoded at 1/k of its size gives the
-means of blocks of k by k pixels. Resizing by 2 or more averages several of these, and leaves pixels within 1 of 255 on
-average of those of the whole image; without a margin they are twice as far, and some classes change."""
+"""The minimum ratio of the decoded size to the resized one. A JPEG decoded at 1/k of its size has the means of blocks
+of k by k pixels. Resizing them by 2 or more gives pixels that differ by less than 1 of 255 on average from those of the
+full-size image; without a margin the difference doubles, and some predicted classes change."""
+
+BatchTransformConfig = schema.RandomHorizontalFlip | schema.RandomVerticalFlip | schema.RandomErasing
+"""The transforms of a recipe whose random parameters need no pixels and that a device can apply to whole batches."""
+
+_TransformKind = Literal["horizontal_flip", "vertical_flip", "erase"]
+
+
+@dataclass(frozen=True)
+class BatchTransformParams:
+    """The parameters of one batch transform for n images, not applied yet.
+
+    int64 (n, 1), 1 for flipped images, or (n, 4): top, left, height and width of the erased rectangle.
+    """
+
+    kind: _TransformKind
+    params: Tensor
+
+    def to(self, device: torch.device) -> BatchTransformParams:
+        """Copy to a device, asynchronously from pinned memory."""
+        return BatchTransformParams(self.kind, self.params.to(device, non_blocking=True))
+
+    def pin_memory(self) -> BatchTransformParams:
+        """Copy to pinned memory."""
+        return BatchTransformParams(self.kind, self.params.pin_memory())
+
+
+@dataclass(frozen=True)
+class _Flip:
+    """A flip with probability p.
+
+    `make_params` uses torch's global CPU generator exactly as torchvision's transform does. `apply` gives an RGB image
+    the same pixels as `apply_batch_transforms` gives a batch.
+    """
+
+    p: float
+    kind: ClassVar[_TransformKind]
+    _method: ClassVar[Image.Transpose]
+
+    def make_params(self, _size: tuple[int, int]) -> tuple[int, ...]:
+        return (int(not bool(torch.rand(1) >= self.p)),)
+
+    def apply(self, image: Image.Image, params: tuple[int, ...]) -> Image.Image:
+        return image.transpose(self._method) if params[0] else image
+
+
+class HorizontalFlip(_Flip):
+    """A left-right flip."""
+
+    kind = "horizontal_flip"
+    _method = Image.Transpose.FLIP_LEFT_RIGHT
+
+
+class VerticalFlip(_Flip):
+    """A top-bottom flip."""
+
+    kind = "vertical_flip"
+    _method = Image.Transpose.FLIP_TOP_BOTTOM
+
+
+class Erase:
+    """A black rectangle, of a fraction of the area in `scale`, with probability p; see _Flip."""
+
+    kind: _TransformKind = "erase"
+
+    def __init__(self, p: float, scale: tuple[float, float]) -> None:
+        self._random_erasing = v2.RandomErasing(p, scale)
+
+    def make_params(self, size: tuple[int, int]) -> tuple[int, ...]:
+        if torch.rand(1) >= self._random_erasing.p:
+            return 0, 0, 0, 0
+        params: dict[str, Any] = self._random_erasing.make_params([torch.empty((3, size[1], size[0]), device="meta")])
+        # torchvision returns no value after ten rectangles that do not fit.
+        return (0, 0, 0, 0) if params["v"] is None else (params["i"], params["j"], params["h"], params["w"])
+
+    def apply(self, image: Image.Image, params: tuple[int, ...]) -> Image.Image:
+        top, left, height, width = params
+        if not height or not width:
+            return image
+        erased = image.copy()
+        erased.paste((0, 0, 0), (left, top, left + width, top + height))
+        return erased
+
+
+BatchTransform = HorizontalFlip | VerticalFlip | Erase
+
+
+def build_batch_transform(transform: BatchTransformConfig) -> BatchTransform:
+    """Build a batch transform of a recipe."""
+    match transform:
+        case schema.RandomHorizontalFlip(p=p):
+            return HorizontalFlip(p)
+        case schema.RandomVerticalFlip(p=p):
+            return VerticalFlip(p)
+        case schema.RandomErasing(p=p, scale=scale):
+            return Erase(p, scale)
+
+
+def apply_batch_transforms(images: Tensor, transform_params: Sequence[BatchTransformParams]) -> Tensor:
+    """Apply batch transforms in order to uint8 images (n, 3, h, w) on the same device. The input is not modified."""
+    rows = torch.arange(images.shape[2], device=images.device).view(1, 1, -1, 1)
+    columns = torch.arange(images.shape[3], device=images.device).view(1, 1, 1, -1)
+    for transform in transform_params:
+        params = transform.params.view(len(images), -1, 1, 1, 1)
+        if transform.kind == "erase":
+            top, left, height, width = params.unbind(1)
+            is_erased = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+            images = images.masked_fill(is_erased, 0)
+        else:
+            dim = 3 if transform.kind == "horizontal_flip" else 2
+            images = torch.where(params[:, 0] > 0, images.flip(dim), images)
+    return images
 
 
 @dataclass(frozen=True, eq=False)
 class ImageTransform:
-    """How an image reaches the network: as uint8 (3, size, size), red green blue.
+    """Preprocessing of an image to uint8 (3, size, size), RGB.
 
-    First come the `fixed` steps, without chance; then those of `chance`, which draw from torch's global CPU generator
-    alone; then `changes`, which draw from it too, and are made here or, where `is_deferred`, by whoever has the pixels
-    then. `needed` is the length of the shorter side that a file is decoded with at least, None for all of it.
-    `identity` is a text that decides, with the image file and the state of the generator, every pixel;
-    `deterministic_fingerprint` decides what the fixed steps give.
+    The deterministic steps come first. The random steps and then the batch transforms follow; both use torch's global
+    CPU generator alone. Batch transforms are applied here, or with `is_deferred` left to `apply_batch_transforms`.
+    `min_decode_size` is the minimum length of the shorter side for decoding a file; None decodes the full size.
+
+    `fingerprint` determines every pixel, given the image file and the state of the generator;
+    `deterministic_fingerprint` does for the deterministic steps.
     """
 
     size: int
@@ -69,25 +179,24 @@ class ImageTransform:
 
     @property
     def is_random(self) -> bool:
-        """Whether chance has a part in it; if not, every look at an image gives the same."""
+        """Whether the output depends on the random generator."""
         return bool(self.random or self.batch_transforms)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """What becomes of an image that `data.images` has read, every change made."""
+        """Apply all steps to an RGB or grey image."""
         augmented, _ = replace(self, is_deferred=False).apply_random(self.apply_deterministic(image))
         pixels: Tensor = v2.functional.pil_to_tensor(augmented)
         return pixels
 
     def apply_deterministic(self, image: Image.Image) -> Image.Image:
-        """An RGB or grey image after the fixed steps, as RGB."""
-        # Grey is resized as the one channel that it is: three equal ones give equal results, in three times the time.
+        """Apply the deterministic steps to an RGB or grey image. Return an RGB image."""
+        # Grey is resized as one channel: three equal channels would give the same result in three times the time.
         for step in self.deterministic:
             image = step(image)
         return image if image.mode == "RGB" else image.convert("RGB")
 
     def apply_random(self, image: Image.Image) -> tuple[Image.Image, tuple[tuple[int, ...], ...]]:
-        """A fixed image after everything that chance decides, and the numbers of each change that is left: of none
-        unless they are deferred."""
+        """Apply the random steps. Return the image and the parameters of each deferred batch transform."""
         for step in self.random:
             image = step(image)
         params_per_transform = tuple(transform.make_params(image.size) for transform in self.batch_transforms)
@@ -98,49 +207,48 @@ class ImageTransform:
         return image, ()
 
     def defer_to_device(self) -> ImageTransform:
-        """The same transform with its changes left to `changes.apply_batch_transforms`, for batches that go to a device."""
+        """Return the transform with its batch transforms left to `apply_batch_transforms`."""
         return replace(self, is_deferred=True)
 
 
 def build_eval_transform(preprocessing: Preprocessing) -> ImageTransform:
-    """How an image reaches the network when nothing is random. Resizing is antialiased unless interpolation is
-    nearest."""
+    """Build the deterministic transform for evaluation. Resizing is antialiased unless the interpolation is nearest."""
     return _build_transform(preprocessing, ())
 
 
 def build_train_transform(
     preprocessing: Preprocessing, augment: schema.Preset | tuple[schema.Transform, ...]
 ) -> ImageTransform:
-    """How an image reaches the network in training: the transforms of a preset or list, in order.
+    """Build the transform for training: the transforms of a preset or list, in order.
 
-    Without a random_resized_crop the image first reaches its size as in evaluation.
+    Without a random_resized_crop the image is resized first, as for evaluation.
     """
     return _build_transform(preprocessing, PRESETS[augment] if isinstance(augment, str) else augment)
 
 
 class Normalizer:
-    """Turns uint8 images into what the network was trained on: scaled to [0, 1], less the mean, over the std."""
+    """Normalization of uint8 images: scaled to [0, 1], minus the mean, divided by the std."""
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
         self._mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (n, 3, h, w) on the normalizer's device to float32 of the same shape and memory format."""
+        """Convert uint8 (n, 3, h, w) on the normalizer's device to float32 of the same shape and memory format."""
         mean, std = self._mean, self._std
         if images.is_contiguous(memory_format=torch.channels_last):
-            # Laid out for a row of pixels: three numbers alone are applied to three at a time, in four times the time.
+            # Repeated for a row of pixels, the values are applied in a quarter of the time.
             mean, std = (_repeat_per_pixel(channel_values, images.shape[3]) for channel_values in (mean, std))
         return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def _repeat_per_pixel(channel_values: Tensor, width: int) -> Tensor:
-    """A number for each channel, (1, 3, 1, 1), as one for each pixel of a row, channels last."""
+    """Repeat channel values (1, 3, 1, 1) to (1, 3, 1, width), channels last."""
     return channel_values.expand(1, 3, 1, width).contiguous(memory_format=torch.channels_last)
 
 
 class _PadToSquare:
-    """Resizes the longer side to `size` and centres the image on black."""
+    """Resizing of the longer side to `size`, with the image centred on black."""
 
     def __init__(self, size: int, interpolation: v2.InterpolationMode) -> None:
         self.size = size
@@ -156,8 +264,10 @@ class _PadToSquare:
 
 
 def _crop_extreme_aspect_ratio(image: Image.Image) -> Image.Image:
-    """The middle of an image that is more than eight times as long as wide: resized whole it could fill the memory,
-    and the centre that is cut out then lies well within."""
+    """Crop the middle of an image that is more than eight times as long as wide.
+
+    The centre crop that follows lies well within it, while resizing the full image could exhaust the memory.
+    """
     width, height = image.size
     max_side = 8 * min(width, height)
     if max(width, height) <= max_side:
@@ -198,12 +308,12 @@ def _build_transform(preprocessing: Preprocessing, transforms: tuple[schema.Tran
 
 
 def _compute_min_decode_size(preprocessing: Preprocessing, crop: schema.RandomResizedCrop | None) -> int | None:
-    """The length of the shorter side that an image must keep so that no detail is missed when it is resized.
+    """Return the minimum length of the shorter side when decoding, so that resizing loses no detail.
 
-    The smallest part that is cut out is `share` of the area, and its shorter side is the root of share / ratio of the
-    image's shorter side or more: it must not have to grow.
+    The smallest random crop has scale[0] of the area, and its shorter side is at least sqrt(scale[0] / ratio) of the
+    image's shorter side. It must not be enlarged.
     """
-    if preprocessing.interpolation == "nearest":  # it picks pixels of the file, not averages of them
+    if preprocessing.interpolation == "nearest":  # it selects pixels of the file instead of averaging
         return None
     if crop is None:
         return _DECODE_MARGIN * preprocessing.resize_size
@@ -216,7 +326,7 @@ def _compute_min_decode_size(preprocessing: Preprocessing, crop: schema.RandomRe
 
 @cache
 def _list_decoder_versions() -> dict[str, str | None]:
-    """What decodes and changes images. Other versions of it may round another way."""
+    """Return the versions of the libraries that decode and transform images: others may round differently."""
     decoders = {name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif", "jpg_2000")}
     return {"pillow": PIL.__version__, "torchvision": torchvision.__version__, **decoders}
 
@@ -226,7 +336,7 @@ def _to_json(parts: dict[str, Any]) -> str:
 
 
 def _build_resize_steps(preprocessing: Preprocessing) -> list[Step]:
-    """The steps that bring an image to its size without chance."""
+    """Return the steps that resize an image for evaluation."""
     interpolation = v2.InterpolationMode(preprocessing.interpolation)
     if preprocessing.resize == "pad":
         return [_PadToSquare(preprocessing.image_size, interpolation)]
@@ -243,7 +353,7 @@ def _build_resize_steps(preprocessing: Preprocessing) -> list[Step]:
 
 
 class _ImmediateTransform:
-    """A change that is made where it is drawn, for another step comes after it."""
+    """A batch transform applied at once, since a step that needs the pixels follows."""
 
     def __init__(self, transform: BatchTransform) -> None:
         self.transform = transform
@@ -253,7 +363,7 @@ class _ImmediateTransform:
 
 
 def _build_step(transform: schema.Transform, preprocessing: Preprocessing) -> Step:
-    """A transform as a step from one RGB image to another."""
+    """Build a transform of a recipe as a function of an RGB image."""
     step: Step
     match transform:
         case schema.RandomResizedCrop(scale=scale, ratio=ratio):

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ftcli.data.dataset import list_image_paths
+from ftcli.data.dataset import count_images
 from ftcli.datasets.builder import DatasetBuilder
 from ftcli.datasets.registry import DATASETS, DatasetSpec, RemoteFile
 from ftcli.downloads import download_file
@@ -34,10 +34,7 @@ def download_dataset(name: str, root: Path, reporter: Reporter) -> DownloadResul
         _remove_leftovers(root)
         temp_folder.mkdir(parents=True)
         _build_dataset(spec, DatasetBuilder(name, temp_folder, files, spec.max_unpacked_bytes, reporter))
-        splits = {
-            split: {label: len(paths) for label, paths in classes.items()}
-            for split, classes in list_image_paths(temp_folder, f"download: {name}").items()
-        }
+        splits = count_images(temp_folder, f"download: {name}")
         commit_dir(temp_folder, root)
     except OSError as error:
         raise RunError(f"{root}: cannot be made ({error.strerror}); make room, or give another folder") from error

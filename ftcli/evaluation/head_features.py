@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 from ftcli.caching.eviction import get_cache_limit
 from ftcli.data.batches import BatchLoader
-from ftcli.data.dataset import Sample
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_eval_transform
 from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.logits import NO_TTA, FlipDims, ForwardFn, image_forward, suffix_forward

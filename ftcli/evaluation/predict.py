@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.data.dataset import Sample
 from ftcli.data.input_paths import InputPaths
 from ftcli.data.loader import ImageLoader, LoaderConfig, max_workers
+from ftcli.data.samples import Sample
 from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.results import Prediction, PredictionError, PredictResult, Progress, Reporter, format_count, format_duration
 from ftcli.runs.run_dir import find_checkpoint

@@ -13,8 +13,8 @@ from ftcli.caching.eviction import evict
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Store, StoreWriter, make_key
 from ftcli.data.batches import RngKey, SkippedImage, batch_indices
-from ftcli.data.dataset import Sample
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import DataError, RunError
 from ftcli.features.fingerprint import NO_DIGESTS, TensorDigests, fingerprint_backbone, format_rng_key

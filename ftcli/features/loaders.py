@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ftcli.caching.store import Store
 from ftcli.data.batches import Batch, RngKey, SkippedImage, batch_indices, count_batches
-from ftcli.data.dataset import Sample
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import RunError
 from ftcli.features.frozen_backbone import FrozenBackbone

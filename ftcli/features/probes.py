@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ftcli.errors import DataError, RecipeError, RunError, suggest
+from ftcli.errors import DataError, RecipeError, RunError, format_list, suggest
 from ftcli.features.tuning import cast_features, fit_pipeline, grid_search, make_folds
 from ftcli.results.extraction import ProbeScore
 from ftcli.statistics import wilson_interval
@@ -84,7 +84,7 @@ def check_probe_labels(
         has, folders, them = _pluralize(len(too_few))
         errors.append(
             f"{option}: cross-validation needs at least 2 images of each class in train, and {len(too_few)} of "
-            f"{len(classes)} classes {has} fewer: {_join_names(too_few)}; add images to {folders} in train, or take {them} "
+            f"{len(classes)} classes {has} fewer: {format_list(too_few, 6)}; add images to {folders} in train, or take {them} "
             "out"
         )
     if groups is not None:
@@ -100,7 +100,7 @@ def check_probe_labels(
         if single_group:
             errors.append(
                 f"{option}: cross-validation needs at least 2 groups of each class in train, and {len(single_group)} of "
-                f"{len(classes)} classes {has} a single one: {_join_names(single_group)}; add images of other groups, or take "
+                f"{len(classes)} classes {has} a single one: {format_list(single_group, 6)}; add images of other groups, or take "
                 f"{them} out"
             )
     if errors:
@@ -170,7 +170,3 @@ def _check_finite(name: str, layer: str, feature_set: FeatureSet) -> None:
 
 def _pluralize(count: int) -> tuple[str, str, str]:
     return ("has", "its folder", "the class") if count == 1 else ("have", "their folders", "these classes")
-
-
-def _join_names(names: Sequence[str], max_names: int = 6) -> str:
-    return ", ".join(names[:max_names]) + (f" and {len(names) - max_names} more" if len(names) > max_names else "")

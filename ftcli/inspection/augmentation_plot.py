@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ftcli.data.batches import RngKey
-from ftcli.data.dataset import ImageDataset, Sample
+from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Canvas, Pixels, resize_to_fit

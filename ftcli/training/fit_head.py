@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from ftcli.caching.eviction import fits_in_cache
 from ftcli.data.batches import BatchLoader
-from ftcli.data.dataset import Sample
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.errors import RunError
 from ftcli.evaluation.logits import EvalOutputs, ForwardFn, image_forward, predict_logits, suffix_forward
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss

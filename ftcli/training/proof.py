@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ftcli.errors import RunError
+from ftcli.errors import RunError, format_list
 from ftcli.models.state_dict import hash_tensor
 
 
@@ -20,7 +20,7 @@ def check_frozen_unchanged(expected: Mapping[str, str], tensors: Mapping[str, Te
     current = hash_tensors(tensors)
     changed = [name for name in expected if current.get(name) != expected[name]]
     if changed:
-        changed_names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        changed_names = format_list(changed, 3)
         raise RunError(
             f"stage {stage}: frozen tensors moved: {changed_names}; the stage's result is not to be trusted, please report "
             "this with the recipe"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ftcli.data.batches import Batch
-from ftcli.data.changes import apply_batch_transforms
+from ftcli.data.transforms import apply_batch_transforms
 from ftcli.errors import RunError
 from ftcli.training.stage import StageContext, Trainer
 

@@ -192,7 +192,7 @@ def test_compare_reports_missing_images_and_other_classes(three_runs: Path, ftcl
     shutil.rmtree("mine")
     result = ftcli("compare", "runs/mine", "runs/mine/stages/head.pt", "--json").json
     assert result["why"] == (
-        "not all can be measured: runs/mine/best_loss.pt: data.root: mine is not there; give a folder with "
+        "not all can be measured: runs/mine/best_loss.pt: data.root: mine does not exist; give a folder with "
         "train/<class>/, or with one folder a class; or give images for all with --data"
     )
     assert ftcli("compare", "runs/mine", "runs/photos").code == 0

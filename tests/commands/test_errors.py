@@ -141,7 +141,7 @@ def test_train_reports_missing_data_folder(workplace: Path, ftcli: Ftcli, photo_
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
     assert outcome.errors == [
-        "r.yaml:3:9: data.root: photos is not there; give a folder with train/<class>/, or with one folder a class"
+        "r.yaml:3:9: data.root: photos does not exist; give a folder with train/<class>/, or with one folder a class"
     ]
     assert not (workplace / "runs").exists()
 
@@ -152,7 +152,7 @@ def test_train_reports_empty_class(ftcli: Ftcli, photo_copy: Path) -> None:
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
     assert outcome.errors == [
-        "r.yaml:3:9: data.root: photos/test has an empty class folder, 'china'; add images, or remove what is empty"
+        "r.yaml:3:9: data.root: photos/test has an empty class folder, 'china'; add images, or remove it"
     ]
 
 
@@ -175,7 +175,7 @@ def test_train_stops_on_truncated_image(ftcli: Ftcli, photo_copy: Path, num_work
     outcome = ftcli("train", "r.yaml", "--set", f"data.num_workers={num_workers}")
     assert outcome.code == 3
     (message,) = outcome.errors
-    assert message.startswith("photos/train/china/3.jpg: is cut short (image file is truncated (")
+    assert message.startswith("photos/train/china/3.jpg: is truncated (image file is truncated (")
     assert message.endswith("; replace it, remove it, or set data.on_corrupt_image: skip")
 
 
@@ -184,7 +184,7 @@ def test_train_stops_on_text_named_jpg(ftcli: Ftcli, photo_copy: Path) -> None:
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
     assert outcome.errors == [
-        "photos/train/china/3.jpg: is no image that can be read; replace it, remove it, or set data.on_corrupt_image: skip"
+        "photos/train/china/3.jpg: is not a readable image; replace it, remove it, or set data.on_corrupt_image: skip"
     ]
 
 

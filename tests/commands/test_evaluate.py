@@ -133,7 +133,7 @@ def test_evaluate_refuses_folder_with_unknown_class(
     outcome = ftcli("evaluate", checkpoint_path, "--data", "field")
     assert outcome.code == 4
     (message,) = outcome.errors
-    assert message.startswith("--data: field has the class 'tulip' that the checkpoint does not know; ")
+    assert message.startswith("--data: field has the class 'tulip', unknown to the checkpoint; ")
 
 
 def test_evaluate_reports_unknown_split(ftcli: Ftcli, checkpoint_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_evaluate_calibrate_requires_val_of_recipe(ftcli: Ftcli, unicode_checkpo
     outcome = ftcli("evaluate", unicode_checkpoint, "--data", "moved", "--calibrate")
     assert outcome.code == 3
     assert outcome.errors == [
-        f"{unicode_checkpoint}: data.root: data is not there; give a folder with train/<class>/, or with one folder a class"
+        f"{unicode_checkpoint}: data.root: data does not exist; give a folder with train/<class>/, or with one folder a class"
     ]
     assert not Path("runs/photos/best_loss-calibrated.pt").exists()
 

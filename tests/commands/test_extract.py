@@ -267,7 +267,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             [MODEL, *FAST_OPTIONS, "--data", "one", "--probe", "svm"],
             3,
-            ["--data one: data.root: one/train has one class only, 'china'; a classifier needs at least 2"],
+            ["--data one: data.root: one/train has only one class, 'china'; add another"],
         ),
         (
             [MODEL, *FAST_OPTIONS, "--data", "pair.csv", "--probe", "svm"],

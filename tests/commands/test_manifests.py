@@ -80,18 +80,18 @@ def test_evaluate_accepts_other_manifest(ftcli: Ftcli, finished: Path, photo_fol
     assert ftcli("evaluate", run, "--data", "m.parquet", "--split", "val", "--json").json["images"] == 1
     outcome = ftcli("evaluate", run, "--data", "m.parquet", "--split", "train")
     assert outcome.code == 3
-    assert outcome.errors == ["--data: m.parquet has no split 'train'; give one that it has: 'test', 'val'"]
+    assert outcome.errors == ["--data: m.parquet has no split 'train'; give one of its splits: 'test', 'val'"]
     (finished / "all.tsv").write_text("\n".join(lines).replace("\tchina", "\tjapan"))
     outcome = ftcli("evaluate", run, "--data", "all.tsv")
     assert outcome.code == 4
-    assert outcome.errors[0].startswith("--data: all.tsv has the class 'japan' that the checkpoint does not know; ")
+    assert outcome.errors[0].startswith("--data: all.tsv has the class 'japan', unknown to the checkpoint; ")
 
 
 def test_inspect_recipe_with_manifests(ftcli: Ftcli, manifest: Path) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "data.root=[cells.csv, gone.csv]")
     assert outcome.code == 3
     assert outcome.errors == [
-        "--set data.root=[cells.csv, gone.csv]: data.root: gone.csv is not there; give a manifest with the columns "
+        "--set data.root=[cells.csv, gone.csv]: data.root: gone.csv does not exist; give a manifest with the columns "
         "path and label, or a folder"
     ]
     recipe = manifest.parent / "r.yaml"

@@ -128,7 +128,7 @@ def test_predict_reports_corrupt_image_and_continues(ftcli: Ftcli, checkpoint_pa
     assert outcome.errors == ["predict: 3 of 15 images cannot be read; each is named above, the others are predicted"]
     warned = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]
     assert [f"{one['path']}: {one['why']}" for one in outcome.json["failed"]] == warned
-    assert warned[0].startswith("photos/china/0.jpg: is cut short (")
+    assert warned[0].startswith("photos/china/0.jpg: is truncated (")
     assert warned[1:] == [
         "photos/flower/x.png: is empty (0 bytes)",
         "gone.jpg: cannot be opened (No such file or directory)",
@@ -204,9 +204,9 @@ def test_predict_reports_no_images(ftcli: Ftcli, checkpoint_path: Path) -> None:
     Path("empty").mkdir()
     for arguments, sentence in (
         ([], "predict: no image is given; name files, folders or patterns, or - for a list on standard input"),
-        (["empty"], "empty: holds no image; give a folder that does"),
+        (["empty"], "empty: contains no image; give a folder with images"),
         (["", "photos"], "predict: an image is given by an empty name; give its file (. is the current folder)"),
-        (["p/*.jpg"], "p/*.jpg: fits no image; mend the pattern, in which ** stands for any number of folders"),
+        (["p/*.jpg"], "p/*.jpg: matches no image; fix the pattern (** matches any number of folders)"),
     ):
         outcome = ftcli("predict", checkpoint_path, *arguments, "--json", "--out", "told.json")
         assert (outcome.code, outcome.out, outcome.errors) == (3, "", [sentence])

@@ -12,10 +12,10 @@ from ftcli import runtime
 from ftcli.data import loader as loader_module
 from ftcli.data import pixel_cache as pixel_cache_module
 from ftcli.data.batches import Batch
-from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError, read_image
 from ftcli.data.loader import BatchBuilder, BatchRequest, ImageLoader, LoaderConfig
 from ftcli.data.pixel_cache import PixelCache
+from ftcli.data.samples import Sample
 from ftcli.data.thread_map import ThreadedMap
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.results import NullReporter, Preprocessing
@@ -85,7 +85,7 @@ def test_batch_builder_reports_first_corrupt_image(root: Path, threads: int) -> 
     (root / "1.png").write_bytes(b"")
     fault = build(root, STRONG, threads)
     assert isinstance(fault, CorruptImageError)
-    assert str(fault).startswith(f"{root / '0.png'}: is cut short (")
+    assert str(fault).startswith(f"{root / '0.png'}: is truncated (")
     batch = build(root, STRONG, threads, "skip")
     assert isinstance(batch, Batch)
     assert [one.path for one in batch.skipped] == ["0.png", "1.png"]

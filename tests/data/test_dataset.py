@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.data.dataset import ImageDataset, Sample, list_image_paths, list_split, natural_key, split_images
+from ftcli.data.dataset import ImageDataset, count_images, list_split, split_images
+from ftcli.data.samples import Sample, natural_key
 from ftcli.errors import CheckpointError, DataError
 from ftcli.recipe.schema import Data
 
@@ -80,15 +81,12 @@ def test_classes_in_recipe_order(fill: Fill) -> None:
     assert all(images.classes[sample.label] == sample.path[0] for s in images.splits.values() for sample in s)
 
 
-def test_list_image_paths_reports_all_errors(fill: Fill) -> None:
+def test_count_images_reports_all_errors(fill: Fill) -> None:
     root = fill({"train/a": 2, "train/b": 1, "test/a": 1})
-    assert list_image_paths(root, WHERE) == {
-        "train": {"a": ("train/a/0.png", "train/a/1.png"), "b": ("train/b/0.png",)},
-        "test": {"a": ("test/a/0.png",)},
-    }
+    assert count_images(root, WHERE) == {"train": {"a": 2, "b": 1}, "test": {"a": 1}}
     fill({"train/c": 0, "test": 1})
     with pytest.raises(DataError) as error:
-        list_image_paths(root, WHERE)
+        count_images(root, WHERE)
     assert len(error.value.messages) == 2
 
 
@@ -159,7 +157,7 @@ def test_every_split_has_every_class(fill: Fill, seed: int, val: float, test: fl
 
 @pytest.mark.covers("data.val", "data.test")
 def test_nearest_image_fills_split(many: Path) -> None:
-    """Where no share falls below the threshold, it is the image that a larger threshold takes first."""
+    """With no fraction below the threshold, a split gets the image that a larger threshold would add first."""
     wide = split_by_path(split_images(Data(root=str(many), val=0.03, test=0.0001), 0, WHERE))
     narrow = split_by_path(split_images(Data(root=str(many), val=0.0001, test=0.0001), 0, WHERE))
     chosen = {path for path, split in narrow.items() if split != "train"}
@@ -212,7 +210,7 @@ def test_too_few_images_with_previous_splits(fill: Fill) -> None:
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(root)), 0, WHERE, previous_splits)
     assert str(error.value) == (
-        f"{WHERE}: class 'a' has 0 images beside those of the earlier run, too few for one in val; add images"
+        f"{WHERE}: class 'a' has 0 images that were not in the earlier run, too few for one in val; add images"
     )
 
 
@@ -221,14 +219,14 @@ def test_class_errors_reported_together(fill: Fill) -> None:
         {"train/a": 5, "train/b": 5, "train/c": 0, "val/a": 1, "test/b": 1, "test/c": 1, "test/x2": 1, "test": 2}
     )
     assert errors_of(root, classes=["a", "b", "y"]) == [
-        f"{WHERE}: {root}/test has 2 images beside its class folders, such as '0.png', which would belong to no class; "
-        "move what is to be used into a class folder and the rest away",
-        f"{WHERE}: {root}/train has an empty class folder, 'c'; add images, or remove what is empty",
+        f"{WHERE}: {root}/test has 2 images outside its class folders, such as '0.png'; move those to use into a class "
+        "folder and the others away",
+        f"{WHERE}: {root}/train has an empty class folder, 'c'; add images, or remove it",
         f"{WHERE}: {root}: test lacks the class 'a' that train has; give both the same classes",
         f"{WHERE}: {root}: train lacks the class 'x2' that test has; give both the same classes",
         f"{WHERE}: {root}: val lacks the classes 'b', 'c' that train has; give both the same classes",
-        f"{WHERE}: {root}/train lacks the class 'y' that data.classes names; add the folder, or mend data.classes",
-        f"{WHERE}: {root}/train has the class 'c' beyond data.classes; move the folder away, or mend data.classes",
+        f"{WHERE}: {root}/train lacks the class 'y' of data.classes; add the folder, or correct data.classes",
+        f"{WHERE}: {root}/train has the class 'c', not in data.classes; move the folder away, or correct data.classes",
     ]
 
 
@@ -236,7 +234,7 @@ def test_one_class_or_no_train(fill: Fill) -> None:
     root = fill({"val/a": 1})
     assert errors_of(root) == [f"{WHERE}: {root} has no folder train, only 'val'; add it, with a folder for each class"]
     fill({"train/a": 5})
-    assert errors_of(root) == [f"{WHERE}: {root}/train has one class only, 'a'; a classifier needs at least 2"]
+    assert errors_of(root) == [f"{WHERE}: {root}/train has only one class, 'a'; add another"]
     (root / "train/b").mkdir()
     (root / "train/a").rename(root / "a")
     (root / "train/b").rmdir()
@@ -248,7 +246,7 @@ def test_one_class_or_no_train(fill: Fill) -> None:
 
 def test_missing_root(tmp_path: Path) -> None:
     assert errors_of(tmp_path / "gone") == [
-        f"{WHERE}: {tmp_path}/gone is not there; give a folder with train/<class>/, or with one folder a class"
+        f"{WHERE}: {tmp_path}/gone does not exist; give a folder with train/<class>/, or with one folder a class"
     ]
 
 
@@ -261,7 +259,7 @@ def test_fingerprint_detects_changes(fill: Fill) -> None:
     assert split_images(data, 0, WHERE).fingerprint() == first
     assert split_images(data, 1, WHERE).fingerprint() != first
     for change in ({"label": 1}, {"weight": 0.5}, {"group": "g"}):
-        val = tuple(replace(sample, **change) for sample in images.splits["val"])
+        val = tuple(sample._replace(**change) for sample in images.splits["val"])
         assert replace(images, splits={**images.splits, "val": val}).fingerprint() != first
     with (root / "a/0.png").open("ab") as file:
         file.write(b"x")
@@ -274,7 +272,10 @@ def test_fingerprint_detects_changes(fill: Fill) -> None:
 def test_list_split_labels_by_class_name(fill: Fill) -> None:
     root = fill({"dog": 1, "cat": 2})
     images = list_split(root, None, ("owl", "dog", "cat"), WHERE)
-    samples = (Sample("dog/0.png", 1), Sample("cat/0.png", 2), Sample("cat/1.png", 2))
+    samples = tuple(
+        Sample(f"{name}/{number}.png", label, path_in_class=f"{number}.png")
+        for name, label, number in (("dog", 1, 0), ("cat", 2, 0), ("cat", 2, 1))
+    )
     assert images == ImageDataset(root, ("owl", "dog", "cat"), {"all": samples}, str(root))
     assert list_split(root, "all", ("owl", "dog", "cat"), WHERE) == images
 
@@ -282,21 +283,23 @@ def test_list_split_labels_by_class_name(fill: Fill) -> None:
 def test_list_split_of_split_folder(fill: Fill) -> None:
     root = fill({"train/a": 1, "train/b": 1, "test/b": 1})
     for split in ("test", None):
-        assert list_split(root, split, ("b", "a"), WHERE).splits == {"test": (Sample("test/b/0.png", 0),)}
+        assert list_split(root, split, ("b", "a"), WHERE).splits == {
+            "test": (Sample("test/b/0.png", 0, path_in_class="0.png"),)
+        }
     with pytest.raises(DataError) as error:
         list_split(root, "val", ("b", "a"), WHERE)
-    assert str(error.value) == f"{WHERE}: {root} has no split 'val'; give one that it has: 'test', 'train'"
+    assert str(error.value) == f"{WHERE}: {root} has no split 'val'; give one of its splits: 'test', 'train'"
     shutil.rmtree(root / "test")
     with pytest.raises(DataError) as error:
         list_split(root, None, ("b", "a"), WHERE)
-    assert str(error.value) == f"{WHERE}: {root} has no split 'test'; give one that it has: 'train'"
+    assert str(error.value) == f"{WHERE}: {root} has no split 'test'; give one of its splits: 'train'"
 
 
 def test_list_split_without_splits(fill: Fill) -> None:
     root = fill({"a": 1, "b": 1})
     with pytest.raises(DataError) as error:
         list_split(root, "test", ("a", "b"), WHERE)
-    assert str(error.value) == (f"{WHERE}: {root} is a folder of classes and has no split 'test'; use the split 'all'")
+    assert str(error.value) == f"{WHERE}: {root} has no split 'test' and no others; use the split 'all'"
 
 
 def test_list_split_unknown_classes(fill: Fill) -> None:
@@ -304,7 +307,7 @@ def test_list_split_unknown_classes(fill: Fill) -> None:
     with pytest.raises(CheckpointError) as error:
         list_split(root, "all", ("cat", "dog"), WHERE)
     assert str(error.value) == (
-        f"{WHERE}: {root} has the classes 'fox', 'wolf' that the checkpoint does not know; its classes are 'cat', 'dog'"
+        f"{WHERE}: {root} has the classes 'fox', 'wolf', unknown to the checkpoint; its classes are 'cat', 'dog'"
     )
     assert error.value.exit_code == 4
 
@@ -312,8 +315,8 @@ def test_list_split_unknown_classes(fill: Fill) -> None:
 def test_list_split_folder_errors(fill: Fill, tmp_path: Path) -> None:
     root = fill({"a": 0})
     for root_path, what in {
-        root: "has an empty class folder, 'a'; add images, or remove what is empty",
-        tmp_path / "gone": "is not there; give a folder with train/<class>/, or with one folder a class",
+        root: "has an empty class folder, 'a'; add images, or remove it",
+        tmp_path / "gone": "does not exist; give a folder with train/<class>/, or with one folder a class",
     }.items():
         with pytest.raises(DataError) as error:
             list_split(root_path, "all", ("a", "b"), WHERE)

@@ -20,7 +20,7 @@ from ftcli.data.images import EXTENSIONS, CorruptImageError, convert_rgb, is_ima
 from ftcli.errors import RunError
 
 REMEDY = "; replace it, remove it, or set data.on_corrupt_image: skip"
-SAVE_ANEW = "; save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
+REENCODE = "; save it with 8 or 16 bits, remove it, or set data.on_corrupt_image: skip"
 LOSSLESS: dict[str, dict[str, Any]] = {"webp": {"lossless": True}, "jpg": {"quality": 95}}
 UNDO = {
     1: None,
@@ -51,7 +51,7 @@ def on_white(colour: Image.Image, alpha: Image.Image) -> Image.Image:
 
 
 def ramp(size: tuple[int, int]) -> Image.Image:
-    """Alpha from 0 at the left to 255 at the right."""
+    """Return alpha from 0 at the left to 255 at the right."""
     return Image.fromarray(np.tile(np.linspace(0, 255, size[0]).round().astype(np.uint8), (size[1], 1)))
 
 
@@ -192,11 +192,11 @@ def test_read_rgb_rejects_unbounded_values(tmp_path: Path) -> None:
     Image.fromarray(np.array([[-5, 70_000]], dtype=np.int32)).save(path)
     with pytest.raises(CorruptImageError) as error:
         read_rgb(path)
-    assert str(error.value) == f"{path}: has 32-bit pixels from -5 to 70000, which have no agreed range{SAVE_ANEW}"
+    assert str(error.value) == f"{path}: has 32-bit pixels from -5 to 70000, which have no defined range{REENCODE}"
     Image.fromarray(np.array([[0.5, 1.0]], dtype=np.float32)).save(path)
     with pytest.raises(CorruptImageError) as error:
         read_rgb(path)
-    assert str(error.value) == f"{path}: has floating-point pixels, which have no agreed range{SAVE_ANEW}"
+    assert str(error.value) == f"{path}: has floating-point pixels, which have no defined range{REENCODE}"
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
@@ -225,10 +225,10 @@ def test_read_rgb_truncated_message(tmp_path: Path, photo: Image.Image) -> None:
         read_rgb(path)
     reason = str(error.value.__cause__)
     assert reason.startswith("image file is truncated")
-    assert str(error.value) == f"{path}: is cut short ({reason}){REMEDY}"
+    assert str(error.value) == f"{path}: is truncated ({reason}){REMEDY}"
 
 
-def test_read_rgb_damaged_message(tmp_path: Path, photo: Image.Image) -> None:
+def test_read_rgb_corrupt_message(tmp_path: Path, photo: Image.Image) -> None:
     path = tmp_path / "a.png"
     photo.save(path)
     content = bytearray(path.read_bytes())
@@ -236,7 +236,7 @@ def test_read_rgb_damaged_message(tmp_path: Path, photo: Image.Image) -> None:
     path.write_bytes(content)
     with pytest.raises(CorruptImageError) as error:
         read_rgb(path)
-    assert str(error.value) == f"{path}: is damaged ({error.value.__cause__}){REMEDY}"
+    assert str(error.value) == f"{path}: is corrupt ({error.value.__cause__}){REMEDY}"
 
 
 def test_read_rgb_decoder_runtime_error(tmp_path: Path, photo: Image.Image) -> None:
@@ -246,7 +246,7 @@ def test_read_rgb_decoder_runtime_error(tmp_path: Path, photo: Image.Image) -> N
     with pytest.raises(CorruptImageError) as error:
         read_rgb(path)
     assert isinstance(error.value.__cause__, RuntimeError)
-    assert str(error.value) == f"{path}: is damaged ({error.value.__cause__}){REMEDY}"
+    assert str(error.value) == f"{path}: is corrupt ({error.value.__cause__}){REMEDY}"
 
 
 @pytest.mark.parametrize("content", [b"a text, not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
@@ -255,7 +255,7 @@ def test_read_rgb_not_an_image(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CorruptImageError) as error:
         read_rgb(path)
-    assert str(error.value) == f"{path}: is no image that can be read{REMEDY}"
+    assert str(error.value) == f"{path}: is not a readable image{REMEDY}"
 
 
 def test_read_rgb_unreadable_files(
@@ -303,7 +303,7 @@ def test_read_rgb_decompression_bomb(
     with pytest.raises(CorruptImageError) as error:
         read_rgb(path)
     assert str(error.value) == (
-        f"{path}: has more than {limit} pixels, too many to be read safely; "
+        f"{path}: has more than {limit} pixels, too many to read safely; "
         "make it smaller, remove it, or set data.on_corrupt_image: skip"
     )
 
@@ -316,7 +316,7 @@ def test_read_rgb_silences_warnings(tmp_path: Path, photo: Image.Image) -> None:
         warnings.simplefilter("always")
         with Image.open(path) as image:
             image.getexif()
-        assert caught, "Pillow has something to warn of"
+        assert caught, "Pillow warns of this file"
         caught.clear()
         read_rgb(path)
         assert not caught
@@ -349,9 +349,9 @@ def test_convert_rgb_open_image(tmp_path: Path, photo: Image.Image) -> None:
     path.write_bytes(path.read_bytes()[:3000])
     with Image.open(path) as image, pytest.raises(CorruptImageError) as error:
         convert_rgb(image, "mine")
-    assert error.value.reason.startswith("is cut short (")
+    assert error.value.reason.startswith("is truncated (")
     assert str(error.value) == f"mine: {error.value.reason}; replace it, remove it, or set data.on_corrupt_image: skip"
-    assert pickle.loads(pickle.dumps(error.value)).why == error.value.reason
+    assert pickle.loads(pickle.dumps(error.value)).reason == error.value.reason
 
 
 def test_read_shape(tmp_path: Path, photo: Image.Image) -> None:
@@ -416,7 +416,7 @@ def test_read_image_truncated_large_jpeg(tmp_path: Path, photos: tuple[Image.Ima
     photos[0].resize((1600, 1200)).save(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
-    with pytest.raises(CorruptImageError, match=r"a\.jpg: is cut short \("):
+    with pytest.raises(CorruptImageError, match=r"a\.jpg: is truncated \("):
         read_image(tmp_path / "a.jpg", 100)
 
 
@@ -440,7 +440,7 @@ def test_read_image_threads_restore_warning_filters(
 
     def load(path: Path, image: Image.Image) -> Image.Image:
         both.wait(20)
-        if path.name == "second.png":  # it begins while the first is read, and ends after it
+        if path.name == "second.png":  # it starts while the first is read, and ends after it
             first_done.wait(20)
             warnings.warn("of Pillow", UserWarning, stacklevel=1)
         return image

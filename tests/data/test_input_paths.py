@@ -14,7 +14,7 @@ from ftcli.errors import DataError
 
 @pytest.fixture
 def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: photos/ with images at three depths, hidden ones, and what is no image."""
+    """The current folder: photos/ with images at three depths, hidden ones, and another file."""
     names = ["b.jpg", "a.PNG", "a.txt", ".hidden.jpg", "deep/1.jpg", "deep/er/2.jpg", "deep/er/3.png", ".git/4.jpg"]
     for name in names:
         path = tmp_path / "photos" / name
@@ -101,18 +101,18 @@ def test_find_images_reports_all_errors(
 ) -> None:
     (workdir / "empty/.x").mkdir(parents=True)
     (workdir / "secret").mkdir()
-    workdir.chmod(0o755)  # that whoever reads in it gets as far as secret
+    workdir.chmod(0o755)  # so that an unprivileged user reaches secret
     with unreadable(workdir / "secret"):
         assert errors_of("empty", "photos/*.gif", "nothing/**/*.jpg", "secret", "photos") == (
-            "empty: holds no image; give a folder that does",
-            "photos/*.gif: fits no image; mend the pattern, in which ** stands for any number of folders",
-            "nothing/**/*.jpg: fits no image; mend the pattern, in which ** stands for any number of folders",
+            "empty: contains no image; give a folder with images",
+            "photos/*.gif: matches no image; fix the pattern (** matches any number of folders)",
+            "nothing/**/*.jpg: matches no image; fix the pattern (** matches any number of folders)",
             "secret: cannot be read (Permission denied); check its permissions",
         )
     assert errors_of() == (
         "predict: no image is given; name files, folders or patterns, or - for a list on standard input",
     )
-    assert errors_of("-", "-") == ("-: stands twice; standard input can be read once",)
+    assert errors_of("-", "-") == ("-: occurs twice, but standard input can be read only once; give it once",)
     assert errors_of("-", stdin=b"\n\n") == (
-        "-: standard input names no image; give a path a line, as `find photos -name '*.jpg'` does",
+        "-: standard input names no image; write one path a line, as `find photos -name '*.jpg'` does",
     )

@@ -15,9 +15,9 @@ from PIL import Image
 
 from ftcli import runtime
 from ftcli.data.batches import Batch, count_batches
-from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError, read_image, read_rgb
 from ftcli.data.loader import ImageLoader, LoaderConfig, epoch_permutation, max_workers, measure_normalization
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.results import Preprocessing
@@ -232,7 +232,7 @@ def test_corrupt_images_are_skipped_and_reported(root: Path, corrupt_root: Path,
         rest = list(loader.batches(rng_key=(0,)))
     assert [len(batch.paths) for batch in rest] == [4, 3, 0, 4, 4, 3]
     assert [len(batch.skip_messages) for batch in rest] == [0, 1, 4, 0, 0, 0]
-    assert rest[1].skip_messages[0].startswith(f"{corrupt_root}/5-a.png: is cut short (")
+    assert rest[1].skip_messages[0].startswith(f"{corrupt_root}/5-a.png: is truncated (")
     assert rest[1].paths == ("4-a.png", "6-a.png", "7-a.png")
     assert torch.equal(rest[1].images, expected[1].images[[0, 2, 3]])
     assert torch.equal(rest[1].labels, expected[1].labels[[0, 2, 3]])
@@ -325,7 +325,7 @@ def test_skipped_image_has_path_and_reason(corrupt_root: Path) -> None:
         (batch,) = loader.stream(iter(list_samples()[4:7]))
     (one,) = batch.skipped
     assert one.path == "5-a.png"
-    assert one.reason.startswith("is cut short (")
+    assert one.reason.startswith("is truncated (")
     assert (
         one.message
         == f"{corrupt_root}/5-a.png: {one.reason}; replace it, remove it, or set data.on_corrupt_image: skip"

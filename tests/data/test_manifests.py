@@ -10,10 +10,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from ftcli.data.dataset import list_image_paths, list_split, split_images
-from ftcli.data.entries import Entry
-from ftcli.data.manifests import ManifestScan, is_manifest
-from ftcli.errors import CheckpointError, DataError
+from ftcli.data.dataset import count_images, list_split, split_images
+from ftcli.data.manifests import is_manifest, read_manifest
+from ftcli.data.samples import Sample
+from ftcli.errors import CheckpointError, DataError, ErrorList
 from ftcli.recipe.schema import Data
 
 WHERE = "configs/x.yaml:5:9: data.root"
@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(fill: Fill) -> Write:
-    """Write data/m.csv, or a file of another name, beside images/0.png to images/19.png."""
+    """Write data/m.csv, or a file of another name, next to images/0.png to images/19.png."""
     root = fill({"images": 20})
 
     def make(content: str | bytes, name: str = "m.csv") -> Path:
@@ -40,19 +40,21 @@ def write_parquet(folder: Path, **columns: object) -> Path:
     return folder / "m.parquet"
 
 
-def rows_of(path: Path) -> list[tuple[str, Entry]]:
-    scan = ManifestScan(path, WHERE)
-    listed = scan.read()
-    assert scan.errors == []
-    return [(split, entry) for split, classes in listed.items() for entries in classes.values() for entry in entries]
+def rows_of(path: Path) -> list[tuple[str, str, Sample]]:
+    """Return split, class and sample of each row."""
+    errors = ErrorList(WHERE)
+    splits = read_manifest(path, errors)
+    assert errors.messages == ()
+    return [
+        (split, name, sample) for split, classes in splits.items() for name, rows in classes.items() for sample in rows
+    ]
 
 
 def errors_of(path: Path) -> list[str]:
-    """The faults of a manifest without what they all begin with."""
+    """Return the errors of a manifest without their location and its path."""
     with pytest.raises(DataError) as error:
-        list_image_paths(path, WHERE)
-    assert all(fault.startswith(f"{WHERE}: {path}") for fault in error.value.messages)
-    return [fault.removeprefix(f"{WHERE}: {path}") for fault in error.value.messages]
+        count_images(path, WHERE)
+    return [message.removeprefix(f"{WHERE}: ").removeprefix(str(path)) for message in error.value.messages]
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
@@ -70,9 +72,9 @@ def test_manifest_text_formats_read_alike(write: Write, bom: bytes, end: str, si
     ]
     path = write(bom + end.join(lines).encode())
     assert rows_of(path) == [
-        ("train", Entry("images/0.png", "images/0.png", "001", 0.5, "m7")),
-        ("train", Entry("images/3.png", "images/3.png", "1", 1.0, "m7")),
-        ("val", Entry("images/1.png", "images/1.png", 'say "a, b; c"', 0.2, None)),
+        ("train", "001", Sample("images/0.png", -1, 0.5, "m7", "images/0.png")),
+        ("train", "1", Sample("images/3.png", -1, 1.0, "m7", "images/3.png")),
+        ("val", 'say "a, b; c"', Sample("images/1.png", -1, 0.2, None, "images/1.png")),
     ]
 
 
@@ -83,22 +85,22 @@ def test_manifest_unicode_names(write: Write, tmp_path: Path) -> None:
         source.rename(source.with_name(f"{name}.png"))
     quoted = [name.replace('"', '""') for name in names]
     path = write("path,label\n" + "".join(f'"images/{name}.png","{name.split()[0]}"\n' for name in quoted[:-1]))
-    assert {entry.path for _, entry in rows_of(path)} == {f"images/{name}.png" for name in names[:-1]}
-    assert {entry.label for _, entry in rows_of(path)} == {name.split()[0] for name in names[:-1]}
+    assert {sample.path for _, _, sample in rows_of(path)} == {f"images/{name}.png" for name in names[:-1]}
+    assert {name for _, name, _ in rows_of(path)} == {name.split()[0] for name in names[:-1]}
     path = write('path,label\n"images/two\nlines.png",a\nimages/gone.png,b\n')
-    assert errors_of(path) == [":4: path 'images/gone.png' is not there; mend it, or remove the row"]
+    assert errors_of(path) == [":4: path 'images/gone.png' does not exist; correct it, or remove the row"]
 
 
 def test_manifest_relative_and_absolute_paths(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(f"path,label\n{tmp_path}/data/images/0.png,a\n../data/images/1.png,b\n")
-    assert [entry.path for _, entry in rows_of(path)] == ["../data/images/1.png", f"{tmp_path}/data/images/0.png"]
+    assert [sample.path for _, _, sample in rows_of(path)] == ["../data/images/1.png", f"{tmp_path}/data/images/0.png"]
     monkeypatch.chdir(tmp_path / "data/images")
     assert len(rows_of(Path("../m.csv"))) == 2
     monkeypatch.setenv("HOME", str(tmp_path / "data"))
     path = write("path,label\n~/images/0.png,a\n$HOME/images/0.png,a\n")
     assert errors_of(path) == [
-        ":2: path '~/images/0.png' is not there; mend it, or remove the row",
-        ":3: path '$HOME/images/0.png' is not there; mend it, or remove the row",
+        ":2: path '~/images/0.png' does not exist; correct it, or remove the row",
+        ":3: path '$HOME/images/0.png' does not exist; correct it, or remove the row",
     ]
 
 
@@ -120,30 +122,29 @@ def test_manifest_reports_all_errors(write: Write) -> None:
     assert errors_of(path) == [
         ":3: path is empty; give the image's path, or remove the row",
         ":4: label is empty; give the image's class, or remove the row",
-        ":5: path 'images/gone.png' is not there; mend it, or remove the row",
-        ":5: split 'dev' is none of train, val, valid, validation, test; mend it, or leave it empty",
-        ":5: weight 'nan' is no number from 0 to 1e+12; write one such as 0.5",
-        ":6: path 'images/0.png' stands twice, first in line 2; keep one",
+        ":5: path 'images/gone.png' does not exist; correct it, or remove the row",
+        ":5: unknown split 'dev'; use train, val, valid, validation, test, or leave it empty",
+        ":5: weight 'nan' is not a number from 0 to 1e+12; write one such as 0.5",
+        ":6: path 'images/0.png' occurs twice, first in line 2; keep one",
         ":7: path './images/../images/0.png' has the label 'b', and 'a' in line 2; keep one",
-        ":8: has 3 cells where the first line has 5; mend the row",
-        ":9: label 'a\\tb' holds a control character; take it out",
-        ":9: weight '-1' is no number from 0 to 1e+12; write one such as 0.5",
-        ":10: label ' a' begins or ends with a space; take it away",
-        ":10: group 'm ' begins or ends with a space; take it away",
-        ":10: weight '' is no number from 0 to 1e+12; write one such as 0.5",
-        ":11: path 'images' is no file; mend it, or remove the row",
-        ":11: weight '1e13' is no number from 0 to 1e+12; write one such as 0.5",
-        ":12: weight '0,5' is no number from 0 to 1e+12; write one such as 0.5",
+        ":8: has 3 cells, but the first line has 5; correct the row",
+        ":9: label 'a\\tb' contains a control character; remove it",
+        ":9: weight '-1' is not a number from 0 to 1e+12; write one such as 0.5",
+        ":10: label ' a' begins or ends with a space; remove it",
+        ":10: group 'm ' begins or ends with a space; remove it",
+        ":10: weight '' is not a number from 0 to 1e+12; write one such as 0.5",
+        ":11: path 'images' is not a file; correct it, or remove the row",
+        ":11: weight '1e13' is not a number from 0 to 1e+12; write one such as 0.5",
+        ":12: weight '0,5' is not a number from 0 to 1e+12; write one such as 0.5",
     ]
 
 
 def test_manifest_limits_errors_per_kind(write: Write) -> None:
     path = write("path,label\n" + "".join(f"gone/{number}.png,a\n" for number in range(2345)) + "images/0.png,\n")
-    faults = errors_of(path)
-    assert faults[9:] == [
-        ":11: path 'gone/9.png' is not there; mend it, or remove the row",
+    assert errors_of(path)[9:] == [
+        ":11: path 'gone/9.png' does not exist; correct it, or remove the row",
         ":2347: label is empty; give the image's class, or remove the row",
-        ": 2335 more rows have a path that is not there",
+        f"2335 more rows of {path} have an invalid path",
     ]
 
 
@@ -159,9 +160,9 @@ def test_manifest_unreadable_path(
     Path("secret").mkdir()
     with unreadable(Path("secret")):
         assert errors_of(Path("m.csv")) == [
-            f":2: path '{long}.png' cannot be looked for (File name too long); mend it, or its permissions",
-            ":3: path 'secret/0.png' cannot be looked for (Permission denied); mend it, or its permissions",
-            ":4: path 'images/0.png/1.png' is not there; mend it, or remove the row",
+            f":2: path '{long}.png' cannot be checked (File name too long); correct it, or its permissions",
+            ":3: path 'secret/0.png' cannot be checked (Permission denied); correct it, or its permissions",
+            ":4: path 'images/0.png/1.png' does not exist; correct it, or remove the row",
         ]
 
 
@@ -170,19 +171,19 @@ def test_manifest_path_suggestions(write: Write, tmp_path: Path) -> None:
     (tmp_path / "data/images/5.png").rename(tmp_path / "data" / apart)
     path = write(f"path,label\nimages\\0.png,a\n images/1.png,a\n{composed},a\n")
     assert errors_of(path) == [
-        ":2: path 'images\\\\0.png' is not there; write it with slashes, 'images/0.png'",
-        ":3: path ' images/1.png' is not there; take away the space at its ends",
-        f":4: path {composed!r} is not there; the file's name has its letters composed in another way; write it in "
-        "Unicode's NFD",
+        ":2: path 'images\\\\0.png' does not exist; write it with slashes, 'images/0.png'",
+        ":3: path ' images/1.png' does not exist; remove the space at its ends",
+        f":4: path {composed!r} does not exist; the file's name is in another Unicode normalization; write the path in "
+        "NFD",
     ]
 
 
 @pytest.mark.parametrize(
-    ("content", "faults"),
+    ("content", "errors"),
     [
         (b"", [" is empty; its first line must name the columns path and label"]),
         (b"\n \n", [" is empty; its first line must name the columns path and label"]),
-        (b"path,label\n\n", [" lists no image; give it a row for each"]),
+        (b"path,label\n\n", [" lists no image; add a row for each image"]),
         (
             b"paths,class\n",
             [": has no column 'path'; did you mean 'paths'?", ": has no column 'label'; known: class, paths"],
@@ -191,28 +192,28 @@ def test_manifest_path_suggestions(write: Write, tmp_path: Path) -> None:
         (
             b"path,label,Split,weights\n",
             [
-                ": has a column 'Split', which is not read; call it 'split', or something else",
-                ": has a column 'weights', which is not read; call it 'weight', or something else",
+                ": has a column 'Split', which is ignored; rename it to 'split', or to another name",
+                ": has a column 'weights', which is ignored; rename it to 'weight', or to another name",
             ],
         ),
         (b"path,label\na.png,\xe9\n", [":2: is not UTF-8 text; save it as UTF-8"]),
         (b"\xff\xfep\0a\0", [":1: is not UTF-8 text; save it as UTF-8"]),
-        (b'path,label\nimages/0.png,"a"b\n', [":2: cannot be read (',' expected after '\"'); mend its quotes"]),
+        (b'path,label\nimages/0.png,"a"b\n', [":2: cannot be read (',' expected after '\"'); correct its quotes"]),
         (
             b'path,label\nimages/0.png,a\nimages/1.png,"a\n',
-            [":3: cannot be read (unexpected end of data); mend its quotes"],
+            [":3: cannot be read (unexpected end of data); correct its quotes"],
         ),
-        (b"path,label\na\0.png,a\n", [":2: path 'a\\x00.png' is not there; mend it, or remove the row"]),
+        (b"path,label\na\0.png,a\n", [":2: path 'a\\x00.png' does not exist; correct it, or remove the row"]),
     ],
 )
-def test_manifest_invalid_content(write: Write, content: bytes, faults: list[str]) -> None:
-    assert errors_of(write(content)) == faults
+def test_manifest_invalid_content(write: Write, content: bytes, errors: list[str]) -> None:
+    assert errors_of(write(content)) == errors
 
 
 def test_manifest_unreadable_file(tmp_path: Path) -> None:
     for name in ("gone.csv", "gone.parquet"):
         assert errors_of(tmp_path / name) == [
-            " is not there; give a manifest with the columns path and label, or a folder"
+            " does not exist; give a manifest with the columns path and label, or a folder"
         ]
     (tmp_path / "loop.tsv").symlink_to(tmp_path / "loop.tsv")
     assert errors_of(tmp_path / "loop.tsv") == [
@@ -242,21 +243,21 @@ def test_parquet_matches_csv(write: Write, tmp_path: Path) -> None:
     assert rows_of(path) == rows_of(text)
     labels = pyarrow.array(["001", "犬", "001"]).dictionary_encode()
     path = write_parquet(tmp_path / "data", path=pyarrow.array(paths, pyarrow.large_string()), label=labels)
-    assert {entry.label for _, entry in rows_of(path)} == {"001", "犬"}
+    assert {name for _, name, _ in rows_of(path)} == {"001", "犬"}
 
 
 def test_parquet_errors(write: Write, tmp_path: Path) -> None:
     folder = write("not parquet at all", "m.parquet").parent
-    (fault,) = errors_of(folder / "m.parquet")
-    assert fault.startswith(" is no Parquet file that can be read (")
-    assert fault.endswith("); write it anew")
+    (message,) = errors_of(folder / "m.parquet")
+    assert message.startswith(" is not a readable Parquet file (")
+    assert message.endswith("); write it again")
     path = write_parquet(folder, path=[1], label=[0.5], split=[True], weight=["1"], group=[[1]])
     assert errors_of(path) == [
-        ": the column 'path' holds int64; make it text",
-        ": the column 'label' holds double; make it text or whole numbers",
-        ": the column 'split' holds bool; make it text or whole numbers",
-        ": the column 'weight' holds string; make it numbers",
-        ": the column 'group' holds list<element: int64>; make it text or whole numbers",
+        ": column 'path' has the type int64; make it text",
+        ": column 'label' has the type double; make it text or whole numbers",
+        ": column 'split' has the type bool; make it text or whole numbers",
+        ": column 'weight' has the type string; make it numbers",
+        ": column 'group' has the type list<element: int64>; make it text or whole numbers",
     ]
     path = write_parquet(
         folder,
@@ -267,13 +268,13 @@ def test_parquet_errors(write: Write, tmp_path: Path) -> None:
     assert errors_of(path) == [
         ": row 2: path is empty; give the image's path, or remove the row",
         ": row 3: path 'images/0.png' has the label 'b', and 'a' in row 1; keep one",
-        ": row 3: weight 'nan' is no number from 0 to 1e+12; write one such as 0.5",
+        ": row 3: weight 'nan' is not a number from 0 to 1e+12; write one such as 0.5",
         ": row 4: label is empty; give the image's class, or remove the row",
-        ": row 4: weight '' is no number from 0 to 1e+12; write one such as 0.5",
+        ": row 4: weight '' is not a number from 0 to 1e+12; write one such as 0.5",
     ]
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert errors_of(path)[0].startswith(" is no Parquet file that can be read (")
+    assert errors_of(path)[0].startswith(" is not a readable Parquet file (")
 
 
 def test_parquet_without_pyarrow(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,16 +305,16 @@ def test_manifest_class_errors(write: Write) -> None:
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path), classes=("a", "c")), 0, WHERE)
     assert error.value.messages == (
-        f"{WHERE}: {path} has one class only, 'a'; a classifier needs at least 2",
+        f"{WHERE}: {path} has only one class, 'a'; add another",
         f"{WHERE}: {path}: test lacks the class 'a' that train has; give both the same classes",
         f"{WHERE}: {path}: train lacks the class 'b' that test has; give both the same classes",
-        f"{WHERE}: {path} lacks the class 'c' that data.classes names; add images of it, or mend data.classes",
+        f"{WHERE}: {path} lacks the class 'c' of data.classes; add images, or correct data.classes",
         f"{WHERE}: class 'a' has 1 image, too few for one each in val and train; add images",
     )
     path = write("path,label,split\nimages/0.png,a,test\n")
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path)), 0, WHERE)
-    assert str(error.value) == f"{WHERE}: {path} has no image of train, only of 'test'; add some"
+    assert str(error.value) == f"{WHERE}: {path} has no image in train, only in 'test'; add some"
 
 
 def test_list_split_of_manifest(write: Write) -> None:
@@ -327,17 +328,17 @@ def test_list_split_of_manifest(write: Write) -> None:
         assert (images.root, images.classes) == (path.parent, ("a", "b", "c"))
     with pytest.raises(DataError) as no_split:
         list_split(path, "test", ("a", "b"), WHERE)
-    assert str(no_split.value) == f"{WHERE}: {path} names no splits and has no split 'test'; use the split 'all'"
+    assert str(no_split.value) == f"{WHERE}: {path} has no split 'test' and no others; use the split 'all'"
     with pytest.raises(CheckpointError) as unknown:
         list_split(path, None, ("a", "x"), WHERE)
     assert str(unknown.value) == (
-        f"{WHERE}: {path} has the class 'b' that the checkpoint does not know; its classes are 'a', 'x'"
+        f"{WHERE}: {path} has the class 'b', unknown to the checkpoint; its classes are 'a', 'x'"
     )
     path = write("path,label,split\nimages/0.png,b,test\nimages/1.png,a,\nimages/2.png,z,train\n")
     assert [sample.path for sample in list_split(path, None, ("a", "b"), WHERE).splits["test"]] == ["images/0.png"]
     with pytest.raises(DataError) as no_val:
         list_split(path, "val", ("a", "b"), WHERE)
-    assert str(no_val.value) == f"{WHERE}: {path} has no split 'val'; give one that it has: 'test', 'train'"
+    assert str(no_val.value) == f"{WHERE}: {path} has no split 'val'; give one of its splits: 'test', 'train'"
 
 
 def test_manifest_all_weights_zero(write: Write) -> None:
@@ -345,4 +346,4 @@ def test_manifest_all_weights_zero(write: Write) -> None:
     path = write("path,label,weight\n" + "\n".join(rows))
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path)), 0, WHERE)
-    assert str(error.value) == f"{WHERE}: {path}: every image of train weighs 0; give some a weight above 0"
+    assert str(error.value) == f"{WHERE}: {path}: every image of train has weight 0; give some a weight above 0"

@@ -12,10 +12,10 @@ from PIL import Image
 
 from ftcli.caching.eviction import get_cache_dir
 from ftcli.data.batches import Batch
-from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
 from ftcli.data.loader import BatchBuilder, BatchRequest, ImageLoader, LoaderConfig
 from ftcli.data.pixel_cache import PixelCache
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_train_transform
 from ftcli.recipe import schema
 from ftcli.results import NullReporter, Preprocessing, Progress
@@ -120,7 +120,7 @@ def test_pixel_cache_corrupt_images(root: Path) -> None:
     with pytest.raises(CorruptImageError) as error:
         pixels.fill(list_samples(), 2, "error", NullReporter(), "decoding")
     assert multiprocessing.active_children() == []
-    assert str(error.value).startswith(f"{root}/3.png: is cut short (")
+    assert str(error.value).startswith(f"{root}/3.png: is truncated (")
     (root / name(6)).unlink()
     assert fill(pixels)
     is_cached = [pixels.find_key(name(number)) is not None for number in range(COUNT)]
@@ -185,7 +185,7 @@ FILL = """
 import sys
 from pathlib import Path
 from ftcli.data.pixel_cache import PixelCache
-from ftcli.data.dataset import Sample
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_train_transform
 from ftcli.results import Preprocessing, NullReporter
 class Aloud(NullReporter):

@@ -18,7 +18,7 @@ Row = tuple[str, str, str, str]
 
 
 def write(folder: Path, rows: Iterable[Row]) -> Path:
-    """A manifest of files, which are made where they are missing; listing does not open them."""
+    """Write a manifest, and the missing files as empty ones: indexing does not open them."""
     rows = list(rows)
     for path, *_ in rows:
         (folder / path).touch()
@@ -34,11 +34,11 @@ def split_by_path(images: ImageDataset) -> dict[str, str]:
 def errors_of(rows: Path, **data: object) -> list[str]:
     with pytest.raises(DataError) as error:
         split_images(Data.model_validate({"root": str(rows), **data}), 0, WHERE)
-    return [fault.removeprefix(f"{WHERE}: ") for fault in error.value.messages]
+    return [message.removeprefix(f"{WHERE}: ") for message in error.value.messages]
 
 
 def make_rows(groups: range, seed: int = 0) -> list[Row]:
-    """About six images a group, of two classes, and images of no group."""
+    """Return about six images per group, of two classes, and images without a group."""
     chance = random.Random(f"{seed} {groups}")
     rows = [
         (f"g{group}-{number}.png", "ab"[chance.random() < 0.3], "", f"g{group}")
@@ -115,7 +115,7 @@ def test_every_class_in_every_split_with_shared_groups(tmp_path: Path, seed: int
 
 
 def test_nearest_group_fills_split(tmp_path: Path) -> None:
-    """Where no share falls below the threshold, it is the group that a larger threshold takes first."""
+    """With no fraction below the threshold, a split gets the group that a larger threshold would add first."""
     path = write(tmp_path, [(f"{name}{group}.png", name, "", f"{name}{group}") for name in "ab" for group in range(99)])
     wide, narrow = (
         split_by_path(split_images(Data(root=str(path), val=share, test=0.0001), 0, WHERE)) for share in (0.05, 0.0001)
@@ -125,24 +125,24 @@ def test_nearest_group_fills_split(tmp_path: Path) -> None:
     assert chosen < {path for path, split in wide.items() if split != "train"}
 
 
-BOUNDS = {"test": 0.1, "val": 0.2, "train": 1.0}
+THRESHOLDS = {"test": 0.1, "val": 0.2, "train": 1.0}
 
 
 def assert_everywhere(classes: dict[str, list[SplitUnit]]) -> None:
-    assert assign_units(classes, BOUNDS) == {}
+    assert assign_units(classes, THRESHOLDS) == {}
     assert all({unit.split for unit in units} == {"test", "val", "train"} for units in classes.values())
 
 
 def test_assign_units_moves_spare_group() -> None:
     a, b = (
-        [SplitUnit(share, str(share)) for share in shares]
+        [SplitUnit(fraction, str(fraction)) for fraction in shares]
         for shares in ((0.05, 0.15, 0.6, 0.65), (0.06, 0.16, 0.7, 0.75))
     )
     assert_everywhere({"a": a, "b": b, "c": [*a[2:], b[2], SplitUnit(0.9, "0.9")]})
 
 
 def test_assign_units_smallest_class_first() -> None:
-    units = [SplitUnit(share, str(share)) for share in (0.11, 0.27, 0.65, 0.7, 0.94)]
+    units = [SplitUnit(fraction, str(fraction)) for fraction in (0.11, 0.27, 0.65, 0.7, 0.94)]
     indices = {"a": (0, 2, 3, 4), "b": (1, 2, 3, 4), "c": (0, 1, 3)}
     assert_everywhere({name: [units[index] for index in those] for name, those in indices.items()})
 
@@ -161,7 +161,7 @@ def test_unsatisfiable_class_is_reported(tmp_path: Path) -> None:
     start = f"{WHERE}: class 'd' has 3 groups, but the classes that share them leave none for"
     end = "add groups, or give the splits in a manifest"
     assert f"{start} val; {end}" in found
-    assert all(fault.startswith(start) and fault.endswith(end) for fault in found)
+    assert all(message.startswith(start) and message.endswith(end) for message in found)
 
 
 def test_too_few_groups_of_a_class(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_groups_in_two_splits_are_reported(tmp_path: Path) -> None:
         for group in range(12)
         for split in ("train", "test")
     ]
-    faults = errors_of(write(tmp_path, rows))
-    assert faults[0] == "group 'm0' is in train and test; put all its images into one split"
-    assert faults[9:] == [
+    errors = errors_of(write(tmp_path, rows))
+    assert errors[0] == "group 'm0' is in train and test; put all its images into one split"
+    assert errors[9:] == [
         "group 'm7' is in train and test; put all its images into one split",
         "2 more groups are in two splits",
     ]
@@ -215,20 +215,20 @@ def test_manifest_contradicts_previous_splits(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path)), 0, WHERE, {"a0.png": "train", "b1.png": "val", "b0.png": "test"})
     assert str(error.value) == (
-        f"{WHERE}: 'a0.png' and 1 more would be in test and was in train in the earlier run; put it back, or train "
-        "anew from the recipe alone"
+        f"{WHERE}: 'a0.png' and 1 more are in test and were in train in the earlier run; move them back, or train "
+        "again from the recipe alone"
     )
     path = write(tmp_path, [(path, label, split or "train", "") for path, label, split, _ in rows])
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path)), 0, WHERE, {"a5.png": "test", "b5.png": "val", "b0.png": "test"})
     assert str(error.value) == (
-        f"{WHERE}: 'a5.png' would be in train and was in test in the earlier run; put it back, or train anew from the "
+        f"{WHERE}: 'a5.png' is in train and was in test in the earlier run; move it back, or train again from the "
         "recipe alone"
     )
     path = write(tmp_path, [(path, label, "", f"g{number % 9}") for number, (path, label, *_) in enumerate(rows)])
     with pytest.raises(DataError) as error:
         split_images(Data(root=str(path)), 0, WHERE, {"a0.png": "train", "b0.png": "val"})
     assert str(error.value) == (
-        f"{WHERE}: group 'g0' was in the earlier run in train and val; train anew from the recipe alone, or leave the "
-        "groups out"
+        f"{WHERE}: group 'g0' was in train and val in the earlier run; train again from the recipe alone, or remove "
+        "the groups"
     )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -15,7 +16,18 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from torchvision.transforms import v2
 
-from ftcli.data.transforms import PRESETS, Normalizer, build_eval_transform, build_train_transform
+from ftcli.data.batches import Batch
+from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
+from ftcli.data.transforms import (
+    PRESETS,
+    BatchTransformConfig,
+    Normalizer,
+    apply_batch_transforms,
+    build_batch_transform,
+    build_eval_transform,
+    build_train_transform,
+)
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
@@ -28,7 +40,7 @@ def build(*transforms: dict[str, Any]) -> tuple[schema.Transform, ...]:
 
 
 def augment(photo: Image.Image, pre: Preprocessing, *transforms: dict[str, Any], num_draws: int = 8) -> Tensor:
-    """What becomes of the photo under seeds 0, 1, 2 …"""
+    """Return the transformed photo under seeds 0, 1, 2 …"""
     transform = build_train_transform(pre, build(*transforms))
     views = []
     with torch.random.fork_rng(devices=[]):
@@ -124,9 +136,9 @@ def test_train_transform_without_crop_resizes_as_eval(photo: Image.Image, resize
 
 
 def test_random_crop_uses_full_image(photo: Image.Image) -> None:
-    share = photo.width / photo.height
+    ratio = photo.width / photo.height
     whole = build_train_transform(
-        PRE, build({"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [share, share]})
+        PRE, build({"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [ratio, ratio]})
     )
     assert torch.equal(whole(photo), as_tensor(photo.resize((96, 96), Image.Resampling.BICUBIC)))
 
@@ -139,7 +151,7 @@ def test_train_transform_preserves_order(photo: Image.Image) -> None:
     assert first.shape == last.shape
 
 
-# For each parameter: the transform with two of its values. `more` must move pixels further from the plain image.
+# For each parameter, the transform with two values. `more` must change the pixels more.
 EFFECTS: list[tuple[type[schema.RecipeModel], str, dict[str, Any], dict[str, Any]]] = [
     (schema.RandomResizedCrop, "scale", {"scale": [1.0, 1.0], "ratio": [1.5, 1.51]}, {"scale": [0.1, 0.2]}),
     (
@@ -298,7 +310,7 @@ def test_transform_fingerprint_covers_all_settings() -> None:
     assert len({transform.fingerprint for transform in made}) == len(made)
     assert {transform.deterministic_fingerprint for transform in made[5:]} == {made[0].deterministic_fingerprint}
     assert len({transform.deterministic_fingerprint for transform in made[:5]}) == 5
-    # Mean and std come after it, and a preset is its list.
+    # Mean and std are applied afterwards, and a preset equals its list.
     scaled = dataclasses.replace(PRE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert (
         build_eval_transform(scaled).fingerprint
@@ -325,7 +337,7 @@ def test_min_decode_size() -> None:
     assert find(PRE, crop) == 392  # 96 times the root of 4/3 / 0.08
     assert find(PRE, {**crop, "scale": [0.5, 1.0], "ratio": [0.125, 2.0]}) == 384  # 96 times the root of 8 / 0.5
     assert find(PRE, {**crop, "scale": [0.9, 1.0]}) == 192
-    # it takes single pixels of the file
+    # nearest selects single pixels of the file
     assert build_eval_transform(SHARP).min_decode_size is None
     assert find(SHARP, crop) is None
 
@@ -341,3 +353,106 @@ def test_min_decode_size_covers_smallest_crop(photos: tuple[Image.Image, ...]) -
             drawn = v2.RandomResizedCrop(96).make_params([reduced])
             sides += [drawn["height"], drawn["width"]]
     assert min(sides) >= 96
+
+
+SMALL = Preprocessing(48, 56, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+HORIZONTAL = schema.RandomHorizontalFlip(name="random_horizontal_flip")
+VERTICAL = schema.RandomVerticalFlip(name="random_vertical_flip", p=0.3)
+ERASE = schema.RandomErasing(name="random_erasing", p=0.6)
+ROTATE = schema.RandomRotation(name="random_rotation")
+BATCH_TRANSFORMS: dict[str, tuple[schema.Transform, ...]] = {
+    "flips": (HORIZONTAL, VERTICAL),
+    "flips-and-erase": (HORIZONTAL, ERASE, VERTICAL, ERASE),
+    "rotation-between": (ERASE, HORIZONTAL, ROTATE, VERTICAL, ERASE),
+    "rotation-last": (HORIZONTAL, ROTATE),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photos: tuple[Image.Image, Image.Image]) -> Path:
+    root = tmp_path_factory.mktemp("crops")
+    for number in range(12):
+        photos[number % 2].crop((40 * number, 9 * number, 40 * number + 90, 9 * number + 70)).save(
+            root / f"{number}.png"
+        )
+    return root
+
+
+@pytest.mark.parametrize("transforms", BATCH_TRANSFORMS.values(), ids=BATCH_TRANSFORMS.keys())
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_deferred_transforms_give_same_pixels(
+    folder: Path, transforms: tuple[schema.Transform, ...], num_workers: int
+) -> None:
+    transform = build_train_transform(SMALL, transforms)
+    samples = [Sample(f"{number}.png", 0) for number in range(12)]
+    config = LoaderConfig(folder, "error", num_workers)
+    with (
+        ImageLoader(samples, transform, 5, config) as immediate,
+        ImageLoader(samples, transform.defer_to_device(), 5, config) as deferring,
+    ):
+        is_changed = False
+        for epoch in range(3):
+            for expected, deferred in zip(
+                immediate.batches(rng_key=(0, epoch)), deferring.batches(rng_key=(0, epoch)), strict=True
+            ):
+                assert expected.transform_params == ()
+                assert len(deferred.transform_params) == len(transform.batch_transforms)
+                before = deferred.inputs[0].clone()
+                applied = apply_batch_transforms(
+                    deferred.inputs[0], [params.to(torch.device("cpu")) for params in deferred.transform_params]
+                )
+                assert torch.equal(applied, expected.images)
+                assert torch.equal(deferred.inputs[0], before)
+                is_changed = is_changed or not torch.equal(applied, before)
+        assert is_changed == bool(transform.batch_transforms)
+
+
+def test_only_trailing_transforms_are_deferred() -> None:
+    kinds = {
+        name: [each.kind for each in build_train_transform(SMALL, transforms).batch_transforms]
+        for name, transforms in BATCH_TRANSFORMS.items()
+    }
+    assert kinds == {
+        "flips": ["horizontal_flip", "vertical_flip"],
+        "flips-and-erase": ["horizontal_flip", "erase", "vertical_flip", "erase"],
+        "rotation-between": ["vertical_flip", "erase"],
+        "rotation-last": [],
+    }
+
+
+def test_batch_transforms_match_torchvision(photo: Image.Image) -> None:
+    torchvision_transforms: dict[BatchTransformConfig, v2.Transform] = {
+        HORIZONTAL: v2.RandomHorizontalFlip(0.5),
+        VERTICAL: v2.RandomVerticalFlip(0.3),
+        ERASE: v2.Compose([v2.PILToTensor(), v2.RandomErasing(0.6), v2.ToPILImage()]),
+    }
+    before = photo.tobytes()
+    with torch.random.fork_rng(devices=[]):
+        for config, expected_transform in torchvision_transforms.items():
+            transform = build_batch_transform(config)
+            for seed in range(12):
+                torch.manual_seed(seed)
+                expected, state = expected_transform(photo), torch.get_rng_state()
+                torch.manual_seed(seed)
+                assert transform.apply(photo, transform.make_params(photo.size)).tobytes() == expected.tobytes()
+                assert torch.equal(torch.get_rng_state(), state)
+    assert photo.tobytes() == before
+
+
+def test_empty_batch_has_no_transform_params(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    transform = build_train_transform(SMALL, BATCH_TRANSFORMS["flips"]).defer_to_device()
+    batches: list[Batch] = list(
+        ImageLoader([Sample("a.png", 0)], transform, 4, LoaderConfig(tmp_path, "skip", 0)).batches(rng_key=(0,))
+    )
+    assert [(len(batch.paths), batch.transform_params) for batch in batches] == [(0, ())]
+    assert apply_batch_transforms(batches[0].inputs[0], batches[0].transform_params).shape == (0, 3, 48, 48)
+
+
+def test_deferred_transform_called_on_image_applies_all(photo: Image.Image) -> None:
+    transform = build_train_transform(SMALL, BATCH_TRANSFORMS["flips-and-erase"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = transform(photo)
+        torch.manual_seed(0)
+        assert torch.equal(transform.defer_to_device()(photo), expected)

@@ -84,7 +84,7 @@ def test_stream_predictions_order_failures_and_progress(classifier: Classifier, 
     ]
     failures = [outcome for outcome in outcomes if isinstance(outcome, PredictionError)]
     assert failures == [
-        PredictionError(str(colours / "broken.png"), "is no image that can be read"),
+        PredictionError(str(colours / "broken.png"), "is not a readable image"),
         PredictionError(str(colours / "gone.png"), "cannot be opened (No such file or directory)"),
     ]
     assert reporter.warnings == [f"{failure.path}: {failure.why}" for failure in failures]

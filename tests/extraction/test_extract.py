@@ -93,8 +93,8 @@ def test_extract_reports_corrupt_images_with_too_small_class(workplace: Path, ph
     assert caught.value.messages == (
         f"--probe svm: all {flowers} images of train are of the class flower, and a probe tells at least two apart; "
         "add a folder with images of another class to train",
-        f"--probe svm: broken images left out: {len(corrupt_paths)}; the first: photos/{corrupt_paths[0]}: is no image that can be "
-        "read; replace it, remove it, or set data.on_corrupt_image: skip",
+        f"--probe svm: broken images left out: {len(corrupt_paths)}; the first: photos/{corrupt_paths[0]}: is not a readable "
+        "image; replace it, remove it, or set data.on_corrupt_image: skip",
     )
 
 

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import nn
 
 from ftcli.data.batches import Batch, RngKey
-from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.features import fingerprint

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from ftcli.data.dataset import Sample
 from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import Normalizer, build_eval_transform
 from ftcli.errors import RunError
 from ftcli.features.extractor import Extractor

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from ftcli.data.batches import Batch
-from ftcli.data.dataset import Sample
 from ftcli.data.images import CorruptImageError
 from ftcli.data.loader import LoaderConfig
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.features.cache import FeatureCache, ViewSpec
 from ftcli.features.loaders import CachedFeatureLoader, Clock, FeatureLoader

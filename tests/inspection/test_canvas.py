@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from ftcli.data.batches import Batch
-from ftcli.data.dataset import Sample
 from ftcli.data.images import read_rgb
 from ftcli.data.loader import ImageLoader
+from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
 from ftcli.evaluation.classifier import load_classifier

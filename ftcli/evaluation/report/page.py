@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ftcli.data.dataset import natural_key
+from ftcli.data.samples import natural_key
 from ftcli.errors import RecipeError
 from ftcli.evaluation.report import sentences
 from ftcli.evaluation.report.plots import (

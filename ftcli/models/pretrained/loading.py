@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ftcli.errors import CheckpointError
+from ftcli.errors import CheckpointError, format_list
 from ftcli.models.factory import create_model, default_preprocessing, list_aux_heads, scale_preprocessing
 from ftcli.models.pretrained.mismatches import (
     MatchContext,
-    format_names,
     format_shape,
     name_mismatch_error,
     position_mismatch_error,
@@ -156,7 +155,7 @@ def _match_and_load(
     if state_dict_file.other_keys:
         messages.insert(0, f"{state_dict_file.key} is loaded and not {' or '.join(state_dict_file.other_keys)}")
     if other:
-        messages.append(f"left out, since they are no part of the network: {format_names(other, 6)}")
+        messages.append(f"left out, since they are no part of the network: {format_list(other, 6)}")
     if skipped_head:
         messages.append(f"left out, since the head is another: {', '.join(skipped_head)}")
     for message in messages:

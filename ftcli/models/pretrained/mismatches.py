@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from torch import Tensor
 
-from ftcli.errors import CheckpointError, ErrorTable
+from ftcli.errors import CheckpointError, ErrorTable, format_list
 from ftcli.models.factory import list_aux_heads
 from ftcli.models.pretrained.guess_architecture import guess_architecture
 from ftcli.models.pretrained.state_dict_matching import (
@@ -59,7 +58,7 @@ def name_mismatch_error(context: MatchContext) -> CheckpointError:
     parts = [f"{num_matched} of {len(model_state)} tensors match"]
     for kind, names in (("missing", missing), ("left over", unexpected), ("of another shape", wrong_shapes)):
         if names:
-            parts.append(f"{len(names)} {kind}: {format_names(names)}")
+            parts.append(f"{len(names)} {kind}: {format_list(names, 3)}")
     by_position = match_by_position(file_state, model_state, context.head)
     if by_position and not by_position.find_shape_mismatches(model_state, context.head):
         remedy = "number and shapes agree in order: match: position would load them"
@@ -96,13 +95,6 @@ def position_mismatch_error(context: MatchContext) -> CheckpointError:
 def format_shape(tensor: Tensor) -> str:
     """A tensor's shape as it stands in sentences."""
     return f"[{', '.join(map(str, tensor.shape))}]"
-
-
-def format_names(names: Iterable[str], limit: int = 3) -> str:
-    """The first of some names, with the number of the rest."""
-    all_names = list(names)
-    suffix = f" and {len(all_names) - limit} more" if len(all_names) > limit else ""
-    return ", ".join(all_names[:limit]) + suffix
 
 
 def _suggest_fix(context: MatchContext) -> str:
