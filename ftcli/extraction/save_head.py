@@ -104,7 +104,7 @@ def plan_linear_head(recipe_file: RecipeFile, loaded: LoadedModel, location: str
     """
     recipe_dict = recipe_file.recipe.model_dump(mode="json")
     recipe_dict["head"]["hidden"] = []
-    linear_recipe = replace(recipe_file, recipe=recipe_from_dict(recipe_dict, recipe_file.source).recipe)
+    linear_recipe = replace(recipe_file, recipe=recipe_from_dict(recipe_dict, recipe_file.source.name).recipe)
     try:
         plan = plan_recipe(linear_recipe, loaded.preprocessing)
     except RecipeError as error:

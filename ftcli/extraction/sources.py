@@ -14,7 +14,7 @@ from ftcli.errors import RecipeError
 from ftcli.evaluation.loaded_model import LoadedModel, load_model
 from ftcli.models.factory import check_model, create_model, default_preprocessing
 from ftcli.planning import align_classes, load_dataset, plan_recipe
-from ftcli.recipe.loading import RecipeFile, backbone_from_options, recipe_from_dict
+from ftcli.recipe.loading import RecipeFile, RecipeSource, backbone_from_options, recipe_from_dict
 from ftcli.recipe.parsing import KeyPath, parse_yaml
 from ftcli.recipe.schema import Backbone
 from ftcli.results import Reporter
@@ -124,7 +124,8 @@ def _draft_recipe(source_args: SourceArgs, backbone: Backbone, num_train: int, b
         "backbone": backbone.model_dump(mode="json"),
         "stages": parse_yaml("\n".join(lines), "extract").data["stages"],
     }
-    return replace(recipe_from_dict(recipe_dict, "extract"), overrides=_collect_overrides(source_args))
+    recipe = recipe_from_dict(recipe_dict, "extract").recipe
+    return RecipeFile(recipe, RecipeSource("extract", overrides=_collect_overrides(source_args)))
 
 
 def _apply_options(recipe_file: RecipeFile, source_args: SourceArgs) -> RecipeFile:
@@ -138,11 +139,12 @@ def _apply_options(recipe_file: RecipeFile, source_args: SourceArgs) -> RecipeFi
         recipe_dict["data"]["image_size"] = source_args.image_size
         if (resize_size := recipe_dict["data"]["resize_size"]) is not None and resize_size < source_args.image_size:
             raise RecipeError(
-                f"--image-size {source_args.image_size}: {recipe_file.source} resizes images to {resize_size} pixels before it "
+                f"--image-size {source_args.image_size}: {recipe_file.source.name} resizes images to {resize_size} pixels before it "
                 f"cuts them (data.resize_size); give at most {resize_size}, or a larger resize_size in the recipe"
             )
-    recipe = recipe_from_dict(recipe_dict, recipe_file.source).recipe
-    return replace(recipe_file, recipe=recipe, overrides={**recipe_file.overrides, **_collect_overrides(source_args)})
+    recipe = recipe_from_dict(recipe_dict, recipe_file.source.name).recipe
+    overrides = {**recipe_file.source.overrides, **_collect_overrides(source_args)}
+    return replace(recipe_file, recipe=recipe, source=replace(recipe_file.source, overrides=overrides))
 
 
 def _collect_overrides(source_args: SourceArgs) -> dict[KeyPath, str]:

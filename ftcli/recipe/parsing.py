@@ -1,17 +1,30 @@
-"""YAML as a recipe needs it: every value's line and column, no key twice, numbers and switches without surprises."""
+"""YAML with the line and column of every key and value."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError, StringMark, YAMLError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import SafeRepresenter
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
 
 from ftcli.errors import RecipeError
 
+_MAX_DEPTH = 20
+_TAGS = {MappingNode: ("map",), SequenceNode: ("seq",), ScalarNode: ("null", "bool", "int", "float", "str")}
+_DECIMAL = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
+_TAG_PREFIX = "tag:yaml.org,2002:"
+
 KeyPath = tuple[str | int, ...]
-"""The keys and list indices that lead to a value, from the top."""
+"""The keys and list indices that lead from the top to a value."""
 
 
 @dataclass(frozen=True)
@@ -27,153 +40,186 @@ class Position:
 
 @dataclass(frozen=True)
 class ParsedYaml:
-    """Plain data and where its keys and values stand."""
+    """Plain data with the positions of its keys and values."""
 
     data: Any
     key_positions: dict[KeyPath, Position]
     value_positions: dict[KeyPath, Position]
 
 
-class _UnsupportedYamlError(yaml.YAMLError):
-    """YAML that is valid and that no recipe needs."""
+class _Composer(Composer):
+    """A composer without aliases, which let a small file grow without bound."""
 
-    def __init__(self, problem: str, position: Position) -> None:
-        super().__init__(problem)
-        self.position = position
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """YAML 1.2's scalars: only true and false are booleans, 1e-3 is a number, 010 and 1:30 are not read as others."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse aliases, which a small file can make endless, and depths that no recipe has."""
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        problem = "an alias (*) stands where a value should" if isinstance(event, yaml.AliasEvent) else None
-        if problem or self.depth > 20:
-            raise _UnsupportedYamlError(f"{problem or 'it is nested too deep'}", _to_position(event.start_mark))
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.parser.check_event(AliasEvent):
+            event = self.parser.peek_event()
+            raise _AliasError(None, None, f"alias *{event.anchor}", event.start_mark)
+        return super().compose_node(parent, index)
 
 
-def _add_resolver(tag: str, pattern: str, first_characters: str) -> None:
-    _YamlLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), list(first_characters)
-    )
+class _AliasError(MarkedYAMLError):
+    """An alias, which a recipe may not contain."""
 
 
-_add_resolver("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
-_add_resolver("null", "~|null|Null|NULL|", "~nN\0")
-_YamlLoader.yaml_implicit_resolvers[""] = [("tag:yaml.org,2002:null", re.compile("^$"))]
-_add_resolver("int", r"[-+]?(?:0|[1-9][0-9]{0,18})", "-+0123456789")
-_add_resolver(
-    "float",
-    r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
-    "-+.0123456789",
-)
+class _Resolver(VersionedResolver):
+    """The scalars of YAML 1.2 without the extensions of ruamel.yaml: 2026-11-22, 1_000, 010, << and = are text."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Tag:
+        tag: Tag = super().resolve(kind, value, implicit)
+        match str(tag).removeprefix(_TAG_PREFIX):
+            case "timestamp" | "merge" | "value":
+                return self.DEFAULT_SCALAR_TAG
+            case "int" if not _DECIMAL.fullmatch(value):
+                return self.DEFAULT_SCALAR_TAG
+            case "float" if "_" in value:
+                return self.DEFAULT_SCALAR_TAG
+        return tag
 
 
-class _YamlDumper(yaml.SafeDumper):
-    """Puts in quotes what any reader of YAML, ours or another, would take for something else than text."""
+class _Representer(SafeRepresenter):
+    """A representer without aliases, whose output YAML 1.1 and YAML 1.2 read alike."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name
-        first: [*resolvers, *_YamlLoader.yaml_implicit_resolvers.get(first, ())]
-        for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
-    }
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        is_plain = data.isprintable() and all(
+            resolver.resolve(ScalarNode, data, (True, False)) == resolver.DEFAULT_SCALAR_TAG for resolver in _RESOLVERS
+        )
+        return self.represent_scalar(f"{_TAG_PREFIX}str", data, style=None if is_plain else '"')
+
+    def represent_float(self, data: float) -> ScalarNode:
+        node = super().represent_float(data)
+        node.value = re.sub(r"^(-?\d+)e", r"\1.0e", node.value)  # YAML 1.1 reads 1e-05 as text
+        return node
+
+
+_RESOLVERS = (VersionedResolver(version=(1, 1)), VersionedResolver(version=(1, 2)))
+_Representer.add_representer(str, _Representer.represent_str)
+_Representer.add_representer(float, _Representer.represent_float)
 
 
 def dump_yaml(data: Any) -> str:
-    """Plain data as YAML that `parse_yaml` reads back as the same; mappings keep their order."""
-    text: str = yaml.dump(data, Dumper=_YamlDumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
-    return text
+    """Return plain data as YAML that `parse_yaml` reads back as the same data; mappings keep their order."""
+    yaml = _create_dumper()
+    yaml.default_flow_style = False
+    text = StringIO()
+    yaml.dump(data, text)
+    return text.getvalue()
+
+
+def quote_text(text: str) -> str:
+    """Return a text as a double-quoted YAML scalar on one line."""
+    yaml = _create_dumper()
+    yaml.default_style = '"'
+    yaml.width = 10 * len(text) + 100
+    stream = StringIO()
+    yaml.dump(text, stream)
+    return stream.getvalue().rstrip("\n")
+
+
+def _create_dumper() -> Any:
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.Representer = _Representer
+    yaml.sort_base_mapping_type_on_output = False
+    return yaml
 
 
 def parse_yaml(text: str, source: str) -> ParsedYaml:
-    """Read one YAML document into plain data with the place of every key and value.
+    """Parse one YAML document into plain data and the positions of its keys and values.
 
-    Raises RecipeError that begins with name:line:column for what is no YAML, for a key that stands twice, and for a
-    tag that would make a Python object; nothing of it is run.
+    Raises RecipeError beginning with source:line:column for invalid YAML, and for all duplicate keys, keys that are not
+    text and unsupported tags together. No tag creates a Python object.
     """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer, yaml.Resolver = _Composer, _Resolver
+    yaml.max_depth = _MAX_DEPTH + 1
     try:
-        loader = _YamlLoader(text)
-    except yaml.YAMLError as error:  # a character that YAML does not allow
-        raise RecipeError(f"{source}: is not valid YAML: {_join_lines(error)}; save it as UTF-8 text") from error
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            raise RecipeError(f"{source}: is empty; see the recipes in configs/ for what it may say")
-        key_positions: dict[KeyPath, Position] = {}
-        value_positions: dict[KeyPath, Position] = {}
-        errors: list[str] = []
-        _collect_positions(node, (), key_positions, value_positions, errors, source)
-        if errors:
-            raise RecipeError(*errors)
-        return ParsedYaml(loader.construct_document(node), key_positions, value_positions)
-    except _UnsupportedYamlError as error:
-        raise RecipeError(
-            f"{source}:{error.position}: is not valid YAML for a recipe: {error}; write it out"
-        ) from error
-    except yaml.MarkedYAMLError as error:
+        node = yaml.compose(text)
+    except (_AliasError, MaxDepthExceededError) as error:
+        problem = (
+            f"{error.problem} is not supported; write its value out"
+            if isinstance(error, _AliasError)
+            else f"nested more than {_MAX_DEPTH} levels deep; flatten it"
+        )
+        raise RecipeError(f"{source}:{_to_position(error.problem_mark)}: {problem}") from error
+    except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         location = f"{source}:{_to_position(mark)}" if mark else source
         raise RecipeError(
             f"{location}: is not valid YAML: {error.problem or error.context}; correct it there"
         ) from error
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: is not valid YAML: {_join_lines(error)}; save it as UTF-8 text") from error
-    finally:
-        loader.dispose()
+    except YAMLError as error:  # a character that YAML does not allow
+        message = " ".join(str(error).split())
+        raise RecipeError(f"{source}: is not valid YAML: {message}; save it as UTF-8 text") from error
+    if node is None:
+        raise RecipeError(f"{source}: is empty; see the recipes in configs/ for examples")
+    reader = _NodeReader(yaml, source)
+    data = reader.read(node, ())
+    if reader.errors:
+        raise RecipeError(*reader.errors)
+    return ParsedYaml(data, reader.key_positions, reader.value_positions)
 
 
-def _collect_positions(
-    node: yaml.Node,
-    key_path: KeyPath,
-    key_positions: dict[KeyPath, Position],
-    value_positions: dict[KeyPath, Position],
-    errors: list[str],
-    source: str,
-) -> None:
-    value_positions[key_path] = _to_position(node.start_mark)
-    if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.startswith("tag:yaml.org,2002:python"):
-        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-        errors.append(
-            f"{source}:{value_positions[key_path]}: {format_key_path(key_path)}: {tag} asks for an object; a recipe holds only plain values, "
-            "remove the tag"
-        )
-    if isinstance(node, yaml.MappingNode):
+@dataclass
+class _NodeReader:
+    """Converts nodes to plain data and collects positions and errors."""
+
+    yaml: YAML
+    source: str
+    key_positions: dict[KeyPath, Position] = field(default_factory=dict)
+    value_positions: dict[KeyPath, Position] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    def read(self, node: Node, key_path: KeyPath) -> Any:
+        self.value_positions[key_path] = _to_position(node.start_mark)
+        tag = str(node.tag).removeprefix(_TAG_PREFIX)
+        if tag not in _TAGS[type(node)]:
+            shown = tag if tag.startswith("!") else f"!!{tag}"
+            self._add_error(node, key_path, f"tag {shown} is not supported here; remove it")
+        match node:
+            case MappingNode():
+                return self._read_mapping(node, key_path)
+            case SequenceNode():
+                return [self._read_item(item, (*key_path, index)) for index, item in enumerate(node.value)]
+            case ScalarNode():
+                return self._read_scalar(node, tag, key_path)
+
+    def _read_mapping(self, node: MappingNode, key_path: KeyPath) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
         for key, value in node.value:
-            if key.tag != "tag:yaml.org,2002:str":
-                errors.append(
-                    f"{source}:{_to_position(key.start_mark)}: {format_key_path(key_path)}: a key here is no text; put it in quotes"
-                )
+            if key.tag != f"{_TAG_PREFIX}str":
+                self._add_error(key, key_path, "a key here is not text; put it in quotes")
                 continue
             child_path = (*key_path, key.value)
-            if child_path in key_positions:
-                errors.append(
-                    f"{source}:{_to_position(key.start_mark)}: {format_key_path(child_path)}: stands twice, first in line {key_positions[child_path].line}; "
-                    "keep one"
-                )
-            key_positions[child_path] = _to_position(key.start_mark)
-            _collect_positions(value, child_path, key_positions, value_positions, errors, source)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            key_positions[(*key_path, index)] = _to_position(value.start_mark)
-            _collect_positions(value, (*key_path, index), key_positions, value_positions, errors, source)
+            first = self.key_positions.setdefault(child_path, _to_position(key.start_mark))
+            if child_path[-1] in mapping:
+                self._add_error(key, child_path, f"duplicate key, first on line {first.line}; remove one of them")
+            mapping[key.value] = self.read(value, child_path)
+        return mapping
+
+    def _read_item(self, node: Node, key_path: KeyPath) -> Any:
+        self.key_positions[key_path] = _to_position(node.start_mark)
+        return self.read(node, key_path)
+
+    def _read_scalar(self, node: ScalarNode, tag: str, key_path: KeyPath) -> Any:
+        if tag not in _TAGS[ScalarNode]:
+            return None
+        try:
+            if tag == "null" and node.value.lower() not in ("", "~", "null"):  # ruamel.yaml accepts any text here
+                raise ValueError
+            return self.yaml.constructor.construct_object(node)
+        except (ValueError, LookupError):
+            self._add_error(node, key_path, f"{node.value!r} is not a valid !!{tag}; correct it or remove the tag")
+
+    def _add_error(self, node: Node, key_path: KeyPath, message: str) -> None:
+        self.errors.append(f"{self.source}:{_to_position(node.start_mark)}: {format_key_path(key_path)}: {message}")
 
 
 def format_key_path(key_path: KeyPath) -> str:
-    """A place as people write it: stages.0.epochs."""
+    """Return a key path in dotted form, such as stages.0.epochs."""
     return ".".join(str(part) for part in key_path) or "the recipe"
 
 
-def _to_position(mark: Any) -> Position:
+def _to_position(mark: StringMark) -> Position:
     return Position(mark.line + 1, mark.column + 1)
-
-
-def _join_lines(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""What the schema refuses, said in sentences."""
+"""Sentences for the errors of the schema."""
 
 from __future__ import annotations
 
@@ -16,77 +16,99 @@ from ftcli.recipe.parsing import KeyPath
 _RENAMED_KEYS = {
     "workers": "num_workers",
     "fetch": "download",
-    "on_corrupt_image": "on_corrupt_image",
+    "on_bad_image": "on_corrupt_image",
     "solver": "fit",
     "every": "step_size",
 }
+_RENAMED_VALUES = {
+    ("normalize", "weights"): "pretrained",
+    ("normalize", "data"): "dataset",
+    ("resize", "shorter"): "crop",
+    ("fit", "logistic"): "logistic_regression",
+}
+
+
+def is_renamed(error: ErrorDetails) -> bool:
+    """Return whether an error reports a missing key that the recipe has under its old name."""
+    if error["type"] != "missing" or not isinstance(error["input"], dict):
+        return False
+    return any(new == error["loc"][-1] and old in error["input"] for old, new in _RENAMED_KEYS.items())
 
 
 def describe_error(error: ErrorDetails) -> str:
-    """One sentence for one of pydantic's errors: the value, what is wrong with it and what to give instead."""
+    """Return a sentence for one of pydantic's errors: the value, what is wrong with it and what to give instead."""
     value, context = error["input"], error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            key = str(error["loc"][-1])
-            if key in _RENAMED_KEYS:
-                return f"unknown key; it is called {_RENAMED_KEYS[key]} now"
-            return f"unknown key; {suggest(key, known_keys(error['loc'][:-1]))}"
+            return describe_unknown_key(error["loc"])
         case "missing":
             return "is missing; give it a value"
         case "union_tag_not_found":
             return f"has no name; give one of {_join_tags(models_at(error['loc']))}"
         case "literal_error" | "enum":
             allowed = [part.strip("'") for part in context["expected"].replace(" or ", ", ").split(", ")]
-            return _describe_choice(value, allowed)
+            return _describe_choice(value, allowed, error["loc"])
         case "union_tag_invalid":
             allowed = [part.strip().strip("'") for part in context["expected_tags"].split(",")]
-            return _describe_choice(context["tag"], allowed)
-        case "int_type" | "int_from_float":
-            return f"{format_value(value)} is not a whole number; give one such as 5"
-        case "float_type":
-            return f"{format_value(value)} is not a number; give one such as 0.001"
-        case "finite_number":
-            return f"{format_value(value)} is not a finite number; give one such as 0.001"
-        case "bool_type":
-            return f"{format_value(value)} is neither true nor false; give one of them"
-        case "string_type":
-            return f"{format_value(value)} is not text; put it in quotes if it is meant as a name"
-        case "string_too_long":
-            return f"{format_value(value)} is too long; use at most {context['max_length']} characters"
-        case "string_too_short":
-            return "is empty; give it a value"
-        case "string_pattern_mismatch" if "{64}" in context["pattern"]:
-            return (
-                f"{format_value(value)} is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them"
-            )
-        case "string_pattern_mismatch":
-            return f"{format_value(value)} is no name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return f"{format_value(value)} is out of range; give a number {_describe_bound(context)}"
-        case "tuple_type":
-            return f"{format_value(value)} is not a list; write it as [a, b]"
+            return _describe_choice(context["tag"], allowed, error["loc"])
+        case "invalid_key":
+            return f"key {_format_value(error['loc'][-1])} is not text; put it in quotes"
         case "too_short" | "too_long":
             return f"has {context['actual_length']} items; give {_describe_length(context)}"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"{format_value(value)} is not a mapping; give keys with values below it"
-        case "invalid_key":
-            return f"the key {format_value(error['loc'][-1])} is no text; put it in quotes"
+        case "string_too_short":
+            return "is empty; give it a value"
         case "value_error":
             is_mapping = isinstance(value, dict) or (
                 isinstance(value, list) and any(isinstance(v, dict) for v in value)
             )
-            return str(context["error"]) if is_mapping else f"{format_value(value)}: {context['error']}"
+            return str(context["error"]) if is_mapping else f"{_format_value(value)} {context['error']}"
         case _:
-            return f"{format_value(value)}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+            return f"{_format_value(value)} {_describe_value_error(error, context)}"
+
+
+def describe_unknown_key(loc: KeyPath) -> str:
+    """Return a sentence for a key that the schema does not have, with its new or a similar name."""
+    key, known = str(loc[-1]), known_keys(loc[:-1])
+    if _RENAMED_KEYS.get(key) in known:
+        return f"unknown key; it was renamed to {_RENAMED_KEYS[key]}"
+    return f"unknown key; {suggest(key, known)}"
+
+
+def _describe_value_error(error: ErrorDetails, context: dict[str, Any]) -> str:
+    match error["type"]:
+        case "int_type" | "int_from_float":
+            return "is not a whole number; give one such as 5"
+        case "float_type":
+            return "is not a number; give one such as 0.001"
+        case "finite_number":
+            return "is not a finite number; give one such as 0.001"
+        case "bool_type":
+            return "is neither true nor false; give one of them"
+        case "string_type":
+            return "is not text; put it in quotes if it is meant as a name"
+        case "string_too_long":
+            return f"is too long; use at most {context['max_length']} characters"
+        case "string_pattern_mismatch" if "{64}" in context["pattern"]:
+            return "is not a SHA-256; give the 64 hexadecimal digits that `sha256sum FILE` prints"
+        case "string_pattern_mismatch":
+            return "is not a valid name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return f"is out of range; give a number {_describe_bound(context)}"
+        case "tuple_type":
+            return "is not a list; write it as [a, b]"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "is not a mapping; give keys with values below it"
+        case _:
+            return f"is not valid: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 
 def known_keys(key_path: KeyPath) -> set[str]:
-    """The keys that the schema knows at a place (list indices and the tags of unions are passed over)."""
+    """Return the keys that the schema allows at a key path; list indices and tags of unions are ignored."""
     return {name for model in models_at(key_path) for name in model.model_fields}
 
 
 def models_at(key_path: KeyPath) -> list[type[pydantic.BaseModel]]:
-    """The parts of the schema that may stand at a place: several where a name chooses between them."""
+    """Return the models that the schema allows at a key path: several where a name chooses between them."""
     models: list[type[pydantic.BaseModel]] = [schema.Recipe]
     for part in key_path:
         fields = [model.model_fields[part] for model in models if isinstance(part, str) and part in model.model_fields]
@@ -112,10 +134,13 @@ def _join_tags(models: list[type[pydantic.BaseModel]]) -> str:
     return ", ".join(tag for model in models for tag in _tags(model))
 
 
-def _describe_choice(value: Any, allowed: list[str]) -> str:
+def _describe_choice(value: Any, allowed: list[str], loc: KeyPath) -> str:
+    for (key, old), new in _RENAMED_VALUES.items():
+        if key in loc and value == old:
+            return f"{_format_value(value)} is not one of {', '.join(allowed)}; it was renamed to {new!r}"
     suggestion = suggest(str(value), allowed) if isinstance(value, str) else ""
     ending = f"; {suggestion}" if suggestion.startswith("did you mean") else ""
-    return f"{format_value(value)} is not one of {', '.join(allowed)}{ending}"
+    return f"{_format_value(value)} is not one of {', '.join(allowed)}{ending}"
 
 
 def _describe_bound(context: dict[str, Any]) -> str:
@@ -129,8 +154,8 @@ def _describe_length(context: dict[str, Any]) -> str:
     return f"at most {context['max_length']}"
 
 
-def format_value(value: Any, max_length: int = 60) -> str:
-    """A value as it may stand in a sentence, on one line and not too long."""
+def _format_value(value: Any, max_length: int = 60) -> str:
+    """Return a value as text for a message, on one line of at most `max_length` characters."""
     if isinstance(value, str):
         text = repr(value)
     else:

@@ -80,7 +80,7 @@ def _start_from_recipe(args: TrainArgs, reporter: Reporter) -> StartPoint:
     stage_names = list_stage_names(recipe_file.recipe)
     if args.stage is None:
         return StartPoint(recipe_file, stage_names, _choose_folder(args, recipe_file, reporter))
-    index = _find_stage_index(args.stage, stage_names, recipe_file.source)
+    index = _find_stage_index(args.stage, stage_names, recipe_file.source.name)
     if index > 0:
         raise RecipeError(
             f"--stage {args.stage}: begins from the checkpoint of stage {stage_names[index - 1]}, and none is given; add "
@@ -108,7 +108,7 @@ def _list_remaining_stages(
 ) -> tuple[str, ...]:
     stage_names = list_stage_names(recipe_file.recipe)
     if args.stage is not None:
-        _find_stage_index(args.stage, stage_names, recipe_file.source)
+        _find_stage_index(args.stage, stage_names, recipe_file.source.name)
         return (args.stage,)
     if checkpoint.stage not in stage_names:
         return stage_names

@@ -297,5 +297,5 @@ def test_draft_recipe_makes_a_valid_name(fill: Fill) -> None:
     with pytest.raises(RecipeError) as error:
         draft_recipe(InitArgs(data=root, name="a b", device="cpu"), NullReporter())
     assert str(error.value) == (
-        "--name: name: 'a b' is no name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        "--name: name: 'a b' is not a valid name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
     )

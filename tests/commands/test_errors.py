@@ -33,7 +33,12 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             2,
             ["r.yaml:7:15: data.batch_size: 'many' is not a whole number; give one such as 5"],
         ),
-        ("  val: 0.2", "  val: 0.2\n  val: 0.3", 2, ["r.yaml:5:3: data.val: stands twice, first in line 4; keep one"]),
+        (
+            "  val: 0.2",
+            "  val: 0.2\n  val: 0.3",
+            2,
+            ["r.yaml:5:3: data.val: duplicate key, first on line 4; remove one of them"],
+        ),
         (
             "lr: 0.05",
             "lr: .nan",
@@ -44,10 +49,7 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             "  val: 0.2",
             "  val: !!python/object/apply:os.mkdir [made]",
             2,
-            [
-                "r.yaml:4:8: data.val: !!python/object/apply:os.mkdir asks for an object; a recipe holds only plain "
-                "values, remove the tag"
-            ],
+            ["r.yaml:4:8: data.val: tag !!python/object/apply:os.mkdir is not supported here; remove it"],
         ),
         (
             "shufflenet_v2_x0_5",
@@ -317,7 +319,7 @@ def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -
             4,
             "best_loss.pt: there is no such file, here or in runs/*/; train first, or give the path of a checkpoint",
         ),
-        (("train", "x.yaml"), 2, "x.yaml: there is no such recipe; did you mean 'r.yaml'?"),
+        (("train", "x.yaml"), 2, "x.yaml: does not exist; did you mean 'r.yaml'?"),
         (
             ("train", "r.yaml", "--out", "r.yaml/run"),
             2,

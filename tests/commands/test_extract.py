@@ -158,7 +158,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
             ["r.yaml", "--out", "a.npx", "--dtype", "float61", "--pool", "mean", "--probe", "swm", "--match", "name"],
             2,
             [
-                "--match: does nothing without --weights; add it",
+                "--match: has no effect without --weights; add it",
                 "--pool mean: there is no such choice; known: avg, flatten, max, none, token",
                 "--dtype float61: there is no such choice; did you mean 'float16' or 'float32'?",
                 "--probe swm: there is no such probe; did you mean 'svm'?",
@@ -239,7 +239,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
             ["x.pt", "--image-size", "64", "--weights", "none", "--out", "a.npz"],
             2,
             [
-                "--weights none: goes with the name of a model; a recipe or checkpoint has weights of its own",
+                "--weights none: requires a model name; recipes and checkpoints have their own weights",
                 "--image-size 64: x.pt has the size that it was trained with; leave it out",
             ],
         ),

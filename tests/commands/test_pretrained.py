@@ -142,8 +142,8 @@ def test_recipe_with_url_requires_sha256(workplace: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "backbone.weights=https://example.org/w.pth")
     assert outcome.code == 2
     assert outcome.errors == [
-        "r.yaml:9:11: backbone: weights from an address need sha256 beside them; give the SHA-256 that their publisher "
-        "tells, or that `sha256sum FILE` tells of a copy that you trust"
+        "r.yaml:9:11: backbone: weights from a URL require sha256; give the SHA-256 that the publisher states, or "
+        "that `sha256sum FILE` prints for a copy that you trust"
     ]
 
 
@@ -191,18 +191,18 @@ def test_inspect_shows_preprocessing_of_checkpoint(earlier_checkpoint: Checkpoin
     [
         (
             ("r.yaml", "--weights", "w.pth"),
-            "--weights w.pth: goes with the name of a model; a recipe or checkpoint has weights of its own",
+            "--weights w.pth: requires a model name; recipes and checkpoints have their own weights",
         ),
         (
             ("runs/x/best_loss.pt", "--weights", "w.pth"),
-            "--weights w.pth: goes with the name of a model; a recipe or checkpoint has weights of its own",
+            "--weights w.pth: requires a model name; recipes and checkpoints have their own weights",
         ),
         (
             ("--weights", "w.pth"),
-            "--weights w.pth: goes with the name of a model; a recipe or checkpoint has weights of its own",
+            "--weights w.pth: requires a model name; recipes and checkpoints have their own weights",
         ),
-        (("resnet18", "--match", "position"), "--match: does nothing without --weights; add it"),
-        (("resnet18", "--sha256", "ab"), "--sha256: does nothing without --weights; add it"),
+        (("resnet18", "--match", "position"), "--match: has no effect without --weights; add it"),
+        (("resnet18", "--sha256", "ab"), "--sha256: has no effect without --weights; add it"),
         (("resnet18", "--weights", "w.pth", "--match", "x"), "--match: 'x' is not one of name, position"),
     ],
 )

@@ -89,6 +89,4 @@ def test_no_color_disables_colors(terminal: RunInTmux, tmp_path: Path) -> None:
     without = terminal(60, "train", "nothing.yaml", folder=tmp_path, NO_COLOR="1")
     assert without.text == with_colours.text
     assert not COLOURED.search(without.text_with_codes)
-    assert " ".join(without.lines[:2]) == (
-        "error: nothing.yaml: there is no such recipe; give the path of a YAML recipe"
-    )
+    assert " ".join(without.lines[:2]) == ("error: nothing.yaml: does not exist; give the path of a YAML recipe")

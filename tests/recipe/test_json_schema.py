@@ -1,4 +1,4 @@
-"""The JSON Schema says of single values what the checks of a recipe say."""
+"""Tests of the JSON Schema of recipes: it accepts and rejects the same single values as the schema."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from tests.recipe.test_loading import INVALID_RECIPES, RECIPE
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = build_json_schema()
-BETWEEN_VALUES = (
-    "nesterov needs a momentum above 0",
-    "two stages are named 'head'",
-    "resize_size does nothing with resize: pad; leave it out",
-    "resize_size needs image_size beside it",
-    "tells of a copy that you trust",
-    "sha256 does nothing with weights: none; leave it out",
+CROSS_VALUE_ERRORS = (
+    "nesterov requires a momentum above 0; set momentum",
+    "is in the wrong order; give the smaller number first",
+    "two stages are named 'head'; rename one of them",
+    "resize_size has no effect with resize: pad; remove it",
+    "resize_size requires image_size; add it",
+    "prints for a copy that you trust",
+    "sha256 has no effect with weights: none; remove it",
 )
-"""Sentences about what one value must be to another, which no JSON Schema says."""
+"""Errors that depend on several values, which JSON Schema cannot express."""
 
 
 def is_valid(text: str) -> bool:
     data = parse_yaml(text, "r.yaml").data
-    told = [validator(SCHEMA).is_valid(data) for validator in (Draft202012Validator, Draft7Validator)]
-    assert told[0] == told[1]
-    return told[0]
+    results = [validator(SCHEMA).is_valid(data) for validator in (Draft202012Validator, Draft7Validator)]
+    assert results[0] == results[1]
+    return results[0]
 
 
 def replace(old: str, new: str) -> str:
@@ -40,9 +41,9 @@ def replace(old: str, new: str) -> str:
 
 
 def walk(node: Any) -> list[dict[str, Any]]:
-    """Every mapping of a JSON document."""
+    """Return all mappings of a JSON document."""
     inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return [*([node] if isinstance(node, dict) else []), *(found for item in inner for found in walk(item))]
+    return [*([node] if isinstance(node, dict) else []), *(node for item in inner for node in walk(item))]
 
 
 def test_json_schema_is_valid() -> None:
@@ -63,10 +64,10 @@ def test_json_schema_accepts_readme_recipe() -> None:
     assert is_valid(block)
 
 
-@pytest.mark.parametrize(("old", "new", "sentence"), INVALID_RECIPES)
-def test_json_schema_rejects_invalid_recipes(old: str, new: str, sentence: str) -> None:
-    beyond = sentence.endswith(BETWEEN_VALUES) or ": nan is " in sentence  # JSON has no nan
-    assert is_valid(replace(old, new)) is beyond
+@pytest.mark.parametrize(("old", "new", "message"), INVALID_RECIPES)
+def test_json_schema_rejects_invalid_recipes(old: str, new: str, message: str) -> None:
+    is_accepted = message.endswith(CROSS_VALUE_ERRORS) or ": nan is " in message  # JSON has no NaN
+    assert is_valid(replace(old, new)) is is_accepted
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_json_schema_accepts_valid_values(tmp_path: Path, old: str, new: str) ->
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("freeze: none", "freeze: none\n    schedule: step"),  # it has no default for every
+        ("freeze: none", "freeze: none\n    schedule: step"),  # step_size has no default
         ("optimizer: {name: adamw, lr: 1e-3}", "optimizer: adamw"),
         ("data/cells", "data/cells\n  augment: random_rotation"),
         ("data/cells", "data/cells\n  augment: [standard]"),
@@ -138,8 +139,8 @@ def test_json_schema_defaults_match_recipe() -> None:
 
 def test_json_schema_uses_portable_keywords() -> None:
     keywords = {key for node in walk(SCHEMA) if "properties" not in node for key in node}
-    assert not {"prefixItems", "discriminator", "name may stand alone"} & keywords
-    pattern = SCHEMA["properties"]["name"]["pattern"]  # editors take \w as ASCII
+    assert not {"prefixItems", "discriminator", "x-allow-bare-name"} & keywords
+    pattern = SCHEMA["properties"]["name"]["pattern"]  # \w matches ASCII only in editors
     for flags in (re.ASCII, re.UNICODE):
         assert all(re.search(pattern, name, flags) for name in ("太陽電池-2.α", "a", "_x", "1.0"))
         assert not any(re.search(pattern, name, flags) for name in ("", "-a", ".a", "a b", "a/b", "~a"))

@@ -1,4 +1,4 @@
-"""What the schema asks of a backbone's weights."""
+"""Tests of backbone.weights and backbone.sha256."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _recipe_errors(folder: Path, settings: str) -> list[str]:
     path.write_text(RECIPE.replace("SETTINGS", settings))
     with pytest.raises(RecipeError) as error:
         read_recipe(path)
-    return [fault.removeprefix(f"{path}:") for fault in error.value.messages]
+    return [message.removeprefix(f"{path}:") for message in error.value.messages]
 
 
 def test_sha256_is_lowercased(tmp_path: Path) -> None:
@@ -33,11 +33,11 @@ def test_sha256_is_lowercased(tmp_path: Path) -> None:
     assert read_recipe(path).recipe.backbone.sha256 == "ab" * 32
 
 
-@pytest.mark.parametrize("address", ["https://example.org/w.pth", "HTTP://example.org/w.pth"])
-def test_weights_url_requires_sha256(tmp_path: Path, address: str) -> None:
-    assert _recipe_errors(tmp_path, f"weights: '{address}'") == [
-        "3:11: backbone: weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, "
-        "or that `sha256sum FILE` tells of a copy that you trust"
+@pytest.mark.parametrize("url", ["https://example.org/w.pth", "HTTP://example.org/w.pth"])
+def test_weights_url_requires_sha256(tmp_path: Path, url: str) -> None:
+    assert _recipe_errors(tmp_path, f"weights: '{url}'") == [
+        "3:11: backbone: weights from a URL require sha256; give the SHA-256 that the publisher states, or that "
+        "`sha256sum FILE` prints for a copy that you trust"
     ]
 
 
@@ -45,13 +45,13 @@ def test_weights_url_requires_sha256(tmp_path: Path, address: str) -> None:
 def test_sha256_rejects_invalid_digest(tmp_path: Path, value: str) -> None:
     shown = repr(value) if len(value) < 60 else repr(value)[:59] + "…"
     assert _recipe_errors(tmp_path, f"sha256: {value}") == [
-        f"3:36: backbone.sha256: {shown} is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them"
+        f"3:36: backbone.sha256: {shown} is not a SHA-256; give the 64 hexadecimal digits that `sha256sum FILE` prints"
     ]
 
 
 def test_sha256_rejects_weights_none(tmp_path: Path) -> None:
     assert _recipe_errors(tmp_path, f"weights: none, sha256: {DIGEST}") == [
-        "3:11: backbone: sha256 does nothing with weights: none; leave it out"
+        "3:11: backbone: sha256 has no effect with weights: none; remove it"
     ]
 
 
@@ -63,11 +63,11 @@ def test_backbone_from_options_validates() -> None:
         backbone_from_options("resnet18", "w.pth", "order", "x")
     assert error.value.messages == (
         "--match: 'order' is not one of name, position",
-        "--sha256: 'x' is no SHA-256; give its 64 hexadecimal digits, as `sha256sum FILE` tells them",
+        "--sha256: 'x' is not a SHA-256; give the 64 hexadecimal digits that `sha256sum FILE` prints",
     )
     with pytest.raises(RecipeError) as error:
         backbone_from_options("resnet18", "https://example.org/w.pth", None, None)
     assert error.value.messages == (
-        "--weights: weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, or "
-        "that `sha256sum FILE` tells of a copy that you trust",
+        "--weights: weights from a URL require sha256; give the SHA-256 that the publisher states, or that "
+        "`sha256sum FILE` prints for a copy that you trust",
     )
