@@ -99,7 +99,7 @@ def test_hotdog_recipe_matches_dive_into_deep_learning() -> None:
 
 def test_data_download_makes_solar_cells(tmp_path: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    outcome = ftcli("data", "fetch", "solar-cells", "--json")
+    outcome = ftcli("data", "download", "solar-cells", "--json")
     assert outcome.code == 0
     assert outcome.json["images"] == 2624
     assert {split: sum(counts.values()) for split, counts in outcome.json["splits"].items()} == {
@@ -107,6 +107,6 @@ def test_data_download_makes_solar_cells(tmp_path: Path, ftcli: Ftcli, monkeypat
         "test": 656,
     }
     assert sorted(os.listdir("data/solar-cells")) == ["SOURCE.txt", "test", "train"]  # noqa: PTH208 - names alone
-    again = ftcli("data", "fetch", "solar-cells")
+    again = ftcli("data", "download", "solar-cells")
     assert again.code == 3
     assert again.errors == ["data/solar-cells: is there already and not empty; remove it, or give another folder"]

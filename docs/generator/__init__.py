@@ -1,1 +1,1 @@
-"""Documents that are made from the code; tests hold them to it."""
+"""Generator of documents from the code; tests check that they are up to date."""

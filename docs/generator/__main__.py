@@ -1,4 +1,4 @@
-"""`python -m docs.generator [NAME]…` writes the documents of that name anew, or all."""
+"""Write the generated documents: `python -m docs.generator [NAME]…`, all of them without a name."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("models", "recipe")
-"""The modules beside this one; each has `render_documents() -> dict[str, str]`, texts by their path in the project."""
+"""Modules of this package; the `render_documents()` of each returns texts by their paths in the repository."""
 
 
 def main(names: Sequence[str]) -> None:
     if unknown := set(names) - set(NAMES):
-        sys.exit(f"no document is called {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
+        sys.exit(f"unknown document {sorted(unknown)[0]!r}; known: {', '.join(NAMES)}")
     for name in names or NAMES:
         documents: dict[str, str] = importlib.import_module(f"docs.generator.{name}").render_documents()
         for path, text in documents.items():

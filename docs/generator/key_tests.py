@@ -1,4 +1,4 @@
-"""Which tests show that a key of a recipe does something."""
+"""Tests that cover the keys of a recipe."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, order=True)
 class KeyTest:
-    """A test, by its file in the project and its name."""
+    """A test, by its file in the repository and its name."""
 
     path: str
     test: str
 
 
 def find_key_tests(root: Path) -> dict[str, list[KeyTest]]:
-    """The tests below root/tests that carry `@pytest.mark.covers(key, …)`, by key, in order. Nothing is imported."""
+    """Return the tests in root/tests with a mark `@pytest.mark.covers(key, …)`, by key, without importing them."""
     key_tests: dict[str, list[KeyTest]] = {}
     for path in sorted((root / "tests").rglob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

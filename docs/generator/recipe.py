@@ -1,4 +1,4 @@
-"""docs/recipe.md, docs/recipe-tests.md and configs/recipe.schema.json, from the schema of recipes."""
+"""Generate docs/recipe.md, docs/recipe-tests.md and configs/recipe.schema.json from the schema of recipes."""
 
 from __future__ import annotations
 
@@ -17,22 +17,21 @@ EXAMPLE_PATH = Path(__file__).with_name("example.yaml")
 INTRODUCTION = """\
 # The recipe
 
-A recipe is a YAML file that says which images, which network, and which stages of training. `ftcli inspect RECIPE`
-tells what it comes to and `ftcli train RECIPE` trains it. Every key is below, with what it may be and what it is when
-it is left out. *needed* marks those without a default; a needed key with a dot is needed where its mapping stands. Any
-other key is refused.
+A recipe is a YAML file with the images, the network and the stages of training. `ftcli inspect RECIPE` shows the
+model and the plan of a recipe, and `ftcli train RECIPE` trains it. This page lists every key with its values and its
+default. A *required* key has no default; a required key with a dot is required only if its mapping is given. Unknown
+keys are errors.
 
-The second line of the example lets editors that know JSON Schema complete and check a recipe while it is written; put
-the schema beside your recipe with `ftcli schema > recipe.schema.json`. This page is made from the same
-[schema](../ftcli/recipe/schema/) by `make docs`, and for every key there is
-[a test that shows that it does something](recipe-tests.md).
+The second line of the example lets editors that support JSON Schema complete and validate a recipe; write the schema
+next to your recipe with `ftcli schema > recipe.schema.json`. This page is generated from the
+[schema](../ftcli/recipe/schema/) with `make docs`, and [every key has a test](recipe-tests.md).
 """
 
 OVERRIDES_SECTION = """\
-## Changing a key without editing
+## Changing a key on the command line
 
-`--set KEY=VALUE`, as often as needed, changes what a recipe says before it is checked. Keys are joined by dots, a stage
-is called by its name, an item of another list by its number from 0, and the value is YAML:
+`--set KEY=VALUE` changes a value of the recipe before it is validated, and can be repeated. Keys are joined by dots, a
+stage is given by its name, an item of another list by its index from 0, and the value is YAML:
 
 ```sh
 ftcli train flowers.yaml --set seed=1 --set stages.head.epochs=10
@@ -42,16 +41,16 @@ ftcli train flowers.yaml --set stages.upper.optimizer.lr=1e-4 --set 'head.hidden
 """
 
 KEY_TESTS_HEADER = """\
-# What shows that each key does something
+# Tests of the recipe keys
 
-For every key of [a recipe](recipe.md), the tests that fail if it is ignored. A key that several transforms, optimizers
-or schedules have stands here once. Stages are not named: `stages.epochs` is `epochs` in any stage. Tests carry the keys
-as `@pytest.mark.covers("stages.epochs")`; this page is made from these marks by `make docs`.
+For every key of [a recipe](recipe.md), the tests that fail if the key is ignored. A key of several transforms,
+optimizers or schedules is listed once, and `stages.epochs` is `epochs` in any stage. Tests are marked with
+`@pytest.mark.covers("stages.epochs")`; this page is generated from these marks with `make docs`.
 """
 
 
 def render_documents() -> dict[str, str]:
-    """The texts of the documents by their path in the project."""
+    """Return the texts of the documents by their paths in the repository."""
     schema = build_json_schema()
     return {
         "configs/recipe.schema.json": json.dumps(schema, ensure_ascii=False, indent=2) + "\n",
@@ -61,7 +60,7 @@ def render_documents() -> dict[str, str]:
 
 
 def list_key_paths(reader: SchemaReader) -> tuple[str, ...]:
-    """Every key that settles something, once: not those that only hold others."""
+    """Return every key once, without those that only contain other keys."""
     sections = [reader.read_top_level(), *reader.read_sections()]
     return tuple(dict.fromkeys(key.key_path for section in sections for key in list_keys(section) if key.is_leaf))
 
@@ -74,14 +73,14 @@ def _render_reference(reader: SchemaReader) -> str:
 
 
 def _render_index(top_level: Section, sections: Iterable[Section]) -> str:
-    rows = [("[at the top](#at-the-top)", _join_keys(top_level))]
+    rows = [("[top level](#top-level)", _join_keys(top_level))]
     for section in sections:
         rows.append((f"[`{section.name}`](#{section_anchor(section.name)})", _join_keys(section)))
         key_paths = dict.fromkeys(alternative.key_path for alternative in section.alternatives)
         for key_path in key_paths:
             names = [alternative.name for alternative in section.alternatives if alternative.key_path == key_path]
             rows.append((_link_alternatives(key_path), ", ".join(f"[`{name}`](#{name})" for name in names)))
-    return "## All keys\n\n" + _render_table(("where", "what stands there"), rows)
+    return "## All keys\n\n" + _render_table(("section", "keys"), rows)
 
 
 def _join_keys(section: Section) -> str:
@@ -95,11 +94,11 @@ def _link_alternatives(key_path: str) -> str:
 
 
 def _alternatives_title(key_path: str) -> str:
-    return f"What `{key_path}` may name"
+    return f"Choices of `{key_path}`"
 
 
 def _render_top_level(top_level: Section) -> str:
-    return f"## At the top\n\n{_render_keys(top_level)}"
+    return f"## Top level\n\n{_render_keys(top_level)}"
 
 
 def _render_section(section: Section) -> str:
@@ -119,12 +118,12 @@ def _render_keys(section: Section) -> str:
         (
             f"`{_relative_key(section, key)}`",
             key.allowed,
-            "*needed*" if key.default is None else f"`{key.default}`",
+            "*required*" if key.default is None else f"`{key.default}`",
             _escape(key.description),
         )
         for key in section.keys
     ]
-    return _render_table(("key", "may be", "default", "what it does"), rows)
+    return _render_table(("key", "values", "default", "description"), rows)
 
 
 def _render_presets() -> str:
@@ -132,7 +131,7 @@ def _render_presets() -> str:
         (f"`{preset}`", f"`{format_value([transform.model_dump(exclude_defaults=True) for transform in transforms])}`")
         for preset, transforms in PRESETS.items()
     ]
-    return f"### The presets of `data.augment`\n\n{_render_table(('preset', 'stands for'), rows)}"
+    return f"### The presets of `data.augment`\n\n{_render_table(('preset', 'transforms'), rows)}"
 
 
 def _render_key_tests(reader: SchemaReader) -> str:
@@ -144,7 +143,7 @@ def _render_key_tests(reader: SchemaReader) -> str:
         )
         for key_path in list_key_paths(reader)
     ]
-    return f"{KEY_TESTS_HEADER}\n{_render_table(('key', 'shown by'), rows)}"
+    return f"{KEY_TESTS_HEADER}\n{_render_table(('key', 'tests'), rows)}"
 
 
 def _render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The keys of a recipe, read off its JSON Schema and told in words."""
+"""Keys of a recipe and their descriptions, read from its JSON Schema."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ Node = dict[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a mapping. `place` is where it stands without stages' names and list indices, as in stages.epochs;
-    `default` is YAML, None where the key is needed; `settles` is false where it only holds other keys."""
+    """A key of a mapping.
+
+    `key_path` has no stage names and list indices, as in stages.epochs. `default` is YAML, or None if the key is
+    required. `is_leaf` is false if the key only contains other keys.
+    """
 
     key_path: str
     allowed: str
@@ -27,8 +30,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """A mapping of a recipe: one of its parts, or what may stand at a place under a name. `names` are the
-    alternatives that its keys choose between."""
+    """A mapping of a recipe. `alternatives` are the named mappings that its keys choose from, such as optimizers."""
 
     key_path: str
     name: str
@@ -38,26 +40,28 @@ class Section:
 
 
 def list_keys(section: Section) -> Iterator[Key]:
-    """Every key of a mapping and of those within; one that several alternatives have comes as often."""
+    """Yield the keys of a section and of its alternatives; a key of several alternatives is repeated."""
     yield from section.keys
     for alternative in section.alternatives:
         yield from list_keys(alternative)
 
 
 class SchemaReader:
-    """Reads mappings off a JSON Schema that `build_json_schema` made."""
+    """A reader of the JSON Schema from `build_json_schema`."""
 
     def __init__(self, schema: Node) -> None:
         self._schema = schema
         self._definitions: dict[str, Node] = schema["$defs"]
 
     def read_top_level(self) -> Section:
-        """The keys at the top of a recipe."""
+        """Return the section of the top-level keys."""
         return self._read_section(self._schema, "", "")
 
     def read_sections(self) -> tuple[Section, ...]:
-        """What stands below those keys at the top that hold other keys, in order; of a key below which mappings of
-        several kinds may stand, each is told apart by a key that the first lacks."""
+        """Return the sections of the top-level keys that contain other keys, in order.
+
+        If a key allows several mappings, each further one is named by a required key that the first lacks.
+        """
         return tuple(
             self._read_section(definition, name, self._section_name(name, definitions, definition))
             for name, definitions in (
@@ -71,7 +75,7 @@ class SchemaReader:
         alternatives: list[Section] = []
         for key, node in definition["properties"].items():
             if key == "name" and "const" in node:
-                continue  # its name, by which it was chosen
+                continue  # the name of the alternative
             child_path = f"{key_path}.{key}".lstrip(".")
             keys.append(self._read_key(definition, key, child_path))
             for choice in self._list_choices(node):
@@ -107,22 +111,21 @@ class SchemaReader:
         return f"{name} with {distinguishing_keys[0]}" if distinguishing_keys else name
 
     def _list_choices(self, node: Node) -> list[Node]:
-        """The parts that may stand at a place, or be items of a list there."""
+        """Return the references of a node, its alternatives and its list items."""
         if "$ref" in node:
             return [node]
         inner = [*node.get("oneOf", ()), *node.get("anyOf", ()), *([node["items"]] if "items" in node else ())]
         return [reference for choice in inner for reference in self._list_choices(choice)]
 
     def _single_definition(self, node: Node) -> Node | None:
-        """The one part that alone may stand at a place, or fill a list there, if null is passed over."""
+        """Return the only definition that a node or its list items allow, apart from null, or None."""
         alternatives = [choice for choice in node.get("anyOf", [node]) if choice != {"type": "null"}]
         only = alternatives[0] if len(alternatives) == 1 else {}
         only = only.get("items", only) if only.get("type") == "array" else only
         return resolve_ref(self._definitions, only) if "$ref" in only else None
 
     def _list_definitions(self, node: Node) -> list[Node]:
-        """The parts of which one must stand at a place, or fill a list there, if null is passed over and they are not
-        told apart by names."""
+        """Return the definitions that a node or its list items allow, apart from null, unless chosen by name."""
         only = self._single_definition(node)
         if only is not None:
             return [only]
@@ -133,7 +136,7 @@ class SchemaReader:
         return [] if any("const" in definition["properties"]["name"] for definition in definitions) else definitions
 
     def _format_default(self, node: Node) -> str:
-        """A default as YAML; a mapping that has nothing but defaults beside its name is told by the name."""
+        """Return a default as YAML; a mapping with a name and only defaults is shortened to the name."""
         default = node["default"]
         if isinstance(default, dict) and self._single_definition(node) is not None:
             return "{}"
@@ -145,7 +148,7 @@ class SchemaReader:
         return str(default["name"]) if is_default else format_value(default)
 
     def _describe(self, node: Node) -> str:
-        """What may stand at a place, in words, Markdown."""
+        """Return the allowed values of a node as Markdown."""
         choices = [*node.get("oneOf", ()), *node.get("anyOf", ())]
         if not choices:
             return self._describe_single(node)
@@ -156,13 +159,13 @@ class SchemaReader:
         bare_names: list[str] = next((choice["enum"] for choice in choices if "enum" in choice), [])
         links = join_words([f"[`{name}`](#{name})" for name in names])
         if set(bare_names) == set(names):
-            return f"a name, alone or in a mapping with its settings: {links}"
+            return f"a name, or a mapping with a name and settings: {links}"
         bare_note = (
-            f"; {join_words([f'`{name}`' for name in names if name in bare_names])} may stand alone"
+            f"; {join_words([f'`{name}`' for name in names if name in bare_names])} can be given as a name alone"
             if bare_names
             else ""
         )
-        return f"a mapping with a name and its settings: {links}{bare_note}"
+        return f"a mapping with a name and settings: {links}{bare_note}"
 
     def _describe_single(self, node: Node) -> str:
         match node:
@@ -188,15 +191,15 @@ class SchemaReader:
             case {"type": "string", "pattern": _, "maxLength": most}:
                 return f"letters, digits, `.`, `_` and `-`, at most {most}"
             case {"type": "string", "pattern": pattern}:
-                return f"text like `{pattern}`"
+                return f"text matching `{pattern}`"
             case {"type": "string"}:
                 return "text"
             case _:
-                raise ValueError(f"no words for {json.dumps(node)}")
+                raise ValueError(f"no description for {json.dumps(node)}")
 
 
 def section_anchor(name: str) -> str:
-    """The anchor of the section of that name."""
+    """Return the anchor of a section."""
     return name.lower().replace(" ", "-")
 
 
@@ -205,7 +208,7 @@ def join_words(words: list[str], last: str = "or") -> str:
 
 
 def format_bounds(node: Node) -> str:
-    """The bounds of a number in words."""
+    """Return the bounds of a number as text."""
     low, high = node.get("minimum"), node.get("maximum")
     if low is not None and high is not None:
         return f" from {format_number(low)} to {format_number(high)}"
@@ -232,7 +235,7 @@ def format_length(node: Node) -> str:
 
 
 def format_value(value: Any) -> str:
-    """A value as YAML writes it on one line, with numbers of at most four digits."""
+    """Return a value as YAML on one line, with at most four digits per number."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {format_value(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, (list, tuple)):

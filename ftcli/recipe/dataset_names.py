@@ -1,4 +1,4 @@
-"""The known data sets by name, for help too, which must be quick; their files and makers are in data/fetching."""
+"""Names of the known data sets, importable without their code for a quick --help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DatasetName = Literal[
     "oxford-pets",
     "solar-cells",
 ]
-"""What `data.download` and `ftcli data download` take."""
+"""The values of `data.download` and the argument of `ftcli data download`."""
 
 DATASET_NAMES: tuple[str, ...] = get_args(DatasetName)
-"""The same, to go through."""
+"""All of them, in alphabetical order."""

@@ -1,4 +1,4 @@
-"""The schema as a JSON Schema: what editors, programs and the reference in docs/recipe.md read."""
+"""JSON Schema of recipes, for editors, other programs and docs/recipe.md."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from pydantic_core import core_schema
 from ftcli.recipe.schema import Recipe
 from ftcli.recipe.schema.types import allow_bare_name
 
-_BARE_NAME_MARKER = "name may stand alone"
-# \w means all scripts in Python and ASCII in editors; without naming letters both read this the same way.
+_BARE_NAME_MARKER = "x-allow-bare-name"
+# \w matches all scripts in Python and ASCII only in editors; an excluded range is read alike by both.
 _PORTABLE_PATTERNS = {r"^\w[\w.-]*$": r"^[^\u0000-/:-@\[-^`{-\u007f][^\u0000-,/:-@\[-^`{-\u007f]*$"}
 
 
 def build_json_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a recipe as YAML holds it, with descriptions, defaults, choices and bounds.
+    """Return the JSON Schema (draft 2020-12) of a recipe, with descriptions, defaults, choices and bounds.
 
-    It says what the checks of single values say, with names alone where a mapping with a name may stand; what two
-    values must be to one another it cannot say. No keyword differs from draft 7 but $defs, so that editors that know
-    only that read it too.
+    It covers the checks of single values, but not those that compare two values. Except for $defs, all keywords exist
+    in draft 7, for editors that know only that draft.
     """
     schema = Recipe.model_json_schema(schema_generator=_SchemaGenerator)
     definitions = schema.pop("$defs")
@@ -33,11 +32,11 @@ def build_json_schema() -> dict[str, Any]:
 
 
 class _SchemaGenerator(GenerateJsonSchema):
-    """pydantic's own, with a mark where names stand alone, and with defaults that are made anew."""
+    """pydantic's generator with a marker for bare names, and with the values of default factories."""
 
     def get_default_value(self, schema: core_schema.WithDefaultSchema) -> Any:
         if "default_factory" in schema:
-            return schema["default_factory"]()  # type: ignore[call-arg]  # none of ours takes what was validated
+            return schema["default_factory"]()  # type: ignore[call-arg]  # no factory of the schema takes the validated data
         return super().get_default_value(schema)
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
@@ -59,7 +58,7 @@ def _simplify(node: Any, definitions: dict[str, Any]) -> Any:
         match key:
             case "properties":
                 simplified[key] = {name: _simplify(inner, definitions) for name, inner in value.items()}
-            case "title":  # the name of a class or key in other letters
+            case "title":  # repeats the name of the class or key
                 continue
             case "default":
                 simplified[key] = value
@@ -67,25 +66,25 @@ def _simplify(node: Any, definitions: dict[str, Any]) -> Any:
                 simplified[key] = " ".join(value.split())
             case "pattern":
                 simplified[key] = _PORTABLE_PATTERNS.get(value, value)
-            case "prefixItems":  # our tuples hold values of one kind, and the lengths are told beside
+            case "prefixItems":  # all items of a tuple have the same type here; minItems and maxItems give its length
                 assert all(item == value[0] for item in value)
                 simplified["items"] = _simplify(value[0], definitions)
             case _:
                 simplified[key] = _simplify(value, definitions)
     simplified.pop("discriminator", None)  # OpenAPI's
-    if simplified.get("type") == "array":  # behind a validator pydantic writes the bounds of a list as those of text
+    if (
+        simplified.get("type") == "array"
+    ):  # after a validator, pydantic writes the bounds of a list as those of a string
         lengths = {"minLength": "minItems", "maxLength": "maxItems"}
         simplified = {lengths.get(key, key): value for key, value in simplified.items()}
     if simplified.pop(_BARE_NAME_MARKER, False):
         choices = [resolve_ref(definitions, choice) for choice in simplified["oneOf"]]
         bare_names = [part["properties"]["name"]["const"] for part in choices if part["required"] == ["name"]]
-        simplified["oneOf"].insert(
-            0, {"enum": bare_names, "description": "A name alone: every setting has its default."}
-        )
+        simplified["oneOf"].insert(0, {"enum": bare_names, "description": "A name, with the default of every setting."})
     return simplified
 
 
 def resolve_ref(definitions: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """What a reference of the JSON Schema refers to, among its $defs."""
+    """Return the definition that a $ref refers to."""
     definition: dict[str, Any] = definitions[node["$ref"].rpartition("/")[2]]
     return definition

@@ -1,4 +1,4 @@
-"""The reference of recipes: as the code says now, whole, and for every key a test."""
+"""Tests of the recipe reference: it is up to date and complete, and every key has a test."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_documents_are_up_to_date(path: str) -> None:
 
 
 def test_every_key_is_covered() -> None:
-    places, proofs = set(list_key_paths(SchemaReader(build_json_schema()))), find_key_tests(ROOT)
-    assert sorted(places - proofs.keys()) == [], "keys that no test shows"
-    assert sorted(proofs.keys() - places) == [], "marks that name no key"
+    key_paths, key_tests = set(list_key_paths(SchemaReader(build_json_schema()))), find_key_tests(ROOT)
+    assert sorted(key_paths - key_tests.keys()) == [], "keys without a test"
+    assert sorted(key_tests.keys() - key_paths) == [], "marks with an unknown key"
 
 
 def test_find_key_tests_finds_marks(tmp_path: Path) -> None:
-    (tmp_path / "tests/room").mkdir(parents=True)
-    (tmp_path / "tests/room/test_it.py").write_text(
+    (tmp_path / "tests/area").mkdir(parents=True)
+    (tmp_path / "tests/area/test_it.py").write_text(
         "import pytest\n"
         '@pytest.mark.covers("seed", "data.val")\n'
         "def test_one(): ...\n"
@@ -41,35 +41,35 @@ def test_find_key_tests_finds_marks(tmp_path: Path) -> None:
         "def test_two(x): ...\n"
         "def test_three(): ...\n"
     )
-    one, two = KeyTest("tests/room/test_it.py", "test_one"), KeyTest("tests/room/test_it.py", "test_two")
+    one, two = KeyTest("tests/area/test_it.py", "test_one"), KeyTest("tests/area/test_it.py", "test_two")
     assert find_key_tests(tmp_path) == {"seed": [one], "data.val": [one], "name": [two]}
 
 
 def test_schema_reader_describes_allowed_values() -> None:
     reader = SchemaReader(build_json_schema())
-    *parts, solved = (reader.read_top_level(), *reader.read_sections())
-    keys = {key.key_path: key for part in parts for key in list_keys(part)}
-    assert solved.name == "stages with solver"
-    assert [(key.key_path, key.allowed) for key in solved.keys[1:]] == [
+    *sections, head_fit = (reader.read_top_level(), *reader.read_sections())
+    keys = {key.key_path: key for section in sections for key in list_keys(section)}
+    assert head_fit.name == "stages with fit"
+    assert [(key.key_path, key.allowed) for key in head_fit.keys[1:]] == [
         ("stages.freeze", "`backbone`"),
-        ("stages.fit", "`logistic`"),
+        ("stages.fit", "`logistic_regression`"),
     ]
     assert keys["seed"].allowed == "a whole number of at least 0 and below 2^63"
     assert keys["data.num_workers"].allowed == "a whole number from 0 to 256, or `null`"
     assert keys["stages.freeze"].allowed == "`backbone` or `none`, or a list, each text, or a mapping with `through`"
     assert keys["stages.schedule"].allowed == (
-        "a mapping with a name and its settings: [`constant`](#constant), [`step`](#step), [`cosine`](#cosine) or "
-        "[`one_cycle`](#one_cycle); `constant`, `cosine` or `one_cycle` may stand alone"
+        "a mapping with a name and settings: [`constant`](#constant), [`step`](#step), [`cosine`](#cosine) or "
+        "[`one_cycle`](#one_cycle); `constant`, `cosine` or `one_cycle` can be given as a name alone"
     )
     assert (keys["stages.schedule"].default, keys["head"].default, keys["name"].default) == ("constant", "{}", None)
     assert keys["stages.optimizer.betas"].allowed == "a list of 2, each a number of at least 0 and below 1"
-    assert not any(keys[place].is_leaf for place in ("data", "head", "stages", "stages.early_stopping"))
+    assert not any(keys[key_path].is_leaf for key_path in ("data", "head", "stages", "stages.early_stopping"))
 
 
 def test_page_lists_presets() -> None:
     for preset, transforms in PRESETS.items():
-        (told,) = re.findall(rf"^\| `{preset}` \| `(\[.*\])` \|$", PAGE, re.MULTILINE)
-        assert re.findall(r"name: (\w+)", told) == [transform.name for transform in transforms]
+        (row,) = re.findall(rf"^\| `{preset}` \| `(\[.*\])` \|$", PAGE, re.MULTILINE)
+        assert re.findall(r"name: (\w+)", row) == [transform.name for transform in transforms]
     assert "| `light` | `[{name: random_resized_crop, scale: [0.8, 1]}, {name: random_horizontal_flip}]` |" in PAGE
 
 
@@ -77,8 +77,8 @@ def test_example_accepts_shown_overrides() -> None:
     assert EXAMPLE_PATH.read_text(encoding="utf-8") in PAGE
     shown = re.findall(r"--set ('[^']+'|\S+)", PAGE.split("```sh\n")[1].split("```")[0])
     assert len(shown) == 6
-    for change in [None, *(text.strip("'") for text in shown)]:
-        plan = plan_recipe(read_recipe(EXAMPLE_PATH, (change,) if change else ()))
+    for override in [None, *(text.strip("'") for text in shown)]:
+        plan = plan_recipe(read_recipe(EXAMPLE_PATH, (override,) if override else ()))
         assert [stage.stage.name for stage in plan.stages] == ["head", "upper"]
 
 
@@ -95,5 +95,5 @@ def test_links_resolve() -> None:
 
 
 def test_main_rejects_unknown_document() -> None:
-    with pytest.raises(SystemExit, match=r"^no document is called 'recipes'; known: models, recipe$"):
+    with pytest.raises(SystemExit, match=r"^unknown document 'recipes'; known: models, recipe$"):
         main(["recipes"])

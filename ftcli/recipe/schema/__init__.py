@@ -1,4 +1,4 @@
-"""What a recipe may say. Every default of ftcli stands here, once; the text under a field is its description."""
+"""Schema of recipes, with every default; the text under a field is its description."""
 
 from ftcli.recipe.schema.augmentation import (
     ColorJitter,

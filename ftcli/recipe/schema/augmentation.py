@@ -1,4 +1,4 @@
-"""Random changes of training images."""
+"""Augmentations of training images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ftcli.recipe.schema.types import (
 
 def _check_order(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
-        raise ValueError("give the smaller number first")
+        raise ValueError("is in the wrong order; give the smaller number first")
     return value
 
 
@@ -28,73 +28,73 @@ AreaFraction = Annotated[float, Field(gt=0, le=1)]
 
 
 class RandomResizedCrop(RecipeModel):
-    """A random part of the image, of random area and shape, resized to the network's input."""
+    """Crop a random part of the image and resize it to the image size."""
 
     name: Literal["random_resized_crop"]
     scale: Pair[AreaFraction] = (0.08, 1.0)
-    """The share of the image's area that is kept, from and to."""
+    """Minimum and maximum area of the crop, as a fraction of the image."""
     ratio: Pair[PositiveFloat] = (0.75, 4 / 3)
-    """Width over height of the part, from and to."""
+    """Minimum and maximum aspect ratio of the crop (width / height)."""
 
     _check_order = field_validator("scale", "ratio")(_check_order)
 
 
 class RandomHorizontalFlip(RecipeModel):
-    """Left and right change places."""
+    """Mirror the image left to right."""
 
     name: Literal["random_horizontal_flip"]
     p: Probability = 0.5
-    """How probable the flip is."""
+    """Probability of the flip."""
 
 
 class RandomVerticalFlip(RecipeModel):
-    """Top and bottom change places."""
+    """Mirror the image top to bottom."""
 
     name: Literal["random_vertical_flip"]
     p: Probability = 0.5
-    """How probable the flip is."""
+    """Probability of the flip."""
 
 
 class RandomRotation(RecipeModel):
-    """A turn about the centre; what comes in at the corners is black."""
+    """Rotate the image about its centre; the corners are filled with black."""
 
     name: Literal["random_rotation"]
     degrees: Annotated[float, Field(gt=0, le=180)] = 15.0
-    """The largest turn to either side, in degrees."""
+    """Maximum rotation in either direction, in degrees."""
 
 
 class ColorJitter(RecipeModel):
-    """Random brightness, contrast, saturation and hue."""
+    """Change brightness, contrast, saturation and hue at random."""
 
     name: Literal["color_jitter"]
     brightness: NonNegativeFloat = 0.2
-    """x, where brightness is multiplied by a factor from 1 - x to 1 + x."""
+    """x, where the brightness is multiplied by a factor of 1 - x to 1 + x."""
     contrast: NonNegativeFloat = 0.2
-    """x, where contrast is multiplied by a factor from 1 - x to 1 + x."""
+    """x, where the contrast is multiplied by a factor of 1 - x to 1 + x."""
     saturation: NonNegativeFloat = 0.2
-    """x, where saturation is multiplied by a factor from 1 - x to 1 + x."""
+    """x, where the saturation is multiplied by a factor of 1 - x to 1 + x."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """x, where hue is shifted by a part of the colour circle from -x to x."""
+    """x, where the hue is shifted by -x to x of the colour circle."""
 
 
 class RandAugment(RecipeModel):
-    """A few random operations of one strength (Cubuk et al., arXiv 1909.13719)."""
+    """Apply a few random operations of the same strength (Cubuk et al., arXiv 1909.13719)."""
 
     name: Literal["rand_augment"]
     num_ops: PositiveInt = 2
-    """How many operations an image goes through."""
+    """Number of operations per image."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9
-    """How strong they are, 0 to 30."""
+    """Strength of the operations, 0 to 30."""
 
 
 class RandomErasing(RecipeModel):
-    """A random rectangle is blackened (Zhong et al., arXiv 1708.04896)."""
+    """Fill a random rectangle with black (Zhong et al., arXiv 1708.04896)."""
 
     name: Literal["random_erasing"]
     p: Probability = 0.25
-    """How probable the rectangle is."""
+    """Probability of erasing."""
     scale: Pair[AreaFraction] = (0.02, 0.33)
-    """The share of the area that it takes, from and to."""
+    """Minimum and maximum area of the rectangle, as a fraction of the image."""
 
     _check_order = field_validator("scale")(_check_order)
 

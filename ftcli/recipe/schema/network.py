@@ -1,4 +1,4 @@
-"""The network: its backbone and its head."""
+"""Backbone and head of the network."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9A-Fa-f]{64}$"), AfterValidator(str.
 
 
 class Backbone(RecipeModel):
-    """The network that the head is put on."""
+    """The network whose last layer the head replaces."""
 
     name: Text
-    """A classifier of torchvision, such as resnet18, or of timm, such as timm/efficientnet_lite0."""
+    """A torchvision classifier, such as resnet18, or a timm classifier, such as timm/efficientnet_lite0."""
     weights: Text = "default"
-    """default; none; a name such as IMAGENET1K_V1; a .pt, .pth or .safetensors file, a checkpoint of ftcli among them;
-    package:module/path, a file inside an installed Python package; or the http:// or https:// address of a file, which
-    is downloaded once."""
+    """default, none, a name such as IMAGENET1K_V1, a .pt, .pth or .safetensors file (a checkpoint of ftcli included),
+    package:module/path for a file in an installed Python package, or an http:// or https:// URL, which is downloaded
+    once."""
     match: Literal["name", "position"] = "name"
-    """How the tensors of a file find their places: by name, or in order after every shape was found equal."""
+    """Assignment of a file's tensors to the network: by name, or by position if all shapes are equal."""
     sha256: Sha256 | None = None
-    """The SHA-256 of the weights' file, which is checked on every use; an address needs it. null: not checked, beyond
-    what published files have in their names."""
+    """SHA-256 of the weights file, checked at every use; required for a URL. null: only the digest in the names of
+    published files is checked."""
 
     @model_validator(mode="after")
     def _check_sha256(self) -> Backbone:
         if self.sha256 is None and is_url(self.weights):
             raise ValueError(
-                "weights from an address need sha256 beside them; give the SHA-256 that their publisher tells, or that "
-                "`sha256sum FILE` tells of a copy that you trust"
+                "weights from a URL require sha256; give the SHA-256 that the publisher states, or that "
+                "`sha256sum FILE` prints for a copy that you trust"
             )
         if self.sha256 is not None and self.weights == "none":
-            raise ValueError("sha256 does nothing with weights: none; leave it out")
+            raise ValueError("sha256 has no effect with weights: none; remove it")
         return self
 
 
 def is_url(weights: str) -> bool:
-    """Whether `weights` is the address of a file, and no file on this machine."""
+    """Return whether `weights` is a URL."""
     return weights.lower().startswith(("http://", "https://"))
 
 
 class Head(RecipeModel):
-    """What takes the place of the backbone's last layer."""
+    """The layers that replace the last layer of the backbone."""
 
     hidden: Annotated[tuple[PositiveInt, ...], BeforeValidator(list_to_tuple)] = ()
-    """Units of each hidden layer; [] is a single linear layer."""
+    """Number of units of each hidden layer; [] is a single linear layer."""
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    """What follows each hidden layer."""
+    """Activation after each hidden layer."""
     dropout: Fraction = 0.0
-    """The share of values dropped before the last layer in training."""
+    """Dropout probability before the last layer."""
     init: Literal["default", "xavier_uniform", "xavier_normal", "kaiming_uniform", "kaiming_normal"] = "default"
-    """How its weights begin. Biases begin at 0, except with default, which is PyTorch's own for both."""
+    """Initialization of the weights. Biases are set to 0, except with default, which is PyTorch's own for both."""

@@ -1,4 +1,4 @@
-"""How parameters move: optimizers and the learning rate over time."""
+"""Optimizers and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ class Sgd(RecipeModel):
 
     name: Literal["sgd"]
     lr: PositiveFloat
-    """The learning rate, which schedule and lr_mult change."""
+    """Learning rate, before schedule and lr_mult."""
     momentum: Fraction = 0.9
-    """How much of the last step's direction is kept."""
+    """Momentum factor; 0 disables momentum."""
     nesterov: bool = False
-    """Whether the gradient counts as if taken one step ahead along the momentum, which must be above 0."""
+    """Use Nesterov momentum; requires a momentum above 0."""
     weight_decay: NonNegativeFloat = 0.0
-    """How strongly weights are drawn to 0, as an L2 penalty."""
+    """Weight decay (L2 penalty)."""
     decay_norm_and_bias: bool = True
-    """Whether weight decay also acts on normalisation layers and biases."""
+    """Apply weight decay to normalization layers and biases too."""
 
     @model_validator(mode="after")
     def _check_nesterov(self) -> Sgd:
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            raise ValueError("nesterov requires a momentum above 0; set momentum")
         return self
 
 
 class _AdamBase(RecipeModel):
     lr: PositiveFloat
-    """The learning rate, which schedule and lr_mult change."""
+    """Learning rate, before schedule and lr_mult."""
     betas: Pair[Fraction] = (0.9, 0.999)
-    """How much of the running means of the gradient and of its square is kept at each step."""
+    """Decay rates of the running averages of the gradient and its square."""
     weight_decay: NonNegativeFloat = 0.0
-    """How strongly weights are drawn to 0: an L2 penalty with adam, apart from the gradient with adamw."""
+    """Weight decay: an L2 penalty with adam, decoupled from the gradient with adamw."""
     decay_norm_and_bias: bool = True
-    """Whether weight decay also acts on normalisation layers and biases."""
+    """Apply weight decay to normalization layers and biases too."""
 
 
 class Adam(_AdamBase):
@@ -67,40 +67,40 @@ Optimizer = Annotated[Sgd | Adam | AdamW, Field(discriminator="name")]
 
 
 class Constant(RecipeModel):
-    """The learning rate stays."""
+    """A constant learning rate."""
 
     name: Literal["constant"]
     warmup: Fraction = 0.0
-    """The share of the stage's steps over which the rate rises from 0."""
+    """Fraction of the stage's steps in which the learning rate rises from 0."""
 
 
 class StepDecay(RecipeModel):
-    """The learning rate is multiplied by gamma every few epochs."""
+    """Multiply the learning rate by gamma every step_size epochs."""
 
     name: Literal["step"]
     step_size: PositiveInt
-    """Epochs between two multiplications."""
+    """Number of epochs between two multiplications."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """What the rate is multiplied by."""
+    """Factor of each multiplication."""
     warmup: Fraction = 0.0
-    """The share of the stage's steps over which the rate rises from 0."""
+    """Fraction of the stage's steps in which the learning rate rises from 0."""
 
 
 class Cosine(RecipeModel):
-    """The learning rate falls to 0 along half a cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
+    """Decrease the learning rate to 0 along a half cosine (Loshchilov and Hutter, arXiv 1608.03983)."""
 
     name: Literal["cosine"]
     warmup: Fraction = 0.0
-    """The share of the stage's steps over which the rate rises from 0."""
+    """Fraction of the stage's steps in which the learning rate rises from 0."""
 
 
 class OneCycle(RecipeModel):
-    """The learning rate rises from lr / 25 to lr and falls to lr / 250,000, both along half a cosine
+    """Increase the learning rate from lr / 25 to lr, then decrease it to lr / 250,000, both along a half cosine
     (Smith and Topin, arXiv 1708.07120)."""
 
     name: Literal["one_cycle"]
     warmup: OpenFraction = 0.3
-    """The share of the stage's steps over which the rate rises."""
+    """Fraction of the stage's steps in which the learning rate rises."""
 
 
 Schedule = Annotated[

@@ -1,4 +1,4 @@
-"""The recipe and its stages."""
+"""Recipe and stages."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ftcli.recipe.schema.types import (
 
 
 class FreezeThrough(RecipeModel):
-    """Everything up to a module, in the order in which an image passes through."""
+    """Freeze everything up to a module, in forward order."""
 
     through: Text
-    """The last module that is frozen."""
+    """Last module that is frozen."""
 
 
 class EarlyStopping(RecipeModel):
-    """End a stage whose validation loss no longer falls."""
+    """End a stage early when the validation loss stops improving."""
 
     patience: PositiveInt
-    """Epochs without a new best after which the stage ends."""
+    """Number of epochs without improvement after which the stage ends."""
     min_delta: NonNegativeFloat = 0.0
-    """How much lower a validation loss must be to count as a new best."""
+    """Minimum decrease of the validation loss that counts as an improvement."""
 
 
 def _views_tag(value: Any) -> str:
@@ -43,21 +43,21 @@ def _views_tag(value: Any) -> str:
 
 
 class CacheSettings(RecipeModel):
-    """Keep what the frozen part of the network gives for each image, so that it is computed once."""
+    """Cache the features of the frozen backbone, so that they are computed once per image."""
 
     views: Annotated[
         Annotated[PositiveInt, Tag("number")] | Annotated[Literal["all"], Tag("word")], Discriminator(_views_tag)
     ] = 4
-    """How many augmented views of each training image are kept; epoch e, counted from 0, uses view e mod views. all: as
-    many as there are epochs, each its own, as without a cache. Without augmentation there is one."""
+    """Number of augmented views that are cached per training image; epoch e, counted from 0, uses view e mod views.
+    all: one view per epoch, as without a cache. Without augmentation there is one view."""
 
 
 def _parse_cache_switch(value: Any) -> Any:
-    """YAML 1.1 reads a bare off as false, and on as true."""
+    """Convert on and off, or the booleans that they are in YAML 1.1, to a setting of the cache."""
     if isinstance(value, (bool, str)):
         switches: dict[bool | str, Any] = {False: "off", "off": "off", True: CacheSettings(), "on": CacheSettings()}
         if value not in switches:
-            raise ValueError("no setting of the cache; give off, or a mapping such as {views: 8}")
+            raise ValueError("is not a cache setting; give off, or a mapping such as {views: 8}")
         return switches[value]
     return value
 
@@ -73,57 +73,57 @@ def _cache_tag(value: Any) -> str:
 
 
 class Stage(RecipeModel):
-    """One round of training, from the best checkpoint of the stage before it."""
+    """A stage of training, which starts from the best checkpoint of the previous stage."""
 
     name: FileSafeName
-    """What --stage and --set call it; its best weights go to stages/<name>.pt."""
+    """Name of the stage, used by --stage, --set and stages/<name>.pt, its best checkpoint."""
     freeze: Annotated[
         Annotated[Literal["backbone", "none"], Tag("word")]
         | Annotated[Texts, Tag("list")]
         | Annotated[FreezeThrough, Tag("mapping")],
         Discriminator(_freeze_tag),
     ]
-    """What must not move: backbone is all but the head, none is nothing, a list holds patterns (names or globs of
-    modules and parameters; each takes in all below it), {through: module} is everything up to a module."""
+    """Frozen parameters: backbone freezes all but the head, none freezes nothing, a list of patterns (names or globs of
+    modules and parameters) freezes what they match and everything below it, {through: module} freezes everything up to
+    a module."""
     batch_norm: Literal["train", "frozen"] = "train"
-    """Whether BatchNorm layers that are not frozen take their statistics from each batch and update them, or keep
-    and use the statistics they have."""
+    """Mode of BatchNorm layers that are not frozen: train normalizes with the statistics of each batch and updates the
+    running statistics, frozen uses the running statistics and does not change them."""
     epochs: PositiveInt
-    """Passes over the training images; early_stopping may end them sooner."""
+    """Number of passes over the training images; early_stopping can end the stage sooner."""
     optimizer: Optimizer
-    """The rule by which weights are updated, with its settings."""
+    """Optimizer and its settings."""
     schedule: Schedule = Constant(name="constant")
-    """How the learning rate changes from step to step: a name alone, or a mapping with a name."""
+    """Learning rate schedule: a name, or a mapping with a name."""
     lr_mult: dict[Text, PositiveFloat] = Field(default_factory=dict)
-    """Multiples of the learning rate by pattern, as in {head: 10}, with patterns as in freeze. The last that matches a
-    parameter holds; 1 where none does."""
+    """Multipliers of the learning rate by pattern, as in {head: 10}, with patterns as in freeze. The last pattern that
+    matches a parameter applies; 1 without a match."""
     clip_grad_norm: PositiveFloat | None = None
-    """The largest norm of the gradient; a larger one is scaled down. null: no limit."""
+    """Maximum norm of the gradient, to which larger gradients are scaled down. null: no limit."""
     label_smoothing: Fraction = 0.0
-    """The share of the target that is spread over all classes in training. The validation loss has none."""
+    """Label smoothing of the training loss; the validation loss has none."""
     early_stopping: EarlyStopping | None = None
-    """Ends the stage when its validation loss no longer falls. null: all epochs are trained."""
+    """Early stopping on the validation loss. null: all epochs are trained."""
     cache: Annotated[
         Annotated[Literal["off"], Tag("word")] | Annotated[CacheSettings, Tag("mapping")],
         Discriminator(_cache_tag),
         BeforeValidator(_parse_cache_switch),
     ] = CacheSettings()
-    """What is kept of images on the disk and used again, in this run and later ones: what the frozen part of the
-    network gives for them, and their decoded pixels. off: everything is computed anew each time."""
+    """Cache of the features of the frozen backbone and of decoded pixels on disk, shared by all runs. off: both are
+    computed again in each epoch."""
 
 
 class HeadFitStage(RecipeModel):
-    """A stage whose head is solved for instead of trained: one linear layer has a best fit to what the frozen backbone
-    gives for the training images, and it is computed at once."""
+    """A stage that fits a linear head to the features of the frozen backbone instead of training it."""
 
     name: FileSafeName
-    """What --stage and --set call it; its best weights go to stages/<name>.pt."""
+    """Name of the stage, used by --stage, --set and stages/<name>.pt, its best checkpoint."""
     freeze: Literal["backbone"]
-    """All but the head must not move."""
+    """Freeze all but the head."""
     fit: Literal["logistic_regression"]
-    """logistic_regression: multinomial logistic regression with an L2 penalty on the weights, solved to its optimum. How strong
-    the penalty is, cross-validation within the training images chooses. Images are seen as in evaluation, without
-    augmentation and dropout; the head must be a single linear layer."""
+    """Method of the fit. logistic_regression: multinomial logistic regression with an L2 penalty, solved to its
+    optimum; the strength of the penalty is chosen by cross-validation on the training images. Images are preprocessed
+    as in evaluation, without augmentation and dropout. The head must be a single linear layer."""
 
 
 def _stage_tag(value: Any) -> str:
@@ -140,28 +140,27 @@ AnyStage = Annotated[
 
 
 class Recipe(RecipeModel):
-    """A recipe: which images, which network, and the stages of its training."""
+    """A recipe: images, network and stages of training."""
 
     name: FileSafeName
-    """What the run is called; its folder is runs/<name> unless --out gives another."""
+    """Name of the run, whose directory is runs/<name> unless --out is given."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """What everything random follows from: splits, new weights, the order of images, augmentation, dropout."""
+    """Seed of all randomness: splits, initial weights, order of the images, augmentation, dropout."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """The number format of the forward pass: auto is bfloat16 where the hardware computes in it by itself and a tried
-    step is at least 1.1 times as fast as in float32, which it is elsewhere."""
+    """Number format of the forward pass: auto uses bfloat16 if the hardware supports it and a measured step is at least
+    1.1 times as fast as in float32, and float32 otherwise."""
     data: Data
-    """The images."""
+    """Settings of the images."""
     backbone: Backbone
-    """The network."""
+    """Settings of the network."""
     head: Head = Head()
-    """What takes the place of the network's last layer."""
+    """Layers that replace the last layer of the network."""
     compile: bool = False
-    """Whether the code of each training step is compiled for this machine first (torch.compile), which takes seconds to
-    minutes and needs a C++ compiler. What it cost and gained is told, and counted as compiling where the
-    time of a stage is told."""
+    """Compile the training step with torch.compile, which takes seconds to minutes and requires a C++ compiler. The
+    time for compiling and the speedup are reported."""
     stages: Annotated[tuple[AnyStage, ...], BeforeValidator(list_to_tuple), Field(min_length=1)]
-    """The rounds of training, in order; each begins from the best weights of the one before. One with a solver is
-    solved instead of trained."""
+    """Stages of training, in order; each starts from the best checkpoint of the previous one. The head of a stage with
+    the key fit is fitted instead of trained."""
 
     @field_validator("stages")
     @classmethod
@@ -169,5 +168,5 @@ class Recipe(RecipeModel):
         names = [stage.name for stage in value]
         duplicates = [name for name in names if names.count(name) > 1]
         if duplicates:
-            raise ValueError(f"two stages are named {duplicates[0]!r}")
+            raise ValueError(f"two stages are named {duplicates[0]!r}; rename one of them")
         return value

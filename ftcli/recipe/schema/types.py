@@ -1,4 +1,4 @@
-"""What the parts of the schema are made from."""
+"""Base class and field types of the schema."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class RecipeModel(BaseModel):
-    """A mapping of a recipe: strict types, no unknown keys, never changed once read."""
+    """A mapping of a recipe: strict types, no unknown keys, immutable."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -16,19 +16,19 @@ class RecipeModel(BaseModel):
 
 
 def list_to_tuple(value: Any) -> Any:
-    """YAML has lists where the schema has tuples, which cannot change."""
+    """Convert a list of YAML to the immutable tuple of the schema."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def allow_bare_name(value: Any) -> Any:
-    """A name without settings may stand alone."""
+    """Convert a name without settings to a mapping with that name."""
     return {"name": value} if isinstance(value, str) else value
 
 
 def check_file_name_length(value: str) -> str:
-    """A name becomes that of a folder or file, of which Linux takes 255 bytes, with what is added to it."""
+    """Raise ValueError for a name that is too long for files and folders; Linux allows 255 bytes, suffixes included."""
     if len(value.encode()) > 200:
-        raise ValueError("takes more than 200 bytes, too many for the name of a file; shorten it")
+        raise ValueError("takes more than 200 bytes, too many for a file name; shorten it")
     return value
 
 
