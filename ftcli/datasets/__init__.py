@@ -1,4 +1,4 @@
-"""Known data sets, made into folders that a recipe can use."""
+"""Known data sets, downloaded into folders that recipes can use."""
 
 from ftcli.datasets.download import download_dataset
 

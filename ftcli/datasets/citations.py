@@ -1,4 +1,4 @@
-"""Where each known data set comes from, whom to cite, and under which terms: its SOURCE.txt."""
+"""Source, citation and licence of the known data sets, written to SOURCE.txt."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ arXiv 1708.07747 (2017).
 Licence: MIT, copyright 2017 Zalando SE.
 
 {_WRITTEN_AS_PNG}
-The class T-shirt/top is called T-shirt-top, since a folder's name can hold no slash.
+The class T-shirt/top is called T-shirt-top, since the name of a folder cannot contain a slash.
 """,
     "flowers102": f"""\
 Oxford 102 Flowers: 8,189 photographs of 102 kinds of flowers that are common in Britain; 1,020 are in train, 1,020 in
@@ -78,8 +78,8 @@ Food-101: 101,000 photographs of 101 dishes, 750 of each in train and 250 in tes
 Source: https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/.
 Cite: L. Bossard, M. Guillaumin, L. Van Gool: Food-101 - Mining Discriminative Components with Random Forests. ECCV
 2014.
-Licence: the images come from foodspotting.com and belong to those who made them; whatever goes beyond scientific fair
-use must be agreed with these.
+Licence: the images come from foodspotting.com and belong to those who made them; uses beyond scientific fair use
+need their consent.
 
 {_IMAGES_UNCHANGED}
 """,
@@ -93,7 +93,7 @@ Licence: {_LICENCE_UNSTATED}.
 {_IMAGES_UNCHANGED}
 """,
     "imagenette": f"""\
-Imagenette: 13,394 photographs of ten classes of ImageNet that are easy to tell apart, 9,469 in train and 3,925 in val,
+Imagenette: 13,394 photographs of ten classes of ImageNet that are easy to distinguish, 9,469 in train and 3,925 in val,
 their shorter side of 320 pixels.
 
 Source: https://github.com/fastai/imagenette, version 2.
@@ -102,7 +102,7 @@ L. Fei-Fei: ImageNet: A Large-Scale Hierarchical Image Database. CVPR 2009.
 Licence: Apache 2.0 for the selection; the images are ImageNet's, which are for research and teaching without profit.
 
 {_IMAGES_UNCHANGED}
-Folders are called after the classes instead of by their WordNet numbers.
+Folders have the names of the classes instead of WordNet numbers.
 """,
     "kmnist": f"""\
 Kuzushiji-MNIST: 70,000 grey images of 28 x 28 pixels, cursive Japanese characters in 10 classes, 60,000 in train and
@@ -148,9 +148,9 @@ Licence: Creative Commons Attribution-NonCommercial-ShareAlike 4.0 (CC BY-NC-SA 
 https://creativecommons.org/licenses/by-nc-sa/4.0/. Name the authors, do not use the images commercially, and pass
 on what you make of them under the same licence.
 
-The images are unchanged. What was added is their order in folders: a cell is defective where its defect probability,
-as the dataset's experts gave it, is above 0.5, else functional; a quarter of each group of equal probability and
+The images are unchanged; ftcli only put them into folders: a cell is defective where its defect probability,
+as given by the experts of the data set, is above 0.5, else functional; a quarter of each group of equal probability and
 cell type (monocrystalline or polycrystalline) is in test, drawn by file name, and the rest in train.
 """,
 }
-"""By name."""
+"""The text by name of the data set."""

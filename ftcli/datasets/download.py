@@ -1,4 +1,4 @@
-"""The folder of a known data set: whole or not at all."""
+"""Download of known data sets into folders that recipes can use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from ftcli.data.dataset import count_images
-from ftcli.datasets.builder import DatasetBuilder
+from ftcli.datasets.builders import DatasetBuilder
+from ftcli.datasets.citations import CITATIONS
 from ftcli.datasets.registry import DATASETS, DatasetSpec, RemoteFile
 from ftcli.downloads import download_file
 from ftcli.errors import DataError, RunError, suggest
@@ -16,19 +17,18 @@ from ftcli.results import DownloadResult, Reporter
 
 
 def download_dataset(name: str, root: Path, reporter: Reporter) -> DownloadResult:
-    """Make a known data set at `root`, whole or not at all, and count its images by split and class.
+    """Create the folder of a known data set completely or not at all. Return its numbers of images.
 
-    The same name always gives the same folders. Its files are downloaded once and checked against their digests; a
-    system package that has them is used instead. Raises DataError for an unknown name, a root that exists and is not
-    empty, files that cannot be had or are others, an archive that is broken or not to be trusted, or a Python package
-    that is missing or incomplete; RunError where it cannot be written.
+    Its files are downloaded once, or taken from a system package, and their digests are checked. Raises DataError for
+    an unknown name, a root that is not empty, files that cannot be downloaded or have another digest, a corrupt or
+    unsafe archive, and a missing Python package; RunError if the folder cannot be written.
     """
     if name not in DATASETS:
-        raise DataError(f"download: {name!r} is no known data set; {suggest(name, DATASETS)}")
+        raise DataError(f"download: unknown data set {name!r}; {suggest(name, DATASETS)}")
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-        raise DataError(f"{root}: is there already and not empty; remove it, or give another folder")
+        raise DataError(f"download: {name}: {root} exists and is not empty; remove it, or give another folder")
     spec = DATASETS[name]
-    files = tuple(_get_file(remote, f"download: {name}", reporter) for remote in spec.files)
+    files = {remote.name: _get_file(remote, f"download: {name}", reporter) for remote in spec.files}
     temp_folder = root.with_name(f".{root.name}.{os.getpid()}.unfinished")
     try:
         _remove_leftovers(root)
@@ -37,7 +37,9 @@ def download_dataset(name: str, root: Path, reporter: Reporter) -> DownloadResul
         splits = count_images(temp_folder, f"download: {name}")
         commit_dir(temp_folder, root)
     except OSError as error:
-        raise RunError(f"{root}: cannot be made ({error.strerror}); make room, or give another folder") from error
+        raise RunError(
+            f"download: {name}: {root} cannot be created ({error.strerror}); free disk space, or give another folder"
+        ) from error
     finally:
         shutil.rmtree(temp_folder, ignore_errors=True)
     return DownloadResult(name, root, sum(sum(classes.values()) for classes in splits.values()), splits)
@@ -47,7 +49,7 @@ def _get_file(remote: RemoteFile, message_prefix: str, reporter: Reporter) -> Pa
     if remote.installed is not None and remote.installed.path.is_file():
         if remote.installed.is_valid():
             return remote.installed.path
-        reporter.warn(f"{message_prefix}: {remote.installed.path} is not the file that is known and is passed over")
+        reporter.warn(f"{message_prefix}: {remote.installed.path} differs from the published file and is ignored")
     return download_file(remote.url, remote.digest, message_prefix, reporter, DataError)
 
 
@@ -58,16 +60,16 @@ def _build_dataset(spec: DatasetSpec, builder: DatasetBuilder) -> None:
         missing = Path(str(error.filename))
         if builder.unpack_dir not in missing.parents:
             raise
-        archives = " and ".join(str(path) for path in builder.files)
         raise DataError(
-            f"{builder.message_prefix}: there is no {missing.relative_to(builder.unpack_dir)} in {archives}; tell its publisher"
+            f"{builder.message_prefix}: {missing.relative_to(builder.unpack_dir)} is missing from "
+            f"{builder.describe_files()}; report it to the publisher"
         ) from error
     shutil.rmtree(builder.unpack_dir, ignore_errors=True)
-    (builder.folder / "SOURCE.txt").write_text(spec.citation, encoding="utf-8")
+    (builder.folder / "SOURCE.txt").write_text(CITATIONS[builder.name], encoding="utf-8")
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what killed processes left of making this root, and of this process's number."""
+    """Remove unfinished folders of this root whose process is no longer running, or has this process's number."""
     if not root.parent.is_dir():
         return
     for entry in root.parent.iterdir():

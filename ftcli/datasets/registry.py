@@ -1,6 +1,7 @@
-"""The known data sets: where their files are, what they must be, and what is made of them.
+"""Known data sets: addresses and digests of their files, and builders.
 
-Addresses and digests are those of the publishers, and the same that torchvision uses where it knows the data set.
+Addresses and digests are the publishers', and those of torchvision where it has the data set. Files are downloaded by
+ftcli.downloads instead of torchvision, which neither resumes a download nor reports a full disk or FTCLI_OFFLINE.
 """
 
 from __future__ import annotations
@@ -10,29 +11,22 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.datasets import layouts
-from ftcli.datasets.citations import CITATIONS
-from ftcli.datasets.class_names import (
-    FASHION_MNIST_CLASSES,
-    FLOWERS102_CLASSES,
-    IMAGENETTE_CLASSES,
-    KMNIST_CLASSES,
-    MNIST_CLASSES,
-)
-from ftcli.datasets.solar_cells import build_solar_cells
+from torchvision import datasets
+
+from ftcli.datasets import builders
 
 _DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
 class InstalledFile:
-    """The same file where a system package puts it, packed anew with gzip; `md5` is that of what is inside."""
+    """A file installed by a system package, compressed again with gzip. `md5` is that of its uncompressed content."""
 
     path: Path
     md5: str
 
     def is_valid(self) -> bool:
-        """Whether the file is what it should be."""
+        """Return whether the content has the expected digest."""
         try:
             with gzip.open(self.path) as file:
                 return hashlib.file_digest(file, "md5").hexdigest() == self.md5
@@ -42,19 +36,23 @@ class InstalledFile:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that a data set is made from: its address and digest for `download_file`, and where else it may be."""
+    """A published file of a data set: its address, its digest for `download_file`, and the same file if installed."""
 
     url: str
     digest: str
     installed: InstalledFile | None = None
 
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.rpartition("/")[2]
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A known data set. `most` is the number of bytes that its archives may unpack to; `source` becomes SOURCE.txt."""
+    """A known data set. Each of its archives may unpack to `max_unpacked_bytes`."""
 
-    build: layouts.BuildFn
-    citation: str
+    build: builders.BuildFn
     files: tuple[RemoteFile, ...] = ()
     max_unpacked_bytes: int = 0
 
@@ -111,31 +109,30 @@ _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 
 DATASETS: dict[str, DatasetSpec] = {
     "cifar10": DatasetSpec(
-        layouts.make_cifar_builder(
+        builders.make_cifar_builder(
             {
-                "train": tuple(f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1, 6)),
-                "test": ("cifar-10-batches-bin/test_batch.bin",),
+                "train": [f"cifar-10-batches-bin/data_batch_{number}.bin" for number in range(1, 6)],
+                "test": ["cifar-10-batches-bin/test_batch.bin"],
             },
             "cifar-10-batches-bin/batches.meta.txt",
             num_label_bytes=1,
         ),
-        CITATIONS["cifar10"],
         (RemoteFile(f"{_CIFAR}cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"),),
         max_unpacked_bytes=300_000_000,
     ),
     "cifar100": DatasetSpec(
-        layouts.make_cifar_builder(
-            {"train": ("cifar-100-binary/train.bin",), "test": ("cifar-100-binary/test.bin",)},
+        builders.make_cifar_builder(
+            {"train": ["cifar-100-binary/train.bin"], "test": ["cifar-100-binary/test.bin"]},
             "cifar-100-binary/fine_label_names.txt",
             num_label_bytes=2,
         ),
-        CITATIONS["cifar100"],
         (RemoteFile(f"{_CIFAR}cifar-100-binary.tar.gz", "md5:03b5dce01913d631647c71ecec9e9cb8"),),
         max_unpacked_bytes=300_000_000,
     ),
     "dtd": DatasetSpec(
-        layouts.build_dtd,
-        CITATIONS["dtd"],
+        builders.make_photo_builder(
+            lambda root, split: datasets.DTD(root, split, loader=Path), ("train", "val", "test"), subfolder="dtd"
+        ),
         (
             RemoteFile(
                 "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
@@ -145,8 +142,7 @@ DATASETS: dict[str, DatasetSpec] = {
         max_unpacked_bytes=2_000_000_000,
     ),
     "eurosat": DatasetSpec(
-        layouts.make_folder_builder({".": "2750"}),
-        CITATIONS["eurosat"],
+        builders.make_photo_builder(lambda root, _: datasets.EuroSAT(root, loader=Path), (".",), subfolder="eurosat"),
         (
             RemoteFile(
                 "https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/"
@@ -156,10 +152,16 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         max_unpacked_bytes=500_000_000,
     ),
-    "fashion-mnist": DatasetSpec(layouts.make_idx_builder(FASHION_MNIST_CLASSES), CITATIONS["fashion-mnist"], _FASHION),
+    "fashion-mnist": DatasetSpec(
+        builders.make_mnist_builder(datasets.FashionMNIST), _FASHION, max_unpacked_bytes=100_000_000
+    ),
     "flowers102": DatasetSpec(
-        layouts.make_flowers_builder(FLOWERS102_CLASSES),
-        CITATIONS["flowers102"],
+        builders.make_photo_builder(
+            lambda root, split: datasets.Flowers102(root, split, loader=Path),
+            ("train", "val", "test"),
+            subfolder="flowers-102",
+            image_path=lambda path, name: f"{name.replace('?', '')}/{path.name.removeprefix('image_')}",
+        ),
         (
             RemoteFile(f"{_FLOWERS}102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa"),
             RemoteFile(f"{_FLOWERS}imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"),
@@ -168,14 +170,12 @@ DATASETS: dict[str, DatasetSpec] = {
         max_unpacked_bytes=1_000_000_000,
     ),
     "food101": DatasetSpec(
-        layouts.build_food101,
-        CITATIONS["food101"],
+        builders.make_photo_builder(lambda root, split: datasets.Food101(root, split, loader=Path), ("train", "test")),
         (RemoteFile("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "md5:85eeb15f3717b99a5da872d97d918f87"),),
         max_unpacked_bytes=10_000_000_000,
     ),
     "hotdog": DatasetSpec(
-        layouts.make_folder_builder({"train": "hotdog/train", "test": "hotdog/test"}),
-        CITATIONS["hotdog"],
+        builders.build_hotdog,
         (
             RemoteFile(
                 "http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip",
@@ -185,10 +185,11 @@ DATASETS: dict[str, DatasetSpec] = {
         max_unpacked_bytes=1_000_000_000,
     ),
     "imagenette": DatasetSpec(
-        layouts.make_folder_builder(
-            {"train": "imagenette2-320/train", "val": "imagenette2-320/val"}, IMAGENETTE_CLASSES
+        builders.make_photo_builder(
+            lambda root, split: datasets.Imagenette(root, split, size="320px", loader=Path),
+            ("train", "val"),
+            image_path=lambda path, synonyms: f"{synonyms[0]}/{path.name}",
         ),
-        CITATIONS["imagenette"],
         (
             RemoteFile(
                 "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
@@ -197,17 +198,16 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         max_unpacked_bytes=1_000_000_000,
     ),
-    "kmnist": DatasetSpec(layouts.make_idx_builder(KMNIST_CLASSES), CITATIONS["kmnist"], _KMNIST),
-    "mnist": DatasetSpec(layouts.make_idx_builder(MNIST_CLASSES), CITATIONS["mnist"], _MNIST),
+    "kmnist": DatasetSpec(builders.make_mnist_builder(datasets.KMNIST), _KMNIST, max_unpacked_bytes=100_000_000),
+    "mnist": DatasetSpec(builders.make_mnist_builder(datasets.MNIST), _MNIST, max_unpacked_bytes=100_000_000),
     "oxford-pets": DatasetSpec(
-        layouts.build_pets,
-        CITATIONS["oxford-pets"],
+        builders.build_pets,
         (
             RemoteFile(f"{_PETS}images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c"),
             RemoteFile(f"{_PETS}annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f"),
         ),
         max_unpacked_bytes=2_000_000_000,
     ),
-    "solar-cells": DatasetSpec(build_solar_cells, CITATIONS["solar-cells"]),
+    "solar-cells": DatasetSpec(builders.build_solar_cells),
 }
-"""By name; the names are those of ftcli/recipe/datasets.py."""
+"""The known data sets by name. The names are repeated in ftcli/recipe/dataset_names.py, which needs no torch."""

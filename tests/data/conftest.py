@@ -1,4 +1,4 @@
-"""Real photographs, and folders made of pieces of them."""
+"""Photographs, and folders of crops of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 
 @pytest.fixture(scope="session")
-def photos() -> tuple[Image.Image, Image.Image]:
+def photos(photographs: dict[str, Image.Image]) -> tuple[Image.Image, Image.Image]:
     """A temple and a flower, 640 by 427 pixels."""
-    first, second = load_sample_images().images
-    return Image.fromarray(first), Image.fromarray(second)
+    return photographs["china"], photographs["flower"]
 
 
 @pytest.fixture
@@ -27,7 +25,7 @@ def photo(photos: tuple[Image.Image, Image.Image]) -> Image.Image:
 
 @pytest.fixture
 def fill(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Callable[[Mapping[str, int]], Path]:
-    """Make tmp_path/data with so many different images in each folder, 0.png and on; give its path."""
+    """Return a function that creates tmp_path/data with that many different images in each folder, from 0.png on."""
 
     def make(counts: Mapping[str, int]) -> Path:
         root = tmp_path / "data"
@@ -44,13 +42,13 @@ def fill(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Callable[[M
 
 @pytest.fixture
 def unreadable() -> Callable[[Path], AbstractContextManager[None]]:
-    """A context in which a file or folder may not be read, whoever runs the tests."""
+    """A context in which a file or folder may not be read, by root either."""
 
     @contextmanager
     def forbid(path: Path) -> Iterator[None]:
         mode = path.stat().st_mode
         path.chmod(0)
-        if os.getuid() == 0:  # root may read everything, so be nobody
+        if os.getuid() == 0:  # root may read everything; switch to the user nobody
             os.seteuid(65534)
         try:
             yield

@@ -1,15 +1,18 @@
-"""Small archives in the layouts of the real ones, served on this machine in their place."""
+"""Small archives with the layouts of the published ones, served on this machine."""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,7 +24,7 @@ Serve = Callable[..., tuple[str, ...]]
 
 
 class RecordingReporter(NullReporter):
-    """A Reporter that keeps what it is told, and may break off."""
+    """A Reporter that records progress and warnings, and may interrupt."""
 
     def __init__(self, stop_at: int = -1) -> None:
         self.reported: list[Progress] = []
@@ -39,7 +42,7 @@ class RecordingReporter(NullReporter):
 
 @pytest.fixture
 def serve_set(server: Server, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Serve these files instead of a known data set's own, under the names that they have; gives their addresses."""
+    """Serve files instead of those of a known data set, under their names. Returns their addresses."""
 
     def serve(name: str, *contents: bytes) -> tuple[str, ...]:
         known = DATASETS[name]
@@ -54,8 +57,10 @@ def serve_set(server: Server, monkeypatch: pytest.MonkeyPatch) -> Serve:
 
 
 @pytest.fixture(scope="session")
-def jpegs(photos: tuple[Image.Image, Image.Image]) -> tuple[bytes, ...]:
-    """Twelve small photographs, all different."""
+def jpegs(photographs: dict[str, Image.Image]) -> tuple[bytes, ...]:
+    """Twelve different small photographs, as JPEG files."""
+
+    photos = list(photographs.values())
 
     def encode(number: int) -> bytes:
         file = io.BytesIO()
@@ -83,8 +88,13 @@ def pack_tar(members: Mapping[str, bytes], mode: str = "w:gz") -> bytes:
     return file.getvalue()
 
 
+def pack_idx(array: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    sizes = np.array(array.shape, dtype=">u4").tobytes()
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+
+
 def list_files(root: Path) -> dict[str, bytes]:
-    """What is in a folder of images, but for SOURCE.txt."""
+    """Return the files of a folder except SOURCE.txt."""
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     assert files.pop("SOURCE.txt")
     return files

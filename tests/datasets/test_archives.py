@@ -1,7 +1,6 @@
-"""Archives are unpacked with care: nothing outside, nothing but files, no more than expected, and faults are told."""
-
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import stat
@@ -18,17 +17,17 @@ from tests.datasets.conftest import RecordingReporter, pack_tar, pack_zip
 MEMBERS = {"a/1.txt": b"one" * 1000, "a/b/2.txt": b"", "3.txt": os.urandom(300_000)}
 
 
-def unpack(content: bytes, folder: Path, max_bytes: int = 10**7) -> RecordingReporter:
+def unpack(content: bytes, folder: Path, max_bytes: int = 10**7, name: str = "archive") -> RecordingReporter:
     archive = folder / "archive"
     archive.write_bytes(content)
     reporter = RecordingReporter()
-    unpack_archive(archive, folder / "made", max_bytes, "here", reporter)
+    unpack_archive(archive, name, folder / "made", max_bytes, "here", reporter)
     return reporter
 
 
-def fail(content: bytes, folder: Path, max_bytes: int = 10**7) -> str:
+def unpack_error(content: bytes, folder: Path, max_bytes: int = 10**7, name: str = "archive") -> str:
     with pytest.raises(DataError) as caught:
-        unpack(content, folder, max_bytes)
+        unpack(content, folder, max_bytes, name)
     return str(caught.value)
 
 
@@ -47,8 +46,9 @@ def test_unpack_archive_formats(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_unpack_archive_rejects_path_traversal(tmp_path: Path, name: str, kind: str) -> None:
     members = {"in.txt": b"x", name: b"evil"}
-    assert fail(pack_zip(members) if kind == "zip" else pack_tar(members), tmp_path) == (
-        f"here: {tmp_path}/archive holds {name!r}, which leads out of its folder, and is not used; tell its publisher"
+    assert unpack_error(pack_zip(members) if kind == "zip" else pack_tar(members), tmp_path) == (
+        f"here: {tmp_path}/archive contains {name!r}, which is outside its folder, and is not used; report it to the "
+        "publisher"
     )
     assert sorted(path.name for path in tmp_path.rglob("*.txt")) == ["in.txt"]
     assert not Path("/tmp/out.txt").exists()
@@ -70,8 +70,8 @@ def test_unpack_archive_rejects_tar_links_and_devices(tmp_path: Path, kind: byte
         info = tarfile.TarInfo("odd")
         info.type, info.linkname = kind, "/etc/passwd"
         archive.addfile(info)
-    assert fail(file.getvalue(), tmp_path) == (
-        f"here: {tmp_path}/archive holds 'odd', which is a {what}, and is not used; tell its publisher"
+    assert unpack_error(file.getvalue(), tmp_path) == (
+        f"here: {tmp_path}/archive contains 'odd', which is a {what}, and is not used; report it to the publisher"
     )
     assert not (tmp_path / "made/odd").exists()
 
@@ -83,41 +83,42 @@ def test_unpack_archive_rejects_zip_links_and_devices(tmp_path: Path, kind: int,
         info = zipfile.ZipInfo("odd")
         info.external_attr = (kind | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    assert f"holds 'odd', which is a {what}, and is not used" in fail(file.getvalue(), tmp_path)
+    assert f"contains 'odd', which is a {what}, and is not used" in unpack_error(file.getvalue(), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_unpack_archive_rejects_bomb(tmp_path: Path, kind: str) -> None:
     members = {"small": b"x", "large": bytes(30_000_000)}
-    assert fail(pack_zip(members) if kind == "zip" else pack_tar(members), tmp_path, 5_000_000) == (
-        f"here: {tmp_path}/archive unpacks to more than 5 MB, at member 'large', and is not used; tell its publisher"
+    assert unpack_error(pack_zip(members) if kind == "zip" else pack_tar(members), tmp_path, 5_000_000) == (
+        f"here: {tmp_path}/archive unpacks to more than 5 MB, at member 'large', and is not used; report it to the "
+        "publisher"
     )
     assert (tmp_path / "made/large").stat().st_size < 7_000_000
 
 
 def test_unpack_archive_counts_empty_members(tmp_path: Path) -> None:
-    message = fail(pack_tar(dict.fromkeys(map(str, range(300)), b"")), tmp_path, 10**5)
+    message = unpack_error(pack_tar(dict.fromkeys(map(str, range(300)), b"")), tmp_path, 10**5)
     assert "at member '195', and is not used" in message
 
 
 @pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:xz"])
-def test_unpack_archive_names_damaged_member(tmp_path: Path, kind: str) -> None:
+def test_unpack_archive_names_corrupt_member(tmp_path: Path, kind: str) -> None:
     content = bytearray(pack_zip(MEMBERS) if kind == "zip" else pack_tar(MEMBERS, kind))
     if kind == "w":
         del content[-150_000:]
     else:
         content[len(content) // 2] ^= 0xFF
-    message = fail(bytes(content), tmp_path)
-    assert message.startswith(f"here: {tmp_path}/archive is broken at member '3.txt' (")
-    assert message.endswith("); tell its publisher")
+    message = unpack_error(bytes(content), tmp_path)
+    assert message.startswith(f"here: {tmp_path}/archive is corrupt at member '3.txt' (")
+    assert message.endswith("); report it to the publisher")
     assert "\n" not in message
 
 
 def test_unpack_archive_not_an_archive(tmp_path: Path) -> None:
-    assert fail(b"<html>" * 1000, tmp_path) == (
-        f"here: {tmp_path}/archive is broken from the beginning (file could not be opened successfully: - method gz: "
+    assert unpack_error(b"<html>" * 1000, tmp_path) == (
+        f"here: {tmp_path}/archive is corrupt from the start (file could not be opened successfully: - method gz: "
         "ReadError('not a gzip file') - method bz2: ReadError('not a bzip2 file') - method xz: ReadError('not an lzma "
-        "file') - method tar: ReadError('invalid header')); tell its publisher"
+        "file') - method tar: ReadError('invalid header')); report it to the publisher"
     )
 
 
@@ -125,8 +126,8 @@ def test_unpack_archive_encrypted(tmp_path: Path) -> None:
     content = bytearray(pack_zip({"a": b"x"}))
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(signature) + flags] |= 1
-    assert fail(bytes(content), tmp_path) == (
-        f"here: {tmp_path}/archive is broken at member 'a' (it asks for a password); tell its publisher"
+    assert unpack_error(bytes(content), tmp_path) == (
+        f"here: {tmp_path}/archive is corrupt at member 'a' (it needs a password); report it to the publisher"
     )
 
 
@@ -137,4 +138,15 @@ def test_unpack_archive_non_utf8_names(tmp_path: Path) -> None:
     unpack(file.getvalue(), tmp_path)
     assert os.listdir(os.fsencode(tmp_path / "made")) == [b"caf\xe9"]  # noqa: PTH208 - the bytes of the name
     content = pack_zip({"caf\xe9.txt": b"x"}).replace("\xe9".encode(), b"\xff\xfe")
-    assert fail(content, tmp_path).startswith(f"here: {tmp_path}/archive is broken from the beginning ('utf-8' codec")
+    assert unpack_error(content, tmp_path).startswith(
+        f"here: {tmp_path}/archive is corrupt from the start ('utf-8' codec"
+    )
+
+
+def test_unpack_archive_gzip_file(tmp_path: Path) -> None:
+    content = gzip.compress(MEMBERS["3.txt"])
+    unpack(content, tmp_path, name="3.txt.gz")
+    assert (tmp_path / "made/3.txt").read_bytes() == MEMBERS["3.txt"]
+    assert unpack_error(content, tmp_path, 200_000, "3.txt.gz").startswith(f"here: {tmp_path}/archive unpacks to more")
+    assert "is corrupt at member '3.txt' (" in unpack_error(content[:-20], tmp_path, name="3.txt.gz")
+    assert "is corrupt at member '3.txt' (" in unpack_error(b"<html>", tmp_path, name="3.txt.gz")

@@ -1,5 +1,3 @@
-"""A known data set's folder is made whole or not at all, wherever it is stopped."""
-
 from __future__ import annotations
 
 import gzip
@@ -20,15 +18,14 @@ from ftcli.datasets.registry import DATASETS, InstalledFile, RemoteFile
 from ftcli.errors import DataError, RunError
 from ftcli.results import NullReporter
 from tests.conftest import Ftcli
-from tests.datasets.conftest import RecordingReporter, Serve, list_files, pack_tar, pack_zip
-from tests.datasets.test_layouts import pack_idx
+from tests.datasets.conftest import RecordingReporter, Serve, list_files, pack_idx, pack_tar, pack_zip
 from tests.server import Response, Server
 
 
 def test_download_dataset_unknown_name() -> None:
     with pytest.raises(DataError) as error:
         download_dataset("solar", Path("nowhere"), NullReporter())
-    assert str(error.value) == "download: 'solar' is no known data set; did you mean 'solar-cells'?"
+    assert str(error.value) == "download: unknown data set 'solar'; did you mean 'solar-cells'?"
 
 
 def test_download_dataset_root_not_empty(tmp_path: Path) -> None:
@@ -39,7 +36,7 @@ def test_download_dataset_root_not_empty(tmp_path: Path) -> None:
         with pytest.raises(DataError) as error:
             download_dataset("solar-cells", tmp_path / name, NullReporter())
         assert str(error.value) == (
-            f"{tmp_path}/{name}: is there already and not empty; remove it, or give another folder"
+            f"download: solar-cells: {tmp_path}/{name} exists and is not empty; remove it, or give another folder"
         )
     assert (tmp_path / "full/mine.txt").read_text() == "mine"
 
@@ -56,13 +53,14 @@ def test_download_dataset_unwritable_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError) as error:
         download_dataset("solar-cells", tmp_path / "file/solar", NullReporter())
     assert str(error.value) == (
-        f"{tmp_path}/file/solar: cannot be made (Not a directory); make room, or give another folder"
+        f"download: solar-cells: {tmp_path}/file/solar cannot be created (Not a directory); free disk space, or give "
+        "another folder"
     )
 
 
 @pytest.mark.slow
 def test_download_dataset_removes_leftovers(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", str(tmp_path / "solar")]
+    command = [sys.executable, "-m", "ftcli", "data", "download", "solar-cells", "--out", str(tmp_path / "solar")]
     with subprocess.Popen(command) as process:
         left = tmp_path / f".solar.{process.pid}.unfinished"
         while not (left / "train").exists():
@@ -80,10 +78,10 @@ def test_download_dataset_removes_leftovers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_download_dataset_sigterm_keeps_partial_download(tmp_path: Path, server: Server, ftcli: Ftcli) -> None:
-    """The registry's own address, through a proxy; the archive comes in part, and the rest never."""
+    """The published address is reached through a proxy, which sends a part of the archive and then waits."""
     url = server.serve(DATASETS["hotdog"].files[0].url, Response(bytes(3_000_000), cut_after=2_000_000, delay=60))
     environment = {**os.environ, "http_proxy": server.address}
-    command = [sys.executable, "-m", "ftcli", "data", "fetch", "hotdog", "--out", str(tmp_path / "data/hotdog")]
+    command = [sys.executable, "-m", "ftcli", "data", "download", "hotdog", "--out", str(tmp_path / "data/hotdog")]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         part = tmp_path / "cache/downloads/fba480ffa8aa7e0f-hotdog.zip.part"
         while not part.exists() or part.stat().st_size < 2_000_000:
@@ -111,9 +109,9 @@ def test_download_dataset_archive_errors_leave_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def fail(*contents: bytes) -> str:
+    def download_error(*contents: bytes) -> str:
         serve_set("oxford-pets", *contents)
-        outcome = ftcli("data", "fetch", "oxford-pets")
+        outcome = ftcli("data", "download", "oxford-pets")
         assert outcome.code == 3
         assert not list(tmp_path.glob("data/*"))
         assert not list(tmp_path.glob("data/.*"))
@@ -129,17 +127,20 @@ def test_download_dataset_archive_errors_leave_nothing(
         cache / f"{hashlib.sha256(content).hexdigest()[:16]}-{name}.tar.gz"
         for content, name in ((images, "images"), (lists, "annotations"))
     ]
-    assert fail(images, lists) == (
-        f"download: oxford-pets: there is no annotations/test.txt in {paths[0]} and {paths[1]}; tell its publisher"
+    assert download_error(images, lists) == (
+        f"download: oxford-pets: annotations/test.txt is missing from {paths[0]} and {paths[1]}; report it to the "
+        "publisher"
     )
     both = pack_tar({"annotations/trainval.txt": b"a_1 1 1 1\nb_2 2 1 1\n", "annotations/test.txt": b"a_1 1 1 1\n"})
-    assert "download: oxford-pets: there is no images/b_2.jpg in " in fail(images, both)
-    assert "is broken at member 'images/a_1.jpg' (" in fail(images[:-40], lists)
-    assert "holds '../evil', which leads out of its folder, and is not used" in fail(pack_tar({"../evil": b"x"}), lists)
+    assert "download: oxford-pets: images/b_2.jpg is missing from " in download_error(images, both)
+    assert "is corrupt at member 'images/a_1.jpg' (" in download_error(images[:-40], lists)
+    assert "contains '../evil', which is outside its folder, and is not used" in download_error(
+        pack_tar({"../evil": b"x"}), lists
+    )
     url = serve_set("oxford-pets", images, lists)[0]
     server.serve("/oxford-pets/images.tar.gz", lists)
     paths[0].unlink()
-    outcome = ftcli("data", "fetch", "oxford-pets")
+    outcome = ftcli("data", "download", "oxford-pets")
     wanted, found = (hashlib.sha256(content).hexdigest() for content in (images, lists))
     assert outcome.errors == [
         f"download: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
@@ -153,7 +154,7 @@ def test_download_dataset_offline_message(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
-    outcome = ftcli("data", "fetch", "hotdog")
+    outcome = ftcli("data", "download", "hotdog")
     assert outcome.code == 3
     assert outcome.errors == [
         "download: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
@@ -171,7 +172,7 @@ def test_download_dataset_reuses_archive(
     members = {f"2750/{'Forest' if n % 2 else 'River'}/{n}.jpg": image for n, image in enumerate(jpegs)}
     serve_set("eurosat", pack_zip(members))
     for folder in ("one", "two"):
-        assert ftcli("data", "fetch", "eurosat", "--out", folder).code == 0
+        assert ftcli("data", "download", "eurosat", "--out", folder).code == 0
     settings = ["data.root=deep/three", "data.download=eurosat", "stages.head.epochs=1", "stages.all.epochs=1"]
     outcome = ftcli("train", "r.yaml", *(f"--set={setting}" for setting in settings), "--json")
     assert outcome.code == 0, outcome.err
@@ -185,20 +186,21 @@ def test_download_dataset_uses_installed_files(tmp_path: Path, monkeypatch: pyte
     labels = np.array([3, 4, 3, 4], dtype=np.uint8)
     contents = [pack_idx(pixels), pack_idx(labels), pack_idx(pixels), pack_idx(labels)]
     files = []
-    for number, content in enumerate(contents):
-        path = tmp_path / f"{number}.gz"
+    for remote, content in zip(DATASETS["fashion-mnist"].files, contents, strict=True):
+        path = tmp_path / remote.name
         path.write_bytes(content)
         inside = hashlib.md5(gzip.decompress(content)).hexdigest()
-        url = server.serve(f"/{number}.gz", content)
+        url = server.serve(f"/{remote.name}", content)
         files.append(RemoteFile(url, f"md5:{hashlib.md5(content).hexdigest()}", InstalledFile(path, inside)))
     known = replace(DATASETS["fashion-mnist"], files=tuple(files))
     monkeypatch.setitem(DATASETS, "fashion-mnist", known)
     assert download_dataset("fashion-mnist", tmp_path / "one", NullReporter()).images == 8
     assert server.count() == 0
-    (tmp_path / "1.gz").write_bytes(contents[0])
+    labels_name = DATASETS["fashion-mnist"].files[1].name
+    (tmp_path / labels_name).write_bytes(contents[0])
     reporter = RecordingReporter()
     assert download_dataset("fashion-mnist", tmp_path / "two", reporter).splits["test"] == {"Coat": 2, "Dress": 2}
     assert reporter.warnings == [
-        f"download: fashion-mnist: {tmp_path}/1.gz is not the file that is known and is passed over"
+        f"download: fashion-mnist: {tmp_path}/{labels_name} differs from the published file and is ignored"
     ]
-    assert [seen.path for seen in server.requests] == ["/1.gz"]
+    assert [seen.path for seen in server.requests] == [f"/{labels_name}"]

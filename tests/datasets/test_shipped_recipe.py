@@ -1,4 +1,4 @@
-"""The hotdog recipe as it is shipped, in an empty folder: data and weights come from the internet, cut on the way."""
+"""The shipped hotdog recipe in an empty folder, with interrupted downloads of data and weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.server import Response, Server
 
 @pytest.fixture
 def weights(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """ResNet-18's published weights, with random ones instead, at an address that the server answers for."""
+    """Random weights of ResNet-18 in place of the published ones, at an address that the server answers."""
     file = io.BytesIO()
     torch.save(resnet18().state_dict(), file)
     name = f"resnet18-{hashlib.sha256(file.getvalue()).hexdigest()[:8]}.pth"
@@ -61,8 +61,8 @@ def test_hotdog_recipe_downloads_and_trains(
     assert [(stage["name"], stage["epochs"]) for stage in outcome.json["stages"]] == [("head", 5), ("all", 5)]
     assert outcome.json["test"]["images"] == 4
     assert list_files(home / "data/hotdog") == {name.removeprefix("hotdog/"): image for name, image in members.items()}
-    asked = [seen.range for seen in server.requests if seen.path == remote.url]
-    assert asked == [None, "bytes=3000-", "bytes=5000-", "bytes=6000-"]
+    ranges = [seen.range for seen in server.requests if seen.path == remote.url]
+    assert ranges == [None, "bytes=3000-", "bytes=5000-", "bytes=6000-"]
     assert [server.count(path) for path in (weights, "")] == [1, 5]
     assert f"{remote.url}: the connection ended at 0.0 MB; trying again" in outcome.err
     assert ftcli("evaluate", "runs/hotdog/best_loss.pt", "--json").json["images"] == 4
