@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,7 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
 
+from filelock import FileLock, Timeout
+
 from ftcli.errors import RecipeError, RunError
+
+_LOCK_TIMEOUT = 0.2
+"""Seconds to wait for a lock, because `is_locked` of another process holds it for a moment."""
 
 _File = TypeVar("_File", TextIO, BinaryIO)
 
@@ -142,43 +146,62 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
-@contextmanager
-def lock_dir(directory: Path) -> Iterator[None]:
-    """Be the only writer of a folder for as long as the context lasts; the lock ends with the process.
+def try_lock(directory: Path) -> FileLock | str:
+    """Lock a directory, which is created if it does not exist, until the lock is released or the process ends.
 
-    Raises RecipeError if another process holds it.
+    Return the lock, or the process number of its owner. Raises OSError if the directory cannot be written.
     """
     path = directory / ".lock"
-    with path.open("a+b", buffering=0) as file:
-        try:
-            # A POSIX lock: processes that this one starts do not inherit it, so they cannot hold it after a kill.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().decode().strip() or "unknown"
-            raise RecipeError(
-                f"{directory}: is in use by another ftcli (process {owner}); wait until it ends, or give another --out"
-            ) from error
-        try:
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-        except OSError as error:
-            path.unlink()
-            raise RunError(describe_write_error(path, 1, error)) from error
+    lock = FileLock(path, thread_local=False, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 10)
+    try:
+        lock.acquire()
+    except Timeout:
+        return _read_owner(path)
+    try:
+        path.write_text(str(os.getpid()), encoding="ascii")
+    except OSError:
+        lock.release()
+        raise
+    return lock
+
+
+@contextmanager
+def lock_dir(directory: Path) -> Iterator[None]:
+    """Lock a directory while the context lasts; the lock ends with the process.
+
+    Raises RecipeError if another process holds the lock, RunError if the lock file cannot be written.
+    """
+    try:
+        lock = try_lock(directory)
+    except OSError as error:
+        raise RunError(describe_write_error(directory / ".lock", 1, error)) from error
+    if isinstance(lock, str):
+        raise RecipeError(
+            f"{directory}: is in use by another ftcli (process {lock}); wait until it ends, or give another --out"
+        )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether another process holds a folder. One that holds it itself must not ask: it would let go of it."""
+    """Return whether a process holds the lock of a directory."""
     path = directory / ".lock"
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+    try:
+        with FileLock(path, thread_local=False, timeout=0):
+            return False
+    except (Timeout, PermissionError):  # another user's lock file counts as locked
+        return True
+
+
+def _read_owner(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _fsync_dir(directory: Path) -> None:

@@ -1,1 +1,1 @@
-"""What is kept on the disk so that it need not be computed again."""
+"""The cache on disk: stores of records, file hashes, and stored choices."""

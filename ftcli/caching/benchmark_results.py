@@ -1,4 +1,4 @@
-"""What was tried out on this machine once, so that it is chosen alike the next time, and at once."""
+"""Choices made by measurement on this machine, such as the number format, stored for later runs."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from ftcli.caching.eviction import get_cache_dir, get_cache_limit
 from ftcli.errors import RecipeError, RunError
 
 CHOICES_FILE = "choices.json"
-"""The file in the cache that holds them."""
+"""The file in the cache directory."""
 
 
 def load_choice(benchmark: Mapping[str, Any]) -> str | None:
-    """What was chosen when this question was asked before, in plain JSON types; None if it never was."""
+    """Return the stored choice of a benchmark, described in JSON types; None if there is none."""
     choice = _load_choices(get_cache_dir()).get(_encode_key(benchmark))
     return choice if isinstance(choice, str) else None
 
 
 def save_choice(benchmark: Mapping[str, Any], choice: str) -> None:
-    """Keep a choice for the next time, where anything may be kept. Of two processes that do this at one moment the
-    later one's stays; where the cache cannot be written, it is asked again."""
+    """Store the choice of a benchmark.
+
+    If two processes store at the same time, the later one wins. Nothing is stored if the cache is disabled or cannot be
+    written; the benchmark then runs again.
+    """
     if get_cache_limit() == 0:
         return
     cache = get_cache_dir()
     choices = {**_load_choices(cache), _encode_key(benchmark): choice}
-    with suppress(RecipeError, RunError):  # what needs the cache tells of it
+    with suppress(RecipeError, RunError):  # later uses of the cache report it
         files.make_dir(cache)
         files.atomic_write(cache / CHOICES_FILE, json.dumps(choices, indent=1) + "\n")
 
 
 def count_choices(cache: Path) -> int:
-    """How many are kept."""
+    """Return the number of stored choices."""
     return len(_load_choices(cache))
 
 
 def _load_choices(cache: Path) -> dict[str, Any]:
     try:
         choices = json.loads((cache / CHOICES_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or damaged: it is asked again
+    except (OSError, ValueError):  # missing or damaged: the benchmark runs again
         return {}
     return choices if isinstance(choices, dict) else {}
 

@@ -1,4 +1,4 @@
-"""One file of records: written beside its place, checked by sums, there whole or not at all."""
+"""A chunk: one file of records with CRC-32 sums, written atomically."""
 
 from __future__ import annotations
 
@@ -22,21 +22,20 @@ from ftcli.errors import RunError
 
 KEY_BYTES = 16
 
-# After the records comes the index, an entry a record, and at the end the footer: what tells these files from others,
-# the number of entries, and the CRC-32 of the index.
+# File layout: records, index (one entry for each record), footer (magic bytes, number of entries, CRC-32 of the index).
 _ENTRY = struct.Struct("<16sQQI")
 _FOOTER = struct.Struct("<8sQI")
 _MAGIC = b"ftcli\x001\n"
 _ENTRIES = np.dtype([("key", f"S{KEY_BYTES}"), ("offset", "<u8"), ("length", "<u8"), ("crc", "<u4")])
-_ALIGNMENT = 16  # bytes, so that a record may be taken for numbers of any kind
+_ALIGNMENT = 16  # bytes, so that a record can be viewed as any number type
 
 Buffer = bytes | bytearray | memoryview
 
 
 class Chunk:
-    """A chunk that is open for reading; it stays readable when its file has left.
+    """A chunk that is open for reading; it stays readable after its file is removed.
 
-    `checked` tells which of its `count` records are known to be what was written, `broken` which are known not to be.
+    `checked` marks the records whose CRC-32 was found correct, `corrupt` those whose CRC-32 was found wrong.
     """
 
     def __init__(self, path: Path, descriptor: int, num_records: int) -> None:
@@ -51,52 +50,51 @@ class Chunk:
         weakref.finalize(self, os.close, descriptor)
 
     def load_entries(self) -> NDArray[np.void]:
-        """The fields key, offset, length and crc for each record."""
+        """Return a structured array with the fields key, offset, length and crc."""
         size = len(self.checked) * _ENTRY.size
         return np.frombuffer(os.pread(self._descriptor, size, self.size - _FOOTER.size - size), dtype=_ENTRIES)
 
     def check(self, row: int, offset: int, length: int, crc: int) -> bool:
-        """Whether a record is what was written."""
+        """Check a record against its CRC-32 and return whether it is intact."""
         is_intact = zlib.crc32(os.pread(self._descriptor, length, offset)) == crc
         (self.checked if is_intact else self.corrupt)[row] = True
         return is_intact
 
     def copy(self, offset: int, target: memoryview) -> None:
-        """Copy a record. Raises RunError if it cannot be read any more."""
+        """Copy a record into `target`. Raises RunError if it cannot be read."""
         try:
             is_complete = os.preadv(self._descriptor, [target], offset) == len(target)
-            reason = "it was cut off meanwhile"
+            reason = "the file was truncated"
         except OSError as error:
             is_complete, reason = False, str(error.strerror)
         if not is_complete:
             raise RunError(f"{self.path}: cannot be read ({reason}); check the disk, and remove the file")
 
     def map(self, offset: int, length: int) -> memoryview:
-        """A record where it lies, read-only."""
+        """Return a record as a read-only memory map."""
         if self._mapped is None:
             self._mapped = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
         return memoryview(self._mapped)[offset : offset + length]
 
     def release(self) -> None:
-        """Let go of the memory that mapped pages take in this process. They come again when they are read."""
+        """Release the memory of mapped pages in this process; reading maps them again."""
         if self._mapped is not None:
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def mark_used(self, process_start: float) -> None:
-        """Date the file by now, at most once a minute, and once at least since this process has `begun`."""
+        """Set the file's modification time to now: once after the process start, then at most once a minute."""
         now = time.time()
         if self._last_used < process_start or now - self._last_used > 60.0:
-            with suppress(OSError):  # it has left, or is another user's, whose use it is that counts
+            with suppress(OSError):  # evicted, or owned by another user
                 os.utime(self.path)
             self._last_used = now
 
 
 class ChunkWriter:
-    """A chunk that is being written, under a name of its own that begins with a dot and ends in .tmp. Whatever fails,
-    nothing is left of it."""
+    """A chunk that is being written to a temporary file, which is removed if anything fails."""
 
     def __init__(self, folder: Path) -> None:
-        # By time, so that of two records under one key the later is known; by process and chance, so that no two meet.
+        # The time orders records with equal keys; process number and random part make the name unique.
         name = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}{CHUNK_SUFFIX}"
         self.start_time = time.monotonic()
         self.size = 0
@@ -104,7 +102,7 @@ class ChunkWriter:
         self._temporary = folder / f".{name}.tmp"
         self._index = bytearray()
         try:
-            # Without a buffer, of which processes that are forked meanwhile would have a copy.
+            # Unbuffered, because a forked process would write its copy of the buffer.
             self._file = self._temporary.open("xb", buffering=0)
         except OSError as error:
             raise RunError(files.describe_write_error(self._path, 0, error)) from error
@@ -117,8 +115,10 @@ class ChunkWriter:
         self.size += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
 
     def commit(self) -> Path:
-        """Give the file its name, whole and flushed; without a record there is no file. What a signal has broken off
-        may be asked for again. Raises RunError if the disk is full."""
+        """Flush the file and rename it to its final name; an empty chunk is discarded.
+
+        May be called again after an interrupt. Raises RunError if the disk is full.
+        """
         if not self._index:
             self.discard()
         if not self._temporary.exists():
@@ -126,7 +126,7 @@ class ChunkWriter:
         num_records = len(self._index) // _ENTRY.size
         self._write(memoryview(self._index + _FOOTER.pack(_MAGIC, num_records, zlib.crc32(self._index))), self.size)
         try:
-            # A record that was broken off may reach further.
+            # An interrupted record may extend beyond this point.
             os.ftruncate(self._file.fileno(), self.size + len(self._index) + _FOOTER.size)
             os.fsync(self._file.fileno())
             files.commit_file(self._temporary, self._path)
@@ -136,7 +136,7 @@ class ChunkWriter:
         return self._path
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Remove the temporary file."""
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
@@ -145,7 +145,7 @@ class ChunkWriter:
     def _write(self, data: memoryview, offset: int) -> None:
         size = len(data)
         try:
-            while data:  # of a disk that is nearly full a part may be taken
+            while data:  # an almost full disk may accept a part
                 written = os.pwrite(self._file.fileno(), data, offset)
                 data, offset = data[written:], offset + written
         except OSError as error:
@@ -159,7 +159,7 @@ class ChunkWriter:
 
 
 def open_chunk(path: Path) -> Chunk | None:
-    """A chunk for reading; None if it is damaged or not whole. Raises OSError if it has left or cannot be read."""
+    """Open a chunk for reading; return None if it is damaged. Raises OSError if it cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         end = os.fstat(descriptor).st_size - _FOOTER.size
@@ -176,7 +176,7 @@ def open_chunk(path: Path) -> Chunk | None:
 
 
 def count_records(path: Path) -> int:
-    """The number of records in a chunk; 0 if it is damaged or has left."""
+    """Return the number of records in a chunk file; 0 if it is damaged or missing."""
     try:
         with path.open("rb") as file:
             file.seek(-_FOOTER.size, os.SEEK_END)
@@ -187,7 +187,7 @@ def count_records(path: Path) -> int:
 
 
 def merge_chunks(chunks: Sequence[Chunk]) -> Path:
-    """Make one file of several, which leave. Broken records are left out."""
+    """Merge chunks into one file and remove them; corrupt records are skipped."""
     writer = ChunkWriter(chunks[0].path.parent)
     try:
         for chunk in chunks:
@@ -197,7 +197,7 @@ def merge_chunks(chunks: Sequence[Chunk]) -> Path:
             chunk.release()
         merged = writer.commit()
     finally:
-        writer.discard()  # what is published has another name
+        writer.discard()  # has no effect after commit
     for chunk in chunks:
         chunk.path.unlink(missing_ok=True)
     return merged

@@ -1,4 +1,4 @@
-"""Where the cache is, and how much it may take of the disk."""
+"""The cache directory, its size limit, and the eviction of least recently used chunks."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.caching.locks import is_locked, remove_unlocked_folder
+from ftcli.caching.locks import remove_unlocked_folder
 from ftcli.errors import RecipeError, RunError
+from ftcli.files import is_locked
 
 EVICTABLE_KINDS = ("features", "pixels")
-"""The kinds of what was computed: they count towards the limit, and the oldest use makes room for the newest."""
+"""The kinds of stores that count towards the limit and are evicted."""
 
 CHUNK_SUFFIX = ".chunk"
-"""How the names of the files end that hold it."""
+"""The suffix of chunk files."""
 
 PROCESS_START = time.time() - 1.0
-"""When this process began. What was used since then stays; files are dated by a clock that ticks more coarsely."""
+"""The start time of this process, minus the resolution of file times. Chunks used since then are not evicted."""
 
 _DEFAULT_LIMIT = 20 * 10**9  # bytes
-_MIN_FREE_BYTES = 10**9  # bytes of the disk that are left to others
+_MIN_FREE_BYTES = 10**9  # bytes of the disk that stay free
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _LIMIT_PATTERN = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ChunkFile:
-    """A file of records: its place, its bytes, and when it was last used (seconds since 1970)."""
+    """A chunk file: path, size in bytes, and time of last use in seconds since 1970."""
 
     path: Path
     size: int
@@ -38,8 +39,10 @@ class ChunkFile:
 
 
 def get_cache_dir() -> Path:
-    """The folder of the cache: $FTCLI_CACHE, $XDG_CACHE_HOME/ftcli or ~/.cache/ftcli, the first that is set. It need
-    not be there. Raises RunError if the home folder is unknown."""
+    """Return the cache directory: $FTCLI_CACHE, $XDG_CACHE_HOME/ftcli or ~/.cache/ftcli. It may not exist.
+
+    Raises RunError if the home directory is unknown.
+    """
     ftcli_cache, xdg_cache_home = os.environ.get("FTCLI_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
         return (
@@ -48,12 +51,14 @@ def get_cache_dir() -> Path:
             else (Path(xdg_cache_home) if xdg_cache_home else Path.home() / ".cache") / "ftcli"
         )
     except RuntimeError as error:
-        raise RunError("the home folder is unknown; set FTCLI_CACHE to a folder for downloads") from error
+        raise RunError("the home directory is unknown; set FTCLI_CACHE to a directory for the cache") from error
 
 
 def get_cache_limit() -> int:
-    """The most bytes that what was computed may take: $FTCLI_CACHE_LIMIT, such as 20GB or 500 MB, else 20 GB; 0 keeps
-    nothing. Raises RecipeError if it is no size."""
+    """Return the size limit of the cache in bytes: $FTCLI_CACHE_LIMIT, such as 20GB or 500 MB, or 20 GB; 0 disables it.
+
+    Raises RecipeError if the variable is not a size.
+    """
     text = os.environ.get("FTCLI_CACHE_LIMIT", "").strip()
     if not text:
         return _DEFAULT_LIMIT
@@ -62,18 +67,18 @@ def get_cache_limit() -> int:
     match = _LIMIT_PATTERN.fullmatch(text)
     if match is None:
         raise RecipeError(
-            f"FTCLI_CACHE_LIMIT: {text!r} is no size; give a number with B, kB, MB, GB or TB, such as 20GB, or 0 to "
-            "keep nothing"
+            f"FTCLI_CACHE_LIMIT: {text!r} is not a size; give a number with B, kB, MB, GB or TB, such as 20GB, or 0 to "
+            "disable the cache"
         )
     units = {name.lower(): size for name, size in _UNITS.items()}
     return round(float(match[1]) * units[match[2].lower()])
 
 
 def evict(num_bytes: int) -> bool:
-    """Let so many more bytes fit into the limit and onto the disk, of which 1 GB stays free: chunks leave, oldest use
-    first. What this process has used stays, and what any process is filling.
+    """Make room for `num_bytes` in the cache and on the disk, where 1 GB stays free; return whether there is room.
 
-    False, and then nothing leaves, if that cannot be enough: then one does without the cache.
+    Chunks are evicted in the order of their last use, except those that this process has used and those of a store that
+    is being written. Nothing is evicted if that would not be enough.
     """
     cache = get_cache_dir()
     chunks = list(list_chunks(cache))
@@ -94,8 +99,8 @@ def evict(num_bytes: int) -> bool:
         if shortfall <= 0:
             break
         try:
-            chunk.path.unlink(missing_ok=True)  # another process may make room too
-        except PermissionError:  # another user's
+            chunk.path.unlink(missing_ok=True)  # another process may evict too
+        except PermissionError:  # owned by another user
             continue
         shortfall -= chunk.size
         if not any(chunk.path.parent.glob(f"*{CHUNK_SUFFIX}")):
@@ -104,15 +109,14 @@ def evict(num_bytes: int) -> bool:
 
 
 def fits_in_cache(size: int) -> bool:
-    """Whether so many bytes fit into the limit and onto the disk when all that other runs have kept leaves. Nothing
-    leaves yet."""
+    """Return whether `size` bytes would fit if all chunks were evicted; evict nothing."""
     cache = get_cache_dir()
     evictable_size = sum(chunk.size for chunk in list_chunks(cache))
     return size <= get_cache_limit() and size + _MIN_FREE_BYTES <= _get_free_space(cache) + evictable_size
 
 
 def list_chunks(cache: Path) -> Iterator[ChunkFile]:
-    """All chunks of what was computed, as far as they do not leave meanwhile."""
+    """Iterate over the chunk files of all stores."""
     for kind in EVICTABLE_KINDS:
         for path in (cache / kind).glob(f"*/*{CHUNK_SUFFIX}"):
             try:
@@ -123,7 +127,7 @@ def list_chunks(cache: Path) -> Iterator[ChunkFile]:
 
 
 def _get_free_space(folder: Path) -> int:
-    """The free bytes of the disk that a folder is on, or will be."""
+    """Return the free bytes of the disk of a directory, which may not exist yet."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""The digests of image files, remembered for as long as the files stay as they are."""
+"""SHA-256 digests of image files, stored in a database while the files do not change."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from ftcli.caching.eviction import get_cache_dir, get_cache_limit
 from ftcli.errors import RunError
 
 DATABASE_FILE = "images.sqlite"
-"""The file in the folder of the cache that holds the digests."""
+"""The database file in the cache directory."""
 
-_BATCH_SIZE = 1024  # files; a signal has to wait until they are digested
-_QUERY_SIZE = 512  # parameters of a query; SQLite takes 999 in any case
-_FILES_PER_TASK = 32  # files that a thread is given at a time: to give it one takes as long as to digest it
+_BATCH_SIZE = 1024  # files; a signal is handled after each batch
+_QUERY_SIZE = 512  # parameters of a query; every SQLite accepts 999
+_FILES_PER_TASK = 32  # files for each task of a thread: a task for one file costs as much as hashing it
 _NUM_THREADS = 4
-_MIN_AGE_NS = 2 * 10**9  # nanoseconds: a file that is younger may change once more and keep its dates
-_LOCK_TIMEOUT = 60.0  # seconds to wait for another process that writes
+_MIN_AGE_NS = 2 * 10**9  # nanoseconds; a younger file may change again without a new modification time
+_LOCK_TIMEOUT = 60.0  # seconds to wait for a writing process
 _CORRUPT_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _Result = TypeVar("_Result")
-_Row = tuple[bytes, str | None, bytes | None]  # a file, its stamp and its digest
+_Row = tuple[bytes, str | None, bytes | None]  # path, stamp, digest
 
 
 def hash_files(root: Path, paths: Sequence[str], rehash: bool = False) -> list[bytes | None]:
-    """The SHA-256 of each file's bytes, 32 of them; `paths` are relative to `root`, or absolute. None for what is no
-    file or cannot be read: whoever opens it tells why.
+    """Return the SHA-256 of each file (32 bytes), or None if it is not a file or cannot be read.
 
-    A digest is remembered in the cache, and taken from there while the file's size, dates, inode and device are the
-    same; `verify` digests all again. Raises RunError if the cache cannot be read or written.
+    `paths` are relative to `root`, or absolute. A digest is read from the database if size, times, inode and device of
+    the file are unchanged; `rehash` computes all digests again. Raises RunError if the database cannot be read or
+    written.
     """
-    base = os.path.abspath(root)  # noqa: PTH100 - of many paths: these functions are quicker than Path
+    base = os.path.abspath(root)  # noqa: PTH100 - faster than Path for many paths
     abs_paths = [os.fsencode(os.path.join(base, path)) for path in paths]  # noqa: PTH118
     hashes: list[bytes | None] = []
     with closing(_HashDatabase()) as database, ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -55,7 +55,7 @@ def hash_files(root: Path, paths: Sequence[str], rehash: bool = False) -> list[b
 
 
 def count_hashes(cache: Path) -> int:
-    """The number of files whose digests a cache remembers; 0 where it remembers none, or is damaged."""
+    """Return the number of digests in the database; 0 if it is missing or damaged."""
     if not (cache / DATABASE_FILE).is_file():
         return 0
     try:
@@ -66,26 +66,25 @@ def count_hashes(cache: Path) -> int:
 
 
 class _HashDatabase:
-    """The digests in the cache: a table with a row a file, which several processes may use. A damaged one is begun
-    anew."""
+    """The table of digests, shared by several processes. A damaged database is created again."""
 
     def __init__(self) -> None:
         self._path = get_cache_dir() / DATABASE_FILE
         self._connection: sqlite3.Connection | None = None
 
     def load(self, abs_paths: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The digests of those files that are as they were."""
+        """Return the digests of the files that are unchanged."""
         stamps = {abs_path: _read_stamp(abs_path) for abs_path in abs_paths}
         digests: dict[bytes, bytes] = {}
         for start in range(0, len(abs_paths), _QUERY_SIZE):
             queried = abs_paths[start : start + _QUERY_SIZE]
             query = f"SELECT path, stamp, digest FROM images WHERE path IN ({','.join('?' * len(queried))})"
-            rows = self._run(lambda connection: connection.execute(query, queried).fetchall())  # noqa: B023 - it runs at once
+            rows = self._run(lambda connection: connection.execute(query, queried).fetchall())  # noqa: B023 - called immediately
             digests |= {abs_path: digest for abs_path, stamp, digest in rows if stamp == stamps[abs_path]}
         return digests
 
     def save(self, rows: Iterable[_Row]) -> None:
-        """Keep the digests of files, in the stead of what was known of them."""
+        """Insert or replace the digests of files."""
         new_rows = list(rows)
         if new_rows:
             self._run(lambda connection: _insert(connection, new_rows))
@@ -109,13 +108,13 @@ class _HashDatabase:
         except (sqlite3.Error, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise RunError(
-                f"{self._path}: cannot be used ({reason}); check the folder, its permissions and the space on its disk, "
-                "let FTCLI_CACHE name another folder, or set FTCLI_CACHE_LIMIT=0 to keep nothing"
+                f"{self._path}: cannot be used ({reason}); check the directory, its permissions and the free disk "
+                "space, set FTCLI_CACHE to another directory, or disable the cache with FTCLI_CACHE_LIMIT=0"
             ) from error
 
     def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
-            if get_cache_limit() == 0:  # nothing is to be kept
+            if get_cache_limit() == 0:  # the cache is disabled
                 self._connection = sqlite3.connect(":memory:")
             else:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +131,7 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[_Row]) -> None:
 
 
 def _read_stamp(abs_path: bytes) -> str | None:
-    """What tells that a file is as it was; None for what is no file."""
+    """Return a string that changes when the file changes; None if it is not a regular file."""
     try:
         return _make_stamp(os.stat(abs_path))  # noqa: PTH116
     except OSError:
@@ -142,7 +141,8 @@ def _read_stamp(abs_path: bytes) -> str | None:
 def _make_stamp(stat_result: os.stat_result) -> str | None:
     if not stat.S_ISREG(stat_result.st_mode):
         return None
-    return f"{stat_result.st_size} {stat_result.st_mtime_ns} {stat_result.st_ctime_ns} {stat_result.st_ino} {stat_result.st_dev}"
+    times = f"{stat_result.st_mtime_ns} {stat_result.st_ctime_ns}"
+    return f"{stat_result.st_size} {times} {stat_result.st_ino} {stat_result.st_dev}"
 
 
 def _hash_batch(abs_paths: Sequence[bytes]) -> list[_Row]:
@@ -150,12 +150,12 @@ def _hash_batch(abs_paths: Sequence[bytes]) -> list[_Row]:
 
 
 def _hash_file(abs_path: bytes) -> _Row:
-    """A file, its stamp where the digest may be remembered, and its digest, None if it cannot be read."""
+    """Return path, stamp (None if the digest must not be stored) and digest (None if the file cannot be read)."""
     now = time.time_ns()
     if _read_stamp(abs_path) is None:
         return abs_path, None, None
     try:
-        with open(abs_path, "rb") as file:  # noqa: PTH123 - names need not be text
+        with open(abs_path, "rb") as file:  # noqa: PTH123 - the path is bytes
             before = os.fstat(file.fileno())
             digest = hashlib.file_digest(file, "sha256").digest()
             is_unchanged = _make_stamp(before) == _make_stamp(os.fstat(file.fileno()))

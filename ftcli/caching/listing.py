@@ -1,4 +1,4 @@
-"""What the cache holds, for people to see and to clear."""
+"""The contents of the cache, for `ftcli cache`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from ftcli.caching.benchmark_results import CHOICES_FILE, count_choices
 from ftcli.caching.chunks import count_records
 from ftcli.caching.eviction import CHUNK_SUFFIX, EVICTABLE_KINDS, get_cache_dir, get_cache_limit
 from ftcli.caching.file_hashes import DATABASE_FILE, count_hashes
-from ftcli.caching.locks import is_locked, remove_unlocked_folder
+from ftcli.caching.locks import remove_unlocked_folder
 from ftcli.caching.store import IDENTITY_FILE
 from ftcli.errors import RecipeError, suggest
+from ftcli.files import is_locked
 from ftcli.results import CacheEntry, CacheResult, Reporter
 
 KINDS = (*EVICTABLE_KINDS, "downloads", "images", "choices")
-"""The kinds of what is kept."""
+"""The kinds of cache entries."""
 
-_PARTIAL_SUFFIXES = (".part.tag", ".part")  # what a download is before it is whole
+_PARTIAL_SUFFIXES = (".part.tag", ".part")  # of an incomplete download
 
 
 @dataclass(frozen=True)
 class _StoredEntry:
-    """A shelf, and where it is: the folder of a store, or the files."""
+    """A cache entry and its paths: the directory of a store, or files."""
 
     entry: CacheEntry
     paths: tuple[Path, ...]
 
     def is_being_written(self) -> bool:
-        """Whether another process writes to it."""
+        """Return whether a process is writing to the entry."""
         if self.entry.kind in EVICTABLE_KINDS:
             return is_locked(self.paths[0])
         return any(_is_locked(path) for path in self.paths if path.suffix == ".part")
 
     def remove(self) -> bool:
-        """Take it away, unless another process writes to it."""
+        """Remove the entry and return True; return False if a process is writing to it."""
         if self.entry.kind in EVICTABLE_KINDS:
             return remove_unlocked_folder(self.paths[0])
         if self.is_being_written():
@@ -51,27 +52,27 @@ class _StoredEntry:
 
 
 def list_cache() -> CacheResult:
-    """What the cache holds. Nothing is made where there is none yet."""
+    """List the cache. A missing cache directory is not created."""
     return _build_listing(_find_entries(get_cache_dir()))
 
 
 def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = False) -> CacheResult:
-    """Take away the shelves of these names, and those of the kinds among them, or everything.
+    """Remove the entries with these names or kinds, or all entries.
 
-    Raises RecipeError for names that are unknown, and for a named shelf that another process writes to; nothing is then
-    taken away. With `everything` such a shelf stays, and the reporter is told.
+    Raises RecipeError for unknown names and for a named entry that a process is writing to; nothing is removed then.
+    With `everything` such an entry is reported and not removed.
     """
     stored_entries = _find_entries(get_cache_dir())
     known_names = {*KINDS, *(stored.entry.name for stored in stored_entries)}
     errors = [
-        f"{name}: {get_cache_dir()} holds nothing of that name; {suggest(name, known_names)}"
+        f"{name}: {get_cache_dir()} has no entry or kind of this name; {suggest(name, known_names)}"
         for name in names
         if name not in known_names
     ]
     chosen = [stored for stored in stored_entries if everything or {stored.entry.name, stored.entry.kind} & set(names)]
     if not everything:
         errors += [
-            f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); clear it when that has ended"
+            f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); try again when it has ended"
             for stored in chosen
             if stored.is_being_written()
         ]
@@ -82,7 +83,9 @@ def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = Fal
         if stored.remove():
             cleared.append(stored.entry)
         else:
-            reporter.warn(f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); it stays")
+            reporter.warn(
+                f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); it was not removed"
+            )
     return _build_listing(_find_entries(get_cache_dir()), cleared)
 
 
@@ -114,7 +117,7 @@ def _find_entries(cache: Path) -> list[_StoredEntry]:
             _describe_files("images", "images", "digests of image files", count_hashes(cache), database_files)
         )
     if (cache / CHOICES_FILE).is_file():
-        description = "number formats that were the faster"
+        description = "number formats chosen by measurement"
         stored_entries.append(
             _describe_files("choices", "choices", description, count_choices(cache), (cache / CHOICES_FILE,))
         )
@@ -126,14 +129,14 @@ def _describe_store(kind: str, folder: Path) -> _StoredEntry:
     chunks = [path for path in paths if path.suffix == CHUNK_SUFFIX]
     try:
         description = str(json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))["about"])
-    except (OSError, ValueError, KeyError, TypeError):  # its filler was killed at once, or it is damaged
+    except (OSError, ValueError, KeyError, TypeError):  # the writer was killed, or the file is damaged
         description = "unknown"
     described = _describe_files(folder.name[:8], kind, description, sum(map(count_records, chunks)), chunks or paths)
     return _StoredEntry(described.entry, (folder,))
 
 
 def _find_downloads(folder: Path) -> Iterator[_StoredEntry]:
-    """The files that were downloaded, each with what it is before it is whole."""
+    """Iterate over downloaded files, each with its incomplete parts."""
     groups: dict[str, list[Path]] = {}
     for path in _list_folder(folder):
         name = next(
@@ -144,7 +147,7 @@ def _find_downloads(folder: Path) -> Iterator[_StoredEntry]:
         digest, _, title = name.partition("-")
         is_complete = folder / name in paths
         yield _describe_files(
-            digest[:8], "downloads", title if is_complete else f"{title} (a part)", int(is_complete), paths
+            digest[:8], "downloads", title if is_complete else f"{title} (incomplete)", int(is_complete), paths
         )
 
 
@@ -165,7 +168,7 @@ def _describe_files(name: str, kind: str, description: str, records: int, paths:
 
 def _stat_files(paths: Iterable[Path]) -> Iterator[os.stat_result]:
     for path in paths:
-        with suppress(FileNotFoundError):  # it has made room for another
+        with suppress(FileNotFoundError):  # evicted just now
             yield path.stat()
 
 

@@ -1,4 +1,4 @@
-"""Where the records of many chunks are."""
+"""The index of the records in several chunks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ftcli.caching.chunks import KEY_BYTES, Chunk
 
 Keys = NDArray[np.bytes_]
-"""Keys of 16 bytes. NumPy drops zeros at their ends when it gives one of them, but not when it compares them."""
+"""Keys of 16 bytes. NumPy strips trailing zeros from a single element, but not in comparisons."""
 
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """An entry a record, sorted by key: its chunk, its row there, its first byte, its length and sum, and whether it is
-    known to be what was written."""
+    """One entry for each record, sorted by key: chunk number, row in the chunk, byte offset, length, CRC-32, and
+    whether the CRC-32 was checked."""
 
     chunks: tuple[Chunk, ...]
     keys: Keys
@@ -31,7 +31,7 @@ class RecordIndex:
     checked: NDArray[np.bool_]
 
     def search(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The entries of keys, and whether they are there at all: where they are not, the entry means nothing."""
+        """Return the position of each key and whether it exists; the position of a missing key is arbitrary."""
         if not len(self.keys):
             return np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=bool)
         positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -39,17 +39,19 @@ class RecordIndex:
 
 
 def join_keys(keys: Sequence[bytes]) -> Keys:
-    """Keys as an array."""
+    """Return keys as one array."""
     return np.frombuffer(b"".join(keys), dtype=f"S{KEY_BYTES}")
 
 
 def build_index(chunks: Sequence[Chunk], present_paths: Collection[Path]) -> RecordIndex:
-    """The index of chunks. Of records under one key the last that is not broken counts. A chunk that is not `present`
-    any more, and of which nothing counts, is let go."""
+    """Build the index of chunks.
+
+    The last intact record of a key wins. A chunk without a file and without a record in the index is dropped.
+    """
     chunks = sorted(chunks, key=lambda chunk: (chunk.path in present_paths, chunk.path))
     counts = [len(chunk.checked) for chunk in chunks]
     total = sum(counts)
-    # A column at a time, so that there is little more in memory than the index itself.
+    # One column at a time, to use little more memory than the index itself.
     dtypes = {"key": f"S{KEY_BYTES}", "offset": np.int64, "length": np.int64, "crc": np.uint32}
     columns = {name: np.empty(total, dtype=dtype) for name, dtype in dtypes.items()}
     end = 0

@@ -1,4 +1,4 @@
-"""Records on the disk under keys that say what they are of: mapped for reading, written by one process at a time."""
+"""A store of binary records on disk, addressed by content: many readers, one writer at a time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli import files
-from ftcli.caching.chunks import KEY_BYTES, Chunk, open_chunk
-from ftcli.caching.eviction import CHUNK_SUFFIX, PROCESS_START, get_cache_dir
-from ftcli.caching.filling import StoreWriter, merge_small_chunks
+from ftcli.caching.chunks import KEY_BYTES, Buffer, Chunk, ChunkWriter, merge_chunks, open_chunk
+from ftcli.caching.eviction import CHUNK_SUFFIX, PROCESS_START, evict, get_cache_dir
 from ftcli.caching.locks import acquire_lock
 from ftcli.caching.record_index import Keys, RecordIndex, build_index, join_keys
 from ftcli.errors import RunError
@@ -25,18 +24,26 @@ from ftcli.results import Reporter
 __all__ = ["IDENTITY_FILE", "Key", "Store", "StoreWriter", "make_key"]
 
 Key = bytes
-"""16 bytes, of `make_key`."""
+"""16 bytes from `make_key`."""
 
 IDENTITY_FILE = "identity.json"
-"""Where a store's folder tells what it is."""
+"""The file in a store's directory that describes the store."""
 
-_MAX_RESIDENT_BYTES = 32 * 10**6  # bytes of mapped pages that may lie in memory
-_FAULT_AROUND_BYTES = 64 * 1024  # bytes that the system maps around those that are touched
-_CHECK_BLOCK_SIZE = 10_000  # records whose places are told in Python's own numbers, which are large
+CHUNK_BYTES = 64 * 10**6
+"""Bytes after which a chunk is committed; more in a large store, so that few files are open."""
+
+CHUNK_SECONDS = 10.0
+"""Seconds after which a chunk is committed in any case: the most work that a kill can lose."""
+
+_MAX_CHUNKS = 128  # of CHUNK_BYTES, before chunks grow
+_MIN_MERGED_CHUNKS = 8  # chunks of less than half the size that are merged together
+_MAX_RESIDENT_BYTES = 32 * 10**6  # bytes of mapped pages in memory
+_FAULT_AROUND_BYTES = 64 * 1024  # bytes that the kernel maps around a page fault
+_CHECK_BLOCK_SIZE = 10_000  # records checked at a time, because Python integers are large
 
 
 def make_key(*parts: str | bytes) -> Key:
-    """The key of what is made of these parts, in this order; no two lists of parts share one."""
+    """Return the key of a list of parts; different lists have different keys."""
     digest = hashlib.blake2b(digest_size=KEY_BYTES)
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
@@ -45,12 +52,42 @@ def make_key(*parts: str | bytes) -> Key:
     return digest.digest()
 
 
-class Store:
-    """The records of one kind (features, pixels) that are made in one way, which `identity` tells whole, as plain JSON
-    types; `about` says it to people. Several processes may read and fill one store; in each, one thread.
+class StoreWriter:
+    """Adds records to a store; created by `Store.writer`. `size` is the number of bytes in the store."""
 
-    What was found stays readable as long as the store is in use, even if its file leaves meanwhile. A record that is
-    damaged counts as not there.
+    def __init__(self, folder: Path, size: int, contains: Callable[[Sequence[bytes]], list[bool]]) -> None:
+        self.contains = contains
+        self._folder = folder
+        self._size = size
+        self._writer: ChunkWriter | None = None
+
+    def add(self, key: bytes, record: Buffer) -> None:
+        """Add a record, which is readable after its chunk is committed: after 64 MB or 10 s, or when the context ends.
+
+        Raises RunError if the disk is full; the chunk is then discarded.
+        """
+        if self._writer is None:
+            self._writer = ChunkWriter(self._folder)
+        writer = self._writer
+        writer.add(key, record)
+        if writer.size >= choose_chunk_size(self._size) or time.monotonic() - writer.start_time > CHUNK_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit the records that were added."""
+        if self._writer is not None:
+            self._size += self._writer.size
+            self._writer.commit()
+            self._writer = None
+            evict(0)
+
+
+class Store:
+    """The records of one kind (features, pixels) that were computed in one way.
+
+    `identity` describes that way completely, in JSON types; `description` is for people. Several processes may read and
+    write one store, each with one thread. A record that was found stays readable while the store is in use, even if its
+    file is evicted. A damaged record counts as missing.
     """
 
     def __init__(self, kind: str, identity: Mapping[str, Any], description: str) -> None:
@@ -65,8 +102,11 @@ class Store:
         self._resident_bytes = 0
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
-        """Whether the store has a whole record for each key, now. Each is checked against its sum once, and the files
-        that hold them are marked as used. Raises RunError if the store cannot be read."""
+        """Return, for each key, whether the store has an intact record.
+
+        Each record is checked against its CRC-32 once. The files of the records are marked as used. Raises RunError if
+        the store cannot be read.
+        """
         if not keys:
             return []
         self._refresh()
@@ -76,7 +116,7 @@ class Store:
         return flags
 
     def read(self, key: Key) -> memoryview:
-        """A record, mapped, read-only. Raises KeyError if it is not there."""
+        """Return a record as a read-only memory map. Raises KeyError if it is missing."""
         index, positions = self._locate([key])
         chunk, length = index.chunks[int(index.chunk[positions[0]])], int(index.length[positions[0]])
         self._mapped_chunks.add(chunk)
@@ -86,8 +126,10 @@ class Store:
         return chunk.map(int(index.offset[positions[0]]), length)
 
     def gather(self, keys: Sequence[Key], rows: NDArray[np.uint8]) -> None:
-        """Copy records of one length into `rows`: (keys, bytes), contiguous. Raises KeyError if a record is not there,
-        ValueError if it has another length."""
+        """Copy records of one length into `rows`, contiguous uint8 of shape (keys, bytes).
+
+        Raises KeyError if a record is missing, ValueError if it has another length.
+        """
         if not keys:
             return
         index, positions = self._locate(keys)
@@ -96,14 +138,14 @@ class Store:
             raise ValueError(f"{self.folder}: records have {set(index.length[positions].tolist())} bytes, not {size}")
         target = rows.data.cast("B")
         end = 0
-        # Read, not mapped: a row that is touched through a map costs a page fault, which takes several times as long
-        # as to copy it, and the pages lie in memory until they are let go.
+        # pread instead of a memory map: a page fault takes several times as long as copying a row, and mapped pages
+        # stay in memory until they are released.
         for number, start in zip(index.chunk[positions].tolist(), index.offset[positions].tolist(), strict=True):
             index.chunks[number].copy(start, target[end : end + size])
             end += size
 
     def release(self) -> None:
-        """Let go of the memory that mapped pages take in this process. They come again when they are read."""
+        """Release the memory of mapped pages in this process; reading maps them again."""
         for chunk in self._mapped_chunks:
             chunk.release()
         self._mapped_chunks.clear()
@@ -113,10 +155,11 @@ class Store:
     def writer(
         self, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
     ) -> Iterator[StoreWriter | None]:
-        """Be the only one that adds to the store. While another does, wait for it, which the reporter is told; None if
-        `stop` became true meanwhile. What is whole when the context ends is kept, however it ends.
+        """Open the store for writing, exclusively.
 
-        Raises RunError if the disk is full or the folder cannot be written.
+        If another process is writing, report it and wait; yield None if `should_stop` returns True meanwhile. Complete
+        records are saved when the context ends, also after an exception. Raises RunError if the disk is full or the
+        directory cannot be written.
         """
         has_reported = False
 
@@ -142,7 +185,7 @@ class Store:
             merge_small_chunks(self._list_present(), should_stop)
 
     def _refresh(self) -> None:
-        """Learn of the chunks that have come or left since."""
+        """Update the index with the chunks that were added or removed."""
         new_chunks: list[Chunk] = []
         known_paths = {chunk.path for chunk in self._record_index.chunks} | self._corrupt_paths
         vanished: set[Path] = set()
@@ -152,7 +195,7 @@ class Store:
                     known_paths.add(path)
                     try:
                         chunk = open_chunk(path)
-                    except FileNotFoundError:  # it left at this moment; what was merged into another is there now
+                    except FileNotFoundError:  # merged into another chunk or evicted just now
                         vanished.add(path)
                         continue
                     if chunk is None:
@@ -161,15 +204,15 @@ class Store:
                         new_chunks.append(chunk)
         except OSError as error:
             raise RunError(
-                f"{error.filename or self.folder}: cannot be read ({error.strerror}); check its permissions, or let "
-                "FTCLI_CACHE name another folder"
+                f"{error.filename or self.folder}: cannot be read ({error.strerror}); check its permissions, or set "
+                "FTCLI_CACHE to another directory"
             ) from error
         if new_chunks or present_paths != self._present_paths:
             self._present_paths = present_paths
             self._record_index = build_index([*self._record_index.chunks, *new_chunks], present_paths)
 
     def _search(self, key_array: Keys) -> tuple[RecordIndex, NDArray[np.int64], NDArray[np.bool_]]:
-        """The entries of records, as `RecordIndex.search` gives them, all of which are whole."""
+        """Return the entries of keys as `RecordIndex.search` does, after checking each record."""
         while True:
             index = self._record_index
             positions, is_found = index.search(key_array)
@@ -182,7 +225,7 @@ class Store:
                 self._record_index = build_index(index.chunks, self._present_paths)
 
     def _check(self, index: RecordIndex, positions: NDArray[np.int64]) -> bool:
-        """Check records against their sums, in the order in which they lie. False if one is broken."""
+        """Check records against their CRC-32 in file order; return False if one is damaged."""
         all_intact = True
         positions = positions[np.lexsort((index.offset[positions], index.chunk[positions]))]
         for start in range(0, len(positions), _CHECK_BLOCK_SIZE):
@@ -200,18 +243,18 @@ class Store:
             index.chunks[number].mark_used(PROCESS_START)
 
     def _locate(self, keys: Sequence[Key]) -> tuple[RecordIndex, NDArray[np.int64]]:
-        """The entries of records that are all there, and whole."""
+        """Return the entries of keys. Raises KeyError unless every record exists and is intact."""
         key_array = join_keys(keys)
         index, positions, is_found = self._search(key_array)
         if not is_found.all():
             self._refresh()
             index, positions, is_found = self._search(key_array)
         if not is_found.all():
-            raise KeyError(f"{self.folder}: has no whole record {keys[int(is_found.argmin())].hex()}")
+            raise KeyError(f"{self.folder}: has no intact record {keys[int(is_found.argmin())].hex()}")
         return index, positions
 
     def _clean_up(self) -> None:
-        """Take away what other fillers left, none of which is at work, and what is damaged; tell what the store is."""
+        """Remove temporary files of killed writers and damaged chunks; write the identity file."""
         self._refresh()
         for path in (*self.folder.glob(".*.tmp"), *self._corrupt_paths):
             path.unlink(missing_ok=True)
@@ -220,12 +263,28 @@ class Store:
             files.atomic_write(self.folder / IDENTITY_FILE, text)
 
     def _list_present(self) -> list[Chunk]:
-        """The chunks whose files have not left, oldest first."""
+        """Return the chunks whose files exist, oldest first."""
         return [chunk for chunk in self._record_index.chunks if chunk.path in self._present_paths]
 
 
 def _list_chunks(folder: Path) -> set[Path]:
     try:
         return {path for path in folder.iterdir() if path.suffix == CHUNK_SUFFIX}
-    except FileNotFoundError:  # nothing was ever kept in it
+    except FileNotFoundError:  # nothing was ever written
         return set()
+
+
+def choose_chunk_size(store_size: int) -> int:
+    """Return the size in bytes at which chunks are committed in a store of this size."""
+    return max(CHUNK_BYTES, store_size // _MAX_CHUNKS)
+
+
+def merge_small_chunks(chunks: Sequence[Chunk], should_stop: Callable[[], bool]) -> None:
+    """Merge small chunks, because every reader opens every chunk."""
+    chunk_size = choose_chunk_size(sum(chunk.size for chunk in chunks))
+    small = [chunk for chunk in chunks if 2 * chunk.size < chunk_size]
+    while len(small) >= _MIN_MERGED_CHUNKS and not should_stop():
+        group: list[Chunk] = []
+        while small and sum(chunk.size for chunk in group) < chunk_size:
+            group.append(small.pop(0))
+        merge_chunks(group)

@@ -1,4 +1,4 @@
-"""A cache of a test's own, and other processes that use it."""
+"""An empty cache for each test, and processes that share it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ftcli.results import NullReporter
 
 SUBPROCESS_PRELUDE = """
 import sys
-from ftcli.caching import filling
+from ftcli.caching import store as store_module
 from ftcli.caching.store import Store, make_key
 from ftcli.results import NullReporter
 
 def make_store():
     return Store("features", {"network": "n"}, "features of n")
 
-def add(filler, names):
+def add(writer, names):
     for name in names:
-        filler.add(make_key(name), name.encode() * 100)
+        writer.add(make_key(name), name.encode() * 100)
 
 def say(word):
     print(word, flush=True)
@@ -32,22 +32,22 @@ def say(word):
 
 
 class RecordingReporter(NullReporter):
-    """A Reporter that keeps what it is told."""
+    """A reporter that records its messages."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
+        self.messages: list[str] = []
+        self.warnings: list[str] = []
 
     def info(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
     def warn(self, text: str) -> None:
-        self.warned.append(text)
+        self.warnings.append(text)
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an empty cache."""
+    """Return the directory of an empty cache."""
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FTCLI_CACHE_LIMIT", raising=False)
     return tmp_path / "cache"
@@ -58,7 +58,7 @@ StartProcess = Callable[[str], "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(cache: Path) -> Iterator[StartProcess]:
-    """Run Python code in a process of its own, after PRELUDE; it is killed at the end, if it has not ended."""
+    """Run Python code after SUBPROCESS_PRELUDE in another process, which is killed after the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def run(code: str) -> subprocess.Popen[str]:
@@ -74,6 +74,6 @@ def start(cache: Path) -> Iterator[StartProcess]:
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
-    """The next line that a process prints."""
+    """Return the next line that a process prints."""
     assert process.stdout
     return process.stdout.readline().strip()

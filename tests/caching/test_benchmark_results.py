@@ -1,4 +1,4 @@
-"""What was tried out once is chosen alike the next time."""
+"""Choices by measurement are stored and reused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_load_choice_depends_on_benchmark(cache: Path) -> None:
     assert count_choices(cache) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "no json", '{"a": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "not JSON", '{"a": 1}'])
 def test_load_choice_ignores_corrupt_file(cache: Path, content: str) -> None:
     (cache / CHOICES_FILE).write_text(content)
     assert load_choice(BENCHMARK) is None

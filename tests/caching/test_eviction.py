@@ -1,4 +1,4 @@
-"""Where the cache is, what it may take, and what leaves when there is no room."""
+"""The cache directory, its limit, and eviction."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.caching.conftest import StartProcess, read_line
 
 
 def make_chunk(name: str, age: float, size: int = 1000) -> Path:
-    """A chunk in a store of this name that was last used so many hours ago."""
+    """Write a chunk of a store that was last used `age` hours ago."""
     store = Store("features", {"name": name}, name)
     before = set(store.folder.glob("*.chunk"))
     with store.writer(NullReporter()) as writer:
         assert writer
-        writer.add(make_key(str(age)), bytes(size - 36 - 20))  # beside its entry and the footer
+        writer.add(make_key(str(age)), bytes(size - 36 - 20))  # without its index entry and the footer
     (path,) = set(store.folder.glob("*.chunk")) - before
     last_used = path.stat().st_mtime - 3600 * age
     os.utime(path, (last_used, last_used))
@@ -61,8 +61,8 @@ def test_get_cache_limit_refuses_invalid_sizes(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(RecipeError) as caught:
         evict(1)
     assert str(caught.value) == (
-        f"FTCLI_CACHE_LIMIT: {text!r} is no size; give a number with B, kB, MB, GB or TB, such as 20GB, or 0 to keep "
-        "nothing"
+        f"FTCLI_CACHE_LIMIT: {text!r} is not a size; give a number with B, kB, MB, GB or TB, such as 20GB, or 0 to "
+        "disable the cache"
     )
 
 
@@ -74,7 +74,7 @@ def test_evict_removes_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert [path.exists() for path in chunks] == [True] * 4
     assert evict(1)
     assert [path.exists() for path in chunks] == [True, False, True, True]
-    assert not chunks[1].parent.exists()  # nothing is left in it
+    assert not chunks[1].parent.exists()  # the store is empty
     assert fits_in_cache(4000)
     assert not fits_in_cache(4001)
     assert evict(2500)
@@ -83,7 +83,7 @@ def test_evict_removes_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert chunks[2].exists()
 
 
-def test_evict_limit_zero_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evict_limit_zero_removes_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = make_chunk("a", 1)
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
     assert not evict(1)
@@ -103,9 +103,9 @@ def test_evict_spares_chunks_used_by_this_process(monkeypatch: pytest.MonkeyPatc
 
 def test_evict_spares_store_being_written(start: StartProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = make_chunk("a", 2)
-    code = "with Store('features', {'name': 'a'}, 'a').writer(NullReporter()): say('filling'); sys.stdin.readline()\n"
+    code = "with Store('features', {'name': 'a'}, 'a').writer(NullReporter()): say('writing'); sys.stdin.readline()\n"
     process = start(code)
-    assert read_line(process) == "filling"
+    assert read_line(process) == "writing"
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 kB")
     assert not evict(900)
     process.kill()

@@ -1,4 +1,4 @@
-"""A file's digest is that of its bytes as they are now, and is computed once."""
+"""File hashes match the current bytes and are computed once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.caching.conftest import StartProcess
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of files, in which a file may be remembered at once, not only when it is 2 s old."""
+    """Return a folder of files whose digests are stored immediately, not after 2 s."""
     monkeypatch.setattr(file_hashes, "_MIN_AGE_NS", 0)
     folder = tmp_path / "images"
     (folder / "a").mkdir(parents=True)
@@ -35,39 +35,39 @@ def compute_hashes(folder: Path, names: list[str]) -> list[bytes | None]:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The files that are digested, not remembered."""
+def hashed_paths(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the list of files that were hashed."""
     hashed: list[bytes] = []
     real = file_hashes._hash_file
 
-    def digest_file(path: bytes) -> object:
+    def hash_file(path: bytes) -> object:
         hashed.append(path)
         return real(path)
 
-    monkeypatch.setattr(file_hashes, "_hash_file", digest_file)
+    monkeypatch.setattr(file_hashes, "_hash_file", hash_file)
     return hashed
 
 
-def test_hash_files_hashes_each_file_once(folder: Path, opened: list[bytes], cache: Path) -> None:
+def test_hash_files_hashes_each_file_once(folder: Path, hashed_paths: list[bytes], cache: Path) -> None:
     for _ in range(2):
         assert hash_files(folder, [*NAMES, NAMES[0]]) == compute_hashes(folder, [*NAMES, NAMES[0]])
-    assert len(opened) == 5
+    assert len(hashed_paths) == 5
     assert hash_files(Path("elsewhere"), [str(folder / name) for name in NAMES]) == compute_hashes(folder, NAMES)
-    assert len(opened) == 5
+    assert len(hashed_paths) == 5
     assert count_hashes(cache) == 5
     assert hash_files(folder, []) == []
 
 
-def test_hash_files_handles_many_files(folder: Path, opened: list[bytes]) -> None:
+def test_hash_files_handles_many_files(folder: Path, hashed_paths: list[bytes]) -> None:
     names = [f"{number}" for number in range(1100)]
     for name in names:
         (folder / name).write_text(name)
     for _ in range(2):
         assert hash_files(folder, names) == [hashlib.sha256(name.encode()).digest() for name in names]
-    assert len(opened) == 1100
+    assert len(hashed_paths) == 1100
 
 
-def test_hash_files_notices_same_size_and_mtime(folder: Path, opened: list[bytes]) -> None:
+def test_hash_files_notices_same_size_and_mtime(folder: Path, hashed_paths: list[bytes]) -> None:
     before = hash_files(folder, NAMES)
     path = folder / NAMES[2]
     result = path.stat()
@@ -77,29 +77,29 @@ def test_hash_files_notices_same_size_and_mtime(folder: Path, opened: list[bytes
     after = hash_files(folder, NAMES)
     assert after == compute_hashes(folder, NAMES)
     assert after[2] != before[2]
-    assert opened[5:] == [os.fsencode(path)]
+    assert hashed_paths[5:] == [os.fsencode(path)]
 
 
-def test_hash_files_notices_replaced_file(folder: Path, opened: list[bytes]) -> None:
+def test_hash_files_notices_replaced_file(folder: Path, hashed_paths: list[bytes]) -> None:
     hash_files(folder, NAMES)
     (folder / NAMES[0]).rename(folder / NAMES[1])
     (folder / NAMES[2]).unlink()
     (folder / NAMES[2]).symlink_to("3.jpg")
     assert hash_files(folder, NAMES[1:]) == compute_hashes(folder, NAMES[1:])
-    assert len(opened) == 7
+    assert len(hashed_paths) == 7
     assert hash_files(folder, NAMES[:1]) == [None]
 
 
 def test_hash_files_does_not_store_recent_file(
-    folder: Path, opened: list[bytes], monkeypatch: pytest.MonkeyPatch, cache: Path
+    folder: Path, hashed_paths: list[bytes], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     monkeypatch.setattr(file_hashes, "_MIN_AGE_NS", 10**9)
     for _ in range(2):
         assert hash_files(folder, NAMES[:2]) == compute_hashes(folder, NAMES[:2])
-    assert len(opened) == 4
+    assert len(hashed_paths) == 4
     assert count_hashes(cache) == 0
     old = time.time() - 3600
-    os.utime(folder / NAMES[0], (old, old))  # but its ctime is of now
+    os.utime(folder / NAMES[0], (old, old))  # but its ctime is recent
     hash_files(folder, NAMES[:1])
     assert count_hashes(cache) == 0
     time.sleep(1.1)
@@ -122,15 +122,15 @@ def test_hash_files_does_not_store_file_changed_during_read(
     assert count_hashes(cache) == 0
 
 
-def test_hash_files_rehash_updates_database(folder: Path, opened: list[bytes], cache: Path) -> None:
+def test_hash_files_rehash_updates_database(folder: Path, hashed_paths: list[bytes], cache: Path) -> None:
     hash_files(folder, NAMES)
-    with sqlite3.connect(cache / "images.sqlite") as memory:
-        memory.execute("UPDATE images SET digest = x'00'")
-    memory.close()
+    with sqlite3.connect(cache / "images.sqlite") as connection:
+        connection.execute("UPDATE images SET digest = x'00'")
+    connection.close()
     assert hash_files(folder, NAMES) == [b"\0"] * 5
     assert hash_files(folder, NAMES, rehash=True) == compute_hashes(folder, NAMES)
     assert hash_files(folder, NAMES) == compute_hashes(folder, NAMES)
-    assert len(opened) == 10
+    assert len(hashed_paths) == 10
 
 
 def test_hash_files_returns_none_for_unreadable_file(folder: Path) -> None:
@@ -140,22 +140,22 @@ def test_hash_files_returns_none_for_unreadable_file(folder: Path) -> None:
     assert hash_files(folder, names) == [None, None, None, None, *compute_hashes(folder, NAMES[:1])]
 
 
-def test_hash_files_accepts_any_file_name(folder: Path, opened: list[bytes]) -> None:
+def test_hash_files_accepts_any_file_name(folder: Path, hashed_paths: list[bytes]) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
     (folder / name).write_bytes(b"x")
     for _ in range(2):
         assert hash_files(folder, [name]) == [hashlib.sha256(b"x").digest()]
-    assert len(opened) == 1
+    assert len(hashed_paths) == 1
 
 
-@pytest.mark.parametrize("place", [0, 5000], ids=["header", "page"])
-def test_hash_files_recreates_corrupt_database(folder: Path, cache: Path, place: int) -> None:
+@pytest.mark.parametrize("offset", [0, 5000], ids=["header", "page"])
+def test_hash_files_recreates_corrupt_database(folder: Path, cache: Path, offset: int) -> None:
     names = [f"{number}" for number in range(300)]
     for name in names:
         (folder / name).write_text(name)
     expected = hash_files(folder, names)
     data = bytearray((cache / "images.sqlite").read_bytes())
-    data[place : place + 3000] = bytes(3000)
+    data[offset : offset + 3000] = bytes(3000)
     (cache / "images.sqlite").write_bytes(data)
     assert hash_files(folder, names) == expected
     assert hash_files(folder, names) == expected
@@ -167,20 +167,20 @@ def test_hash_files_reports_unusable_database(folder: Path, cache: Path) -> None
     with pytest.raises(RunError) as caught:
         hash_files(folder, NAMES)
     assert str(caught.value) == (
-        f"{cache}/images.sqlite: cannot be used (unable to open database file); check the folder, its permissions and "
-        "the space on its disk, let FTCLI_CACHE name another folder, or set FTCLI_CACHE_LIMIT=0 to keep nothing"
+        f"{cache}/images.sqlite: cannot be used (unable to open database file); check the directory, its "
+        "permissions and the free disk space, set FTCLI_CACHE to another directory, or disable the cache with FTCLI_CACHE_LIMIT=0"
     )
     assert count_hashes(cache) == 0
 
 
 def test_hash_files_reports_cache_that_is_a_file(folder: Path, cache: Path) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text("no folder")
+    cache.write_text("not a folder")
     with pytest.raises(RunError) as caught:
         hash_files(folder, NAMES)
     assert str(caught.value) == (
-        f"{cache}/images.sqlite: cannot be used (File exists); check the folder, its permissions and the space on its "
-        "disk, let FTCLI_CACHE name another folder, or set FTCLI_CACHE_LIMIT=0 to keep nothing"
+        f"{cache}/images.sqlite: cannot be used (File exists); check the directory, its permissions and the free disk "
+        "space, set FTCLI_CACHE to another directory, or disable the cache with FTCLI_CACHE_LIMIT=0"
     )
 
 
@@ -192,11 +192,11 @@ def test_hash_files_stores_nothing_with_limit_zero(folder: Path, cache: Path, mo
 
 def test_hash_files_allows_two_processes(folder: Path, cache: Path, start: StartProcess) -> None:
     code = (
-        "from ftcli.caching import images\n"
+        "from ftcli.caching import file_hashes\n"
         "from pathlib import Path\n"
-        "images._MIN_AGE_NS, images._AT_ONCE = 0, 1\n"
+        "file_hashes._MIN_AGE_NS, file_hashes._BATCH_SIZE = 0, 1\n"
         "names = [str(number) for number in range(15)]\n"
-        f"for _ in range(3): assert None not in images.hash_files(Path({str(folder)!r}), names, verify=True)\n"
+        f"for _ in range(3): assert None not in file_hashes.hash_files(Path({str(folder)!r}), names, rehash=True)\n"
     )
     for number in range(15):
         (folder / str(number)).write_text(str(number))

@@ -1,14 +1,13 @@
-"""One process at a time writes to a folder, and a lock that was taken away is none."""
+"""Locks of cache directories exclude other writers and end with their process."""
 
 from __future__ import annotations
 
-import fcntl
-from io import FileIO
+import os
+import signal
 from pathlib import Path
 
-import pytest
-
-from ftcli.caching.locks import acquire_lock, is_locked, remove_unlocked_folder
+from ftcli.caching.locks import acquire_lock, remove_unlocked_folder
+from ftcli.files import is_locked
 from tests.caching.conftest import StartProcess, read_line
 
 
@@ -31,10 +30,10 @@ def test_acquire_lock_lasts_until_context_ends(tmp_path: Path) -> None:
 
 def test_acquire_lock_passes_owner_to_wait(tmp_path: Path, start: StartProcess) -> None:
     process = start(
-        "from pathlib import Path; from ftcli.caching.locks import hold\n"
-        f"with hold(Path({str(tmp_path)!r}), lambda _: False): say('holding'); sys.stdin.readline()\n"
+        "from pathlib import Path; from ftcli.caching.locks import acquire_lock\n"
+        f"with acquire_lock(Path({str(tmp_path)!r}), lambda _: False): say('locked'); sys.stdin.readline()\n"
     )
-    assert read_line(process) == "holding"
+    assert read_line(process) == "locked"
     owners: list[str] = []
 
     def wait(owner: str) -> bool:
@@ -56,10 +55,10 @@ def test_acquire_lock_passes_owner_to_wait(tmp_path: Path, start: StartProcess) 
 def test_acquire_lock_recreates_removed_folder(tmp_path: Path, start: StartProcess) -> None:
     folder = tmp_path / "a"
     code = (
-        "from pathlib import Path; from ftcli.caching.locks import hold\n"
+        "from pathlib import Path; from ftcli.caching.locks import acquire_lock\n"
         f"folder = Path({str(folder)!r})\n"
         "def wait(owner): say('waiting'); sys.stdin.readline(); return True\n"
-        "with hold(folder, wait) as held: say(held); sys.stdin.readline()\n"
+        "with acquire_lock(folder, wait) as is_acquired: say(is_acquired); sys.stdin.readline()\n"
     )
     with acquire_lock(folder, lambda _: False):
         process = start(code)
@@ -74,18 +73,18 @@ def test_acquire_lock_recreates_removed_folder(tmp_path: Path, start: StartProce
     assert is_locked(folder)
 
 
-def test_acquire_lock_retries_when_lock_file_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = fcntl.lockf, 0
-
-    def lock(file: FileIO, operation: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            (tmp_path / ".lock").unlink()
-        real(file, operation)
-
-    monkeypatch.setattr("fcntl.lockf", lock)
-    with acquire_lock(tmp_path, lambda _: False) as is_acquired:
-        assert is_acquired
-        assert (tmp_path / ".lock").exists()
-        assert calls == 2
+def test_acquire_lock_ends_with_killed_process_despite_forked_child(tmp_path: Path, start: StartProcess) -> None:
+    process = start(
+        "import multiprocessing, time\n"
+        "from pathlib import Path; from ftcli.caching.locks import acquire_lock\n"
+        f"with acquire_lock(Path({str(tmp_path)!r}), lambda _: False):\n"
+        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); child.start()\n"
+        "    say(child.pid); sys.stdin.readline()\n"
+    )
+    child = int(read_line(process))
+    try:
+        process.kill()
+        process.wait()
+        assert not is_locked(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)

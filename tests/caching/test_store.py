@@ -1,4 +1,4 @@
-"""Records come back as they were written, or not at all, whatever happens to the processes and the files."""
+"""Stores return intact records only, after kills, corruption and concurrent writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ftcli.caching import filling
+from ftcli.caching import store as store_module
 from ftcli.caching.chunks import Chunk
 from ftcli.caching.store import Store, StoreWriter, make_key
 from ftcli.errors import RunError
@@ -86,7 +86,7 @@ def test_gather_returns_records_in_requested_order(cache: Path) -> None:
 def test_store_accepts_keys_ending_in_zeros() -> None:
     keys = [bytes([1, *[0] * 15]), bytes(16), bytes([0] * 14 + [1, 0]), bytes([*[0] * 15, 1])]
     store = make_store()
-    for _ in range(9):  # and are merged well
+    for _ in range(9):  # enough writes to merge chunks
         with store.writer(NullReporter()) as writer:
             assert writer
             for number, key in enumerate(keys):
@@ -100,7 +100,7 @@ def test_store_accepts_keys_ending_in_zeros() -> None:
 
 def test_store_folder_depends_on_identity(cache: Path) -> None:
     store = Store("features", {"a": [1, None], "b": "é"}, "features of é")
-    assert store.folder == Store("features", {"b": "é", "a": (1, None)}, "other words").folder
+    assert store.folder == Store("features", {"b": "é", "a": (1, None)}, "another description").folder
     assert store.folder != Store("features", {"a": [1, None], "b": "e"}, "features of é").folder
     assert store.contains(KEYS[:1]) == [False]
     assert not cache.exists()
@@ -115,14 +115,14 @@ def test_store_folder_depends_on_identity(cache: Path) -> None:
 
 def test_store_writer_commits_after_bytes_or_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     store, other = make_store(), make_store()
-    monkeypatch.setattr(filling, "CHUNK_BYTES", 10 * 112)  # 100 and what aligns the next
+    monkeypatch.setattr(store_module, "CHUNK_BYTES", 10 * 112)  # records of 100 bytes, aligned to 112
     with store.writer(NullReporter()) as writer:
         add_rows(writer, range(25))
         assert writer
         assert len(list_chunks(store)) == 2
         assert other.contains(KEYS[:25]) == [True] * 20 + [False] * 5
         assert writer.contains(KEYS[:25]) == [True] * 20 + [False] * 5
-        monkeypatch.setattr(filling, "CHUNK_SECONDS", 0.0)
+        monkeypatch.setattr(store_module, "CHUNK_SECONDS", 0.0)
         add_rows(writer, [25])
         assert other.contains(KEYS[:26]) == [True] * 26
     assert len(list_chunks(store)) == 3
@@ -164,22 +164,22 @@ def test_store_prefers_intact_duplicate() -> None:
     assert (read_rows(reader, [2]) == ROWS[[2]]).all()
 
 
-@pytest.mark.parametrize("place", [-1, -10, -20, -30], ids=["footer", "count", "magic", "index"])
-def test_store_removes_corrupt_chunk(place: int) -> None:
+@pytest.mark.parametrize("offset", [-1, -10, -20, -30], ids=["footer", "count", "magic", "index"])
+def test_store_removes_corrupt_chunk(offset: int) -> None:
     store = write_rows(range(10))
     (path,) = list_chunks(store)
-    flip_bit(path, place)
+    flip_bit(path, offset)
     assert make_store().contains(KEYS[:10]) == [False] * 10
     write_rows(range(5))
     assert path not in list_chunks(store)
     assert make_store().contains(KEYS[:10]) == [True] * 5 + [False] * 5
 
 
-@pytest.mark.parametrize("left", [0, 5, 500, 1479])
-def test_store_ignores_truncated_chunk(left: int) -> None:
+@pytest.mark.parametrize("size", [0, 5, 500, 1479])
+def test_store_ignores_truncated_chunk(size: int) -> None:
     (path,) = list_chunks(write_rows(range(10)))
     assert path.stat().st_size == 10 * (112 + 36) + 20
-    os.truncate(path, left)
+    os.truncate(path, size)
     assert make_store().contains(KEYS[:10]) == [False] * 10
 
 
@@ -203,7 +203,7 @@ def test_store_merges_small_chunks() -> None:
     for store in (reader, make_store()):
         assert all(store.contains(KEYS[:20]))
         assert (read_rows(store, range(20)) == ROWS[:20]).all()
-    assert len(reader._record_index.chunks) == len(list_chunks(reader))  # what serves nothing more is let go
+    assert len(reader._record_index.chunks) == len(list_chunks(reader))  # merged chunks are closed
 
 
 def test_store_survives_interrupted_merge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,17 +255,17 @@ def test_store_reports_unusable_folder(cache: Path) -> None:
     with pytest.raises(RunError) as caught:
         store.contains(KEYS[:1])
     assert str(caught.value) == (
-        f"{store.folder}: cannot be read (Not a directory); check its permissions, or let FTCLI_CACHE name another "
-        "folder"
+        f"{store.folder}: cannot be read (Not a directory); check its permissions, or set FTCLI_CACHE to "
+        "another directory"
     )
 
 
 def test_store_writer_waits_for_other_process(start: StartProcess) -> None:
     first = start(
-        "with make_store().writer(NullReporter()) as filler:\n"
-        "    add(filler, ['a', 'b']); say('filling'); sys.stdin.readline(); add(filler, ['c'])\n"
+        "with make_store().writer(NullReporter()) as writer:\n"
+        "    add(writer, ['a', 'b']); say('writing'); sys.stdin.readline(); add(writer, ['c'])\n"
     )
-    assert read_line(first) == "filling"
+    assert read_line(first) == "writing"
     keys = [make_key(name) for name in "abc"]
     reporter, store, num_calls = RecordingReporter(), make_store(), 0
 
@@ -282,15 +282,15 @@ def test_store_writer_waits_for_other_process(start: StartProcess) -> None:
         assert writer
         assert writer.contains(keys) == [True] * 3
     assert num_calls >= 3
-    assert reporter.said == [
+    assert reporter.messages == [
         f"features of n: another ftcli (process {first.pid}) is computing this; waiting for it",
     ]
     assert bytes(store.read(keys[2])) == b"c" * 100
 
 
 def test_store_writer_stops_waiting(start: StartProcess) -> None:
-    first = start("with make_store().writer(NullReporter()): say('filling'); sys.stdin.readline()\n")
-    assert read_line(first) == "filling"
+    first = start("with make_store().writer(NullReporter()): say('writing'); sys.stdin.readline()\n")
+    assert read_line(first) == "writing"
     with make_store().writer(NullReporter(), lambda: True) as writer:
         assert writer is None
 
@@ -314,14 +314,14 @@ def test_store_writer_is_exclusive_within_process() -> None:
         assert not is_done.is_set()
     thread.join(10)
     assert is_done.is_set()
-    assert len(reporter.said) == 1
+    assert len(reporter.messages) == 1
 
 
 def test_store_writer_loses_only_uncommitted_records_when_killed(start: StartProcess) -> None:
     process = start(
-        "filling.CHUNK_BYTES = 300\n"
-        "with make_store().writer(NullReporter()) as filler:\n"
-        "    add(filler, 'abcdefg'); say('added'); sys.stdin.readline()\n"
+        "store_module.CHUNK_BYTES = 300\n"
+        "with make_store().writer(NullReporter()) as writer:\n"
+        "    add(writer, 'abcdefg'); say('added'); sys.stdin.readline()\n"
     )
     assert read_line(process) == "added"
     store = make_store()
@@ -338,7 +338,7 @@ def test_store_writer_loses_only_uncommitted_records_when_killed(start: StartPro
     assert all(make_store().contains(keys))
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc, which tells a process's peak")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc for the peak memory")
 def test_store_memory_does_not_grow_with_records(start: StartProcess) -> None:
     process = start(
         "import numpy, re\n"
@@ -346,10 +346,10 @@ def test_store_memory_does_not_grow_with_records(start: StartProcess) -> None:
         "store, size = make_store(), 20_000\n"
         "keys = [make_key(str(number)) for number in range(6000)]\n"
         "before = peak()\n"
-        "with store.writer(NullReporter()) as filler:\n"
-        "    for key in keys: filler.add(key, bytes(size))\n"
+        "with store.writer(NullReporter()) as writer:\n"
+        "    for key in keys: writer.add(key, bytes(size))\n"
         "store = make_store()\n"
-        "assert all(store.find(keys))\n"
+        "assert all(store.contains(keys))\n"
         "rows = numpy.empty((32, size), dtype='uint8')\n"
         "for start in range(0, 5984, 32): store.gather(keys[start : start + 32], rows)\n"
         "for key in keys: bytes(store.read(key))\n"

@@ -51,7 +51,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     lines = outcome.out.splitlines()
     assert [line.rstrip() for line in lines[:4]] == [
         "name      kind       records    size  last used, UTC    what",
-        "fedcba98  downloads        0  0.0 MB  1970-01-05 00:00  b.zip (a part)",
+        "fedcba98  downloads        0  0.0 MB  1970-01-05 00:00  b.zip (incomplete)",
         f"{PIXELS_ENTRY}  pixels           5  0.0 MB  1970-01-04 00:00  pixels of a network",
         f"{FEATURES_ENTRY}  features         3  0.0 MB  1970-01-03 00:00  features of a network",
     ]
@@ -92,7 +92,7 @@ def test_cache_clear_removes_named_entries(cache: Path, ftcli: Ftcli) -> None:
     assert [line.split()[0] for line in outcome.out.splitlines()] == ["name", FEATURES_ENTRY, "cleared:"]
     assert list((cache / "features").iterdir()) == []
     result = ftcli("cache", "--json", "clear", "downloads").json
-    assert sorted(shelf["about"] for shelf in result["cleared"]) == ["a.pth", "b.zip (a part)"]
+    assert sorted(shelf["about"] for shelf in result["cleared"]) == ["a.pth", "b.zip (incomplete)"]
     assert result["freed"] == 2 * 1234
     assert [shelf["kind"] for shelf in result["shelves"]] == ["pixels", "images"]
     assert list((cache / "downloads").iterdir()) == []
@@ -106,8 +106,8 @@ def test_cache_clear_with_unknown_name_removes_nothing(cache: Path, ftcli: Ftcli
     kinds = {"features", "pixels", "downloads", "images", "choices"}
     names = ", ".join(sorted({*kinds, FEATURES_ENTRY, PIXELS_ENTRY, "01234567", "fedcba98"}))
     assert outcome.errors == [
-        f"feature: {cache} holds nothing of that name; did you mean 'features'?",
-        f"zz: {cache} holds nothing of that name; known: {names}",
+        f"feature: {cache} has no entry or kind of this name; did you mean 'features'?",
+        f"zz: {cache} has no entry or kind of this name; known: {names}",
     ]
     assert (cache / "features").exists()
     assert len(ftcli("cache", "--json").json["shelves"]) == 5
@@ -126,26 +126,26 @@ def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli:
         "import fcntl, sys; from ftcli.caching.store import Store; from ftcli.results import NullReporter\n"
         f"part = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
         "fcntl.lockf(part, fcntl.LOCK_EX)\n"
-        "with Store('pixels', {'of': 'pixels'}, '').writer(NullReporter()): print('filling', flush=True); sys.stdin.read()\n"
+        "with Store('pixels', {'of': 'pixels'}, '').writer(NullReporter()): print('writing', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
         assert process.stdout
-        assert process.stdout.readline() == b"filling\n"
+        assert process.stdout.readline() == b"writing\n"
         named = ftcli("cache", "clear", "pixels", "fedcba98", FEATURES_ENTRY)
         everything = ftcli("cache", "clear", "--all", "--json")
         process.kill()
     assert named.code == 2
     assert sorted(named.errors) == sorted(
         [
-            f"{PIXELS_ENTRY}: another ftcli is writing to it (pixels of a network); clear it when that has ended",
-            "fedcba98: another ftcli is writing to it (b.zip (a part)); clear it when that has ended",
+            f"{PIXELS_ENTRY}: another ftcli is writing to it (pixels of a network); try again when it has ended",
+            "fedcba98: another ftcli is writing to it (b.zip (incomplete)); try again when it has ended",
         ]
     )
     assert everything.code == 0
     assert sorted(everything.err.splitlines()) == sorted(
         [
-            f"warning: {PIXELS_ENTRY}: another ftcli is writing to it (pixels of a network); it stays",
-            "warning: fedcba98: another ftcli is writing to it (b.zip (a part)); it stays",
+            f"warning: {PIXELS_ENTRY}: another ftcli is writing to it (pixels of a network); it was not removed",
+            "warning: fedcba98: another ftcli is writing to it (b.zip (incomplete)); it was not removed",
         ]
     )
     assert [shelf["kind"] for shelf in everything.json["shelves"]] == ["downloads", "pixels"]

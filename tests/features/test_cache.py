@@ -445,8 +445,8 @@ def stop():
     if count == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return False
-from ftcli.caching import filling
-filling.CHUNK_SECONDS = 0.0
+from ftcli.caching import store as store_module
+store_module.CHUNK_SECONDS = 0.0
 root = Path(sys.argv[1])
 open_cache().gather(list_photos(root), [ViewSpec(build_eval_transform(EXPECTED), None)], 8,
                     Source(root, "error", 0), NullReporter(), "computing", stop)
