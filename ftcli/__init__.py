@@ -1,4 +1,4 @@
-"""Fine-tune image classifiers from YAML recipes, and use what came of it: `ftcli.load`."""
+"""Fine-tune image classifiers from YAML recipes, and load them with `ftcli.load`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str = "auto") -> Classifier:
-    """The classifier of a checkpoint that `ftcli train` wrote, ready to be used. It needs no other file.
+    """Return the classifier of a checkpoint written by `ftcli train`. No other file is needed.
 
     >>> import ftcli
     >>> from pathlib import Path
@@ -26,18 +26,18 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     photos/temple.jpg china
     photos/tulip.jpg flower
 
-    `model` is the torch module, in eval mode, on `device`: auto, cpu, cuda, cuda:N or mps. By hand the same goes so,
-    in batches of any size:
+    `model` is the torch module, in eval mode, on `device`: auto, cpu, cuda, cuda:N or mps. It can be called directly,
+    with batches of any size:
 
     >>> image = classifier.preprocess(Path("photos/tulip.jpg")).to(classifier.device)
     >>> logits = classifier.model(classifier.normalize(image[None]))
     >>> classifier.classes[logits.argmax()]
     'flower'
 
-    Raises CheckpointError for a file that is missing, damaged, hostile or no checkpoint, RecipeError for a device that
-    is not there; `predict` and `preprocess` raise CorruptImageError. All are FtcliErrors, of `ftcli.errors`.
+    Raises CheckpointError if the file is missing, damaged, unsafe or not a checkpoint, and RecipeError if the device
+    does not exist; `predict` and `preprocess` raise CorruptImageError. All are subclasses of `ftcli.errors.FtcliError`.
     """
-    from ftcli.evaluation.classifier import load_classifier  # here, for `import ftcli` shall not wait for torch
+    from ftcli.evaluation.classifier import load_classifier  # imports torch, which is slow
     from ftcli.runtime import choose_device
 
     return load_classifier(Path(path), choose_device(device))[0]

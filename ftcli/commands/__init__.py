@@ -1,1 +1,1 @@
-"""The subcommands: each loads, calls one function of the library and renders its result."""
+"""Subcommands of `ftcli`: each module parses options, calls one function and prints its result."""

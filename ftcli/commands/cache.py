@@ -6,21 +6,19 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import JSON
+from ftcli.commands.options import JSON, Command
 from ftcli.console import TerminalReporter, print_result
 from ftcli.errors import RecipeError
 
 cache = typer.Typer(
-    invoke_without_command=True,
-    rich_markup_mode=None,
-    help="List what is kept on the disk so that it need not be computed or downloaded again, or clear it.",
+    invoke_without_command=True, rich_markup_mode=None, help="List or clear cached features, pixels and downloads."
 )
 
 
 @cache.callback()
 def list_entries(context: typer.Context, as_json: JSON = False) -> None:
-    """List what is kept on the disk so that it need not be computed or downloaded again, or clear it."""
-    context.obj = as_json  # of `ftcli cache --json clear`
+    """List or clear cached features, pixels and downloads."""
+    context.obj = as_json  # for `ftcli cache --json clear`
     if context.invoked_subcommand is not None:
         return
     from ftcli.caching.listing import list_cache
@@ -28,23 +26,21 @@ def list_entries(context: typer.Context, as_json: JSON = False) -> None:
     print_result(list_cache(), as_json=as_json)
 
 
-@cache.command()
+@cache.command(cls=Command)
 def clear(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="NAME...", help="What ftcli cache shows: the name of a line, or a kind for all lines of it."
-        ),
+        typer.Argument(metavar="NAME...", help="Entries to remove: names or kinds that `ftcli cache` lists."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Clear everything.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove all entries.")] = False,
     as_json: JSON = False,
 ) -> None:
-    """Take away what is kept under these names."""
+    """Remove entries from the cache."""
     if not names and not everything:
-        raise RecipeError("ftcli cache clear: give names that ftcli cache shows, or --all for everything")
+        raise RecipeError("ftcli cache clear: no names given; add names that ftcli cache lists, or --all")
     if names and everything:
-        raise RecipeError(f"--all: clears {names[0]} too; give names or --all")
+        raise RecipeError(f"--all: cannot be combined with names such as {names[0]}; remove one of them")
     from ftcli.caching.listing import clear_cache
 
     with TerminalReporter() as reporter:

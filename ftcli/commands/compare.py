@@ -10,21 +10,22 @@ import typer
 from ftcli.commands.options import DEVICE, JSON, OTHER_DATA, SPLIT
 from ftcli.console import TerminalReporter, print_result
 
+RUNS = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", help="Two or more run directories, or checkpoints such as stages/head.pt."),
+]
+OUT = Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot of the curves. Default: comparison.png.")]
+
 
 def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Two or more: folders of runs, or checkpoints such as stages/head.pt."),
-    ],
+    runs: RUNS,
     data: OTHER_DATA = None,
     split: SPLIT = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", help="The picture of the curves. Without it: comparison.png.")
-    ] = None,
+    out: OUT = None,
     device: DEVICE = "auto",
     as_json: JSON = False,
 ) -> None:
-    """Set runs beside one another: what differs in their recipes, their curves, and whether one is truly better."""
+    """Compare settings, curves and metrics of runs. Tests the differences in accuracy for significance."""
     from ftcli.comparison import CompareArgs
     from ftcli.comparison import compare as run
     from ftcli.runtime import disable_malloc_trim

@@ -17,40 +17,40 @@ from ftcli.commands.options import (
     OTHER_DATA,
     REHASH,
     SPLIT,
+    build_args,
 )
 from ftcli.console import TerminalReporter, print_result
+
+MIN_RECALL = Annotated[
+    float | None,
+    typer.Option(help="With two classes: choose the threshold with the best precision at this recall, such as 0.95."),
+]
+TTA = Annotated[
+    str | None,
+    typer.Option(
+        metavar="flips", help="Average each image over four views: original, flipped horizontally, vertically, both."
+    ),
+]
+CALIBRATE = Annotated[
+    bool, typer.Option("--calibrate", help="Fit a temperature on val, and save and evaluate a calibrated checkpoint.")
+]
+OUT = Annotated[Path | None, typer.Option(help="Checkpoint written by --calibrate. Default: CHECKPOINT-calibrated.pt.")]
+PREDICTIONS = Annotated[
+    Path | None, typer.Option(help="Save the predictions of all images to a .csv or .parquet file.")
+]
+REPORT = Annotated[Path | None, typer.Option(help="Save an HTML report with plots.")]
 
 
 def evaluate(
     checkpoint: CHECKPOINT,
     data: OTHER_DATA = None,
     split: SPLIT = None,
-    min_recall: Annotated[
-        float | None,
-        typer.Option(help="Of two classes: the threshold of the best precision at this recall, such as 0.95."),
-    ] = None,
-    tta: Annotated[
-        str | None,
-        typer.Option(
-            metavar="flips",
-            help="Average each image's probabilities over four views: as it is, mirrored left to right, top to bottom, "
-            "and both.",
-        ),
-    ] = None,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate",
-            help="Write a new checkpoint with a temperature, fitted on val, in its head, and measure that one.",
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Where --calibrate writes it. Without it: CHECKPOINT-calibrated.pt.")
-    ] = None,
-    predictions: Annotated[
-        Path | None, typer.Option(help="A .csv or .parquet file for a row an image: label, answer, probabilities.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="An .html file for the whole report, with plots.")] = None,
+    min_recall: MIN_RECALL = None,
+    tta: TTA = None,
+    calibrate: CALIBRATE = False,
+    out: OUT = None,
+    predictions: PREDICTIONS = None,
+    report: REPORT = None,
     batch_size: BATCH_SIZE = None,
     num_workers: NUM_WORKERS = None,
     device: DEVICE = "auto",
@@ -58,7 +58,8 @@ def evaluate(
     rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
-    """Measure a checkpoint: figures with 95 % intervals, confusion, calibration, thresholds, the worst mistakes."""
+    """Compute the metrics of a checkpoint. Prints 95% intervals, the confusion matrix, calibration and errors."""
+    options = {**locals(), "use_cache": not no_cache}
     from ftcli.evaluation.eval_setup import EvaluateArgs
     from ftcli.evaluation.evaluate import evaluate as run
     from ftcli.evaluation.evaluate_args import EvaluateOptions
@@ -66,19 +67,5 @@ def evaluate(
 
     disable_malloc_trim()
     with TerminalReporter() as reporter:
-        eval_args = EvaluateArgs(
-            checkpoint=checkpoint,
-            data=data,
-            split=split,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            tta=tta,
-            use_cache=not no_cache,
-            rehash=rehash,
-        )
-        output_args = EvaluateOptions(
-            min_recall=min_recall, calibrate=calibrate, out=out, predictions=predictions, report=report
-        )
-        result = run(eval_args, output_args, reporter)
+        result = run(build_args(EvaluateArgs, options), build_args(EvaluateOptions, options), reporter)
     print_result(result, as_json=as_json)

@@ -7,12 +7,24 @@ from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import BATCH_SIZE, DEVICE, JSON, MATCH, NO_CACHE, NUM_WORKERS, REHASH, SHA256, WEIGHTS
+from ftcli.commands.options import (
+    BATCH_SIZE,
+    DEVICE,
+    JSON,
+    MATCH,
+    NO_CACHE,
+    NUM_WORKERS,
+    REHASH,
+    SHA256,
+    WEIGHTS,
+    build_args,
+    read_recipe_source,
+)
 from ftcli.console import TerminalReporter, print_result
 
-SOURCE = Annotated[str, typer.Argument(metavar="MODEL|RECIPE|CHECKPOINT", help="Whose features to take.")]
+SOURCE = Annotated[str, typer.Argument(metavar="MODEL|RECIPE|CHECKPOINT", help="The network to extract features from.")]
 DATA = Annotated[
-    Path | None, typer.Option(help="A folder or manifest; a recipe and a checkpoint have images of their own.")
+    Path | None, typer.Option(help="Image folder or manifest. Default: the data of the recipe or checkpoint.")
 ]
 LAYERS = Annotated[
     list[str] | None,
@@ -20,38 +32,35 @@ LAYERS = Annotated[
         "--layer",
         "--layers",
         metavar="NAME",
-        help="A layer whose output to take, instead of the input of the head. Repeatable; all: one after every block.",
+        help="Extract the output of this layer instead of the input of the head. Repeatable; all: after every block.",
     ),
 ]
 POOL = Annotated[
     str | None,
     typer.Option(
         metavar="avg|max|flatten|none|token",
-        help="How a map or tokens become a vector. Without it they are averaged; none keeps them.",
+        help="Pooling of feature maps and tokens to a vector; none disables it. Default: avg.",
     ),
 ]
 OUT = Annotated[
-    Path | None, typer.Option(help="The file for the features: .npz, .parquet, .safetensors, or .npy with a .json.")
+    Path | None, typer.Option(help="Feature file: .npz, .parquet, .safetensors, or .npy with a .json next to it.")
 ]
-DTYPE = Annotated[str | None, typer.Option(metavar="float32|float16", help="Their number format. Without it: float32.")]
+DTYPE = Annotated[str | None, typer.Option(metavar="float32|float16", help="Number format of --out. Default: float32.")]
 PROBE = Annotated[
     str | None,
     typer.Option(
         metavar="svm|rbf|logistic|knn",
-        help="Fit a classifier to the features of train: a linear SVM, one with a Gaussian kernel, logistic "
-        "regression, or nearest neighbours.",
+        help="Fit a classifier on the features of train: linear SVM, SVM with RBF kernel, logistic regression or "
+        "k nearest neighbors.",
     ),
 ]
 SAVE_HEAD = Annotated[
     Path | None,
-    typer.Option("--save-head", metavar="OUT.pt", help="Keep the network with a linear probe as its head."),
+    typer.Option("--save-head", metavar="OUT.pt", help="Save a checkpoint with the linear probe as head."),
 ]
-PLOT = Annotated[
-    Path | None, typer.Option(metavar="OUT.png", help="The file for the accuracies of several layers by depth.")
-]
+PLOT = Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the probe accuracy of each layer by depth.")]
 IMAGE_SIZE = Annotated[
-    int | None,
-    typer.Option(min=1, max=4096, help="Side of what the network sees, in pixels, instead of its own."),
+    int | None, typer.Option(min=1, max=4096, help="Input size in pixels. Default: that of the network.")
 ]
 
 
@@ -76,35 +85,15 @@ def extract(
     rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
-    """Keep what a layer of a network gives for each image, and try simple classifiers on it."""
-    from ftcli.recipe.loading import read_recipe
-
-    is_recipe = source.lower().endswith((".yaml", ".yml"))
-    recipe_file = read_recipe(Path(source)) if is_recipe else None  # before torch, which takes seconds to load
+    """Extract features of images, or fit a probe on them. Features are the input of the head or layer outputs."""
+    options = {**locals(), "layers": tuple(layers or ()), "use_cache": not no_cache}
+    options["recipe_file"] = read_recipe_source(source)  # before torch, which is slow to import
     from ftcli.extraction import ExtractArgs, SourceArgs
     from ftcli.extraction import extract as run
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()
+    options["source_args"] = build_args(SourceArgs, options)
     with TerminalReporter() as reporter:
-        weights_args = {"weights": weights, "match": match, "sha256": sha256}
-        source_args = SourceArgs(
-            source=source, recipe_file=recipe_file, data=data, image_size=image_size, **weights_args
-        )
-        args = ExtractArgs(
-            source_args=source_args,
-            layers=tuple(layers or ()),
-            pool=pool,  # type: ignore[arg-type]  # what it may be is checked there
-            out=out,
-            dtype=dtype,  # type: ignore[arg-type]  # likewise
-            probe=probe,
-            save_head=save_head,
-            plot=plot,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            device=device,
-            use_cache=not no_cache,
-            rehash=rehash,
-        )
-        result = run(args, reporter)
+        result = run(build_args(ExtractArgs, options), reporter)
     print_result(result, as_json=as_json)

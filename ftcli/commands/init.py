@@ -10,18 +10,24 @@ import typer
 from ftcli.commands.options import DEVICE, JSON
 from ftcli.console import TerminalReporter, print_result
 
+DATA = Annotated[Path, typer.Argument(metavar="DIR", help="An image folder or manifest, as in data.root of a recipe.")]
+NAME = Annotated[str | None, typer.Option(help="Name of the run. Default: that of the folder.")]
+BACKBONE = Annotated[str | None, typer.Option(help="Backbone. Default: chosen by the number and size of the images.")]
+OUT = Annotated[Path | None, typer.Option(help="Recipe file. Default: standard output.")]
+
 
 def init(
-    data: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder of images, as data.root of a recipe, or a manifest.")
-    ],
-    name: Annotated[str | None, typer.Option(help="What the run is called. Without it: as the folder.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The network, instead of the one that fits the images.")] = None,
+    data: DATA,
+    name: NAME = None,
+    backbone: BACKBONE = None,
     device: DEVICE = "auto",
-    out: Annotated[Path | None, typer.Option(help="The file to write, instead of standard output.")] = None,
+    out: OUT = None,
     as_json: JSON = False,
 ) -> None:
-    """Write a recipe for a folder of images, with the reasons for its settings: ftcli init DIR > recipe.yaml."""
+    """Write a recipe for a folder of images. Comments in the recipe explain its settings.
+
+    Example: ftcli init photos > recipe.yaml
+    """
     from ftcli.advice import InitArgs, draft_recipe
 
     with TerminalReporter() as reporter:

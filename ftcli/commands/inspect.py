@@ -4,49 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS
+from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS, read_recipe_source
 from ftcli.console import TerminalReporter, print_result
 from ftcli.errors import RecipeError
 from ftcli.results import InspectResult
 
-if TYPE_CHECKING:
-    from ftcli.recipe.loading import RecipeFile
-
-
 SOURCE = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL|GLOB|RECIPE|CHECKPOINT]",
-        help="What to look at. Without it the models are listed; with a glob ('resnet*') those that match.",
+        metavar="MODEL|GLOB|RECIPE|CHECKPOINT",
+        help="The network to inspect. A glob ('resnet*') lists matching models; without it, all models are listed.",
     ),
 ]
-DEPTH = Annotated[int, typer.Option(min=1, help="How deep to list modules within modules.")]
+DEPTH = Annotated[int, typer.Option(min=1, help="Levels of nested modules to list.")]
 SORT = Annotated[
     str | None,
     typer.Option(
         metavar="name|size|speed|accuracy",
-        help="Order of the models in a list: name (as without it), size (fewest parameters first), speed (fewest "
-        "multiply-adds first, which stand for it), accuracy (best first).",
+        help="Order of listed models: by name, parameters, multiply-adds or accuracy. Default: name.",
     ),
 ]
 PLOT_AUGMENT = Annotated[
-    Path | None,
-    typer.Option(metavar="OUT.png", help="Draw training images of RECIPE and what its augmentation makes of them."),
+    Path | None, typer.Option(metavar="OUT.png", help="Plot training images of RECIPE with its augmentation.")
 ]
 PLOT_ACTIVATIONS = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="IMAGE OUT.png", help="Draw what early and late layers see in an image."),
+    typer.Option(metavar="IMAGE OUT.png", help="Plot the activations of early and late layers for an image."),
 ]
 LAYERS = Annotated[
     list[str] | None,
-    typer.Option("--layer", metavar="NAME", help="A layer for --plot-activations, instead of five. Repeatable."),
+    typer.Option("--layer", metavar="NAME", help="Layer for --plot-activations. Repeatable. Default: five layers."),
 ]
 ESTIMATE = Annotated[
-    bool, typer.Option("--estimate", help="Try steps of RECIPE here, and tell the time and memory of its stages.")
+    bool, typer.Option("--estimate", help="Estimate time and memory of each stage of RECIPE on this machine.")
 ]
 
 
@@ -63,59 +57,48 @@ def inspect(
     estimate: ESTIMATE = False,
     as_json: JSON = False,
 ) -> None:
-    """Show a network's layers, head, weights and preprocessing; for a recipe what each stage trains."""
-    from ftcli.recipe.loading import RecipeFile, backbone_from_options, read_recipe
+    """Show the layers, head and weights of a network. For a recipe, also what each stage trains."""
+    from ftcli.recipe.loading import backbone_from_options
 
-    source_or_recipe: str | RecipeFile | None = source
-    if source is not None and source.lower().endswith((".yaml", ".yml")):
-        source_or_recipe = read_recipe(Path(source))  # before torch, which takes seconds to load
-    model_name = (
-        source_or_recipe if isinstance(source_or_recipe, str) and not source_or_recipe.endswith(".pt") else None
-    )
-    pretrained = backbone_from_options(model_name, weights, match, sha256)
-    _check_options(source, isinstance(source_or_recipe, RecipeFile), plot_augment, plot_activations, layers, estimate)
+    recipe_file = read_recipe_source(source)  # before torch, which is slow to import
+    is_model = source is not None and recipe_file is None and not source.endswith(".pt")
+    backbone = backbone_from_options(source if is_model else None, weights, match, sha256)
+    _check_recipe_options(source, recipe_file is not None, plot_augment, estimate)
+    _check_plot_options(plot_augment, plot_activations, layers)
     from ftcli.inspection import inspect as run
 
     with TerminalReporter() as reporter:
-        result = run(source_or_recipe, depth, reporter, sort, pretrained)
+        result = run(recipe_file or source, depth, reporter, sort, backbone)
         if plot_augment is not None or plot_activations is not None:
-            from ftcli.inspection.exhibits import (  # with matplotlib, which takes a while to load
-                PlotArgs,
-                draw_plots,
-            )
+            from ftcli.inspection.exhibits import PlotArgs, draw_plots  # imports matplotlib, which is slow
 
             plot_args = PlotArgs(augmentation=plot_augment, activations=plot_activations, layers=tuple(layers or ()))
-            result = draw_plots(result, source_or_recipe, plot_args, pretrained, reporter)
-        if estimate and isinstance(source_or_recipe, RecipeFile) and isinstance(result, InspectResult):
+            result = draw_plots(result, recipe_file or source, plot_args, backbone, reporter)
+        if estimate and recipe_file is not None and isinstance(result, InspectResult):
             from ftcli.runtime import disable_malloc_trim
             from ftcli.training.estimate import estimate_training
 
-            disable_malloc_trim()  # as training does
-            result = replace(result, estimate=estimate_training(source_or_recipe, reporter))
+            disable_malloc_trim()
+            result = replace(result, estimate=estimate_training(recipe_file, reporter))
     print_result(result, as_json=as_json)
 
 
-def _check_options(
-    source: str | None,
-    is_recipe: bool,
-    augment_plot: Path | None,
-    activation_plot: tuple[Path, Path] | None,
-    layers: list[str] | None,
-    estimate: bool,
-) -> None:
-    """Refuse at once what cannot be drawn or tried."""
-    if layers and activation_plot is None:
-        raise RecipeError(f"--layer {layers[0]}: does nothing without --plot-activations; add it")
-    for option, is_requested in (("--plot-augment", augment_plot is not None), ("--estimate", estimate)):
-        if is_requested and not is_recipe:
+def _check_recipe_options(source: str | None, is_recipe: bool, plot_augment: Path | None, estimate: bool) -> None:
+    """Raise RecipeError if an option needs a recipe and `source` is something else."""
+    for option, is_given in (("--plot-augment", plot_augment is not None), ("--estimate", estimate)):
+        if is_given and not is_recipe:
             raise RecipeError(f"{option}: needs a recipe (.yaml), not {source or 'a list of models'}; give one")
-    if augment_plot is None and activation_plot is None:
-        return
+
+
+def _check_plot_options(
+    plot_augment: Path | None, plot_activations: tuple[Path, Path] | None, layers: list[str] | None
+) -> None:
+    """Raise RecipeError if a plot cannot be written, or if --layer has no effect."""
+    if layers and plot_activations is None:
+        raise RecipeError(f"--layer {layers[0]}: has no effect without --plot-activations; add it")
     from ftcli.files import check_png_path
 
-    for option, path in (
-        ("--plot-augment", augment_plot),
-        ("--plot-activations", activation_plot[1] if activation_plot else None),
-    ):
-        if path is not None:
-            check_png_path(path, option)
+    if plot_augment is not None:
+        check_png_path(plot_augment, "--plot-augment")
+    if plot_activations is not None:
+        check_png_path(plot_activations[1], "--plot-activations")

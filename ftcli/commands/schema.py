@@ -7,7 +7,7 @@ from ftcli.console import print_result
 
 
 def schema(as_json: JSON = False) -> None:
-    """Print the JSON Schema of a recipe, for editors and programs."""
+    """Print the JSON Schema of recipes. Editors use it to complete and check recipes."""
     from ftcli.recipe.json_schema import build_json_schema
     from ftcli.results import SchemaResult
 

@@ -10,31 +10,33 @@ import typer
 from ftcli.commands.options import DEVICE, JSON, REHASH
 from ftcli.console import TerminalReporter, print_result
 
+RECIPE = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A YAML recipe. Optional with --resume.")]
+STAGE = Annotated[str | None, typer.Option(help="Train only this stage.")]
+RESUME = Annotated[
+    Path | None,
+    typer.Option(help="Resume from a checkpoint: last.pt continues its run, any other starts the next stage."),
+]
+OVERRIDES = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as stages.all.epochs=3. Repeatable."),
+]
+OUT = Annotated[Path | None, typer.Option(help="Run directory. Default: runs/NAME.")]
+
 
 def train(
-    recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="A YAML recipe. Not needed with --resume.")
-    ] = None,
-    stage: Annotated[str | None, typer.Option(help="Train this stage alone.")] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Carry on from a checkpoint: from last.pt exactly where it stopped, from another with the next stage."
-        ),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as stages.all.epochs=3. Repeatable."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder, instead of runs/<name>.")] = None,
+    recipe: RECIPE = None,
+    stage: STAGE = None,
+    resume: RESUME = None,
+    overrides: OVERRIDES = None,
+    out: OUT = None,
     device: DEVICE = "auto",
     rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
-    """Train the stages of a recipe, or carry on from a checkpoint."""
+    """Train the stages of a recipe, or resume a run."""
     from ftcli.recipe.loading import read_recipe
 
-    recipe_file = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which takes seconds to load
+    recipe_file = read_recipe(recipe, overrides or ()) if recipe else None  # before torch, which is slow to import
     from ftcli.runtime import disable_malloc_trim
     from ftcli.training.resume import TrainArgs
     from ftcli.training.trainer import train as run

@@ -1,48 +1,39 @@
-"""How evaluations look."""
+"""Tables of `ftcli evaluate`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
 
-from rich.cells import cell_len
 from rich.console import Console
 
-from ftcli.console.tables import escape_controls, print_skipped, print_table
-from ftcli.results import ClassMetrics, EvaluatedImage, EvaluateResult, TemperatureScaling, Threshold
+from ftcli.console.tables import cell_width, print_skipped, print_table
+from ftcli.results import METRIC_INFO, ClassMetrics, EvaluatedImage, EvaluateResult, TemperatureScaling, Threshold
 
 _MAX_MATRIX_CLASSES = 12
-_METRIC_COLUMNS_WIDTH = 78  # columns that all figures of a class take
-_HIGH_CALIBRATION_ERROR = 0.02  # a calibration error that is surely above this is worth a temperature
-
-_METRIC_NAMES = {
-    "top_5_accuracy": "top-5 accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "roc_auc": "ROC AUC",
-    "average_precision": "average precision",
-    "log_loss": "log loss",
-    "expected_calibration_error": "calibration error",
-}
+_METRIC_COLUMNS_WIDTH = 86
+"""Terminal columns of all metrics of a class, without its name."""
+_HIGH_CALIBRATION_ERROR = 0.02
+"""Calibration is suggested if the interval of the calibration error lies above this."""
 
 
 def print_evaluation(console: Console, result: EvaluateResult) -> None:
-    """Figures first, then classes, what is confused, images, thresholds, and what to type next."""
+    """Print metrics, classes, confusion matrix, images, thresholds, calibration and suggested commands."""
     console.print(f"{result.checkpoint} on {result.split}:", soft_wrap=True)
-    views_note = f", each seen in {result.views} views" if result.views > 1 else ""
+    tta = f", averaged over {result.views} views of each image" if result.views > 1 else ""
     console.print(
-        f"accuracy {result.accuracy:.1%}, loss {result.loss:.4f}, {result.images:,} images{views_note}", soft_wrap=True
+        f"accuracy {result.accuracy:.1%}, loss {result.loss:.4f}, {result.images:,} images{tta}", soft_wrap=True
     )
     rows = [
-        (_METRIC_NAMES.get(f.name, f.name), _format_value(f.value), _format_interval(f.low, f.high))
-        for f in result.figures
+        (METRIC_INFO[metric.name].label, _format_value(metric.value), _format_interval(metric.low, metric.high))
+        for metric in result.figures
     ]
-    print_table(console, ("figure", ">value", ">95 %"), rows)
+    print_table(console, ("metric", ">value", ">95% interval"), rows)
     console.print()
     _print_class_metrics(console, result.per_class)
     _print_confusion_matrix(console, result)
-    _print_examples(console, "most confident mistakes", result.worst)
-    _print_examples(console, "least confident hits", result.unsure)
+    _print_examples(console, "errors with the highest confidence", result.worst)
+    _print_examples(console, "correct images with the lowest confidence", result.unsure)
     _print_thresholds(console, result)
     _print_calibration(console, result)
     print_skipped(console, result.skipped)
@@ -53,45 +44,45 @@ def print_evaluation(console: Console, result: EvaluateResult) -> None:
         console.print(f"next: {command}", soft_wrap=True)
 
 
-def _print_class_metrics(console: Console, rows: Sequence[ClassMetrics]) -> None:
-    """Precision, recall and F1 of each class; where there is room, how sure the recall is, and the curves' figures."""
-    columns: tuple[str, ...] = ("class", ">images", ">precision", ">recall", ">F1")
-    cells = [(r.name, f"{r.images:,}", f"{r.precision:.3f}", f"{r.recall:.3f}", f"{r.f1:.3f}") for r in rows]
-    if console.width < max(cell_len(escape_controls(row.name)) for row in rows) + _METRIC_COLUMNS_WIDTH:
-        print_table(console, columns, cells)
+def _print_class_metrics(console: Console, classes: Sequence[ClassMetrics]) -> None:
+    """Print precision, recall and F1 of each class; on a wide console also the recall interval, ROC AUC and AP."""
+    columns: tuple[str, ...] = ("class", ">support", ">precision", ">recall", ">F1")
+    rows = [(c.name, f"{c.images:,}", f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}") for c in classes]
+    if console.width < max(cell_width(c.name) for c in classes) + _METRIC_COLUMNS_WIDTH:
+        print_table(console, columns, rows)
         return
-    columns += (">recall, 95 %", ">ROC AUC", ">average precision")
-    interval_cells = [
-        (_format_interval(r.recall_low, r.recall_high), _format_value(r.roc_auc), _format_value(r.average_precision))
-        for r in rows
+    columns += (">95% interval of recall", ">ROC AUC", ">average precision")
+    more_cells = [
+        (_format_interval(c.recall_low, c.recall_high), _format_value(c.roc_auc), _format_value(c.average_precision))
+        for c in classes
     ]
-    print_table(console, columns, [(*one, *other) for one, other in zip(cells, interval_cells, strict=True)])
+    print_table(console, columns, [(*row, *cells) for row, cells in zip(rows, more_cells, strict=True)])
 
 
 def _print_confusion_matrix(console: Console, result: EvaluateResult) -> None:
-    """The matrix, where it can be read, and the pairs of classes that are confused most."""
+    """Print the confusion matrix if it fits, and the most frequent pairs of true and predicted class."""
     if len(result.classes) <= _MAX_MATRIX_CLASSES and _compute_matrix_width(result) <= console.width:
-        console.print("\nconfusion (rows are the true class, columns the one given):")
+        console.print("\nconfusion matrix (rows: true class, columns: predicted):")
         header = ("", *(f">{name}" for name in result.classes))
         counts = zip(result.classes, result.confusion, strict=True)
         print_table(console, header, [(name, *map(str, row)) for name, row in counts])
     if result.confused:
-        console.print("\nmost confused:")
-        pairs = [(c.label, c.predicted, f"{c.images:,}", f"{c.share:.1%}") for c in result.confused]
-        print_table(console, ("true class", "given", ">images", ">of the class"), pairs)
+        console.print("\nmost frequent errors:")
+        rows = [(pair.label, pair.predicted, f"{pair.images:,}", f"{pair.share:.1%}") for pair in result.confused]
+        print_table(console, ("true class", "predicted class", ">images", ">of true class"), rows)
 
 
 def _compute_matrix_width(result: EvaluateResult) -> int:
-    """The columns that the matrix takes on a terminal."""
-    widest = len(str(max(map(max, result.confusion))))
-    names = [cell_len(escape_controls(name)) for name in result.classes]
-    return max(names) + 2 + sum(max(width, widest) + 2 for width in names)
+    """Return the terminal columns that the confusion matrix takes."""
+    count_width = len(str(max(map(max, result.confusion))))
+    name_widths = [cell_width(name) for name in result.classes]
+    return max(name_widths) + 2 + sum(max(width, count_width) + 2 for width in name_widths)
 
 
 def _print_examples(console: Console, title: str, images: Iterable[EvaluatedImage]) -> None:
     if rows := [(image.path, image.label, image.predicted, f"{image.probability:.3f}") for image in images]:
         console.print(f"\n{title}:")
-        print_table(console, ("image", "true class", "given", ">probability"), rows)
+        print_table(console, ("image", "true class", "predicted class", ">probability"), rows)
 
 
 def _print_thresholds(console: Console, result: EvaluateResult) -> None:
@@ -103,9 +94,9 @@ def _print_thresholds(console: Console, result: EvaluateResult) -> None:
         (t.positive, _format_goal(t), f"{t.threshold:.4f}", f"{t.precision:.3f}", f"{t.recall:.3f}", f"{t.f1:.3f}")
         for t in result.thresholds
     ]
-    print_table(console, ("class", "best", ">from", ">precision", ">recall", ">F1"), rows)
+    print_table(console, ("class", "best", ">threshold", ">precision", ">recall", ">F1"), rows)
     if split == result.split:
-        console.print("They were chosen on the very images that they are measured on, so other images will do worse.")
+        console.print("They are measured on the images that they were chosen on; expect worse on other images.")
 
 
 def _format_goal(threshold: Threshold) -> str:
@@ -113,12 +104,10 @@ def _format_goal(threshold: Threshold) -> str:
 
 
 def _print_calibration(console: Console, result: EvaluateResult) -> None:
-    mean_confidence = result.calibration["mean_confidence"]
-    confidence_verdict = result.judge_confidence()
-    verdict = "no difference beyond chance" if confidence_verdict == "fair" else f"it is {confidence_verdict}"
+    confidence = result.judge_confidence()
+    verdict = "no significant difference" if confidence == "fair" else f"the model is {confidence}"
     console.print(
-        f"\nOn average it holds its answers {mean_confidence:.1%} probable, and {result.accuracy:.1%} of them are right: "
-        f"{verdict}.",
+        f"\nmean confidence {result.calibration['mean_confidence']:.1%}, accuracy {result.accuracy:.1%}: {verdict}",
         soft_wrap=True,
     )
     if result.scaling is not None:
@@ -127,14 +116,13 @@ def _print_calibration(console: Console, result: EvaluateResult) -> None:
 
 def _format_temperature_scaling(scaling: TemperatureScaling) -> str:
     return (
-        f"Temperature {scaling.temperature:.4f}, fitted on the {scaling.images:,} images of {scaling.split}: their log "
-        f"loss goes from {scaling.log_loss_before:.4f} to {scaling.log_loss_after:.4f}, their calibration error from "
-        f"{scaling.error_before:.3f} to {scaling.error_after:.3f}."
+        f"temperature {scaling.temperature:.4f}, fitted on {scaling.images:,} images of {scaling.split}: log loss "
+        f"{scaling.log_loss_before:.4f} -> {scaling.log_loss_after:.4f} there, calibration error "
+        f"{scaling.error_before:.3f} -> {scaling.error_after:.3f}"
     )
 
 
 def _suggest_commands(result: EvaluateResult) -> list[str]:
-    """The commands to type next."""
     command = f"ftcli evaluate {shlex.quote(str(result.checkpoint))}"
     error = result.find_metric("expected_calibration_error")
     commands = []

@@ -1,13 +1,13 @@
-"""How features and probes look."""
+"""Tables of `ftcli extract`."""
 
 from __future__ import annotations
 
 from rich.console import Console
 
-from ftcli.console.tables import print_skipped, print_table
+from ftcli.console.tables import format_shape, print_skipped, print_table
 from ftcli.results import ExtractResult, FeatureLayer, ProbeScore
 
-_PROBE_NAMES = {"svm": "linear SVM", "rbf": "RBF SVM", "logistic": "logistic regression", "knn": "k nearest neighbours"}
+_PROBE_NAMES = {"svm": "linear SVM", "rbf": "RBF SVM", "logistic": "logistic regression", "knn": "k nearest neighbors"}
 
 
 def print_extraction(console: Console, result: ExtractResult) -> None:
@@ -24,8 +24,8 @@ def print_extraction(console: Console, result: ExtractResult) -> None:
     if result.probe is not None:
         console.print(_format_probe(result.probe))
         if result.probe.test_majority is not None:
-            console.print(f"always the most frequent class: {result.probe.test_majority:.1%}")
-    for label, path in (("features", result.output), ("picture", result.picture), ("checkpoint", result.head)):
+            console.print(f"always predicting the most frequent class: {result.probe.test_majority:.1%}")
+    for label, path in (("features", result.output), ("plot", result.picture), ("checkpoint", result.head)):
         if path is not None:
             console.print(f"{label}: {path}", soft_wrap=True)
     if result.next_command is not None:
@@ -35,21 +35,23 @@ def print_extraction(console: Console, result: ExtractResult) -> None:
 def _format_layer(layer: FeatureLayer, pool: str | None) -> str:
     text = f"layer: {layer.name}, "
     if layer.shape != layer.output_shape:
-        text += f"{_format_shape(layer.output_shape)} ({pool or 'avg'}) -> "
-    return f"{text}{_format_shape(layer.shape)} numbers an image"
+        text += f"{format_shape(layer.output_shape)} ({pool or 'avg'}) -> "
+    return f"{text}{format_shape(layer.shape)} features per image"
 
 
 def _print_layers(console: Console, result: ExtractResult) -> None:
     rows = [
-        (layer.name, f"{layer.depth:.0%}", _format_shape(layer.output_shape), f"{layer.dimensions:,}")
+        (layer.name, f"{layer.depth:.0%}", format_shape(layer.output_shape), f"{layer.dimensions:,}")
         for layer in result.layers
     ]
     print_table(console, ("layer", ">depth", ">output", ">dimensions"), rows)
 
 
 def _print_probes(console: Console, result: ExtractResult) -> None:
-    """A row for each layer, accuracies in percent."""
-    console.print(f"\n{_PROBE_NAMES[result.probes[0].name]} by depth, accuracy in %; * is best in cross-validation:")
+    """Print one row per layer, accuracies in percent."""
+    console.print(
+        f"\naccuracy of {_PROBE_NAMES[result.probes[0].name]} in %, by layer; * has the best cross-validation:"
+    )
     rows = [
         (
             layer.name,
@@ -63,19 +65,19 @@ def _print_probes(console: Console, result: ExtractResult) -> None:
         )
         for layer, score in zip(result.layers, result.probes, strict=True)
     ]
-    print_table(console, ("layer", ">depth", ">numbers", ">cv", ">val", ">test", "95 %", ""), rows)
+    print_table(console, ("layer", ">depth", ">dimensions", ">cv", ">val", ">test", "95% interval", ""), rows)
     console.print()
 
 
 def _format_probe(score: ProbeScore) -> str:
     text = f"{_PROBE_NAMES[score.name]} on {score.layer}: "
     if score.test_accuracy is not None:
-        text += f"test accuracy {score.test_accuracy:.1%} (95 %: {_format_interval(score)}%)"
-        text += f" on {score.test_images:,} images; "
+        text += f"test accuracy {score.test_accuracy:.1%} (95% interval {_format_interval(score)}%) "
+        text += f"on {score.test_images:,} images; "
     if score.val_accuracy is not None:
-        text += f"validation {score.val_accuracy:.1%}; "
+        text += f"val accuracy {score.val_accuracy:.1%}; "
+    text += f"cross-validation accuracy {score.cv_accuracy:.1%}"
     parameters = ", ".join(f"{name} = {_format_value(value)}" for name, value in score.parameters.items())
-    text += f"cross-validation {score.cv_accuracy:.1%}"
     return f"{text}, {parameters}" if parameters else text
 
 
@@ -91,7 +93,3 @@ def _format_interval(score: ProbeScore) -> str:
 
 def _format_percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def _format_shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""How predictions look, written as they come: rows for people, CSV, or one JSON document."""
+"""Predictions as a table, CSV or JSON, written one by one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from enum import StrEnum
 from itertools import islice
 from typing import TextIO
 
-from ftcli.console.tables import escape_controls, open_console
+from ftcli.console.tables import cell_width, escape_controls, open_console
 from ftcli.results import ClassScore, Prediction, PredictionError, PredictResult
 
-_MAX_PATH_WIDTH = 60  # columns for paths at most
-_MAX_NAME_WIDTH = 30  # columns for a class at most; a longer name moves what follows
+_MAX_PATH_WIDTH = 60
+_MAX_NAME_WIDTH = 30
+"""Terminal columns of a class name; a longer one shifts the rest of its row."""
 
 
 class OutputFormat(StrEnum):
-    """How predictions are written."""
+    """The format of predictions."""
 
     TABLE = "table"
     CSV = "csv"
@@ -26,9 +27,9 @@ class OutputFormat(StrEnum):
 
 
 def write_predictions(predictions: PredictResult, output_format: OutputFormat, stream: TextIO) -> tuple[int, int]:
-    """Write predictions as they are made, each at once; returns how many there are, and how many images failed.
+    """Write each prediction as soon as it is computed; return the numbers of predictions and of failed images.
 
-    Only JSON holds what failed; beside a table and CSV the reporter's warnings tell it.
+    Only JSON lists the failed images; the predictor also warns of each.
     """
     match output_format:
         case OutputFormat.TABLE:
@@ -53,19 +54,19 @@ def _write_lines(predictions: PredictResult, writer: _TableWriter | _CsvWriter, 
 
 
 def _write_json(predictions: PredictResult, stream: TextIO) -> tuple[int, int]:
-    """One document: an image a line. Failures wait in a file until their turn comes, so memory does not grow."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as failures:
+    """Write one JSON document, one line per image. Failures wait in a temporary file, so memory does not grow."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as failed_file:
         counts = {Prediction: 0, PredictionError: 0}
         header = {"checkpoint": str(predictions.checkpoint.absolute()), "classes": list(predictions.classes)}
         stream.write(f'{_to_json(header)[:-1]}, "predictions": [')
         for outcome in predictions.outcomes:
-            output = stream if isinstance(outcome, Prediction) else failures
+            output = stream if isinstance(outcome, Prediction) else failed_file
             output.write(f"{',' if counts[type(outcome)] else ''}\n{_to_json(outcome.to_dict())}")
             counts[type(outcome)] += 1
             stream.flush()
         stream.write('\n], "failed": [')
-        failures.seek(0)
-        for block in iter(lambda: failures.read(65536), ""):
+        failed_file.seek(0)
+        for block in iter(lambda: failed_file.read(65536), ""):
             stream.write(block)
         stream.write("\n]}\n" if counts[PredictionError] else "]}\n")
         return counts[Prediction], counts[PredictionError]
@@ -76,7 +77,7 @@ def _to_json(value: object) -> str:
 
 
 class _CsvWriter:
-    """path, class_1, probability_1 and so on, quoted where CSV needs it."""
+    """Writes CSV with the columns path, class_1, probability_1 and so on."""
 
     def __init__(self, predictions: PredictResult, stream: TextIO) -> None:
         self._writer = csv.writer(stream, lineterminator="\n")
@@ -89,14 +90,17 @@ class _CsvWriter:
 
 
 class _TableWriter:
-    """A row an image, in columns that are settled before the first. On a terminal, a path that is too long for its
-    column stands on a line of its own, above; where the classes would not fit beside one, every path does."""
+    """Writes one row per image with columns of fixed width.
+
+    On a terminal, a path that is too long for its column has its own line above the row. If the classes do not fit next
+    to a path column, every path has its own line.
+    """
 
     def __init__(self, predictions: PredictResult, stream: TextIO) -> None:
         self._stream = stream
         self._is_terminal = stream.isatty()
         self._name_width = min(
-            _MAX_NAME_WIDTH, max(map(_cell_width, (*predictions.classes, f"class {predictions.top}")))
+            _MAX_NAME_WIDTH, max(map(cell_width, (*predictions.classes, f"class {predictions.top}")))
         )
         self._classes_per_line = predictions.top
         self._path_width = _MAX_PATH_WIDTH
@@ -111,7 +115,7 @@ class _TableWriter:
 
     def write(self, prediction: Prediction) -> None:
         path = escape_controls(prediction.path)
-        if self._is_terminal and _cell_width(path) > self._path_width:
+        if self._is_terminal and cell_width(path) > self._path_width:
             self._stream.write(f"{path}\n")
             path = ""
         scores = iter(prediction.classes)
@@ -125,11 +129,4 @@ class _TableWriter:
         self._stream.write("  ".join((path, *cells)).rstrip() + "\n")
 
     def _pad(self, text: str, width: int) -> str:
-        return text + " " * (width - _cell_width(text))
-
-
-def _cell_width(text: str) -> int:
-    """The columns that a text takes on a terminal."""
-    from rich.cells import cell_len
-
-    return cell_len(escape_controls(text))
+        return text + " " * (width - cell_width(text))

@@ -1,9 +1,7 @@
-"""Consoles, and the plain tables that they show."""
+"""Plain tables and the text in their cells."""
 
 from __future__ import annotations
 
-import os
-import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TextIO
@@ -11,23 +9,20 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
+from ftcli.results import format_count
+
 UNLIMITED_WIDTH = 100_000
-"""Columns where no terminal limits them: nothing is folded or cut."""
+"""Columns of a stream that is not a terminal: nothing is wrapped or truncated."""
 
 
 def open_console(stream: TextIO) -> Console:
-    """A console that colours and folds on a terminal and does neither elsewhere."""
+    """Return a console with colors and wrapping on a terminal only."""
     width = None if stream.isatty() else UNLIMITED_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def is_regular_file(stream: TextIO) -> bool:
-    """Whether what is written goes to a file, where nobody watches it come: a pipe may lead to this very terminal."""
-    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
-
-
 def escape_controls(text: str) -> str:
-    """The text on one line, with whatever would steer a terminal written out."""
+    """Return the text with control characters and line breaks escaped."""
     return "".join(
         character.encode("unicode_escape").decode()
         if unicodedata.category(character) in ("Cc", "Zl", "Zp")
@@ -36,8 +31,20 @@ def escape_controls(text: str) -> str:
     )
 
 
+def cell_width(text: str) -> int:
+    """Return the width of the escaped text in terminal columns."""
+    from rich.cells import cell_len
+
+    return cell_len(escape_controls(text))
+
+
+def format_shape(shape: Iterable[int]) -> str:
+    """Return a shape such as 512x7x7."""
+    return "x".join(map(str, shape))
+
+
 def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table; a column whose name begins with > is flush right. Cells are text, never markup."""
+    """Print a table without borders. A column whose name begins with > is right-aligned; cells are not markup."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2 if console.width > 80 else 1, 0, 0))
@@ -50,6 +57,7 @@ def print_table(console: Console, columns: Sequence[str], rows: Iterable[Sequenc
 
 
 def print_skipped(console: Console, skipped: Sequence[str]) -> None:
-    """How many broken images were left out, where there are any."""
+    """Print the number of skipped images, if any."""
     if skipped:
-        console.print(f"broken images left out: {len(skipped)}; the first: {skipped[0]}", soft_wrap=True)
+        count = format_count(len(skipped), "corrupt image")
+        console.print(f"{count} skipped; the first: {skipped[0]}", soft_wrap=True)

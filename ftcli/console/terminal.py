@@ -1,4 +1,4 @@
-"""What people see while work goes on, on standard error: sentences, epochs, bars and faults."""
+"""Messages, epochs, progress bars and errors on standard error."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 
 class TerminalReporter:
-    """The Reporter for people: sentences and epochs as lines, counted work as a bar where there is a terminal, and
-    `bar` is wanted: results that come on the same terminal meanwhile would run into it."""
+    """A Reporter that prints messages and epochs as lines and progress as a bar.
+
+    The bar is shown on a terminal only, and only with `show_bar`: results printed on the same terminal would break it.
+    """
 
     def __init__(self, stream: TextIO | None = None, show_bar: bool = True) -> None:
         self._console = open_console(stream or sys.stderr)
@@ -73,16 +75,16 @@ class TerminalReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """A bar that stands half way is taken away, so that what follows begins on a line of its own."""
+        """Remove an unfinished bar, so that later output starts on a new line."""
         self._stop_bar()
 
     def _create_bar(self) -> Bar:
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # for those who wait, not for --help
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # slow to import
         from rich.progress import Progress as Bar
         from rich.table import Column
 
-        # No refresh thread: loader processes are forked while a bar is shown, and a thread's locks do not survive it.
-        # On one line always: of a line that is folded only the last part could be drawn anew.
+        # No refresh thread: loader processes are forked while a bar is shown, and its locks would stay locked in them.
+        # No wrapping: of a wrapped line, only the last part could be redrawn.
         one_line = Column(no_wrap=True, overflow="ellipsis")
         columns = [
             TextColumn("{task.description}", markup=False, table_column=one_line),
@@ -103,7 +105,7 @@ class TerminalReporter:
 
 
 def _format_counts(progress: Progress) -> tuple[str, str]:
-    """What is done of the whole, and how fast, with their units."""
+    """Return the count and the rate of a task, with units."""
     if progress.unit == "bytes":
         rate = f"{progress.rate / 1e6:.1f} MB/s" if progress.rate else ""
         return f"{progress.done / 1e6:.1f}/{progress.total / 1e6:.1f} MB", rate
@@ -111,7 +113,7 @@ def _format_counts(progress: Progress) -> tuple[str, str]:
 
 
 def print_errors(errors: Iterable[str], table: ErrorTable | None = None) -> None:
-    """Tell what went wrong, a line each, with the table that shows it."""
+    """Print one line per error, then the table."""
     console = open_console(sys.stderr)
     for error in errors:
         console.print(Text.assemble(("error: ", "bold red"), escape_controls(error)))

@@ -96,8 +96,8 @@ class Threshold(Result):
 
 @dataclass(frozen=True)
 class TemperatureScaling(Result):
-    """Temperature scaling (Guo et al., arXiv 1706.04599), fitted on `images` images of `split`: log loss and calibration
-    error of these images before and after, and the new checkpoint with the temperature in its head."""
+    """Temperature scaling (Guo et al., arXiv 1706.04599), fitted on `images` images of `split`: their log loss and
+    calibration error before and after, and the new checkpoint with the temperature in its head."""
 
     temperature: float
     split: str
@@ -114,11 +114,11 @@ class EvaluateResult(Result):
     """The result of `ftcli evaluate`.
 
     `loss` is the mean cross-entropy in nats; `figures` lists it again with the other metrics and their intervals.
-    `confusion[i][j]` counts images with true class i and predicted class j. `calibration` holds the expected calibration
-    error over 15 equal bins (Guo et al., arXiv 1706.04599) and the mean confidence, `reliability` the bins. `worst` are
-    the errors with the highest confidence, `unsure` the correct images with the lowest, `confused` the most frequent
-    pairs of true and predicted class. `thresholds` exist for two classes only. `views` is the number of views of each
-    image that were averaged.
+    `confusion[i][j]` counts images with true class i and predicted class j. `calibration` holds the mean confidence and
+    the expected calibration error over 15 equal bins (Guo et al., arXiv 1706.04599), `reliability` the bins. `worst`
+    are the errors with the highest confidence, `unsure` the correct images with the lowest, `confused` the most
+    frequent pairs of true and predicted class. `thresholds` exist for two classes only. `views` is the number of views
+    of each image that were averaged.
     """
 
     checkpoint: Path

@@ -50,7 +50,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert [line.rstrip() for line in lines[:4]] == [
-        "name      kind       records    size  last used, UTC    what",
+        "name      kind       records    size  last used, UTC    content",
         "fedcba98  downloads        0  0.0 MB  1970-01-05 00:00  b.zip (incomplete)",
         f"{PIXELS_ENTRY}  pixels           5  0.0 MB  1970-01-04 00:00  pixels of a network",
         f"{FEATURES_ENTRY}  features         3  0.0 MB  1970-01-03 00:00  features of a network",
@@ -58,8 +58,8 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     assert lines[6:] == [
         "",
         f"{cache}: 0.0 MB",
-        "features and pixels may take 1.0 MB, then what was used longest ago makes room; FTCLI_CACHE_LIMIT sets this, "
-        "FTCLI_CACHE the folder",
+        "limit for features and pixels: 1.0 MB; the least recently used are evicted first (FTCLI_CACHE_LIMIT sets the "
+        "limit, FTCLI_CACHE the folder)",
         "to clear: ftcli cache clear NAME, or --all",
     ]
     result = ftcli("cache", "--json").json
@@ -81,7 +81,8 @@ def test_cache_listing_creates_no_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
     assert ftcli("cache").out.splitlines() == [
         f"{tmp_path}/none: empty",
-        "features and pixels are not kept; FTCLI_CACHE_LIMIT sets this, FTCLI_CACHE the folder",
+        "limit for features and pixels: 0, so they are not cached (FTCLI_CACHE_LIMIT sets the limit, FTCLI_CACHE the "
+        "folder)",
     ]
     assert not (tmp_path / "none").exists()
 
@@ -115,10 +116,13 @@ def test_cache_clear_with_unknown_name_removes_nothing(cache: Path, ftcli: Ftcli
 
 def test_cache_clear_requires_names_or_all(cache: Path, ftcli: Ftcli) -> None:
     assert ftcli("cache", "clear").errors == [
-        "ftcli cache clear: give names that ftcli cache shows, or --all for everything"
+        "ftcli cache clear: no names given; add names that ftcli cache lists, or --all"
     ]
     outcome = ftcli("cache", "clear", "pixels", "--all")
-    assert (outcome.code, outcome.errors) == (2, ["--all: clears pixels too; give names or --all"])
+    assert (outcome.code, outcome.errors) == (
+        2,
+        ["--all: cannot be combined with names such as pixels; remove one of them"],
+    )
 
 
 def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli: Ftcli) -> None:

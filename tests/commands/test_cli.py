@@ -11,7 +11,7 @@ from tests.conftest import Ftcli
 
 ARGUMENTS = {
     "init": "{DIR}",
-    "inspect": "[[MODEL|GLOB|RECIPE|CHECKPOINT]]",
+    "inspect": "[MODEL|GLOB|RECIPE|CHECKPOINT]",
     "train": "[RECIPE]",
     "extract": "{MODEL|RECIPE|CHECKPOINT}",
     "evaluate": "{CHECKPOINT}",

@@ -108,7 +108,7 @@ def test_compare_prints_config_differences_and_results(three_runs: Path, ftcli: 
     lines = [line.rstrip() for line in outcome.out.splitlines()]
     fingerprint = lines[4].split()
     assert lines[:4] == [
-        "what differs:",
+        "settings that differ:",
         "                           photos           other",
         "seed                       0                1",
         'trained stages             ["head", "all"]  ["head"]',
@@ -119,9 +119,9 @@ def test_compare_prints_config_differences_and_results(three_runs: Path, ftcli: 
         "", "epochs", "seconds", "val loss", "val accuracy", "test loss", "test accuracy", "", "",
     ]  # fmt: skip
     assert lines[7].split() == ["epochs", "4", "2"]
-    assert lines[16] == "answers to the same 12 images of test:"
+    assert lines[16] == "tests on the same 12 images of test:"
     assert lines[17].startswith("- ")
-    assert lines[-1] == "written: c.png"
+    assert lines[-1] == "plot: c.png"
     assert not Path("comparison.png").exists()
 
 
@@ -368,7 +368,7 @@ def test_compare_fits_five_runs_on_narrow_terminal() -> None:
     lines = _render_comparison(60, 5)
     assert lines[:5] == [f"{n}: solar-cells-{n}" for n in range(1, 6)]
     assert lines[6:12] == [
-        "what differs:",
+        "settings that differ:",
         "                   1 2 3 4 5",
         "stages.main.epochs 1 2 3 4 -",
         "backbone.weights",
@@ -390,5 +390,5 @@ def test_compare_wraps_runs_into_several_tables() -> None:
 
 def test_compare_shows_run_names_on_wide_terminal() -> None:
     lines = _render_comparison(300, 2)
-    assert lines[0] == "what differs:"
+    assert lines[0] == "settings that differ:"
     assert lines[1].split() == ["solar-cells-1", "solar-cells-2"]

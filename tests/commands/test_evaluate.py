@@ -158,7 +158,7 @@ def test_evaluate_chooses_thresholds_on_val(ftcli: Ftcli, checkpoint_path: Path,
     assert outcome.err == ""  # they are measured once
     out = outcome.out
     assert "thresholds, chosen on val and measured on val:" in out
-    assert "They were chosen on the very images that they are measured on, so other images will do worse." in out
+    assert "They are measured on the images that they were chosen on; expect worse on other images." in out
     val = read_predictions(Path("val.csv"))
     for one in result:
         column = f"p_{one['positive']}"
@@ -387,10 +387,16 @@ def test_evaluate_prints_tables(ftcli: Ftcli, checkpoint_path: Path) -> None:
     out = ftcli("evaluate", checkpoint_path, "--calibrate", "--tta", "flips").out
     new = checkpoint_path.with_name("best_loss-calibrated.pt")
     assert out.startswith(f"{new} on test:\naccuracy ")
-    assert ", 12 images, each seen in 4 views\n" in out
-    assert "class   images  precision  recall     F1    recall, 95 %  ROC AUC  average precision" in out
-    for title in ("figure ", "confusion (rows", "most confused:", "most confident mistakes:", "least confident hits:"):
+    assert ", 12 images, averaged over 4 views of each image\n" in out
+    assert "class   support  precision  recall     F1  95% interval of recall  ROC AUC  average precision" in out
+    for title in (
+        "metric ",
+        "confusion matrix (rows",
+        "most frequent errors:",
+        "errors with the highest confidence:",
+        "correct images with the lowest confidence:",
+    ):
         assert f"\n{title}" in out
     assert "thresholds, chosen on val and measured on test:" in out
-    assert "\nTemperature " in out
+    assert "\ntemperature " in out
     assert out.endswith(f"next: ftcli evaluate {new} --report report.html\n")

@@ -133,14 +133,14 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
     assert lines[:3] == [
         f"{MODEL}: 52 images (train 34, val 6, test 12)",
         "weights: none",
-        "layer: layer3, 256x2x2 (avg) -> 256 numbers an image",
+        "layer: layer3, 256x2x2 (avg) -> 256 features per image",
     ]
     assert re.fullmatch(
-        r"k nearest neighbours on layer3: test accuracy [0-9.]+% \(95 %: [0-9.]+ to [0-9.]+%\) on 12 images; "
-        r"validation [0-9.]+%; cross-validation [0-9.]+%, n_neighbors = \d+",
+        r"k nearest neighbors on layer3: test accuracy [0-9.]+% \(95% interval [0-9.]+ to [0-9.]+%\) on 12 images; "
+        r"val accuracy [0-9.]+%; cross-validation accuracy [0-9.]+%, n_neighbors = \d+",
         lines[3],
     )
-    assert lines[4:] == ["always the most frequent class: 50.0%", "features: c.npz"]
+    assert lines[4:] == ["always predicting the most frequent class: 50.0%", "features: c.npz"]
 
 
 @pytest.mark.parametrize(
@@ -347,9 +347,9 @@ def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkey
 @pytest.mark.parametrize(
     ("place", "number", "code", "sentence"),
     [
-        ((FeatureBuffer, "add"), signal.SIGTERM, 143, "terminated; nothing is half written"),
-        ((ArrayStream, "write"), signal.SIGTERM, 143, "terminated; nothing is half written"),
-        ((ArrayStream, "write"), signal.SIGINT, 130, "stopped at once; what was saved last is whole"),
+        ((FeatureBuffer, "add"), signal.SIGTERM, 143, "terminated; the last saved files are complete"),
+        ((ArrayStream, "write"), signal.SIGTERM, 143, "terminated; the last saved files are complete"),
+        ((ArrayStream, "write"), signal.SIGINT, 130, "interrupted; the last saved files are complete"),
     ],
 )
 def test_extract_leaves_no_files_after_signal(
@@ -436,14 +436,14 @@ def test_extract_table_fits_narrow_terminal() -> None:
         "r.yaml: 52 images (train 40, test 12)",
         "weights: none",
         "",
-        "RBF SVM by depth, accuracy in %; * is best in",
+        "accuracy of RBF SVM in %, by layer; * has the best",
         "cross-validation:",
-        "layer  depth numbers   cv val test 95 %",
-        "layer1   10%      64 90.0   - 50.0 25.0 to 75.0 *",
-        "layer2  100%      64 80.0   -    - -",
+        "layer  depth dimensions   cv val test 95% interval",
+        "layer1   10%         64 90.0   - 50.0 25.0 to 75.0 *",
+        "layer2  100%         64 80.0   -    - -",
         "",
-        "RBF SVM on layer1: test accuracy 50.0% (95 %: 25.0 to 75.0%)",
-        "on 12 images; cross-validation 90.0%, C = 0.01, gamma =",
-        "scale",
-        "always the most frequent class: 50.0%",
+        "RBF SVM on layer1: test accuracy 50.0% (95% interval 25.0 to",
+        "75.0%) on 12 images; cross-validation accuracy 90.0%, C =",
+        "0.01, gamma = scale",
+        "always predicting the most frequent class: 50.0%",
     ]

@@ -68,8 +68,8 @@ def test_inspect_without_argument_lists_models(ftcli: Ftcli) -> None:
     assert lines[0].split("  ")[0] == "model"
     assert len(lines) == 1 + 80 + 2
     assert lines[-1] == (
-        f"timm has {len(timm):,} more: ftcli inspect 'timm/*' lists their names, and a glob that matches few of them, "
-        "such as 'timm/*lite*', their sizes too"
+        f"{len(timm):,} more from timm: ftcli inspect 'timm/*' lists their names; a narrower glob such as "
+        "'timm/*lite*' lists their sizes too"
     )
 
 
@@ -178,9 +178,9 @@ def test_inspect_draws_plots_and_estimate(workplace: Path, photo_folder: Path, f
     pictures = [(workplace / name).read_bytes() for name in ("a.png", "f.png")]
     outcome = ftcli(*words)
     lines = outcome.out.splitlines()
-    assert lines[-2:] == ["written: a.png", "written: f.png"]
+    assert lines[-2:] == ["plot: a.png", "plot: f.png"]
     assert lines[-3] == "for 30 training and 10 validation images in batches of 8"
-    assert "estimated for this machine:" in lines
+    assert "estimate for this machine:" in lines
     assert "warning" not in outcome.err
     assert [(workplace / name).read_bytes() for name in ("a.png", "f.png")] == pictures
 
@@ -206,7 +206,7 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
             ("r.yaml", "--plot-activations", "x.jpg", "f"),
             "--plot-activations: f does not end in .png, the one format that is drawn; give such a name",
         ),
-        (("r.yaml", "--layer", "fc"), "--layer fc: does nothing without --plot-activations; add it"),
+        (("r.yaml", "--layer", "fc"), "--layer fc: has no effect without --plot-activations; add it"),
         (
             ("resnet1*", "--plot-activations", "x.jpg", "f.png"),
             "--plot-activations: needs one network; give the name of a model, a recipe or a checkpoint",

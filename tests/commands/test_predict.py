@@ -125,7 +125,7 @@ def test_predict_reports_corrupt_image_and_continues(ftcli: Ftcli, checkpoint_pa
         "predict", checkpoint_path, "photos", "gone.jpg", "--json", "--num-workers", "1", "--batch-size", "4"
     )
     assert outcome.code == 3
-    assert outcome.errors == ["predict: 3 of 15 images cannot be read; each is named above, the others are predicted"]
+    assert outcome.errors == ["predict: 3 of 15 images cannot be read; the warnings name them"]
     warned = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]
     assert [f"{one['path']}: {one['why']}" for one in outcome.json["failed"]] == warned
     assert warned[0].startswith("photos/china/0.jpg: is truncated (")
@@ -216,7 +216,7 @@ def test_predict_reports_no_images(ftcli: Ftcli, checkpoint_path: Path) -> None:
 def test_predict_reports_invalid_options(ftcli: Ftcli, checkpoint_path: Path) -> None:
     outcome = ftcli("predict", checkpoint_path, "photos", "--format", "csv", "--json")
     assert outcome.code == 2
-    assert outcome.errors == ["--format csv: --json asks for another form; give one of the two"]
+    assert outcome.errors == ["--format csv: cannot be combined with --json; remove one of them"]
     for taken in (".", "photos"):
         outcome = ftcli("predict", checkpoint_path, "photos", "--out", taken)
         assert outcome.code == 2

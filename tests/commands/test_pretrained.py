@@ -171,9 +171,9 @@ def test_inspect_shows_loaded_weights(workplace: Path, ftcli: Ftcli) -> None:
     left = ["loss.weight [3]", "classifier.1.weight [3, 512, 1, 1]", "classifier.1.bias [3]"]
     assert result["loaded"] == {"source": "./w.ckpt", "sha256": digest, "tensors": 50, "left_out": left}
     lines = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt").out.splitlines()
-    assert "weights: 50 tensors of ./w.ckpt" in lines
+    assert "weights: 50 tensors from ./w.ckpt" in lines
     assert f"  sha256: {digest}" in lines
-    assert f"  left out: {', '.join(left)}" in lines
+    assert f"  skipped: {', '.join(left)}" in lines
     assert ftcli("inspect", "squeezenet1_1", "--json").json["loaded"] is None
 
 

@@ -1,4 +1,4 @@
-"""A real terminal."""
+"""A real terminal, in tmux."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Screen:
-    """What a terminal shows: its lines, and the same with the codes of colours and weights."""
+    """The text of a terminal, without and with escape codes of colors."""
 
     text: str
     text_with_codes: str
@@ -29,12 +29,12 @@ class Screen:
 
 
 RunInTmux = Callable[..., Screen]
-"""(columns, *arguments of ftcli, folder, until, then, **environment) -> Screen; `then` are more words for the shell."""
+"""(columns, *arguments of ftcli, folder, until, then, **environment) -> Screen; `then` is appended to the command."""
 
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> RunInTmux:
-    """Run ftcli in a terminal of tmux with so many columns and look at it when it has ended, or shows `until`."""
+    """Return a function that runs ftcli in a terminal and returns the screen once it shows `until`."""
     if shutil.which("tmux") is None:
         pytest.skip("needs tmux: apt-get install tmux")
     sockets = itertools.count()
@@ -42,9 +42,16 @@ def terminal(tmp_path: Path) -> RunInTmux:
     def run_in_tmux(
         columns: int, *arguments: str, folder: Path, until: str = "ENDED WITH", then: str = "", **environment: str
     ) -> Screen:
-        given = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
-        words = ["env", "-u", "NO_COLOR", "-u", "COLUMNS", *(f"{key}={value}" for key, value in given.items())]
-        command = shlex.join([*words, sys.executable, "-m", "ftcli", *arguments])
+        variables = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"], **environment}
+        environment_command = [
+            "env",
+            "-u",
+            "NO_COLOR",
+            "-u",
+            "COLUMNS",
+            *(f"{key}={value}" for key, value in variables.items()),
+        ]
+        command = shlex.join([*environment_command, sys.executable, "-m", "ftcli", *arguments])
         size = ["-x", str(columns), "-y", "50", "-c", str(folder)]
         tmux = ["tmux", "-S", str(tmp_path / f"tmux-{next(sockets)}"), "-f", "/dev/null"]
         shell = f"{command} {then}; echo ENDED WITH $?; sleep 60"

@@ -1,4 +1,4 @@
-"""Evaluations are told in words and in tables that can be read."""
+"""Tests of the tables of `ftcli evaluate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftcli.results import ClassMetrics, ConfusedPair, EvaluateResult, Metric
 
 
 def create_evaluation(classes: int, mean_confidence: float = 0.9, calibration_error: float = 0.0) -> EvaluateResult:
-    """An evaluation of 100 images of each class, of which ten go to the class before."""
+    """Return an evaluation of 100 images per class, ten of them predicted as the previous class."""
     names = tuple(f"class {number}" for number in range(classes))
     rows = [[90 if i == j else 10 if j == (i - 1) % classes else 0 for j in range(classes)] for i in range(classes)]
     return EvaluateResult(
@@ -56,10 +56,10 @@ def test_print_evaluation_shows_intervals() -> None:
     assert lines[:6] == [
         "my run/best_loss.pt on test:",
         "accuracy 90.0%, loss 0.3000, 300 images",
-        "figure             value            95 %",
-        "accuracy           0.900  0.870 to 0.920",
+        "metric             value    95% interval",
+        "Accuracy           0.900  0.870 to 0.920",
         "ROC AUC                -               -",
-        "calibration error  0.010  0.000 to 0.020",
+        "Calibration error  0.010  0.000 to 0.020",
     ]
 
 
@@ -68,36 +68,36 @@ def test_print_evaluation_shows_intervals() -> None:
 )
 def test_print_evaluation_omits_wide_confusion_matrix(classes: int, width: int, shown: bool) -> None:
     lines = render(create_evaluation(classes), width)
-    assert ("confusion (rows are the true class, columns the one given):" in lines) == shown
-    start = lines.index("most confused:")
+    assert ("confusion matrix (rows: true class, columns: predicted):" in lines) == shown
+    start = lines.index("most frequent errors:")
     assert lines[start + 2].split() == ["class", "1", "class", "0", "10", "10.0%"]
-    assert all(len(line) <= width for line in lines if not line.startswith(("On average", "next:")))
+    assert all(len(line) <= width for line in lines if not line.startswith(("mean confidence", "next:")))
 
 
 def test_print_evaluation_shows_all_class_metrics_if_wide() -> None:
     wide, narrow = render(create_evaluation(3)), render(create_evaluation(3), 80)
-    row = "class 0     100      0.900   0.900  0.900"
-    assert f"{row}  0.830 to 0.940    0.970              0.950" in wide
+    row = "class 0      100      0.900   0.900  0.900"
+    assert f"{row}          0.830 to 0.940    0.970              0.950" in wide
     assert any(" ".join(line.split()) == " ".join(row.split()) for line in narrow)
 
 
 @pytest.mark.parametrize(
-    ("sure", "verdict"),
+    ("mean_confidence", "verdict"),
     [
-        (0.95, "it is overconfident"),
-        (0.8, "it is underconfident"),
-        (0.88, "no difference beyond chance"),
+        (0.95, "the model is overconfident"),
+        (0.8, "the model is underconfident"),
+        (0.88, "no significant difference"),
     ],
 )
-def test_print_evaluation_compares_confidence_with_accuracy(sure: float, verdict: str) -> None:
-    assert f"On average it holds its answers {sure:.1%} probable, and 90.0% of them are right: {verdict}." in render(
-        create_evaluation(3, mean_confidence=sure)
+def test_print_evaluation_compares_confidence_with_accuracy(mean_confidence: float, verdict: str) -> None:
+    assert f"mean confidence {mean_confidence:.1%}, accuracy 90.0%: {verdict}" in render(
+        create_evaluation(3, mean_confidence=mean_confidence)
     )
 
 
 def test_print_evaluation_suggests_commands() -> None:
     command = "next: ftcli evaluate 'my run/best_loss.pt'"
     assert render(create_evaluation(3))[-1:] == [f"{command} --report report.html"]
-    poor = create_evaluation(3, calibration_error=0.05)
-    assert render(poor)[-2:] == [f"{command} --calibrate", f"{command} --report report.html"]
-    assert render(replace(poor, report=Path("r.html")))[-2:] == ["report: r.html", f"{command} --calibrate"]
+    miscalibrated = create_evaluation(3, calibration_error=0.05)
+    assert render(miscalibrated)[-2:] == [f"{command} --calibrate", f"{command} --report report.html"]
+    assert render(replace(miscalibrated, report=Path("r.html")))[-2:] == ["report: r.html", f"{command} --calibrate"]

@@ -1,4 +1,4 @@
-"""What people see: plain lines in a pipe, a bar on a terminal, text that is never read as markup."""
+"""Tests of messages, progress bars, errors and tables in a pipe and on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ftcli.results import DownloadResult, EpochMetrics, Progress, TestResult, Tr
 
 
 class TtyStringIO(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -37,8 +37,8 @@ def test_update_progress_in_pipe_shows_no_bar() -> None:
     with TerminalReporter(stream) as terminal:
         terminal.update_progress(Progress("head 1/2", 1, 3, 10.0, "loss 0.5"))
         terminal.info("a [bold]word[/bold] :smile: " + "long " * 60)
-        terminal.warn("beware")
-    assert stream.getvalue() == "a [bold]word[/bold] :smile: " + "long " * 60 + "\nwarning: beware\n"
+        terminal.warn("watch out")
+    assert stream.getvalue() == "a [bold]word[/bold] :smile: " + "long " * 60 + "\nwarning: watch out\n"
 
 
 def test_update_progress_on_terminal_shows_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,11 +72,11 @@ def test_print_result_shows_tables_without_markup(capsys: pytest.CaptureFixture[
         "train  [red]a[/red]       1",
         "train  :smile:            2",
     ]
-    result = TrainResult(Path("run"), Path("run/b.pt"), (), TestResult(0.5, 0.75, 4), ("a.jpg: is broken",), "ftcli x")
+    result = TrainResult(Path("run"), Path("run/b.pt"), (), TestResult(0.5, 0.75, 4), ("a.jpg: is corrupt",), "ftcli x")
     print_result(result, as_json=False)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][1:] == [
         "test: accuracy 75.0%, loss 0.5000 on 4 images",
-        "broken images left out: 1; the first: a.jpg: is broken",
+        "1 corrupt image skipped; the first: a.jpg: is corrupt",
         "best checkpoint: run/b.pt",
         "next: ftcli x",
     ]
@@ -90,10 +90,10 @@ def test_print_errors_prints_one_line_each(capsys: pytest.CaptureFixture[str]) -
 def test_terminal_reporter_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     with TerminalReporter() as terminal:
         terminal.info("read a\x1b[2Jb.png")
-        terminal.warn("left out: a\x1b[2Jb.png")
-    print_errors(["a\x1b[2Jb\n.png: is broken"])
+        terminal.warn("skipped: a\x1b[2Jb.png")
+    print_errors(["a\x1b[2Jb\n.png: is corrupt"])
     assert capsys.readouterr().err.splitlines() == [
         r"read a\x1b[2Jb.png",
-        r"warning: left out: a\x1b[2Jb.png",
-        r"error: a\x1b[2Jb\n.png: is broken",
+        r"warning: skipped: a\x1b[2Jb.png",
+        r"error: a\x1b[2Jb\n.png: is corrupt",
     ]

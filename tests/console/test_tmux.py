@@ -1,4 +1,4 @@
-"""The console in a real terminal: narrow and wide, with and without colours, with words in any script."""
+"""Tests of the console in a real terminal: widths, colors, scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from tests.conftest import UNICODE_CLASS_NAMES
 from tests.console.conftest import RunInTmux
 
-COLOURED = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38)[0-9;]*m")
+COLORED = re.compile(r"\x1b\[[0-9;]*(?:3[0-7]|9[0-7]|38)[0-9;]*m")
 
 pytestmark = pytest.mark.slow
 
@@ -30,15 +30,15 @@ def test_table_with_unicode_classes_is_aligned(terminal: RunInTmux, many_scripts
 
 def test_wide_terminal_does_not_wrap(terminal: RunInTmux, many_scripts: Path) -> None:
     lines = terminal(200, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
-    worst = lines[lines.index("most confident mistakes:") + 2 :]
-    worst = worst[: worst.index("")]
-    assert worst
-    assert all(re.match(r"test/.+/图 1\d 'x' 🙂\.jpg  ", line) for line in worst)
+    errors = lines[lines.index("errors with the highest confidence:") + 2 :]
+    errors = errors[: errors.index("")]
+    assert errors
+    assert all(re.match(r"test/.+/图 1\d 'x' 🙂\.jpg  ", line) for line in errors)
 
 
 def test_narrow_terminal_shows_full_paths(terminal: RunInTmux, many_scripts: Path) -> None:
     lines = terminal(60, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
-    table = lines[lines.index("most confident mistakes:") + 1 :]
+    table = lines[lines.index("errors with the highest confidence:") + 1 :]
     table = table[: table.index("")]
     width = cell_len(table[0].split("true class")[0])
     cells = "".join(_truncate(line, width) for line in table[1:])
@@ -54,7 +54,7 @@ def _truncate(line: str, cells: int) -> str:
 def test_sentences_wrap_but_urls_do_not(terminal: RunInTmux, tmp_path: Path) -> None:
     shown = terminal(60, "inspect", "resnet50", "--depth", "1", folder=tmp_path)
     assert shown.lines[0] == "resnet50: 25,557,032 parameters, 25,557,032 trainable, 4.09"
-    assert shown.lines[1] == "G multiply-adds an image"
+    assert shown.lines[1] == "G multiply-adds per image"
     assert "https://download.pytorch.org/models/resnet50-11ad3fa6.pth" in "".join(shown.lines)
     assert all(cell_len(line) <= 60 for line in shown.lines)
 
@@ -72,8 +72,8 @@ def test_progress_bar_disappears_when_done(terminal: RunInTmux, many_scripts: Pa
 @pytest.mark.parametrize("then", ["", "| cat"])
 def test_predict_to_terminal_shows_no_bar(terminal: RunInTmux, many_scripts: Path, then: str) -> None:
     shown = terminal(200, "predict", "runs/photos/best_loss.pt", "data/test", folder=many_scripts, then=then)
-    assert len(shown.lines) == 1 + 20 + 2  # a line of headings before, and two that sum up
-    # What goes through cat may come to the terminal after what sums up.
+    assert len(shown.lines) == 1 + 20 + 2  # a header before, and a message and the exit code after
+    # Output that goes through cat may arrive after the message.
     assert sum(line.startswith("data/test/") for line in shown.lines) == 20
 
 
@@ -84,9 +84,9 @@ def test_predict_to_file_shows_bar(terminal: RunInTmux, many_scripts: Path, tmp_
 
 
 def test_no_color_disables_colors(terminal: RunInTmux, tmp_path: Path) -> None:
-    with_colours = terminal(60, "train", "nothing.yaml", folder=tmp_path)
-    assert COLOURED.search(with_colours.text_with_codes)
-    without = terminal(60, "train", "nothing.yaml", folder=tmp_path, NO_COLOR="1")
-    assert without.text == with_colours.text
-    assert not COLOURED.search(without.text_with_codes)
-    assert " ".join(without.lines[:2]) == ("error: nothing.yaml: does not exist; give the path of a YAML recipe")
+    with_colors = terminal(60, "train", "nothing.yaml", folder=tmp_path)
+    assert COLORED.search(with_colors.text_with_codes)
+    without_colors = terminal(60, "train", "nothing.yaml", folder=tmp_path, NO_COLOR="1")
+    assert without_colors.text == with_colors.text
+    assert not COLORED.search(without_colors.text_with_codes)
+    assert " ".join(without_colors.lines[:2]) == ("error: nothing.yaml: does not exist; give the path of a YAML recipe")

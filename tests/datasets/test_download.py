@@ -93,7 +93,7 @@ def test_download_dataset_sigterm_keeps_partial_download(tmp_path: Path, server:
     assert process.returncode == 143
     assert output == [
         f"downloading {url} to {str(part).removesuffix('.part')}",
-        "error: terminated; nothing is half written",
+        "error: terminated; the last saved files are complete",
     ]
     assert part.stat().st_size == 2_000_000
     assert not (tmp_path / "data").exists()
