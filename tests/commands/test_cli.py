@@ -79,7 +79,7 @@ def test_cli_ignores_closed_pipe() -> None:
 
 
 def test_cli_runs_with_closed_streams() -> None:
-    empty = "error: -: standard input names no image; give a path a line, as `find photos -name '*.jpg'` does\n"
+    empty = "error: -: standard input names no image; write one path a line, as `find photos -name '*.jpg'` does\n"
     for words, expected in (
         ("predict a.pt - <&-", (3, "", empty)),
         ("schema >&-", (0, "", "")),

@@ -205,7 +205,7 @@ def test_predict_reports_no_images(ftcli: Ftcli, checkpoint_path: Path) -> None:
     for arguments, sentence in (
         ([], "predict: no image is given; name files, folders or patterns, or - for a list on standard input"),
         (["empty"], "empty: contains no image; give a folder with images"),
-        (["", "photos"], "predict: an image is given by an empty name; give its file (. is the current folder)"),
+        (["", "photos"], "predict: an argument is empty; give a file or folder (. is the current folder)"),
         (["p/*.jpg"], "p/*.jpg: matches no image; fix the pattern (** matches any number of folders)"),
     ):
         outcome = ftcli("predict", checkpoint_path, *arguments, "--json", "--out", "told.json")
