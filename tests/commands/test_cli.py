@@ -1,10 +1,12 @@
-"""The command line as a process: its start, its streams, its exit."""
+"""Tests of the command line as a process: start, help, usage errors, streams."""
 
 from __future__ import annotations
 
 import gc
 import subprocess
 import sys
+
+import pytest
 
 from ftcli import __version__
 from tests.conftest import Ftcli
@@ -20,6 +22,9 @@ ARGUMENTS = {
     "data download": "{NAME}",
     "cache clear": "[NAME...]...",
 }
+
+
+COMMANDS = ("init", "inspect", "train", "extract", "evaluate", "compare", "predict", "schema", "data", "cache")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +61,17 @@ def test_cli_raises_gc_threshold(ftcli: Ftcli) -> None:
 
 def test_help_lists_every_command(ftcli: Ftcli) -> None:
     out = ftcli("--help").out
-    names = ("init", "inspect", "train", "extract", "evaluate", "compare", "predict", "schema", "data", "cache")
-    assert all(name in out for name in names)
+    descriptions = dict(line.split(maxsplit=1) for line in out.partition("Commands:\n")[2].splitlines())
+    assert tuple(descriptions) == COMMANDS
+    assert all(text.endswith(".") and not text.endswith("...") for text in descriptions.values())  # not truncated
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, "data download", "cache clear"])
+def test_help_fits_80_columns(ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = ftcli(*command.split(), "--help").out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert not any(line.endswith("-") for line in lines)  # no name is split at its hyphen
 
 
 def test_help_shows_metavars(ftcli: Ftcli) -> None:
@@ -71,6 +85,29 @@ def test_usage_errors_exit_with_2(ftcli: Ftcli) -> None:
     assert "No such option: --nonsense" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train r.yaml --verify", "--verify: unknown option; use --rehash"),
+        ("extract r.yaml --workers 2", "--workers: unknown option; use --num-workers"),
+        ("extract r.yaml --picture=a.png", "--picture: unknown option; use --plot"),
+        ("evaluate a.pt --recall 0.9", "--recall: unknown option; use --min-recall"),
+        ("inspect r.yaml --show-augment a.png", "--show-augment: unknown option; use --plot-augment"),
+        ("inspect r.yaml --show-features a.jpg b.png", "--show-features: unknown option; use --plot-activations"),
+        ("data fetch hotdog --out data", "ftcli data fetch: unknown command; use ftcli data download"),
+    ],
+)
+def test_renamed_options_name_the_new_one(ftcli: Ftcli, arguments: str, sentence: str) -> None:
+    outcome = ftcli(*arguments.split())
+    assert (outcome.code, outcome.err) == (2, f"error: {sentence}\n")
+
+
+def test_renamed_option_of_another_command_is_unknown(ftcli: Ftcli) -> None:
+    outcome = ftcli("schema", "--verify")
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[-1] == "Error: No such option: --verify"
+
+
 def test_cli_ignores_closed_pipe() -> None:
     command = f"{sys.executable} -m ftcli inspect 'timm/*' | head -n 1"  # more than a pipe holds
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
@@ -80,11 +117,11 @@ def test_cli_ignores_closed_pipe() -> None:
 
 def test_cli_runs_with_closed_streams() -> None:
     empty = "error: -: standard input names no image; write one path a line, as `find photos -name '*.jpg'` does\n"
-    for words, expected in (
+    for arguments, expected in (
         ("predict a.pt - <&-", (3, "", empty)),
         ("schema >&-", (0, "", "")),
         ("nonsense 2>&-", (2, "", "")),
     ):
-        line = f"{sys.executable} -m ftcli {words}"
-        ended = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
-        assert (ended.returncode, ended.stdout, ended.stderr) == expected
+        line = f"{sys.executable} -m ftcli {arguments}"
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == expected
