@@ -1,1 +1,1 @@
-"""What it is trained on: images, their classes and splits, and how they reach the network."""
+"""Data sets: images, classes, splits, preprocessing and loading."""

@@ -27,7 +27,7 @@ def photo(photos: tuple[Image.Image, Image.Image]) -> Image.Image:
 def fill(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Callable[[Mapping[str, int]], Path]:
     """Return a function that creates tmp_path/data with that many different images in each folder, from 0.png on."""
 
-    def make(counts: Mapping[str, int]) -> Path:
+    def create(counts: Mapping[str, int]) -> Path:
         root = tmp_path / "data"
         for number, (folder, count) in enumerate(counts.items()):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def fill(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Callable[[M
                 piece.save(root / folder / f"{index}.png")
         return root
 
-    return make
+    return create
 
 
 @pytest.fixture

@@ -116,14 +116,14 @@ def test_val_folder_is_used(fill: Fill) -> None:
 
 
 def test_splits_independent_of_layout(many: Path, tmp_path: Path) -> None:
-    apart = split_images(Data(root=str(many), val=0.3, test=0.0001), 0, WHERE)
+    unsplit = split_images(Data(root=str(many), val=0.3, test=0.0001), 0, WHERE)
     (tmp_path / "moved").mkdir()
     (tmp_path / "moved/train").mkdir()
     for name in ("cat", "dog"):
         (many / name).rename(tmp_path / "moved/train" / name)
-    together = split_images(Data(root=str(tmp_path / "moved"), val=0.3), 0, WHERE)
-    before = {path for path, split in split_by_path(apart).items() if split == "val"}
-    after = {path.removeprefix("train/") for path, split in split_by_path(together).items() if split == "val"}
+    with_train_folder = split_images(Data(root=str(tmp_path / "moved"), val=0.3), 0, WHERE)
+    before = {path for path, split in split_by_path(unsplit).items() if split == "val"}
+    after = {path.removeprefix("train/") for path, split in split_by_path(with_train_folder).items() if split == "val"}
     assert len(before ^ after) <= 4
 
 
@@ -167,8 +167,10 @@ def test_nearest_image_fills_split(many: Path) -> None:
 
 def test_previous_splits_are_kept_fixed(many: Path) -> None:
     data = Data(root=str(many))
-    drawn = split_by_path(split_images(data, 0, WHERE))
-    previous_splits = {path: {"train": "val", "val": "test", "test": "train"}[split] for path, split in drawn.items()}
+    assigned = split_by_path(split_images(data, 0, WHERE))
+    previous_splits = {
+        path: {"train": "val", "val": "test", "test": "train"}[split] for path, split in assigned.items()
+    }
     for number in range(100):
         (many / "cat" / f"new {number}.jpg").touch()
     again = split_by_path(split_images(data, 0, WHERE, previous_splits))

@@ -376,34 +376,34 @@ LARGE: dict[str, dict[str, Any]] = {
     "without subsampling": {"subsampling": 0},
     "grey": {"mode": "L"},
     "cmyk": {"mode": "CMYK"},
-    "several pictures": {"format": "MPO", "save_all": True},
+    "several images": {"format": "MPO", "save_all": True},
 }
 
 
 @pytest.mark.parametrize("kind", LARGE)
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
 def test_read_image_large_jpeg_at_reduced_size(
-    tmp_path: Path, photos: tuple[Image.Image, Image.Image], kind: str, turned: bool
+    tmp_path: Path, photos: tuple[Image.Image, Image.Image], kind: str, rotated: bool
 ) -> None:
     options: dict[str, Any] = dict(LARGE[kind])
     large = photos[0].resize((1601, 1203), Image.Resampling.BICUBIC).convert(options.pop("mode", "RGB"))
     if options.get("save_all"):
         options["append_images"] = [large.rotate(180)]
     exif = Image.Exif()
-    exif[0x0112] = 6 if turned else 1
+    exif[0x0112] = 6 if rotated else 1
     large.save(tmp_path / "a.jpg", exif=exif, quality=95, **options)
     full_size = read_rgb(tmp_path / "a.jpg")
-    full_size = full_size.transpose(Image.Transpose.ROTATE_90) if turned else full_size
+    full_size = full_size.transpose(Image.Transpose.ROTATE_90) if rotated else full_size
     for min_decode_size, scale in ((None, 1), (602, 1), (601, 2), (301, 2), (300, 4), (151, 4), (150, 8), (1, 8)):
-        made = read_image(tmp_path / "a.jpg", min_decode_size)
-        assert made.mode == ("L" if kind == "grey" else "RGB")
+        image = read_image(tmp_path / "a.jpg", min_decode_size)
+        assert image.mode == ("L" if kind == "grey" else "RGB")
         size = -(-1601 // scale), -(-1203 // scale)
-        assert made.size == (size[::-1] if turned else size)
-        assert read_shape(tmp_path / "a.jpg", min_decode_size)[:2] == made.size
+        assert image.size == (size[::-1] if rotated else size)
+        assert read_shape(tmp_path / "a.jpg", min_decode_size)[:2] == image.size
         reduced = full_size.reduce(scale)  # the mean of each block of pixels
-        reduced = reduced.transpose(Image.Transpose.ROTATE_270) if turned else reduced
-        assert distance(made.convert("RGB"), reduced) < (0.1 if scale == 1 else 3)
-        assert read_rgb(tmp_path / "a.jpg", min_decode_size).tobytes() == made.convert("RGB").tobytes()
+        reduced = reduced.transpose(Image.Transpose.ROTATE_270) if rotated else reduced
+        assert distance(image.convert("RGB"), reduced) < (0.1 if scale == 1 else 3)
+        assert read_rgb(tmp_path / "a.jpg", min_decode_size).tobytes() == image.convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "webp"])
@@ -424,8 +424,8 @@ def test_read_image_truncated_large_jpeg(tmp_path: Path, photos: tuple[Image.Ima
 def test_read_image_keeps_grey(tmp_path: Path, photo: Image.Image, name: str) -> None:
     mode = name.split(".")[0]
     grey = photo.convert("L")
-    made = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "16" else grey.convert(mode)
-    made.save(tmp_path / name)
+    image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257) if mode == "16" else grey.convert(mode)
+    image.save(tmp_path / name)
     read = read_image(tmp_path / name)
     assert read.mode == "L"
     assert read.convert("RGB").tobytes() == read_rgb(tmp_path / name).tobytes()

@@ -249,17 +249,17 @@ def test_index_errors_name_all_roots(here: Path, fill: Fill) -> None:
 
 
 def test_class_names_unicode_normalization(here: Path, fill: Fill) -> None:
-    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-    sentence = "the classes 'cafe\\u0301' and 'caf\\xe9' differ only in Unicode normalization; give both the same name"
-    fill({f"x/train/{composed}": 3, "x/train/b": 3, f"x/test/{apart}": 1, "x/test/b": 1, "y/b": 3})
-    assert errors_of(root="data/x")[0] == sentence
-    fill({f"y/{apart}": 3})
-    assert errors_of(root="data/y", classes=["b", composed])[0] == sentence
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    message = "the classes 'cafe\\u0301' and 'caf\\xe9' differ only in Unicode normalization; give both the same name"
+    fill({f"x/train/{composed}": 3, "x/train/b": 3, f"x/test/{decomposed}": 1, "x/test/b": 1, "y/b": 3})
+    assert errors_of(root="data/x")[0] == message
+    fill({f"y/{decomposed}": 3})
+    assert errors_of(root="data/y", classes=["b", composed])[0] == message
     with pytest.raises(DataError) as error:
         list_split(Path("data/y"), None, ("b", composed), "--data")
-    assert str(error.value) == f"--data: {sentence}"
-    (here / "m.csv").write_text(f"path,label\ndata/y/b/0.png,{composed}\ndata/y/b/1.png,{apart}\n")
-    assert errors_of(root="m.csv")[0] == sentence
+    assert str(error.value) == f"--data: {message}"
+    (here / "m.csv").write_text(f"path,label\ndata/y/b/0.png,{composed}\ndata/y/b/1.png,{decomposed}\n")
+    assert errors_of(root="m.csv")[0] == message
 
 
 def test_class_name_control_character(here: Path, fill: Fill) -> None:
@@ -271,13 +271,13 @@ def test_class_name_control_character(here: Path, fill: Fill) -> None:
 def test_groups_from_path_pattern(here: Path, fill: Fill) -> None:
     root = fill({f"{name}/m{number}": 2 for name in "ab" for number in range(10)})
     images = split_images(Data(root="data", group="^(m[0-9]+)/"), 0, WHERE)
-    homes: dict[str, set[str]] = {}
+    splits_by_group: dict[str, set[str]] = {}
     for split, samples in images.splits.items():
         for sample in samples:
             assert sample.group == sample.path.split("/")[1]
-            homes.setdefault(sample.group, set()).add(split)
-    assert len(homes) == 10
-    assert all(len(splits) == 1 for splits in homes.values())
+            splits_by_group.setdefault(sample.group, set()).add(split)
+    assert len(splits_by_group) == 10
+    assert all(len(splits) == 1 for splits in splits_by_group.values())
     rows = "".join(f"data/{path.relative_to(root)},{path.parts[-3]}\n" for path in sorted(root.rglob("*.png")))
     (here / "m.csv").write_text(f"path,label\n{rows}")
     named = split_images(Data(root="m.csv", group="/(m[0-9]+)/[^/]*$"), 0, WHERE)

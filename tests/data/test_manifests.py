@@ -27,12 +27,12 @@ def write(fill: Fill) -> Write:
     """Write data/m.csv, or a file of another name, next to images/0.png to images/19.png."""
     root = fill({"images": 20})
 
-    def make(content: str | bytes, name: str = "m.csv") -> Path:
+    def write_file(content: str | bytes, name: str = "m.csv") -> Path:
         path = root / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    return make
+    return write_file
 
 
 def write_parquet(folder: Path, **columns: object) -> Path:
@@ -167,8 +167,8 @@ def test_manifest_unreadable_path(
 
 
 def test_manifest_path_suggestions(write: Write, tmp_path: Path) -> None:
-    composed, apart = (unicodedata.normalize(form, "images/é.png") for form in ("NFC", "NFD"))
-    (tmp_path / "data/images/5.png").rename(tmp_path / "data" / apart)
+    composed, decomposed = (unicodedata.normalize(form, "images/é.png") for form in ("NFC", "NFD"))
+    (tmp_path / "data/images/5.png").rename(tmp_path / "data" / decomposed)
     path = write(f"path,label\nimages\\0.png,a\n images/1.png,a\n{composed},a\n")
     assert errors_of(path) == [
         ":2: path 'images\\\\0.png' does not exist; write it with slashes, 'images/0.png'",

@@ -39,11 +39,11 @@ def errors_of(rows: Path, **data: object) -> list[str]:
 
 def make_rows(groups: range, seed: int = 0) -> list[Row]:
     """Return about six images per group, of two classes, and images without a group."""
-    chance = random.Random(f"{seed} {groups}")
+    rng = random.Random(f"{seed} {groups}")
     rows = [
-        (f"g{group}-{number}.png", "ab"[chance.random() < 0.3], "", f"g{group}")
+        (f"g{group}-{number}.png", "ab"[rng.random() < 0.3], "", f"g{group}")
         for group in groups
-        for number in range(chance.randint(1, 11))
+        for number in range(rng.randint(1, 11))
     ]
     return rows + [(f"alone-{group}.png", "ab"[group % 2], "", "") for group in groups]
 
@@ -51,12 +51,12 @@ def make_rows(groups: range, seed: int = 0) -> list[Row]:
 def test_group_is_in_one_split(tmp_path: Path) -> None:
     rows = make_rows(range(100))
     images = split_images(Data(root=str(write(tmp_path, rows)), val=0.2, test=0.2), 0, WHERE)
-    homes: dict[str, set[str]] = {}
+    splits_by_unit: dict[str, set[str]] = {}
     for split, samples in images.splits.items():
         for sample in samples:
-            homes.setdefault(sample.group or sample.path, set()).add(split)
-    assert all(len(splits) == 1 for splits in homes.values())
-    counts = [sum(splits == {name} for splits in homes.values()) for name in ("train", "val", "test")]
+            splits_by_unit.setdefault(sample.group or sample.path, set()).add(split)
+    assert all(len(splits) == 1 for splits in splits_by_unit.values())
+    counts = [sum(splits == {name} for splits in splits_by_unit.values()) for name in ("train", "val", "test")]
     assert sum(counts) == 200
     assert 110 < counts[0] < 146  # 128 expected, standard deviation 7
     assert 18 < counts[1] < 46  # 32 expected, standard deviation 5
@@ -79,9 +79,9 @@ def test_splits_stable_when_groups_are_added(tmp_path: Path) -> None:
 def test_new_images_follow_previous_split_of_group(tmp_path: Path) -> None:
     rows = make_rows(range(100))
     data = Data(root=str(write(tmp_path, rows)))
-    drawn = split_by_path(split_images(data, 0, WHERE))
-    turned = {"train": "val", "val": "test", "test": "train"}
-    previous_splits = {path: turned[split] for path, split in drawn.items()}
+    assigned = split_by_path(split_images(data, 0, WHERE))
+    other_split = {"train": "val", "val": "test", "test": "train"}
+    previous_splits = {path: other_split[split] for path, split in assigned.items()}
     joining = [(f"late-{number}.png", "a", "", f"g{number}") for number in range(100)]
     write(tmp_path, [*joining, *rows])
     again = split_by_path(split_images(data, 0, WHERE, previous_splits))
@@ -101,11 +101,11 @@ def test_splits_stable_when_rows_are_added(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_class_in_every_split_with_shared_groups(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     rows = [
         (f"{name}{group}.png", name, "", f"g{group}")
         for name, count in zip("abcd", (3, 4, 6, 12), strict=True)
-        for group in chance.sample(range(12), count)
+        for group in rng.sample(range(12), count)
     ]
     data = Data(root=str(write(tmp_path, rows)), val=0.1, test=0.01)
     images = split_images(data, seed, WHERE)
@@ -118,7 +118,8 @@ def test_nearest_group_fills_split(tmp_path: Path) -> None:
     """With no fraction below the threshold, a split gets the group that a larger threshold would add first."""
     path = write(tmp_path, [(f"{name}{group}.png", name, "", f"{name}{group}") for name in "ab" for group in range(99)])
     wide, narrow = (
-        split_by_path(split_images(Data(root=str(path), val=share, test=0.0001), 0, WHERE)) for share in (0.05, 0.0001)
+        split_by_path(split_images(Data(root=str(path), val=fraction, test=0.0001), 0, WHERE))
+        for fraction in (0.05, 0.0001)
     )
     chosen = {path for path, split in narrow.items() if split != "train"}
     assert len(chosen) == 4
@@ -135,8 +136,8 @@ def assert_everywhere(classes: dict[str, list[SplitUnit]]) -> None:
 
 def test_assign_units_moves_spare_group() -> None:
     a, b = (
-        [SplitUnit(fraction, str(fraction)) for fraction in shares]
-        for shares in ((0.05, 0.15, 0.6, 0.65), (0.06, 0.16, 0.7, 0.75))
+        [SplitUnit(fraction, str(fraction)) for fraction in fractions]
+        for fractions in ((0.05, 0.15, 0.6, 0.65), (0.06, 0.16, 0.7, 0.75))
     )
     assert_everywhere({"a": a, "b": b, "c": [*a[2:], b[2], SplitUnit(0.9, "0.9")]})
 
@@ -148,7 +149,7 @@ def test_assign_units_smallest_class_first() -> None:
 
 
 def test_unsatisfiable_class_is_reported(tmp_path: Path) -> None:
-    # a, b and c need each of their groups, so that d, which shares one with each, has only what they leave.
+    # a, b and c need all their groups, and d shares one with each: it gets only those that they do not need.
     rows = [(f"{name}{group}.png", name, "", f"{name}{group}") for name in "abc" for group in range(3)]
     rows += [(f"d{name}.png", "d", "", f"{name}0") for name in "abc"]
     path = write(tmp_path, rows)

@@ -61,9 +61,9 @@ def as_tensor(image: Image.Image) -> Tensor:
 @pytest.mark.parametrize("size", [(160, 106), (106, 160), (96, 96), (30, 20), (1, 400), (400, 1)])
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_eval_transform_output_shape(photos: tuple[Image.Image, ...], resize: str, size: tuple[int, int]) -> None:
-    made = build_eval_transform(Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std))(photos[0].resize(size))
-    assert made.dtype == torch.uint8
-    assert made.shape == (3, 96, 96)
+    output = build_eval_transform(Preprocessing(96, 110, resize, "bicubic", PRE.mean, PRE.std))(photos[0].resize(size))
+    assert output.dtype == torch.uint8
+    assert output.shape == (3, 96, 96)
 
 
 def test_eval_transform_resize_and_center_crop(photo: Image.Image) -> None:
@@ -80,10 +80,10 @@ def test_eval_transform_squash(photo: Image.Image) -> None:
 
 def test_eval_transform_pad(photo: Image.Image) -> None:
     pre = Preprocessing(96, 96, "pad", "bicubic", PRE.mean, PRE.std)
-    made = build_eval_transform(pre)(photo)
-    assert torch.equal(made[:, 16:80], as_tensor(photo.resize((96, 64), Image.Resampling.BICUBIC)))
-    assert not made[:, :16].any()
-    assert not made[:, 80:].any()
+    output = build_eval_transform(pre)(photo)
+    assert torch.equal(output[:, 16:80], as_tensor(photo.resize((96, 64), Image.Resampling.BICUBIC)))
+    assert not output[:, :16].any()
+    assert not output[:, 80:].any()
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
@@ -137,10 +137,10 @@ def test_train_transform_without_crop_resizes_as_eval(photo: Image.Image, resize
 
 def test_random_crop_uses_full_image(photo: Image.Image) -> None:
     ratio = photo.width / photo.height
-    whole = build_train_transform(
+    transform = build_train_transform(
         PRE, build({"name": "random_resized_crop", "scale": [1.0, 1.0], "ratio": [ratio, ratio]})
     )
-    assert torch.equal(whole(photo), as_tensor(photo.resize((96, 96), Image.Resampling.BICUBIC)))
+    assert torch.equal(transform(photo), as_tensor(photo.resize((96, 96), Image.Resampling.BICUBIC)))
 
 
 def test_train_transform_preserves_order(photo: Image.Image) -> None:
@@ -208,16 +208,16 @@ def test_transform_parameters_have_effect(
 
 def test_flips_direction(photo: Image.Image) -> None:
     plain = as_image(build_eval_transform(SHARP)(photo))
-    across = augment(photo, SHARP, {"name": "random_horizontal_flip", "p": 1.0}, num_draws=1)[0]
-    over = augment(photo, SHARP, {"name": "random_vertical_flip", "p": 1.0}, num_draws=1)[0]
-    assert torch.equal(across, as_tensor(ImageOps.mirror(plain)))
-    assert torch.equal(over, as_tensor(ImageOps.flip(plain)))
+    horizontal = augment(photo, SHARP, {"name": "random_horizontal_flip", "p": 1.0}, num_draws=1)[0]
+    vertical = augment(photo, SHARP, {"name": "random_vertical_flip", "p": 1.0}, num_draws=1)[0]
+    assert torch.equal(horizontal, as_tensor(ImageOps.mirror(plain)))
+    assert torch.equal(vertical, as_tensor(ImageOps.flip(plain)))
 
 
 def test_flip_probability(photo: Image.Image) -> None:
     plain = build_eval_transform(SHARP)(photo)
-    made = augment(photo, SHARP, {"name": "random_horizontal_flip", "p": 0.25}, num_draws=200)
-    flipped = sum(not torch.equal(one, plain) for one in made)
+    output = augment(photo, SHARP, {"name": "random_horizontal_flip", "p": 0.25}, num_draws=200)
+    flipped = sum(not torch.equal(one, plain) for one in output)
     assert 30 <= flipped <= 70  # 50 expected, standard deviation 6
 
 
@@ -226,9 +226,9 @@ def test_erased_and_rotated_areas_are_black(photo: Image.Image) -> None:
     erased = augment(white, SHARP, {"name": "random_erasing", "p": 1.0, "scale": [0.2, 0.2]})
     assert set(erased.flatten().tolist()) == {0, 255}
     assert 0.1 < float((erased == 0).float().mean()) < 0.3
-    turned = augment(white, SHARP, {"name": "random_rotation", "degrees": 45.0})
-    assert (turned[:, :, 0, 0] == 0).float().mean() > 0.5
-    assert (turned[:, :, 32, 32] == 255).all()
+    rotated = augment(white, SHARP, {"name": "random_rotation", "degrees": 45.0})
+    assert (rotated[:, :, 0, 0] == 0).float().mean() > 0.5
+    assert (rotated[:, :, 32, 32] == 255).all()
 
 
 def test_train_transform_uses_global_generator(photo: Image.Image) -> None:
@@ -257,11 +257,11 @@ def test_train_transform_does_not_modify_input(photo: Image.Image) -> None:
 
 def test_normalizer_matches_torchvision(photos: tuple[Image.Image, ...]) -> None:
     images = torch.stack([as_tensor(photo) for photo in photos]).contiguous(memory_format=torch.channels_last)
-    made = Normalizer(PRE, torch.device("cpu"))(images)
+    output = Normalizer(PRE, torch.device("cpu"))(images)
     expected = v2.functional.normalize(images.float() / 255, list(PRE.mean), list(PRE.std))
-    assert made.dtype == torch.float32
-    assert torch.equal(made, expected)
-    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert output.dtype == torch.float32
+    assert torch.equal(output, expected)
+    assert output.is_contiguous(memory_format=torch.channels_last)
     assert images.dtype == torch.uint8
 
 
@@ -284,9 +284,9 @@ def test_train_transform_grey_equals_rgb(
     grey = photo.convert("L")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        made = transform(grey)
+        output = transform(grey)
         torch.manual_seed(3)
-        assert torch.equal(transform(grey.convert("RGB")), made)
+        assert torch.equal(transform(grey.convert("RGB")), output)
 
 
 def test_transform_fingerprint_covers_all_settings() -> None:
@@ -297,8 +297,8 @@ def test_transform_fingerprint_covers_all_settings() -> None:
         dataclasses.replace(PRE, resize="pad"),
         dataclasses.replace(PRE, interpolation="bilinear"),
     ]
-    made = [build_eval_transform(pre) for pre in (PRE, *others)]
-    made += [
+    built = [build_eval_transform(pre) for pre in (PRE, *others)]
+    built += [
         build_train_transform(PRE, build(*transforms))
         for transforms in (
             [flip],
@@ -307,18 +307,18 @@ def test_transform_fingerprint_covers_all_settings() -> None:
             [flip, {"name": "random_rotation"}],
         )
     ]
-    assert len({transform.fingerprint for transform in made}) == len(made)
-    assert {transform.deterministic_fingerprint for transform in made[5:]} == {made[0].deterministic_fingerprint}
-    assert len({transform.deterministic_fingerprint for transform in made[:5]}) == 5
+    assert len({transform.fingerprint for transform in built}) == len(built)
+    assert {transform.deterministic_fingerprint for transform in built[5:]} == {built[0].deterministic_fingerprint}
+    assert len({transform.deterministic_fingerprint for transform in built[:5]}) == 5
     # Mean and std are applied afterwards, and a preset equals its list.
     scaled = dataclasses.replace(PRE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     assert (
         build_eval_transform(scaled).fingerprint
-        == made[0].fingerprint
+        == built[0].fingerprint
         == build_train_transform(PRE, "none").fingerprint
     )
     assert build_train_transform(PRE, PRESETS["strong"]).fingerprint == build_train_transform(PRE, "strong").fingerprint
-    fingerprint = json.loads(made[0].fingerprint)
+    fingerprint = json.loads(built[0].fingerprint)
     assert (fingerprint["pillow"], fingerprint["torchvision"]) == (PIL.__version__, torchvision.__version__)
 
 
@@ -350,8 +350,8 @@ def test_min_decode_size_covers_smallest_crop(photos: tuple[Image.Image, ...]) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(2000):
-            drawn = v2.RandomResizedCrop(96).make_params([reduced])
-            sides += [drawn["height"], drawn["width"]]
+            crop = v2.RandomResizedCrop(96).make_params([reduced])
+            sides += [crop["height"], crop["width"]]
     assert min(sides) >= 96
 
 

@@ -21,7 +21,7 @@ def unpack(content: bytes, folder: Path, max_bytes: int = 10**7, name: str = "ar
     archive = folder / "archive"
     archive.write_bytes(content)
     reporter = RecordingReporter()
-    unpack_archive(archive, name, folder / "made", max_bytes, "here", reporter)
+    unpack_archive(archive, name, folder / "unpacked", max_bytes, "here", reporter)
     return reporter
 
 
@@ -34,8 +34,8 @@ def unpack_error(content: bytes, folder: Path, max_bytes: int = 10**7, name: str
 @pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
 def test_unpack_archive_formats(tmp_path: Path, kind: str) -> None:
     reporter = unpack(pack_zip(MEMBERS) if kind == "zip" else pack_tar(MEMBERS, kind), tmp_path)
-    made = tmp_path / "made"
-    assert {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*.txt")} == MEMBERS
+    unpacked = tmp_path / "unpacked"
+    assert {path.relative_to(unpacked).as_posix(): path.read_bytes() for path in unpacked.rglob("*.txt")} == MEMBERS
     length = (tmp_path / "archive").stat().st_size
     last = reporter.reported[-1]
     assert (last.task, last.done, last.total, last.unit) == ("unpack archive", length, length, "bytes")
@@ -73,7 +73,7 @@ def test_unpack_archive_rejects_tar_links_and_devices(tmp_path: Path, kind: byte
     assert unpack_error(file.getvalue(), tmp_path) == (
         f"here: {tmp_path}/archive contains 'odd', which is a {what}, and is not used; report it to the publisher"
     )
-    assert not (tmp_path / "made/odd").exists()
+    assert not (tmp_path / "unpacked/odd").exists()
 
 
 @pytest.mark.parametrize(("kind", "what"), [(stat.S_IFLNK, "link"), (stat.S_IFIFO, "device")])
@@ -93,7 +93,7 @@ def test_unpack_archive_rejects_bomb(tmp_path: Path, kind: str) -> None:
         f"here: {tmp_path}/archive unpacks to more than 5 MB, at member 'large', and is not used; report it to the "
         "publisher"
     )
-    assert (tmp_path / "made/large").stat().st_size < 7_000_000
+    assert (tmp_path / "unpacked/large").stat().st_size < 7_000_000
 
 
 def test_unpack_archive_counts_empty_members(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_unpack_archive_non_utf8_names(tmp_path: Path) -> None:
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
         archive.addfile(tarfile.TarInfo("caf\xe9/1.txt"))
     unpack(file.getvalue(), tmp_path)
-    assert os.listdir(os.fsencode(tmp_path / "made")) == [b"caf\xe9"]  # noqa: PTH208 - the bytes of the name
+    assert os.listdir(os.fsencode(tmp_path / "unpacked")) == [b"caf\xe9"]  # noqa: PTH208 - the bytes of the name
     content = pack_zip({"caf\xe9.txt": b"x"}).replace("\xe9".encode(), b"\xff\xfe")
     assert unpack_error(content, tmp_path).startswith(
         f"here: {tmp_path}/archive is corrupt from the start ('utf-8' codec"
@@ -146,7 +146,7 @@ def test_unpack_archive_non_utf8_names(tmp_path: Path) -> None:
 def test_unpack_archive_gzip_file(tmp_path: Path) -> None:
     content = gzip.compress(MEMBERS["3.txt"])
     unpack(content, tmp_path, name="3.txt.gz")
-    assert (tmp_path / "made/3.txt").read_bytes() == MEMBERS["3.txt"]
+    assert (tmp_path / "unpacked/3.txt").read_bytes() == MEMBERS["3.txt"]
     assert unpack_error(content, tmp_path, 200_000, "3.txt.gz").startswith(f"here: {tmp_path}/archive unpacks to more")
     assert "is corrupt at member '3.txt' (" in unpack_error(content[:-20], tmp_path, name="3.txt.gz")
     assert "is corrupt at member '3.txt' (" in unpack_error(b"<html>", tmp_path, name="3.txt.gz")
