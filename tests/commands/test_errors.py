@@ -211,7 +211,7 @@ def test_train_stops_if_all_images_are_corrupt(ftcli: Ftcli, photo_copy: Path) -
     assert outcome.code == 3
     (message,) = outcome.errors
     assert message.startswith(
-        "stage head: not one of the 40 training images can be read; the first: photos/train/china/0.jpg: is no image"
+        "stage head: not one of the 40 training images can be read; the first: photos/train/china/0.jpg: is not a readable image;"
     )
 
 
