@@ -1,4 +1,4 @@
-"""The tree of errors. Each carries whole sentences for people and owns its exit code."""
+"""Exceptions with messages for users and exit codes, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class ErrorTable:
-    """What shows a fault better than a sentence can; `note` is a line below. A column that begins with > holds
-    numbers."""
+    """A table below the messages of an error, with a note below it. A column whose title begins with > is numeric."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -22,9 +21,9 @@ class ErrorTable:
 
 
 class FtcliError(Exception):
-    """One or more faults, each a sentence: what, where, the value, the remedy.
+    """One or more errors for the user, each a message with location, value, problem and remedy.
 
-    Only `cli.py` catches this type; it prints the faults a line each, then the table, and exits with `exit_code`.
+    `cli.py` prints the messages, one per line, and the table, and exits with `exit_code`.
     """
 
     exit_code: ClassVar[int] = 1
@@ -36,44 +35,43 @@ class FtcliError(Exception):
 
 
 class RunError(FtcliError):
-    """A fault while running: a loss that is not finite, a full disk, a frozen parameter that moved."""
+    """An error while running, such as a non-finite loss, a full disk or a changed frozen parameter."""
 
 
 class RecipeError(FtcliError):
-    """The recipe or the command line asks for what cannot be done, or for a folder that is taken."""
+    """An invalid recipe, option or output path."""
 
     exit_code = 2
 
 
 class DataError(FtcliError):
-    """The images or their folders are missing, broken or do not agree."""
+    """Missing, corrupt or inconsistent images, folders or manifests."""
 
     exit_code = 3
 
 
 class CheckpointError(FtcliError):
-    """A checkpoint or weights file is missing, broken, hostile, unreachable or does not fit."""
+    """A missing, corrupt, unsafe, unreachable or mismatched checkpoint or weights file."""
 
     exit_code = 4
 
 
 class RunInterruptedError(FtcliError):
-    """The run was stopped by SIGINT; everything needed to go on was saved first."""
+    """A run stopped by SIGINT, after saving everything that resuming needs."""
 
     exit_code = 130
 
 
 class RunTerminatedError(RunInterruptedError):
-    """The run was stopped by SIGTERM; everything needed to go on was saved first."""
+    """A run stopped by SIGTERM, after saving everything that resuming needs."""
 
     exit_code = 143
 
 
 def suggest(value: str, known: Iterable[str], *, max_shown: int = 12) -> str:
-    """Say which of the known names the value may have meant.
+    """Return a hint for an unknown name: "did you mean 'a'?" if there are similar names, else "known: a, b".
 
-    Returns "did you mean 'a'?" for near names, "known: a, b" for a list of at most `show` names,
-    and otherwise the first of them with the count of the rest.
+    At most `max_shown` known names are listed, followed by the number of the others.
     """
     names = sorted(set(known))
     near = difflib.get_close_matches(value, names, n=3, cutoff=0.6)
@@ -81,7 +79,7 @@ def suggest(value: str, known: Iterable[str], *, max_shown: int = 12) -> str:
         near = [name for name in names if value and value.lower() in name.lower()][:3]
     if near:
         return f"did you mean {' or '.join(repr(name) for name in near)}?"
-    return f"known: {format_list(names, max_shown)}" if names else "nothing is known here"
+    return f"known: {format_list(names, max_shown)}" if names else "there are no known names"
 
 
 def format_list(items: Iterable[str], max_items: int) -> str:
@@ -97,7 +95,7 @@ def quote_names(names: Iterable[str], max_names: int = 12) -> str:
 
 
 class ErrorList:
-    """Errors in the data, collected to be raised together. Each message starts with `location`.
+    """Errors in the data that are raised together. Each message begins with `location`.
 
     Of the errors of one kind the first ten are listed; the others are counted in a last message: `3 more <kind>`.
     """

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: atomic writes, digests and locks."""
+"""Atomic writes, output path checks, digests and locks."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _File = TypeVar("_File", TextIO, BinaryIO)
 
 
 def atomic_write(path: Path, content: bytes | memoryview | str) -> None:
-    """Write a file so that a reader, a kill or a power cut sees the old content or the new one, never a mix.
+    """Write a file atomically: it has the old or the new content, also after a kill or a power failure.
 
-    The content goes to a file beside it, is flushed to the disk and renamed; the folder is flushed too.
-    Raises RunError if the disk is full or the folder cannot be written; the old file then stays.
+    The content is written to a temporary file, flushed to disk and renamed, and the folder is flushed.
+    Raises RunError if the disk is full or the folder cannot be written; the old file is then unchanged.
     """
     data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -45,8 +45,10 @@ def atomic_write(path: Path, content: bytes | memoryview | str) -> None:
 
 @contextmanager
 def atomic_open(path: Path) -> Iterator[TextIO]:
-    """A text file, UTF-8, that is written little by little and is there when the context ends well, whole, or not at
-    all: after an error or a kill the old file stands. Raises RunError as `atomic_write` does."""
+    """Open a UTF-8 text file that replaces `path` when the context ends without an error.
+
+    Raises RunError as `atomic_write` does.
+    """
     with _open_temporary(
         path, lambda file: file.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     ) as f:
@@ -55,7 +57,7 @@ def atomic_open(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def atomic_open_binary(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file of bytes."""
+    """Open a binary file that replaces `path` when the context ends without an error."""
     with _open_temporary(path, lambda file: file.open("wb")) as f:
         yield f
 
@@ -77,62 +79,59 @@ def _open_temporary(path: Path, open_file: Callable[[Path], _File]) -> Iterator[
 
 
 def check_output_path(path: Path, option: str) -> None:
-    """Raise RecipeError that begins with `option` for a place that is taken by what is no plain file: a folder, a
-    link, a device. Whatever is written gets its name at the end, in their stead."""
+    """Raise RecipeError beginning with `option` if the path is a folder, link or device, which a file would replace."""
     if path.name in ("", "..") or (os.path.lexists(path) and (path.is_symlink() or not path.is_file())):
         raise RecipeError(f"{option}: {path} is a folder, link or device; give the name of a file")
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Raise RecipeError that begins with `option` for a place where no file can be written: one that is taken, or in a
-    folder that is not there or may not be written to."""
+    """Raise RecipeError beginning with `option` unless a file can be written at the path."""
     check_output_path(path, option)
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise RecipeError(
-            f"{option}: the folder {path.parent} cannot be written ({error.strerror}); give a place that you may write "
-            "to"
+            f"{option}: the folder {path.parent} cannot be written ({error.strerror}); give a path in a writable folder"
         ) from error
 
 
 def check_png_path(path: Path, option: str) -> None:
-    """Raise a RecipeError that begins with `option` unless a PNG file can be written at `path`."""
+    """Raise RecipeError beginning with `option` unless a PNG file can be written at the path."""
     if path.suffix.lower() != ".png":
-        raise RecipeError(f"{option}: {path} does not end in .png, the one format that is drawn; give such a name")
+        raise RecipeError(f"{option}: {path} is not a PNG file; give a name that ends in .png")
     if not path.parent.is_dir():
-        raise RecipeError(f"{option}: the folder {path.parent} is not there; make it, or give another place")
+        raise RecipeError(f"{option}: the folder {path.parent} does not exist; create it, or give another path")
     check_writable(path, option)
 
 
 def is_same_file(path: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, through links too; it need not be there."""
+    """Return whether two paths refer to the same file, which need not exist; links are followed."""
     return os.path.realpath(path) == os.path.realpath(other) or (
         path.exists() and other.exists() and path.samefile(other)
     )
 
 
 def make_dir(directory: Path) -> None:
-    """Make a folder and those above it. Raises RecipeError if it cannot be made or written."""
+    """Create a folder and its parents. Raises RecipeError if it cannot be created or written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         raise RecipeError(
-            f"{directory}: cannot be written ({error.strerror}); give a folder that you may write to, with --out"
+            f"{directory}: cannot be written ({error.strerror}); give a writable folder with --out"
         ) from error
 
 
 def commit_dir(temporary: Path, final: Path) -> None:
-    """Give a folder that was made whole under another name beside it its final name, in one step."""
+    """Rename a complete temporary folder to its final name, atomically."""
     temporary.rename(final)
     _fsync_dir(final.parent)
 
 
 def commit_file(temporary: Path, final: Path) -> None:
-    """Give a file that is whole and flushed its final name, in one step. Raises RunError if it cannot have it."""
+    """Rename a complete, flushed file to its final name, atomically. Raises RunError if it cannot be renamed."""
     try:
         temporary.replace(final)
         _fsync_dir(final.parent)
@@ -141,7 +140,7 @@ def commit_file(temporary: Path, final: Path) -> None:
 
 
 def hash_file(path: Path, algorithm: str = "sha256") -> str:
-    """The digest of a file's bytes in hexadecimal; `kind` is sha256, sha1 or md5."""
+    """Return the digest of a file in hexadecimal; `algorithm` is sha256, sha1 or md5."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
@@ -213,11 +212,12 @@ def _fsync_dir(directory: Path) -> None:
 
 
 def describe_write_error(path: Path, num_bytes: int, error: OSError) -> str:
-    """The sentence for a file that could not be written, by `size` bytes (0: not known)."""
+    """Return the message for a file that could not be written; `num_bytes` is its size, 0 if unknown."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(path.parent).free
-        needed = f"{num_bytes / 1e6:.1f} MB are needed and " if num_bytes else ""
+        needed = f"{num_bytes / 1e6:.1f} MB needed, " if num_bytes else ""
         return (
-            f"{path}: the disk is full: {needed}{free / 1e6:.1f} MB are free; make room; what was saved before is whole"
+            f"{path}: the disk is full: {needed}{free / 1e6:.1f} MB free; free some space (files saved before are "
+            "intact)"
         )
     return f"{path}: cannot be written ({error.strerror}); check the folder and its permissions"

@@ -93,7 +93,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     for name in ("FTCLI_OFFLINE", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ftcli.downloads.transfer.RETRY_DELAYS", (0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("ftcli.downloads.RETRY_DELAYS", (0.0, 0.0, 0.0, 0.0))
     with run_server() as running:
         yield running
 

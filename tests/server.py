@@ -1,4 +1,4 @@
-"""A web server on this machine that answers as it is told: in parts, late, wrongly, or not at all."""
+"""A local HTTP server with configurable responses: partial, delayed, wrong or missing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Response:
-    """How a request is answered.
+    """The response to a request.
 
-    `cut` closes the connection after so many bytes of the body (`reset` rudely), `declared` is the Content-Length told
-    instead of the true one (-1: none), `ranges` is whether Range is obeyed, `if_range` whether If-Range is too, and
-    `silence` how many seconds nothing happens after `cut` bytes (0 without) before the rest follows.
+    `cut_after` closes the connection after that many bytes of the body (with `reset`, without a shutdown).
+    `content_length` replaces the true Content-Length (-1: no header). `ranges` and `if_range` enable Range and If-Range.
+    `delay` is a pause in seconds after `cut_after` bytes (None: 0 bytes) before the rest is sent.
     """
 
     content: bytes = b""
@@ -40,7 +40,7 @@ class Response:
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """A request that came: `path` is the address of what was asked for, `headers` by name, whatever their case."""
+    """A received request; the names of `headers` are case-insensitive."""
 
     method: str
     path: str
@@ -52,9 +52,9 @@ class ReceivedRequest:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves what `serve` was given. A path's requests take its answers one after another; the last one stays.
+    """A server of the responses given to `serve`. The requests of a path get them in order, and then the last one again.
 
-    As a proxy it is asked for whole addresses, which are paths as well: serve("http://example.org/a.zip", …).
+    As a proxy it receives complete URLs as paths: serve("http://example.org/a.zip", …).
     """
 
     daemon_threads = True
@@ -75,20 +75,22 @@ class Server(ThreadingHTTPServer):
         return f"{self._scheme}://127.0.0.1:{self.server_port}"
 
     def serve(self, path: str, *responses: Response | bytes) -> str:
-        """Answer a path so; gives its address."""
-        self._responses[path] = [Response(answer) if isinstance(answer, bytes) else answer for answer in responses]
+        """Set the responses of a path and return its URL."""
+        self._responses[path] = [
+            Response(response) if isinstance(response, bytes) else response for response in responses
+        ]
         return self.address + path if path.startswith("/") else path
 
     def count(self, path: str = "") -> int:
-        """How many requests for a path have come, or for all."""
-        return sum(path in ("", seen.path) for seen in self.requests)
+        """Return the number of requests for a path, or of all."""
+        return sum(path in ("", request.path) for request in self.requests)
 
     def next_response(self, path: str) -> Response:
-        answers = self._responses.get(path) or self._responses.get(urlsplit(path).path) or [Response(status=404)]
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+        responses = self._responses.get(path) or self._responses.get(urlsplit(path).path) or [Response(status=404)]
+        return responses.pop(0) if len(responses) > 1 else responses[0]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that leave early are what is tested."""
+        """Ignore errors, since tests close connections early."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -102,50 +104,50 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(body=False)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-        """Nothing on standard error, which tests read."""
+        """Log nothing to stderr, which tests read."""
 
     def _respond(self, body: bool) -> None:
         self.server.requests.append(ReceivedRequest(self.command, self.path, self.headers))
         self.close_connection = True
-        answer = self.server.next_response(self.path)
-        status, content, extra = self._select_range(answer)
+        response = self.server.next_response(self.path)
+        status, content, extra = self._select_range(response)
         self.send_response(status)
         self.send_header("Connection", "close")
-        if answer.content_length != -1:
+        if response.content_length != -1:
             self.send_header(
-                "Content-Length", str(len(content) if answer.content_length is None else answer.content_length)
+                "Content-Length", str(len(content) if response.content_length is None else response.content_length)
             )
-        optional = {"ETag": answer.etag, "Location": answer.location}
-        for name, value in {**optional, **extra, **answer.headers}.items():
+        optional = {"ETag": response.etag, "Location": response.location}
+        for name, value in {**optional, **extra, **response.headers}.items():
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
         if not body:
             return
         self.wfile.write(
-            content[: answer.cut_after] if answer.cut_after is not None else b"" if answer.delay else content
+            content[: response.cut_after] if response.cut_after is not None else b"" if response.delay else content
         )
         self.wfile.flush()
-        if answer.delay and not self.server.stopping.wait(answer.delay):
-            self.wfile.write(content[answer.cut_after or 0 :])
-        if answer.reset:
+        if response.delay and not self.server.stopping.wait(response.delay):
+            self.wfile.write(content[response.cut_after or 0 :])
+        if response.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
-    def _select_range(self, answer: Response) -> tuple[int, bytes, dict[str, str]]:
+    def _select_range(self, response: Response) -> tuple[int, bytes, dict[str, str]]:
         requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        is_unchanged = self.headers.get("If-Range") in (None, answer.etag) or not answer.if_range
-        if answer.status != 200 or not requested or not answer.ranges or not is_unchanged:
-            return answer.status, answer.content, {}
-        start, length = int(requested[1]), len(answer.content)
+        is_unchanged = self.headers.get("If-Range") in (None, response.etag) or not response.if_range
+        if response.status != 200 or not requested or not response.ranges or not is_unchanged:
+            return response.status, response.content, {}
+        start, length = int(requested[1]), len(response.content)
         if start >= length:
             return 416, b"", {"Content-Range": f"bytes */{length}"}
-        return 206, answer.content[start:], {"Content-Range": f"bytes {start}-{length - 1}/{length}"}
+        return 206, response.content[start:], {"Content-Range": f"bytes {start}-{length - 1}/{length}"}
 
 
 @contextmanager
 def run_server(certificate: Path | None = None) -> Iterator[Server]:
-    """A server for as long as the context lasts; with a certificate, which holds its key too, an encrypted one."""
+    """Run a server during the context; with a certificate file, which contains the key too, over https."""
     with Server(certificate) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

@@ -1,4 +1,4 @@
-"""Downloads: once, resumed, checked on every use, and told in one sentence where they fail."""
+"""Tests of downloads: cached, resumed and verified, with one sentence per error."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from urllib.request import Request
 
 import pytest
 
-from ftcli import __version__
-from ftcli.downloads import download_file, is_offline, transfer
+from ftcli import __version__, downloads
+from ftcli.downloads import download_file, is_offline
 from ftcli.errors import DataError, RunError
 from ftcli.results import NullReporter, Progress
 from tests.server import Response, Server, run_server
@@ -26,11 +26,11 @@ OTHER = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(FILE).hexdigest()
 SHA1 = hashlib.sha1(FILE).hexdigest()
 OTHER_SHA256 = hashlib.sha256(OTHER).hexdigest()
-CERTIFICATE = Path(__file__).with_name("localhost.pem")  # for 127.0.0.1 alone, trusted by nobody
+CERTIFICATE = Path(__file__).with_name("localhost.pem")  # for 127.0.0.1, self-signed
 
 
 class RecordingReporter(NullReporter):
-    """A Reporter that keeps what it is told."""
+    """A reporter that records its messages."""
 
     def __init__(self) -> None:
         self.infos: list[str] = []
@@ -67,17 +67,17 @@ def list_names(folder: Path) -> list[str]:
 
 def test_download_file_downloads_once(tmp_path: Path, server: Server) -> None:
     url = server.serve("/a.zip", FILE)
-    listener = RecordingReporter()
+    reporter = RecordingReporter()
     for _ in range(2):
-        path = download_file(url, f"sha256:{SHA256}", "here", listener, DataError)
+        path = download_file(url, f"sha256:{SHA256}", "here", reporter, DataError)
         assert path == cached_path(tmp_path)
         assert path.read_bytes() == FILE
-    (seen,) = server.requests
-    assert (seen.method, seen.headers["Accept-Encoding"]) == ("GET", "identity")
-    assert seen.headers["User-Agent"] == f"ftcli/{__version__}"
+    (request,) = server.requests
+    assert (request.method, request.headers["Accept-Encoding"]) == ("GET", "identity")
+    assert request.headers["User-Agent"] == f"ftcli/{__version__}"
     assert list_names(path.parent) == [path.name]
-    assert listener.infos == [f"downloading {url} to {path}"]
-    last = listener.updates[-1]
+    assert reporter.infos == [f"downloading {url} to {path}"]
+    last = reporter.updates[-1]
     assert (last.task, last.done, last.total, last.unit) == (f"download {path.name}", 3_000_000, 3_000_000, "bytes")
     assert last.rate is not None
 
@@ -114,26 +114,26 @@ def test_download_file_uses_cache_variables(
 def test_download_file_resumes_after_disconnect(tmp_path: Path, server: Server) -> None:
     cut = [Response(FILE, cut_after=length) for length in (500_000, 400_000, 1_000_000)]
     url = server.serve("/a.zip", *cut, Response(FILE, cut_after=1000, reset=True), Response(FILE))
-    listener = RecordingReporter()
-    assert download_file(url, f"sha256:{SHA256}", "here", listener, DataError).read_bytes() == FILE
-    ranges = [seen.range for seen in server.requests]
+    reporter = RecordingReporter()
+    assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
+    ranges = [request.range for request in server.requests]
     assert ranges[:4] == [None, "bytes=500000-", "bytes=900000-", "bytes=1900000-"]
-    assert [seen.headers["If-Range"] for seen in server.requests] == [None, '"1"', '"1"', '"1"', '"1"']
-    assert listener.infos[1] == f"{url}: the connection ended at 0.5 MB; trying again"
+    assert [request.headers["If-Range"] for request in server.requests] == [None, '"1"', '"1"', '"1"', '"1"']
+    assert reporter.infos[1] == f"{url}: connection closed at 0.5 MB; trying again"
     assert list_names(cached_path(tmp_path).parent) == [cached_path(tmp_path).name]
 
 
 def test_download_file_stops_after_five_retries(tmp_path: Path, server: Server) -> None:
     url = server.serve("/a.zip", Response(FILE, cut_after=1000), Response(FILE, cut_after=0))
     assert download_error(url) == (
-        f"here: {url} cannot be downloaded (the connection ended); download it where that is possible and put it at "
+        f"here: {url} cannot be downloaded (connection closed); download it elsewhere and copy it to "
         f"{cached_path(tmp_path)}"
     )
     assert server.count() == 6
     server.serve("/a.zip", FILE)
-    listener = RecordingReporter()
-    assert download_file(url, f"sha256:{SHA256}", "here", listener, DataError).read_bytes() == FILE
-    assert listener.infos == [f"downloading {url} to {cached_path(tmp_path)}, from 0.0 MB on"]
+    reporter = RecordingReporter()
+    assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
+    assert reporter.infos == [f"downloading {url} to {cached_path(tmp_path)}, resuming at 0.0 MB"]
     assert server.requests[-1].range == "bytes=1000-"
 
 
@@ -144,7 +144,7 @@ def test_download_file_resumes_after_kill(tmp_path: Path, server: Server) -> Non
         process.send_signal(signal.SIGKILL)
     assert not cached_path(tmp_path).exists()
     assert download(url).read_bytes() == FILE
-    assert [(seen.range, seen.headers["If-Range"]) for seen in server.requests] == [
+    assert [(request.range, request.headers["If-Range"]) for request in server.requests] == [
         (None, None),
         ("bytes=2000000-", '"1"'),
     ]
@@ -155,7 +155,7 @@ def test_download_file_reuses_complete_part(tmp_path: Path, server: Server) -> N
     cached_path(tmp_path).parent.mkdir(parents=True)
     cached_path(tmp_path, "a.zip.part").write_bytes(FILE)
     assert download(url).read_bytes() == FILE
-    assert [seen.range for seen in server.requests] == ["bytes=3000000-"]
+    assert [request.range for request in server.requests] == ["bytes=3000000-"]
 
 
 def test_download_file_waits_for_other_process(tmp_path: Path, server: Server) -> None:
@@ -170,8 +170,8 @@ def test_download_file_waits_for_other_process(tmp_path: Path, server: Server) -
             server.serve("/a.zip", FILE)
             assert first.wait(20) == second.wait(20) == 0
     assert download(url).read_bytes() == FILE
-    # The rest did not follow, since the server ends its silences by ending: so the first asked once more.
-    assert [seen.range for seen in server.requests] == [None, "bytes=1000000-"]
+    # The server closes the connection when it stops during a delay, so the first process sends a second request.
+    assert [request.range for request in server.requests] == [None, "bytes=1000000-"]
     assert list_names(cached_path(tmp_path).parent) == [cached_path(tmp_path).name]
 
 
@@ -185,14 +185,14 @@ def test_download_file_restarts_after_wrong_download(tmp_path: Path, server: Ser
             server.stopping.set()
             assert (first.wait(20), second.wait(20)) == (1, 0)
     assert cached_path(tmp_path).read_bytes() == FILE
-    assert [seen.range for seen in server.requests] == [None, "bytes=1000000-", None]
+    assert [request.range for request in server.requests] == [None, "bytes=1000000-", None]
 
 
 def start_download(url: str) -> subprocess.Popen[str]:
     code = (
-        "import sys; from ftcli.console import Terminal; from ftcli.downloads import download_file\n"
+        "import sys; from ftcli.console.terminal import TerminalReporter; from ftcli.downloads import download_file\n"
         "from ftcli.errors import DataError\n"
-        "download_file(*sys.argv[1:], 'here', Terminal(sys.stdout), DataError)"
+        "download_file(*sys.argv[1:], 'here', TerminalReporter(sys.stdout), DataError)"
     )
     command = [sys.executable, "-u", "-c", code, url, f"sha256:{SHA256}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -201,7 +201,7 @@ def start_download(url: str) -> subprocess.Popen[str]:
 def wait_for(path: Path, size: int) -> None:
     until = time.monotonic() + 20
     while not path.exists() or path.stat().st_size < size:
-        assert time.monotonic() < until, "nothing came"
+        assert time.monotonic() < until, "nothing was downloaded"
         time.sleep(0.02)
 
 
@@ -213,7 +213,7 @@ def test_download_file_restarts_without_range_support(server: Server) -> None:
 
 def test_download_file_counts_only_new_bytes(server: Server) -> None:
     shorter = [Response(FILE, cut_after=length, ranges=False) for length in (2000, 1000, 1500, 1000, 1500, 1000)]
-    assert "(the connection ended)" in download_error(server.serve("/a.zip", *shorter, Response(FILE)))
+    assert "(connection closed)" in download_error(server.serve("/a.zip", *shorter, Response(FILE)))
     assert server.count() == 6
 
 
@@ -236,7 +236,7 @@ def test_download_file_restarts_if_part_too_long(tmp_path: Path, server: Server)
     cached_path(tmp_path).parent.mkdir(parents=True)
     cached_path(tmp_path, "a.zip.part").write_bytes(FILE + b"more")
     assert download(url).read_bytes() == FILE
-    assert [seen.range for seen in server.requests] == ["bytes=3000004-", None]
+    assert [request.range for request in server.requests] == ["bytes=3000004-", None]
 
 
 def test_download_file_handles_wrong_content_length(tmp_path: Path, server: Server) -> None:
@@ -245,26 +245,28 @@ def test_download_file_handles_wrong_content_length(tmp_path: Path, server: Serv
     url = server.serve("/short.zip", Response(FILE, content_length=2_999_900))
     found = hashlib.sha256(FILE[:2_999_900]).hexdigest()
     assert download_error(url) == (
-        f"here: what came from {url} is not the file that was asked for: its SHA-256 should begin with {SHA256} and "
-        f"is {found}; try again, or on another network"
+        f"here: the download from {url} is not the expected file (expected SHA-256 {SHA256}, found {found}); try "
+        "again, or on another network"
     )
     url = server.serve("/always.zip", Response(FILE, content_length=3_000_100, ranges=False))
-    assert "(the connection ended)" in download_error(url)
+    assert "(connection closed)" in download_error(url)
     assert server.count("/always.zip") == 6
     url = server.serve("/endless.zip", Response(FILE, content_length=10**12))
-    assert "(it would be 1000.0 GB long)" in download_error(url)
+    assert "(its size of 1000.0 GB is above the limit of 100.0 GB)" in download_error(url)
 
 
 def test_download_file_limits_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcli.downloads.transfer._MAX_SIZE", 2_000_000)
-    assert "(it is longer than 2.0 MB)" in download_error(server.serve("/a.zip", Response(FILE, content_length=-1)))
+    monkeypatch.setattr("ftcli.downloads._MAX_SIZE", 2_000_000)
+    assert "(it is larger than the limit of 2.0 MB)" in download_error(
+        server.serve("/a.zip", Response(FILE, content_length=-1))
+    )
 
 
 def test_download_file_deletes_wrong_file(tmp_path: Path, server: Server) -> None:
     url = server.serve("/a.zip", OTHER)
     assert download_error(url, f"sha1:{SHA1}") == (
-        f"here: what came from {url} is not the file that was asked for: its SHA-1 should begin with {SHA1} and is "
-        f"{hashlib.sha1(OTHER).hexdigest()}; try again, or on another network"
+        f"here: the download from {url} is not the expected file (expected SHA-1 {SHA1}, found "
+        f"{hashlib.sha1(OTHER).hexdigest()}); try again, or on another network"
     )
     assert list_names(tmp_path / "cache/downloads") == []
 
@@ -273,11 +275,10 @@ def test_download_file_replaces_damaged_file(tmp_path: Path, server: Server) -> 
     url = server.serve("/a.zip", FILE)
     path = download(url)
     path.write_bytes(OTHER)
-    listener = RecordingReporter()
-    assert download_file(url, f"sha256:{SHA256}", "here", listener, DataError).read_bytes() == FILE
-    assert listener.warnings == [
-        f"here: {path} is not the file at {url}: its SHA-256 should begin with {SHA256} and is {OTHER_SHA256}; it is "
-        "downloaded anew"
+    reporter = RecordingReporter()
+    assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
+    assert reporter.warnings == [
+        f"here: {path} is not the file at {url} (expected SHA-256 {SHA256}, found {OTHER_SHA256}); downloading it again"
     ]
     path.write_bytes(OTHER)
     server.serve("/a.zip", Response(status=404))
@@ -294,16 +295,15 @@ def test_download_file_makes_no_request_offline(
         assert is_offline() == expected
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     assert download_error(url) == (
-        f"here: {url} is needed and FTCLI_OFFLINE is set; download it where that is possible and put it at "
-        f"{cached_path(tmp_path)}, or unset FTCLI_OFFLINE"
+        f"here: {url} is not cached and FTCLI_OFFLINE is set; copy the file to {cached_path(tmp_path)}, or unset "
+        "FTCLI_OFFLINE"
     )
     assert not (tmp_path / "cache").exists()
     cached_path(tmp_path).parent.mkdir(parents=True)
     cached_path(tmp_path).write_bytes(OTHER)
     assert download_error(url) == (
-        f"here: {cached_path(tmp_path)} is not the file at {url}: its SHA-256 should begin with {SHA256} and is "
-        f"{OTHER_SHA256}; FTCLI_OFFLINE is set: download it where that is possible and put it there, or unset "
-        "FTCLI_OFFLINE"
+        f"here: {cached_path(tmp_path)} is not the file at {url} (expected SHA-256 {SHA256}, found {OTHER_SHA256}) and "
+        "FTCLI_OFFLINE is set; replace the file, or unset FTCLI_OFFLINE"
     )
     cached_path(tmp_path).write_bytes(FILE)
     assert download(url) == cached_path(tmp_path)
@@ -323,9 +323,7 @@ def test_download_file_makes_no_request_offline(
     ],
 )
 def test_download_file_rejects_invalid_url(url: str) -> None:
-    assert (
-        download_error(url) == f"here: {url!r} is no address of a file; give one that begins with https:// or http://"
-    )
+    assert download_error(url) == f"here: {url!r} is not a valid URL; give one that begins with https:// or http://"
 
 
 def test_redirects_keep_range(server: Server) -> None:
@@ -333,47 +331,44 @@ def test_redirects_keep_range(server: Server) -> None:
     server.serve("/b", Response(status=301, location="/c", etag=None))
     url = server.serve("/a.zip", Response(status=302, location=server.address + "/b", etag=None))
     assert download(url).read_bytes() == FILE
-    assert [seen.range for seen in server.requests if seen.path == "/c"] == [None, "bytes=1000000-"]
+    assert [request.range for request in server.requests if request.path == "/c"] == [None, "bytes=1000000-"]
 
 
 def test_redirects_reject_loops_and_files(tmp_path: Path, server: Server) -> None:
     url = server.serve("/a.zip", Response(status=302, location="/a.zip"))
-    remedy = f"download it where that is possible and put it at {cached_path(tmp_path)}"
-    assert download_error(url) == f"here: {url} cannot be downloaded (its redirects lead nowhere); {remedy}"
+    remedy = f"download it elsewhere and copy it to {cached_path(tmp_path)}"
+    assert download_error(url) == f"here: {url} cannot be downloaded (invalid redirect); {remedy}"
     server.serve("/a.zip", Response(status=302, location="file:///etc/passwd"))
-    assert download_error(url) == f"here: {url} cannot be downloaded (its redirects lead nowhere); {remedy}"
+    assert download_error(url) == f"here: {url} cannot be downloaded (invalid redirect); {remedy}"
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason", "remedy", "requests"),
+    ("response", "reason", "remedy", "num_requests"),
     [
-        (Response(status=404), "HTTP 404 Not Found", "check the address, or get it elsewhere", 1),
-        (Response(status=403), "HTTP 403 Forbidden", "download it where that is possible", 1),
-        (Response(status=500), "HTTP 500 Internal Server Error", "download it where that is possible", 5),
+        (Response(status=404), "HTTP 404 Not Found", "check the URL, or copy the file", 1),
+        (Response(status=403), "HTTP 403 Forbidden", "download it elsewhere and copy it", 1),
+        (Response(status=500), "HTTP 500 Internal Server Error", "download it elsewhere and copy it", 5),
         (
             Response(status=503, headers={"Retry-After": "3600"}),
             "HTTP 503 Service Unavailable",
-            "download it where that is possible",
+            "download it elsewhere and copy it",
             1,
         ),
     ],
 )
 def test_download_file_reports_http_errors(
-    tmp_path: Path, server: Server, answer: Response, reason: str, remedy: str, requests: int
+    tmp_path: Path, server: Server, response: Response, reason: str, remedy: str, num_requests: int
 ) -> None:
-    url = server.serve("/a.zip", answer)
-    assert (
-        download_error(url)
-        == f"here: {url} cannot be downloaded ({reason}); {remedy} and put it at {cached_path(tmp_path)}"
-    )
-    assert server.count() == requests
+    url = server.serve("/a.zip", response)
+    assert download_error(url) == f"here: {url} cannot be downloaded ({reason}); {remedy} to {cached_path(tmp_path)}"
+    assert server.count() == num_requests
     assert list_names(tmp_path / "cache/downloads") == []
 
 
 def test_download_file_honours_retry_after(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("ftcli.downloads.transfer.RETRY_DELAYS", (0.5, 1.0))
-    monkeypatch.setattr("ftcli.downloads.transfer.time.sleep", pauses.append)
+    delays: list[float] = []
+    monkeypatch.setattr("ftcli.downloads.RETRY_DELAYS", (0.5, 1.0))
+    monkeypatch.setattr("ftcli.downloads.time.sleep", delays.append)
     busy = [
         Response(status=500),
         Response(status=429, headers={"Retry-After": "7"}),
@@ -381,40 +376,40 @@ def test_download_file_honours_retry_after(server: Server, monkeypatch: pytest.M
         Response(FILE),
     ]
     assert download(server.serve("/a.zip", *busy)).read_bytes() == FILE
-    assert pauses == [0.5, 7.0, 0.5]
+    assert delays == [0.5, 7.0, 0.5]
 
 
 def test_download_file_times_out(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcli.downloads.transfer.TIMEOUT", 0.2)
+    monkeypatch.setattr("ftcli.downloads.TIMEOUT", 0.2)
     url = server.serve("/a.zip", Response(FILE, cut_after=1_000_000, delay=60), Response(FILE))
     assert download(url).read_bytes() == FILE
     assert server.requests[-1].range == "bytes=1000000-"
     url = server.serve("/b.zip", Response(FILE, delay=60))
-    assert "(no answer for 0.2 s)" in download_error(url)
+    assert "(no response for 0.2 s)" in download_error(url)
 
 
 def test_download_file_reports_connection_errors(tmp_path: Path, server: Server) -> None:
-    remedy = f"download it where that is possible and put it at {cached_path(tmp_path)}"
-    with run_server() as gone:
-        url = gone.address + "/a.zip"
+    remedy = f"download it elsewhere and copy it to {cached_path(tmp_path)}"
+    with run_server() as stopped:
+        url = stopped.address + "/a.zip"
     assert download_error(url) == f"here: {url} cannot be downloaded (Connection refused); {remedy}"
     url = "http://nowhere.invalid/a.zip"
-    assert download_error(url) == f"here: {url} cannot be downloaded (the name of its server is not known); {remedy}"
+    assert download_error(url) == f"here: {url} cannot be downloaded (unknown host name); {remedy}"
     url = f"https://127.0.0.1:{server.server_port}/a.zip"
     assert download_error(url).startswith(f"here: {url} cannot be downloaded (TLS: ")
 
 
 def test_redirects_reject_http_after_https(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    remedy = f"download it where that is possible and put it at {cached_path(tmp_path)}"
+    remedy = f"download it elsewhere and copy it to {cached_path(tmp_path)}"
     plain = server.serve("/a.zip", FILE)
     with run_server(CERTIFICATE) as encrypted:
         url = encrypted.serve("/a.zip", Response(status=302, location=plain), Response(FILE))
         assert download_error(url).startswith(
-            f"here: {url} cannot be downloaded (its certificate is not trusted: self-signed cert"
+            f"here: {url} cannot be downloaded (certificate not trusted: self-signed cert"
         )
         monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
         assert download_error(url) == (
-            f"here: {url} cannot be downloaded (it leads to {plain}, which is not encrypted); {remedy}"
+            f"here: {url} cannot be downloaded (redirect to {plain}, which is not encrypted); {remedy}"
         )
         assert server.count() == 0
         assert download(url).read_bytes() == FILE
@@ -425,7 +420,7 @@ def test_redirects_reject_http_after_https(tmp_path: Path, server: Server, monke
 def test_download_file_uses_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", server.address)
     assert download(server.serve("http://far.example/a.zip", FILE)).read_bytes() == FILE
-    assert [(seen.path, seen.headers["Host"]) for seen in server.requests] == [
+    assert [(request.path, request.headers["Host"]) for request in server.requests] == [
         ("http://far.example/a.zip", "far.example")
     ]
 
@@ -437,14 +432,14 @@ def test_download_file_checks_free_space(tmp_path: Path, server: Server, monkeyp
     with pytest.raises(RunError) as caught:
         download(url)
     assert str(caught.value) == (
-        f"{cached_path(tmp_path, 'a.zip.part')}: the disk is full: 3.0 MB are needed and 1.0 MB are free; make room; what "
-        "was saved before is whole"
+        f"{cached_path(tmp_path, 'a.zip.part')}: the disk is full: 3.0 MB needed, 1.0 MB free; free some space (files "
+        "saved before are intact)"
     )
     assert list_names(tmp_path / "cache/downloads") == []
 
 
 def test_download_file_resumes_after_full_disk(tmp_path: Path, server: Server) -> None:
-    """A limit on the size of files stands for the disk: writing fails after the first megabyte."""
+    """A limit on the size of files simulates a full disk after the first megabyte."""
     url = server.serve("/a.zip", FILE)
     code = (
         "import resource, signal, sys; from ftcli.downloads import download_file; from ftcli.errors import *\n"
@@ -467,7 +462,7 @@ def test_download_file_reports_unusable_target(tmp_path: Path, server: Server) -
     with pytest.raises(RunError) as caught:
         download(url, target=tmp_path / "file/a.zip")
     assert str(caught.value) == (
-        f"{tmp_path}/file/a.zip: cannot be read (Not a directory); check what is there and its permissions"
+        f"{tmp_path}/file/a.zip: cannot be read (Not a directory); check the path and its permissions"
     )
     (tmp_path / "a.zip.part").mkdir()
     with pytest.raises(RunError) as caught:
@@ -479,8 +474,8 @@ def test_download_file_reports_unusable_target(tmp_path: Path, server: Server) -
 
 
 def test_redirects_allow_https_to_https() -> None:
-    """From an encrypted address to another is allowed; a server of this machine cannot show it without two of them."""
+    """Uses the handler directly: two https servers with one certificate are not available."""
     request = Request("https://a.example/x")
-    followed = transfer._Redirects().redirect_request(request, None, 302, "", None, "https://b.example/y")  # type: ignore[arg-type]
+    followed = downloads._SecureRedirectHandler().redirect_request(request, None, 302, "", None, "https://b.example/y")  # type: ignore[arg-type]
     assert followed is not None
     assert followed.full_url == "https://b.example/y"

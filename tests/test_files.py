@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Tests of atomic writes, output paths and locks."""
 
 from __future__ import annotations
 
@@ -43,12 +43,15 @@ def test_atomic_write_keeps_old_file_on_failure(tmp_path: Path) -> None:
 
 
 def test_describe_write_error_reports_full_disk(tmp_path: Path) -> None:
-    told = describe_write_error(tmp_path / "last.pt", 3_000_000, OSError(errno.ENOSPC, "No space left on device"))
-    assert told.startswith(f"{tmp_path}/last.pt: the disk is full: 3.0 MB are needed and ")
-    assert told.endswith("; make room; what was saved before is whole")
-    told = describe_write_error(tmp_path / "told.csv", 0, OSError(errno.ENOSPC, "No space left on device"))
+    message = describe_write_error(tmp_path / "last.pt", 3_000_000, OSError(errno.ENOSPC, "No space left on device"))
     assert re.fullmatch(
-        r".*/told\.csv: the disk is full: [0-9.]+ MB are free; make room; what was saved before is whole", told
+        r".*/last\.pt: the disk is full: 3\.0 MB needed, [0-9.]+ MB free; free some space \(files saved before are "
+        r"intact\)",
+        message,
+    )
+    message = describe_write_error(tmp_path / "a.csv", 0, OSError(errno.ENOSPC, "No space left on device"))
+    assert re.fullmatch(
+        r".*/a\.csv: the disk is full: [0-9.]+ MB free; free some space \(files saved before are intact\)", message
     )
 
 
@@ -57,9 +60,9 @@ def test_check_output_path_rejects_folders_and_links(tmp_path: Path) -> None:
     check_output_path(tmp_path / "file", "--out")
     check_output_path(tmp_path / "free", "--out")
     (tmp_path / "link").symlink_to("file")
-    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "dangling").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
-    for taken in (tmp_path, Path(), Path(".."), tmp_path / "link", tmp_path / "broken", tmp_path / "pipe"):
+    for taken in (tmp_path, Path(), Path(".."), tmp_path / "link", tmp_path / "dangling", tmp_path / "pipe"):
         with pytest.raises(RecipeError) as caught:
             check_output_path(taken, "--out")
         assert str(caught.value) == f"--out: {taken} is a folder, link or device; give the name of a file"
@@ -70,7 +73,7 @@ def test_make_dir_reports_failure(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         make_dir(tmp_path / "file" / "run")
     assert str(caught.value) == (
-        f"{tmp_path}/file/run: cannot be written (Not a directory); give a folder that you may write to, with --out"
+        f"{tmp_path}/file/run: cannot be written (Not a directory); give a writable folder with --out"
     )
 
 
@@ -104,12 +107,12 @@ def test_atomic_open_replaces_on_success_only(tmp_path: Path) -> None:
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), atomic_open(path) as file:
         file.write(f"half {1 // file.tell()}")
-    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("a.csv", "old")]
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.csv", "old")]
     with atomic_open(path) as file:
         file.write("a\r\n\udcff")
         file.flush()
         assert path.read_text() == "old"
-    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("a.csv", b"a\r\n\\udcff")]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("a.csv", b"a\r\n\\udcff")]
     with pytest.raises(RunError) as error, atomic_open(tmp_path / "no/a.csv"):
         pass
     assert str(error.value) == (

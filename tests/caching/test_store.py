@@ -237,7 +237,7 @@ def test_store_writer_reports_full_disk(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(RunError) as caught, store.writer(NullReporter()) as writer:
         add_rows(writer, choose())
     assert str(caught.value).startswith(f"{store.folder}/")
-    assert ".chunk: the disk is full: 0.0 MB are needed and " in str(caught.value)
+    assert ".chunk: the disk is full: 0.0 MB needed, " in str(caught.value)
     assert len(list_chunks(store)) == 1
     assert sorted(path.name for path in store.folder.glob(".*")) == [".lock"]
     assert make_store().contains(KEYS[:3]) == [True, False, False]

@@ -332,15 +332,15 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
         ),
         (
             ("runs/photos", "runs/photos/last.pt", "--out", "c.gif"),
-            "--out: c.gif does not end in .png, the one format that is drawn; give such a name",
+            "--out: c.gif is not a PNG file; give a name that ends in .png",
         ),
         (
             ("runs/photos", "runs/photos/last.pt", "--out", "nowhere/c.png"),
-            "--out: the folder nowhere is not there; make it, or give another place",
+            "--out: the folder nowhere does not exist; create it, or give another path",
         ),
         (
             ("runs/photos", "runs/photos/last.pt", "--out", "/proc/c.png"),
-            "--out: the folder /proc cannot be written (No such file or directory); give a place that you may write to",
+            "--out: the folder /proc cannot be written (No such file or directory); give a path in a writable folder",
         ),
     ],
 )

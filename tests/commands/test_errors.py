@@ -274,7 +274,7 @@ def test_train_reports_unreachable_weights(
     file = f"{cache}/hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
     assert outcome.errors == [
         "r.yaml:9:47: backbone.weights: https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth cannot be "
-        f"downloaded (Connection refused); download it where that is possible and put it at {file}"
+        f"downloaded (Connection refused); download it elsewhere and copy it to {file}"
     ]
     assert not (workplace / "runs").exists()
 
@@ -292,10 +292,10 @@ def test_train_reports_cached_weights_with_other_hash(
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 4
     assert outcome.errors == [
-        f"r.yaml:9:47: backbone.weights: {file} is not the file at https://download.pytorch.org/models/{file.name}: "
-        "its SHA-256 should begin with f707e7126e and is "
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad; FTCLI_OFFLINE is set: download it "
-        "where that is possible and put it there, or unset FTCLI_OFFLINE"
+        f"r.yaml:9:47: backbone.weights: {file} is not the file at https://download.pytorch.org/models/{file.name} "
+        "(expected SHA-256 f707e7126e, found "
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad) and FTCLI_OFFLINE is set; replace the "
+        "file, or unset FTCLI_OFFLINE"
     ]
 
 
@@ -323,7 +323,7 @@ def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -
         (
             ("train", "r.yaml", "--out", "r.yaml/run"),
             2,
-            "r.yaml/run: cannot be written (Not a directory); give a folder that you may write to, with --out",
+            "r.yaml/run: cannot be written (Not a directory); give a writable folder with --out",
         ),
         (
             ("train", "r.yaml", "--device", "gpu"),

@@ -282,7 +282,7 @@ def test_evaluate_keeps_old_predictions_on_full_disk(
 def test_evaluate_reports_all_invalid_options(ftcli: Ftcli, checkpoint_path: Path) -> None:
     before = sorted(Path().rglob("*"))
     many = ("--min-recall", "1.5", "--tta", "flip", "--out", "x.bin", "--predictions", "told.txt", "--report", "r.pdf")
-    run, there = "runs/photos", "give a place that you may write to"
+    run, there = "runs/photos", "give a path in a writable folder"
     for arguments, faults in (
         (
             many,

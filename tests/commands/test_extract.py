@@ -193,7 +193,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             ["r.yaml", "--out", "r.yaml/a.npz"],
             2,
-            ["--out: the folder r.yaml cannot be written (Not a directory); give a place that you may write to"],
+            ["--out: the folder r.yaml cannot be written (Not a directory); give a path in a writable folder"],
         ),
         (
             ["r.yaml", "--out", "/proc/a.npz"],

@@ -200,11 +200,11 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
         (("--estimate",), "--estimate: needs a recipe (.yaml), not a list of models; give one"),
         (
             ("r.yaml", "--plot-augment", "a.gif"),
-            "--plot-augment: a.gif does not end in .png, the one format that is drawn; give such a name",
+            "--plot-augment: a.gif is not a PNG file; give a name that ends in .png",
         ),
         (
             ("r.yaml", "--plot-activations", "x.jpg", "f"),
-            "--plot-activations: f does not end in .png, the one format that is drawn; give such a name",
+            "--plot-activations: f is not a PNG file; give a name that ends in .png",
         ),
         (("r.yaml", "--layer", "fc"), "--layer fc: has no effect without --plot-activations; add it"),
         (

@@ -156,8 +156,8 @@ def test_train_offline_reports_path_of_weights(
     assert outcome.code == 4
     name = "shufflenetv2_x0.5-f707e7126e.pth"
     assert outcome.errors == [
-        f"--set backbone.weights=default: backbone.weights: https://download.pytorch.org/models/{name} is needed and "
-        f"FTCLI_OFFLINE is set; download it where that is possible and put it at {tmp_path}/hub/checkpoints/{name}, or "
+        f"--set backbone.weights=default: backbone.weights: https://download.pytorch.org/models/{name} is not cached "
+        f"and FTCLI_OFFLINE is set; copy the file to {tmp_path}/hub/checkpoints/{name}, or "
         "unset FTCLI_OFFLINE"
     ]
 

@@ -143,8 +143,8 @@ def test_download_dataset_archive_errors_leave_nothing(
     outcome = ftcli("data", "download", "oxford-pets")
     wanted, found = (hashlib.sha256(content).hexdigest() for content in (images, lists))
     assert outcome.errors == [
-        f"download: oxford-pets: what came from {url} is not the file that was asked for: its SHA-256 should begin with "
-        f"{wanted} and is {found}; try again, or on another network"
+        f"download: oxford-pets: the download from {url} is not the expected file (expected SHA-256 "
+        f"{wanted}, found {found}); try again, or on another network"
     ]
     assert outcome.code == 3
 
@@ -157,8 +157,8 @@ def test_download_dataset_offline_message(
     outcome = ftcli("data", "download", "hotdog")
     assert outcome.code == 3
     assert outcome.errors == [
-        "download: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is needed and FTCLI_OFFLINE is set; "
-        f"download it where that is possible and put it at {tmp_path}/cache/downloads/fba480ffa8aa7e0f-hotdog.zip, or "
+        "download: hotdog: http://d2l-data.s3-accelerate.amazonaws.com/hotdog.zip is not cached and FTCLI_OFFLINE is "
+        f"set; copy the file to {tmp_path}/cache/downloads/fba480ffa8aa7e0f-hotdog.zip, or "
         "unset FTCLI_OFFLINE"
     ]
     assert not list(tmp_path.iterdir())

@@ -78,13 +78,12 @@ def test_check_png_path_rejects(tmp_path: Path) -> None:
     check_png_path(tmp_path / "out.PNG", "--plot-augment")
     with pytest.raises(RecipeError) as error:
         check_png_path(tmp_path / "out.jpg", "--plot-augment")
-    assert str(error.value) == (
-        f"--plot-augment: {tmp_path}/out.jpg does not end in .png, the one format that is drawn; give such a name"
-    )
+    assert str(error.value) == (f"--plot-augment: {tmp_path}/out.jpg is not a PNG file; give a name that ends in .png")
     with pytest.raises(RecipeError) as error:
         check_png_path(tmp_path / "no/out.png", "--plot-activations")
     assert (
-        str(error.value) == f"--plot-activations: the folder {tmp_path}/no is not there; make it, or give another place"
+        str(error.value)
+        == f"--plot-activations: the folder {tmp_path}/no does not exist; create it, or give another path"
     )
 
 

@@ -70,7 +70,7 @@ def check_report_path(path: Path) -> None:
     if path.suffix.lower() not in (".html", ".htm"):
         raise RecipeError(f"--report: {path} does not end in .html or .htm; give such a name")
     if not path.parent.is_dir():
-        raise RecipeError(f"--report: the folder {path.parent} is not there; make it, or give another place")
+        raise RecipeError(f"--report: the folder {path.parent} does not exist; create it, or give another path")
     check_output_path(path, "--report")
 
 

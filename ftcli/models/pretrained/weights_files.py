@@ -140,8 +140,8 @@ def _download_from_hub(entry: PretrainedWeights, location: str, reporter: Report
     url = hf_hub_url(repository, filenames[0], revision=revision or None)
     if local_path is None and is_offline():
         raise CheckpointError(
-            f"{location}: {url} is needed and FTCLI_OFFLINE is set; download it where that is possible and give its path "
-            "as weights, or unset FTCLI_OFFLINE"
+            f"{location}: {url} is not cached and FTCLI_OFFLINE is set; give the path of the file as weights, or unset "
+            "FTCLI_OFFLINE"
         )
     if local_path is None:
         reporter.info(f"downloading {url}")
@@ -152,7 +152,7 @@ def _download_from_hub(entry: PretrainedWeights, location: str, reporter: Report
             local_path = hf_hub_download(repository, name, revision=revision or None)
         except (OSError, HfHubHTTPError, StopIteration) as error:
             raise CheckpointError(
-                f"{location}: {url} cannot be downloaded ({_failure_reason(error)}); download it where that is possible and give "
+                f"{location}: {url} cannot be downloaded ({_failure_reason(error)}); download it elsewhere and give "
                 "its path as weights"
             ) from error
     path = Path(local_path)

@@ -328,7 +328,7 @@ def test_write_report_is_deterministic(hostile: EvaluateResult, pictures: Path, 
     ("name", "sentence"),
     [
         ("report.pdf", "--report: report.pdf does not end in .html or .htm; give such a name"),
-        ("no/report.html", "--report: the folder no is not there; make it, or give another place"),
+        ("no/report.html", "--report: the folder no does not exist; create it, or give another path"),
         ("taken.html", "--report: taken.html is a folder, link or device; give the name of a file"),
     ],
 )

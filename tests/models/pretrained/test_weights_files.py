@@ -142,23 +142,23 @@ def test_resolve_weights_replaces_corrupt_download(server: Server, monkeypatch: 
     url, digest = server.serve("/w.pth", b"abc"), _sha256(b"abc")
     path = _resolve(url, sha256=digest).path
     path.write_bytes(b"abb")
-    mismatch = f"its SHA-256 should begin with {digest} and is {_sha256(b'abb')}"
+    mismatch = f"expected SHA-256 {digest}, found {_sha256(b'abb')}"
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     assert _refuse(url, CheckpointError, sha256=digest) == (
-        f"{LOCATION}: {path} is not the file at {url}: {mismatch}; FTCLI_OFFLINE is set: download it where that is possible "
-        "and put it there, or unset FTCLI_OFFLINE"
+        f"{LOCATION}: {path} is not the file at {url} ({mismatch}) and FTCLI_OFFLINE is set; replace the file, or unset "
+        "FTCLI_OFFLINE"
     )
     monkeypatch.delenv("FTCLI_OFFLINE")
     reporter = RecordingReporter()
     assert _resolve_with_reporter(url, reporter, sha256=digest).path.read_bytes() == b"abc"
-    assert reporter.warnings == [f"{LOCATION}: {path} is not the file at {url}: {mismatch}; it is downloaded anew"]
+    assert reporter.warnings == [f"{LOCATION}: {path} is not the file at {url} ({mismatch}); downloading it again"]
 
 
 def test_resolve_weights_rejects_download_with_wrong_sha256(tmp_path: Path, server: Server) -> None:
     url = server.serve("/w.pth", b"abc")
     assert _refuse(url, CheckpointError, sha256="0" * 64) == (
-        f"{LOCATION}: what came from {url} is not the file that was asked for: its SHA-256 should begin with {'0' * 64} "
-        f"and is {_sha256(b'abc')}; try again, or on another network"
+        f"{LOCATION}: the download from {url} is not the expected file (expected SHA-256 {'0' * 64}, found "
+        f"{_sha256(b'abc')}); try again, or on another network"
     )
     assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
@@ -201,8 +201,8 @@ def test_resolve_weights_replaces_corrupt_published_weights(
     reporter = RecordingReporter()
     assert _resolve_with_reporter("default", reporter).sha256 == _sha256(b"abc")
     assert reporter.warnings == [
-        f"{LOCATION}: {hub / name} is not the file at {server.address}/{name}: its SHA-256 should begin with "
-        f"{_sha256(b'abc')[:8]} and is {_sha256(b'something else')}; it is downloaded anew"
+        f"{LOCATION}: {hub / name} is not the file at {server.address}/{name} (expected SHA-256 "
+        f"{_sha256(b'abc')[:8]}, found {_sha256(b'something else')}); downloading it again"
     ]
 
 
@@ -212,8 +212,8 @@ def test_resolve_weights_deletes_wrong_published_file(
     url = server.serve("/resnet18-00000000.pth", b"abc")
     _publish(monkeypatch, "resnet18", url)
     assert _refuse("default", CheckpointError) == (
-        f"{LOCATION}: what came from {url} is not the file that was asked for: its SHA-256 should begin with 00000000 and "
-        f"is {_sha256(b'abc')}; try again, or on another network"
+        f"{LOCATION}: the download from {url} is not the expected file (expected SHA-256 00000000, found "
+        f"{_sha256(b'abc')}); try again, or on another network"
     )
     assert list(hub.iterdir()) == []
 
@@ -221,8 +221,8 @@ def test_resolve_weights_deletes_wrong_published_file(
 def test_resolve_weights_reports_unreachable_server(hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     _publish(monkeypatch, "resnet18", f"{UNREACHABLE}/resnet18-f37072fd.pth")
     assert _refuse("default", CheckpointError) == (
-        f"{LOCATION}: {UNREACHABLE}/resnet18-f37072fd.pth cannot be downloaded (Connection refused); download it where that "
-        f"is possible and put it at {hub}/resnet18-f37072fd.pth"
+        f"{LOCATION}: {UNREACHABLE}/resnet18-f37072fd.pth cannot be downloaded (Connection refused); download it "
+        f"elsewhere and copy it to {hub}/resnet18-f37072fd.pth"
     )
 
 
@@ -232,8 +232,8 @@ def test_resolve_weights_reports_missing_published_file(
     url = server.serve("/resnet18-f37072fd.pth", Response(status=404))
     _publish(monkeypatch, "resnet18", url)
     assert _refuse("default", CheckpointError) == (
-        f"{LOCATION}: {url} cannot be downloaded (HTTP 404 Not Found); check the address, or get it elsewhere and put it "
-        f"at {hub}/resnet18-f37072fd.pth"
+        f"{LOCATION}: {url} cannot be downloaded (HTTP 404 Not Found); check the URL, or copy the file "
+        f"to {hub}/resnet18-f37072fd.pth"
     )
 
 
@@ -250,16 +250,21 @@ def test_resolve_weights_offline_opens_no_connection(
     address, digest = "https://example.org/w.pth", _sha256(b"abc")
     published = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     on_hub = "https://huggingface.co/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors"
-    needed = "is needed and FTCLI_OFFLINE is set; download it where that is possible and"
+    problem = "is not cached and FTCLI_OFFLINE is set;"
     weights, model, sha256, sentence = {
         "address": (
             address,
             "resnet18",
             digest,
-            f"{address} {needed} put it at {tmp_path}/cache/downloads/{digest[:16]}-w.pth",
+            f"{address} {problem} copy the file to {tmp_path}/cache/downloads/{digest[:16]}-w.pth",
         ),
-        "torchvision": ("default", "resnet18", None, f"{published} {needed} put it at {hub}/resnet18-f37072fd.pth"),
-        "hub": ("default", "timm/efficientnet_lite0", None, f"{on_hub} {needed} give its path as weights"),
+        "torchvision": (
+            "default",
+            "resnet18",
+            None,
+            f"{published} {problem} copy the file to {hub}/resnet18-f37072fd.pth",
+        ),
+        "hub": ("default", "timm/efficientnet_lite0", None, f"{on_hub} {problem} give the path of the file as weights"),
     }[kind]
     assert _refuse(weights, CheckpointError, model, sha256) == f"{LOCATION}: {sentence}, or unset FTCLI_OFFLINE"
 
@@ -275,7 +280,7 @@ def test_resolve_weights_fails_fast_without_hub(tmp_path: Path, monkeypatch: pyt
     begin = time.monotonic()
     assert _refuse("default", CheckpointError, "timm/efficientnet_lite0") == (
         f"{LOCATION}: {UNREACHABLE}/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors cannot be downloaded "
-        "(Connection refused); download it where that is possible and give its path as weights"
+        "(Connection refused); download it elsewhere and give its path as weights"
     )
     assert time.monotonic() - begin < 10
 
