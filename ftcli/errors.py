@@ -68,6 +68,10 @@ class RunTerminatedError(RunInterruptedError):
     exit_code = 143
 
 
+class StopRequestedError(Exception):
+    """A task ended early because a signal asked for it. The run saves its state and raises RunInterruptedError instead."""
+
+
 def suggest(value: str, known: Iterable[str], *, max_shown: int = 12) -> str:
     """Return a hint for an unknown name: "did you mean 'a'?" if there are similar names, else "known: a, b".
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,8 @@ from ftcli.data.samples import Sample
 from ftcli.data.thread_map import ThreadedMap, default_num_threads
 from ftcli.data.transforms import ImageTransform
 from ftcli.data.workers import WorkerPool
-from ftcli.errors import FtcliError
-from ftcli.results import Progress, Reporter
+from ftcli.errors import FtcliError, StopRequestedError
+from ftcli.results import ProgressCounter, ProgressTask
 
 _HEADER = struct.Struct("<II")  # height and width; then come the pixels, row by row, red green blue
 _NUM_SIZE_SAMPLES = 16  # images whose size is looked at for an estimate
@@ -66,41 +65,36 @@ class PixelCache:
         samples: Sequence[Sample],
         num_workers: int,
         on_corrupt_image: Literal["error", "skip"],
-        reporter: Reporter,
-        task: str,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> bool:
-        """Decode the images that are not there yet, with `workers` processes, or threads if 0, and keep them if there
-        is room; False if `stop` became true, and then what was decoded is kept.
+        task: ProgressTask,
+    ) -> None:
+        """Decode and store the images that are missing, in worker processes, or in threads if `num_workers` is 0.
 
-        Broken images are left out, or the first of them is raised as CorruptImageError under "error". Raises RunError if the
-        disk is full or a worker was killed.
+        Images that do not fit in the cache are decoded whenever they are read. Raises CorruptImageError unless corrupt
+        images are skipped, RunError if the disk is full or a worker was killed, and StopRequestedError, after which
+        the images decoded so far are stored.
         """
         paths = list(dict.fromkeys(sample.path for sample in samples))
         digests = zip(paths, hash_files(self.root, paths, self._rehash), strict=True)
         keys = {path: make_key(digest) for path, digest in digests if digest is not None}
         if self._list_missing(keys):
-            with self._store.writer(reporter, should_stop) as writer:
+            with self._store.writer(task.reporter, task.should_stop) as writer:
                 if writer is None:
-                    return False
+                    raise StopRequestedError(task.name)
                 missing = self._list_missing(keys)  # another process may have filled it meanwhile
                 bytes_per_image = max(1, self.estimate_bytes(samples) // len(samples))
                 if not evict(bytes_per_image * len(missing)):
                     missing = []  # they are decoded whenever they are read
                 images_per_task = max(1, _TASK_BYTES // bytes_per_image)
-                progress = _ProgressCounter(task, len(paths), len(missing), reporter)
+                counter = ProgressCounter(task, len(paths), len(paths) - len(missing), _REPORT_INTERVAL)
                 with closing(self._decode(missing, images_per_task, num_workers)) as records:
                     for path, record in zip(missing, records, strict=True):
-                        if should_stop():
-                            return False
                         if isinstance(record, memoryview):
                             writer.add(keys[path], record)
                         elif on_corrupt_image == "error" or not isinstance(record, CorruptImageError):
                             raise record
-                        progress.add()
+                        counter.advance()
         is_stored = self._store.contains(list(keys.values()))
         self._keys |= {path: key for (path, key), stored in zip(keys.items(), is_stored, strict=True) if stored}
-        return True
 
     def find_key(self, path: str) -> Key | None:
         """The key that `read` takes for an image; None for one that is not there."""
@@ -176,29 +170,6 @@ class _Decoder(Dataset[tuple[Tensor, tuple[int | FtcliError, ...]]]):
         return torch.frombuffer(records, dtype=torch.uint8) if records else torch.empty(0, dtype=torch.uint8), tuple(
             ends
         )
-
-
-class _ProgressCounter:
-    """Tells how many of `total` images are there, of which `missing` had to be decoded."""
-
-    def __init__(self, task: str, total: int, num_missing: int, reporter: Reporter) -> None:
-        self._task = task
-        self._total = total
-        self._reporter = reporter
-        self._num_cached = total - num_missing
-        self._num_decoded = 0
-        self._start_time = self._last_report = time.perf_counter()
-
-    def add(self) -> None:
-        """One more is there."""
-        self._num_decoded += 1
-        now = time.perf_counter()
-        if now - self._last_report >= _REPORT_INTERVAL or self._num_cached + self._num_decoded == self._total:
-            self._last_report = now
-            images_per_second = self._num_decoded / max(now - self._start_time, 1e-9)
-            self._reporter.update_progress(
-                Progress(self._task, self._num_cached + self._num_decoded, self._total, images_per_second)
-            )
 
 
 def _get_record_size(width: int, height: int) -> int:

@@ -11,11 +11,12 @@ from ftcli.data.dataset import ImageDataset, list_split
 from ftcli.data.loader import LoaderConfig, default_num_workers
 from ftcli.errors import DataError, RecipeError, RunError, suggest
 from ftcli.evaluation.classifier import Classifier, load_classifier
-from ftcli.evaluation.head_features import HeadFeatures, cut_at_head, open_eval_loader
+from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import NO_TTA, TTA, EvalOutputs, predict_logits
+from ftcli.features.pipeline import FeaturePipeline
 from ftcli.planning import align_classes, load_dataset
 from ftcli.recipe.loading import RecipeFile
-from ftcli.results import Reporter, format_count
+from ftcli.results import ProgressTask, Reporter, format_count
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.runs.run_dir import find_checkpoint
 from ftcli.runtime import choose_device, raise_on_oom
@@ -52,7 +53,7 @@ class EvalSetup:
     dataset: ImageDataset
     split: str
     args: EvaluateArgs
-    get_head_features: Callable[[], HeadFeatures | None]
+    get_head_features: Callable[[], FeaturePipeline | None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def setup_eval(args: EvaluateArgs, reporter: Reporter) -> EvalSetup:
     classifier, checkpoint, recipe_file, plan = load_classifier(path, choose_device(args.device))
 
     @cache
-    def get_head_features() -> HeadFeatures | None:
+    def get_head_features() -> FeaturePipeline | None:
         if not args.use_cache:
             return None
         model, preprocessing = classifier.model, checkpoint.preprocessing
@@ -149,24 +150,19 @@ def predict_split(
 
     Raises RunError for outputs that are not finite, or where memory runs out.
     """
-    data_config, args, task = setup.recipe_file.recipe.data, setup.args, f"evaluating {split}"
+    data_config, args, task = setup.recipe_file.recipe.data, setup.args, ProgressTask(f"evaluating {split}", reporter)
     requested_workers = data_config.num_workers if args.num_workers is None else args.num_workers
     num_workers = default_num_workers(requested_workers, setup.classifier.device, dataset)
     loader_config = LoaderConfig(dataset.root, data_config.on_corrupt_image, num_workers, rehash=args.rehash)
     batch_size = args.batch_size or data_config.batch_size
-    head_features = setup.get_head_features() if tta is None else None
+    pipeline = setup.get_head_features() if tta is None else None
     views = NO_TTA if tta is None else TTA[tta]
     samples, classifier = dataset.splits[split], setup.classifier
     with (
         raise_on_oom(),
-        open_eval_loader(
-            classifier, head_features, samples, loader_config, batch_size, reporter, task, views
-        ) as opened,
+        open_eval_loader(classifier, pipeline, samples, loader_config, batch_size, task, views) as (loader, forward),
     ):
-        assert opened is not None  # nothing stops it
-        loader, forward = opened
-        outputs = predict_logits(classifier.model, forward, loader, reporter, task)
-    assert outputs is not None
+        outputs = predict_logits(classifier.model, forward, loader, task)
     is_finite = outputs.logits.isfinite().all(1)
     if not is_finite.all():
         path = outputs.paths[int(is_finite.int().argmin())]

@@ -1,9 +1,8 @@
-"""From a data set to per-image outputs: the one way, for validation, tests and evaluation."""
+"""The logits of a classifier for a split, computed in the same way for validation, tests and evaluation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +11,20 @@ from torch import Tensor, nn
 from ftcli.data.batches import BatchLoader
 from ftcli.errors import DataError
 from ftcli.evaluation.classifier import Classifier
-from ftcli.results import Progress, Reporter
-from ftcli.runtime import autocast
+from ftcli.features.pipeline import ForwardFn
+from ftcli.results import ProgressTask
 
 FlipDims = tuple[int, ...]
-"""The dimensions of images (n, 3, height, width) that are turned round; none for the images as they are."""
+"""The dimensions along which images (n, 3, height, width) are flipped."""
 
 NO_TTA: tuple[FlipDims, ...] = ((),)
 TTA: dict[str, tuple[FlipDims, ...]] = {"flips": ((), (3,), (2,), (2, 3))}
-"""What may be averaged over: as it is, mirrored left to right, top to bottom, and both."""
+"""The test-time augmentations: each is a list of views whose probabilities are averaged."""
 
 
 @dataclass(frozen=True)
 class EvalOutputs:
-    """Logits (n, classes) in float32, labels (n) and paths of n images, on the CPU, and what was left out."""
+    """Logits (n, classes) in float32, labels (n) and paths of n images, on the CPU, and messages of skipped images."""
 
     logits: Tensor
     labels: Tensor
@@ -33,49 +32,35 @@ class EvalOutputs:
     skipped: tuple[str, ...]
 
 
-ForwardFn = Callable[[tuple[Tensor, ...]], Tensor]
-"""From the values of a batch to its logits (n, classes) in float32, the network in the mode that it is in."""
+def predict_logits(model: nn.Module, forward: ForwardFn, loader: BatchLoader, task: ProgressTask) -> EvalOutputs:
+    """Compute the outputs for all images of a loader, in its order, with the model in eval mode.
 
-
-def predict_logits(
-    model: nn.Module,
-    forward: ForwardFn,
-    loader: BatchLoader,
-    reporter: Reporter,
-    task: str,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> EvalOutputs | None:
-    """The outputs for every image of a feed, in its order, the network in eval mode; None if `stop` became true.
-
-    The same batches give the same bits on the CPU. Raises DataError if every image is broken.
+    The same batches give the same bits on a CPU. Raises DataError if all images are corrupt, and StopRequestedError.
     """
     model.eval()
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     paths: list[str] = []
     skipped: list[str] = []
-    num_batches, num_done = loader.count_batches(), 0
+    num_batches = loader.count_batches()
     with torch.inference_mode():
-        for batch in loader.batches():
+        for num_done, batch in enumerate(loader.batches(), 1):
             skipped += batch.skip_messages
             if batch.paths:
                 logits.append(forward(batch.inputs).cpu())
                 labels.append(batch.labels)
                 paths += batch.paths
-            num_done += 1
-            reporter.update_progress(Progress(task, num_done, num_batches))
-            if should_stop():
-                return None
+            task.update(num_done, num_batches)
     if not paths:
-        raise DataError(f"{task}: not one of {len(loader.samples)} images can be read; the first: {skipped[0]}")
+        raise DataError(f"{task.name}: none of the {len(loader.samples)} images can be read; the first: {skipped[0]}")
     return EvalOutputs(torch.cat(logits), torch.cat(labels), tuple(paths), tuple(skipped))
 
 
 def image_forward(classifier: Classifier, views: tuple[FlipDims, ...] = NO_TTA) -> ForwardFn:
-    """How a whole network looks at a batch of images.
+    """Return a function that computes the logits of a batch of images with the whole network.
 
-    With several views an image's logits are the logarithms of the probabilities that they give on average; they are
-    taken one after the other, so that memory does not grow with their number.
+    With several views, the logits of an image are the logarithms of its mean probabilities. Views are computed one
+    after another, so that memory does not grow with their number.
     """
 
     def forward(inputs: tuple[Tensor, ...]) -> Tensor:
@@ -88,17 +73,5 @@ def image_forward(classifier: Classifier, views: tuple[FlipDims, ...] = NO_TTA) 
             log_prob_sum = log_probs if log_prob_sum is None else torch.logaddexp(log_prob_sum, log_probs)
         assert log_prob_sum is not None
         return (log_prob_sum - math.log(len(views))).float()
-
-    return forward
-
-
-def suffix_forward(suffix: nn.Module, classifier: Classifier) -> ForwardFn:
-    """How the part of a network behind a cut looks at the values that cross it."""
-
-    def forward(inputs: tuple[Tensor, ...]) -> Tensor:
-        on_device = (value.to(classifier.device, non_blocking=True) for value in inputs)
-        with autocast(classifier.device, classifier.precision):
-            logits: Tensor = suffix(*on_device)
-        return logits.float()
 
     return forward

@@ -10,12 +10,13 @@ from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError
-from ftcli.evaluation.head_features import HeadFeatures, cut_at_head
+from ftcli.evaluation.head_features import cut_at_head, open_head_features
 from ftcli.extraction.args import ExtractArgs
 from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.extractor import Extractor, FeatureBatch
+from ftcli.features.pipeline import FeaturePipeline
 from ftcli.recipe.schema import Data
-from ftcli.results import Progress, Reporter
+from ftcli.results import Progress, ProgressTask, Reporter
 
 
 def fill_buffer(
@@ -30,7 +31,7 @@ def fill_buffer(
 
     Raises DataError where not one image can be read, and what the extractor, the cache and reading images raise.
     """
-    head_features = _open_head_features(args, extractor)
+    pipeline = _cut_at_head(args, extractor)
     num_workers = data.num_workers if args.num_workers is None else args.num_workers
     loader_config = LoaderConfig(
         dataset.root,
@@ -43,8 +44,8 @@ def fill_buffer(
     start_time = time.monotonic()
     batches = (
         _compute_features(dataset, loader_config, args.batch_size or data.batch_size, extractor)
-        if head_features is None
-        else _read_head_features(dataset, loader_config, head_features, extractor, reporter)
+        if pipeline is None
+        else _read_head_features(dataset, loader_config, pipeline, extractor, reporter)
     )
     for split, batch in batches:
         skipped += [skipped_image.message for skipped_image in batch.skipped]
@@ -59,8 +60,8 @@ def fill_buffer(
     return tuple(skipped)
 
 
-def _open_head_features(args: ExtractArgs, extractor: Extractor) -> HeadFeatures | None:
-    """What finds the input of the head in the cache, where that is the one layer that is taken."""
+def _cut_at_head(args: ExtractArgs, extractor: Extractor) -> FeaturePipeline | None:
+    """Return the model cut at its head if the head's input is the only layer and the cache is used."""
     if not args.use_cache or [layer.kind for layer in extractor.layers] != ["input"]:
         return None
     head_path = extractor.layers[0].target
@@ -85,15 +86,14 @@ def _compute_features(
 def _read_head_features(
     dataset: ImageDataset,
     loader_config: LoaderConfig,
-    head_features: HeadFeatures,
+    pipeline: FeaturePipeline,
     extractor: Extractor,
     reporter: Reporter,
 ) -> Iterator[tuple[str, FeatureBatch]]:
     """The features of each split, at the cut before the head. All splits are computed as one, for each that begins anew
     ends with a batch that is not full."""
     samples = [sample for split in dataset.splits.values() for sample in split]
-    with head_features.open_loader(samples, loader_config, reporter, "extracting: frozen part") as loader:
-        assert loader is not None  # nothing stops it
+    with open_head_features(pipeline, samples, loader_config, ProgressTask("extracting", reporter)) as loader:
         start = 0
         for split, split_samples in dataset.splits.items():
             for batch in extractor.pool_cached(loader, range(start, start + len(split_samples))):

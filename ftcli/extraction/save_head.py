@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import LoaderConfig, default_num_workers
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.calibration import find_last_layer
 from ftcli.evaluation.classifier import Classifier, model_from_checkpoint
-from ftcli.evaluation.head_features import HeadFeatures, cut_at_head, open_eval_loader
+from ftcli.evaluation.head_features import capture_io, cut_at_head, open_eval_loader
 from ftcli.evaluation.loaded_model import LoadedModel
-from ftcli.evaluation.logits import EvalOutputs, ForwardFn, predict_logits
+from ftcli.evaluation.logits import EvalOutputs, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.extraction import sources
 from ftcli.extraction.args import ExtractArgs
+from ftcli.features.pipeline import FeaturePipeline, ForwardFn
 from ftcli.features.probes import Probe
 from ftcli.planning import Plan, build_meta_model, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Data
-from ftcli.results import Reporter
+from ftcli.results import ProgressTask, Reporter
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.runtime import raise_on_oom
 
@@ -80,13 +81,13 @@ def save_head(
     device = next(loaded.model.parameters()).device
     classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, plan.recipe.precision)
     preprocessing, precision = plan.preprocessing, classifier.precision
-    head_features = (
+    pipeline = (
         cut_at_head(classifier.model, plan.head.path, preprocessing, device, precision) if args.use_cache else None
     )
     metrics = {}
     for split, known_accuracy in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
         if split in dataset.splits:
-            head_outputs = _predict_split(classifier, plan.head.path, head_features, data, dataset, split, reporter)
+            head_outputs = _predict_split(classifier, plan.head.path, pipeline, data, dataset, split, reporter)
             _check_same_predictions(head_outputs, head, known_accuracy, f"{path}: {split}", reporter)
             if split == "val":
                 metrics = {
@@ -162,50 +163,35 @@ class _HeadOutputs:
 def _predict_split(
     classifier: Classifier,
     head_path: str,
-    head_features: HeadFeatures | None,
+    pipeline: FeaturePipeline | None,
     data: Data,
     dataset: ImageDataset,
     split: str,
     reporter: Reporter,
 ) -> _HeadOutputs:
-    task = f"evaluating {split}"
     batch_sizes: list[int] = []
-    head_inputs: list[Tensor] = []
-    dtypes: list[torch.dtype] = []
-
-    def record_io(_: nn.Module, values: tuple[Tensor, ...], output: Tensor) -> None:
-        head_inputs.append(values[0].float().cpu())
-        dtypes.append(output.dtype)
 
     def count_images(forward: ForwardFn) -> ForwardFn:
-        def counted_forward(values: tuple[Tensor, ...]) -> Tensor:
-            batch_sizes.append(len(values[0]))
-            return forward(values)
+        def counted_forward(inputs: tuple[Tensor, ...]) -> Tensor:
+            batch_sizes.append(len(inputs[0]))
+            return forward(inputs)
 
         return counted_forward
 
     samples, num_workers = dataset.splits[split], default_num_workers(data.num_workers, classifier.device, dataset)
     loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers)
-    # A head may be a row of layers, which the part of a network behind a cut calls one by one.
-    last_layer = find_last_layer(classifier.model, head_path)
-    handle = classifier.model.get_submodule(last_layer).register_forward_hook(record_io)
-    try:
-        with (
-            raise_on_oom(),
-            open_eval_loader(
-                classifier, head_features, samples, loader_config, data.batch_size, reporter, task
-            ) as opened,
-        ):
-            assert opened is not None  # nothing stops it
-            loader, forward = opened
-            outputs = predict_logits(classifier.model, count_images(forward), loader, reporter, task)
-    finally:
-        handle.remove()
-    assert outputs is not None
-    features = [
-        values[:batch_size] for values, batch_size in zip(head_inputs, batch_sizes, strict=True)
-    ]  # without what fills a batch up
-    return _HeadOutputs(outputs, torch.cat(features), dtypes[0])
+    task = ProgressTask(f"evaluating {split}", reporter)
+    # A suffix calls the layers of a head that is a Sequential one by one, not the head itself.
+    last_layer = classifier.model.get_submodule(find_last_layer(classifier.model, head_path))
+    with (
+        raise_on_oom(),
+        capture_io(last_layer) as (head_inputs, head_outputs),
+        open_eval_loader(classifier, pipeline, samples, loader_config, data.batch_size, task) as (loader, forward),
+    ):
+        outputs = predict_logits(classifier.model, count_images(forward), loader, task)
+    # Without the rows of zeros that fill up a batch.
+    features = [values[:size] for values, size in zip(head_inputs, batch_sizes, strict=True)]
+    return _HeadOutputs(outputs, torch.cat(features).float(), head_outputs[0].dtype)
 
 
 def _check_same_predictions(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ftcli.caching.chunks import KEY_BYTES
 from ftcli.caching.store import Store
 from ftcli.data.batches import Batch, RngKey, SkippedImage, batch_indices, count_batches
 from ftcli.data.loader import ImageLoader, LoaderConfig
@@ -18,8 +19,6 @@ from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import RunError
 from ftcli.features.frozen_backbone import FrozenBackbone
-
-KEY_BYTES = 16
 
 Clock = Callable[[], AbstractContextManager[None]]
 """What makes a context that measures how long it takes."""

@@ -29,7 +29,7 @@ from ftcli.results.inspection import (
 from ftcli.results.metric_info import METRIC_INFO, MetricInfo
 from ftcli.results.prediction import DEFAULT_TOP_K, ClassScore, Prediction, PredictionError, PredictResult
 from ftcli.results.recipe import InitResult, SchemaResult
-from ftcli.results.reporter import NullReporter, Progress, Reporter
+from ftcli.results.reporter import NullReporter, Progress, ProgressCounter, ProgressTask, Reporter
 from ftcli.results.storage import CacheEntry, CacheResult, DownloadResult
 from ftcli.results.training import (
     EpochMetrics,
@@ -77,6 +77,8 @@ __all__ = [
     "Preprocessing",
     "ProbeScore",
     "Progress",
+    "ProgressCounter",
+    "ProgressTask",
     "ReliabilityBin",
     "Reporter",
     "Result",

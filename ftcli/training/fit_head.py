@@ -1,12 +1,12 @@
-"""A stage whose head is solved for, from what the frozen backbone gives for the images as evaluation sees them."""
+"""Head fitting: the last layer of a stage is fitted by logistic regression on the features of the frozen backbone."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,38 +15,46 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ftcli.caching.eviction import fits_in_cache
-from ftcli.data.batches import BatchLoader
-from ftcli.data.loader import ImageLoader, LoaderConfig
+from ftcli.data.loader import ImageLoader
 from ftcli.data.samples import Sample
-from ftcli.errors import RunError
-from ftcli.evaluation.logits import EvalOutputs, ForwardFn, image_forward, predict_logits, suffix_forward
+from ftcli.errors import RecipeError, RunError, StopRequestedError
+from ftcli.evaluation.classifier import Classifier
+from ftcli.evaluation.head_features import capture_io
+from ftcli.evaluation.logits import EvalOutputs, image_forward, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
-from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
-from ftcli.features.loaders import FeatureLoader
+from ftcli.features.cache import FeatureRequest
+from ftcli.features.pipeline import NoCut, create_pipeline
 from ftcli.features.probes import check_probe_labels
 from ftcli.features.solving import LogisticHead, ProbeData, fit_logistic_head
-from ftcli.models.cut import cut_model
 from ftcli.models.freezing import list_frozen_tensors, set_requires_grad
 from ftcli.planning import HeadFitPlan
 from ftcli.results import EpochMetrics, StageResult, format_count
+from ftcli.runtime import autocast
 from ftcli.training.checkpointing import StageState
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.proof import hash_tensors
-from ftcli.training.reading import HeadActivations, apply_head, capture_io, find_head_layer
 from ftcli.training.setup import create_loader_config
 from ftcli.training.stage import Trainer, finish_stage, save_and_interrupt
+from ftcli.training.stage_data import StageData, plan_head_fit_cache
 
 _ResumableState = tuple[torch.optim.Optimizer, StageState, StageProfiler]
 
 
-def fit_head_stage(trainer: Trainer, plan: HeadFitPlan, saved_progress: Mapping[str, Any] | None) -> StageResult:
-    """Solve the head of one stage and leave its best weights in the model.
+@dataclass(frozen=True)
+class HeadActivations:
+    """The inputs (n, features) in float32 of the last layer for a split, and the outputs of the network."""
 
-    Epoch 0 is the measurement before, epoch 1 the solved head. `resumed` is the progress in a last.pt of this stage:
-    what it lacks is done again, with the same result. Raises DataError for images that no head can be chosen from,
-    RecipeError for a network that goes on behind its head, RunError for values that are not finite and for a frozen
-    tensor that moved, RunInterruptedError after a signal, when everything is saved.
+    inputs: Tensor
+    outputs: EvalOutputs
+
+
+def fit_head_stage(trainer: Trainer, plan: HeadFitPlan, saved_progress: Mapping[str, Any] | None) -> StageResult:
+    """Fit the head of a stage and leave its best weights in the model.
+
+    Epoch 0 is the validation before the fit, epoch 1 the one after it. `saved_progress` is the progress of this stage in
+    a last.pt. Raises DataError for too few images of a class, RecipeError for a network that computes on the outputs
+    of its head, RunError for values that are not finite and for a frozen tensor that changed, and RunInterruptedError
+    after a signal, once everything is saved.
     """
     stage, model = plan.stage, trainer.model
     state = None if saved_progress is None else StageState(**saved_progress["state"])
@@ -54,21 +62,22 @@ def fit_head_stage(trainer: Trainer, plan: HeadFitPlan, saved_progress: Mapping[
     set_requires_grad(model, plan.frozen_names)
     location = f"stage {stage.name}, fit"
     layer = find_head_layer(trainer.setup.classifier, trainer.setup.plan.head.path, location)
-    optimizer = torch.optim.SGD(layer.parameters())  # checkpoints hold one; this never takes a step
+    optimizer = torch.optim.SGD(layer.parameters())  # takes no step; checkpoints contain the state of an optimizer
     if state is None:
         state = StageState(stage.name, hash_tensors(list_frozen_tensors(model, plan.frozen_names)))
     if state.epoch < 1:
         _check_class_sizes(trainer, plan)
-        with profiler.measure("frozen"), _open_loaders(trainer, plan) as loaders:
-            split_activations = None if loaders is None else _capture_head_activations(trainer, plan, layer, loaders)
-        if split_activations is None:
-            save_and_interrupt(trainer, optimizer, state, profiler, "the computing of its frozen part")
+        try:
+            with profiler.measure("frozen"), _open_data(trainer, plan) as data:
+                split_activations = _capture_head_activations(trainer, plan, layer, data)
+        except StopRequestedError:
+            save_and_interrupt(trainer, optimizer, state, profiler, "feature extraction")
         _fit_head(trainer, plan, layer, split_activations, (optimizer, state, profiler))
     return finish_stage(trainer, plan, optimizer, state, profiler)
 
 
 def _check_class_sizes(trainer: Trainer, plan: HeadFitPlan) -> None:
-    """Raise DataError for classes too small for cross-validation, before anything is computed."""
+    """Raise DataError for classes that are too small for cross-validation, before features are computed."""
     samples = trainer.setup.dataset.splits["train"]
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
     location = f"stage {plan.stage.name}, fit"
@@ -84,76 +93,44 @@ def _list_groups(samples: Sequence[Sample]) -> NDArray[np.str_] | None:
 
 
 @contextmanager
-def _open_loaders(trainer: Trainer, plan: HeadFitPlan) -> Iterator[tuple[BatchLoader, BatchLoader, ForwardFn] | None]:
-    """Train and val as evaluation sees them, and how to look at them: what the frozen part gives, kept on the disk or,
-    where there is no room, computed with the same bits on the CPU; or images, where the network cannot be cut. None if
-    a signal came meanwhile."""
-    setup = trainer.setup
-    classifier, data, splits = setup.classifier, setup.plan.recipe.data, setup.dataset.splits
-    freezing, loader_config, transform = plan.frozen_names, create_loader_config(setup), classifier.transform
-    cut = cut_model(trainer.model, freezing.parameters, freezing.modules, setup.plan.preprocessing.image_size)
+def _open_data(trainer: Trainer, plan: HeadFitPlan) -> Iterator[StageData]:
+    """Open loaders of train and val as evaluation transforms them: of features, or of images if the model is not cut."""
+    setup, task_name = trainer.setup, f"{plan.stage.name}: feature extraction"
+    classifier, splits, batch_size = setup.classifier, setup.dataset.splits, setup.plan.recipe.data.batch_size
+    loader_config, transform = create_loader_config(setup), classifier.transform
+    pipeline = create_pipeline(
+        trainer.model, plan.frozen_names, classifier.preprocessing, classifier.device, classifier.precision
+    )
     with ExitStack() as stack:
-        if cut is None or cut.is_uncut:
-            loaders = (
-                ImageLoader(splits[split], transform, data.batch_size, loader_config) for split in ("train", "val")
-            )
-            train_loader, val_loader = (stack.enter_context(loader) for loader in loaders)
-            yield train_loader, val_loader, image_forward(classifier)
-            return
-        forward = suffix_forward(cut.suffix, classifier)
-        cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision)
-        has_room = fits_in_cache(cache.backbone.row_bytes * sum(len(splits[split]) for split in ("train", "val")))
-        cached_loaders = _open_cached(trainer, plan.stage.name, cache, loader_config) if has_room else None
-        if cached_loaders is None and trainer.stop.is_set():
-            yield None
-            return
-        if cached_loaders is None:
-            uncached_loaders = [
-                FeatureLoader(cache.backbone, splits[split], transform, data.batch_size, loader_config, nullcontext)
+        if isinstance(pipeline, NoCut):
+            forward = image_forward(classifier)
+            train_loader, val_loader = (
+                stack.enter_context(ImageLoader(splits[split], transform, batch_size, loader_config))
                 for split in ("train", "val")
-            ]
-            for uncached_loader in uncached_loaders:
-                stack.enter_context(uncached_loader)
-            cached_loaders = uncached_loaders[0], uncached_loaders[1]
-        yield *cached_loaders, forward
-
-
-def _open_cached(
-    trainer: Trainer, stage_name: str, cache: FeatureCache, loader_config: LoaderConfig
-) -> tuple[BatchLoader, BatchLoader] | None:
-    """Train and val, kept; None if a signal came meanwhile, or what is in use leaves no room."""
-    setup, loaders = trainer.setup, list[BatchLoader]()
-    batch_size, view = setup.plan.recipe.data.batch_size, ViewSpec(setup.classifier.transform, None)
-    for split in ("train", "val"):
-        samples, task = setup.dataset.splits[split], f"{stage_name}: frozen part, {split}"
-        try:
-            loader = cache.get_or_compute(
-                samples, [view], batch_size, loader_config, trainer.reporter, task, trainer.stop.is_set
             )
-        except CacheFullError:
-            trainer.reporter.info(
-                f"{task}: the cache has no room for what the network gives, so it is computed without it"
-            )
-            return None
-        if loader is None:
-            return None
-        loaders.append(loader)
-    return loaders[0], loaders[1]
+            yield StageData(train_loader, val_loader, forward, forward, [None], is_cached=False)
+            return
+        requests = [
+            FeatureRequest(splits[split], transform, [None], trainer.task(f"{task_name}, {split}"))
+            for split in ("train", "val")
+        ]
+        use_cache = plan_head_fit_cache(pipeline.backbone, *(len(request.samples) for request in requests)).fits
+        opened = stack.enter_context(pipeline.open(requests, batch_size, loader_config, use_cache))
+        forward = pipeline.eval_forward
+        yield StageData(opened.loaders[0], opened.loaders[1], forward, forward, [None], opened.is_cached)
 
 
 def _capture_head_activations(
-    trainer: Trainer, plan: HeadFitPlan, layer: nn.Linear, loaders: tuple[BatchLoader, BatchLoader, ForwardFn]
-) -> tuple[HeadActivations, HeadActivations] | None:
-    """What the layer reads for train and val; None if a signal came meanwhile."""
+    trainer: Trainer, plan: HeadFitPlan, layer: nn.Linear, data: StageData
+) -> tuple[HeadActivations, HeadActivations]:
+    """Return the inputs of the layer for train and val. Raises StopRequestedError."""
     activations = []
-    for split, loader in zip(("train", "val"), loaders[:2], strict=True):
+    for split, loader in (("train", data.train_loader), ("val", data.val_loader)):
         with capture_io(layer) as (inputs, _):
-            task = f"{plan.stage.name}: {split}"
-            outputs = predict_logits(trainer.model, loaders[2], loader, trainer.reporter, task, trainer.stop.is_set)
-        if outputs is None:
-            return None
+            task = trainer.task(f"{plan.stage.name}: {split}")
+            outputs = predict_logits(trainer.model, data.eval_forward, loader, task)
         trainer.setup.checkpointer.skipped.update(outputs.skipped)
-        activations.append(HeadActivations(torch.cat(inputs), outputs))
+        activations.append(HeadActivations(torch.cat(inputs).float(), outputs))
     return activations[0], activations[1]
 
 
@@ -164,7 +141,7 @@ def _fit_head(
     split_activations: tuple[HeadActivations, HeadActivations],
     resumable: _ResumableState,
 ) -> None:
-    """Note the start, unless that was done, and then the solved head."""
+    """Record the metrics before the fit, unless a resumed run has them, fit the head and record its metrics."""
     (train, val), (_, state, profiler) = split_activations, resumable
     if state.epoch < 0:
         metrics = _compute_epoch_metrics(plan, 0, val.outputs)
@@ -179,8 +156,8 @@ def _fit_head(
             layer.bias.copy_(fitted_head.bias)
     with profiler.measure("validation"):
         batch_size, classifier = trainer.setup.plan.recipe.data.batch_size, trainer.setup.classifier
-        train_outputs = apply_head(classifier, layer, train, batch_size)
-        metrics = _compute_epoch_metrics(plan, 1, apply_head(classifier, layer, val, batch_size))
+        train_outputs = _apply_head(classifier, layer, train, batch_size)
+        metrics = _compute_epoch_metrics(plan, 1, _apply_head(classifier, layer, val, batch_size))
     sample_weights = None if trainer.mean_sample_weight is None else torch.tensor([sample.weight for sample in samples])
     metrics = replace(
         metrics,
@@ -189,8 +166,8 @@ def _fit_head(
         seconds=round(time.perf_counter() - start_time, 3),
     )
     trainer.reporter.info(
-        f"Stage {plan.stage.name}: solved with C = {fitted_head.C:g}, chosen in {fitted_head.folds} folds with a "
-        f"held-out loss of {fitted_head.held_out_loss:.4f}, from {format_count(len(samples), 'image')}"
+        f"Stage {plan.stage.name}: fitted the head to {format_count(len(samples), 'image')} with C = {fitted_head.C:g}, "
+        f"chosen by {fitted_head.folds}-fold cross-validation (loss {fitted_head.held_out_loss:.4f})"
     )
     _record_epoch(trainer, metrics, resumable)
 
@@ -231,11 +208,38 @@ def _compute_epoch_metrics(plan: HeadFitPlan, epoch: int, val_outputs: EvalOutpu
 def _compute_weighted_loss(
     outputs: EvalOutputs, sample_weights: Tensor | None, mean_sample_weight: float | None
 ) -> float:
-    """The mean cross-entropy, each image's times its weight over the mean weight of the training images."""
+    """Return the mean cross-entropy, each image weighted by its weight over the mean weight of the training images."""
     if sample_weights is None or mean_sample_weight is None:
         return compute_loss(outputs)
     losses = functional.cross_entropy(outputs.logits.double(), outputs.labels, reduction="none")
     return float((losses * sample_weights.double() / mean_sample_weight).mean())
+
+
+def find_head_layer(classifier: Classifier, head_path: str, location: str) -> nn.Linear:
+    """Return the last layer of a head, a linear layer, and leave the network in eval mode.
+
+    Raises RecipeError, which begins with `location`, unless the outputs of the network are those of the layer.
+    """
+    module, image_size = classifier.model.get_submodule(head_path), classifier.preprocessing.image_size
+    layer = module if isinstance(module, nn.Linear) else list(module.children())[-1]
+    assert isinstance(layer, nn.Linear)  # Plan.head_is_linear
+    classifier.model.eval()
+    with torch.inference_mode(), capture_io(layer) as (_, layer_outputs):
+        logits = classifier.compute_logits(torch.zeros((2, 3, image_size, image_size), dtype=torch.uint8))
+    if len(layer_outputs) != 1 or not torch.equal(layer_outputs[0].float(), logits.cpu()):
+        raise RecipeError(
+            f"{location}: the network computes on the outputs of its head, {head_path}, so the head cannot be fitted by "
+            "logistic regression; give the stage epochs and an optimizer instead of fit"
+        )
+    return layer
+
+
+def _apply_head(classifier: Classifier, layer: nn.Linear, activations: HeadActivations, batch_size: int) -> EvalOutputs:
+    """Compute the outputs of the layer for its captured inputs, in the precision of the network."""
+    batches = torch.split(activations.inputs, batch_size)
+    with torch.inference_mode(), autocast(classifier.device, classifier.precision):
+        logits = [layer(batch.to(classifier.device)).float().cpu() for batch in batches]
+    return replace(activations.outputs, logits=torch.cat(logits))
 
 
 def _record_epoch(trainer: Trainer, metrics: EpochMetrics, resumable: _ResumableState) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from ftcli.data.batches import Batch
 from ftcli.data.loader import epoch_permutation
-from ftcli.errors import DataError, FtcliError, RunError
+from ftcli.errors import DataError, FtcliError, RunError, StopRequestedError
 from ftcli.evaluation.logits import predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad, set_train_mode
@@ -45,22 +45,23 @@ def fit_stage(trainer: Trainer, plan: StagePlan, saved_progress: Mapping[str, An
     frozen_digests = hash_tensors(list_frozen_tensors(model, plan.frozen_names))
     if state is None:
         state = StageState(stage.name, frozen_digests)
-    with (
-        _save_on_error(trainer, optimizer, state, profiler),
-        open_stage_data(trainer.setup, plan, profiler, trainer.reporter, trainer.stop, frozen_digests) as stage_data,
-    ):
-        if stage_data is None:
-            save_and_interrupt(trainer, optimizer, state, profiler, "the computing of its frozen part")
-        context = StageContext(plan, optimizer, state, profiler, stage_data)
-        checkpointer.reset_save_timer()
-        while state.epoch < stage.epochs and not should_stop_early(
-            _list_val_losses(checkpointer, stage.name), stage.early_stopping
+    try:
+        with (
+            _save_on_error(trainer, optimizer, state, profiler),
+            open_stage_data(trainer.setup, plan, profiler, trainer.task(stage.name), frozen_digests) as stage_data,
         ):
-            if state.epoch >= 0:
-                _train_one_epoch(trainer, context)
-            _validate(trainer, context)
-            if state.epoch == 0:
-                trainer.reporter.info(_stage_banner(trainer, context))
+            context = StageContext(plan, optimizer, state, profiler, stage_data)
+            checkpointer.reset_save_timer()
+            while state.epoch < stage.epochs and not should_stop_early(
+                _list_val_losses(checkpointer, stage.name), stage.early_stopping
+            ):
+                if state.epoch >= 0:
+                    _train_one_epoch(trainer, context)
+                _validate(trainer, context)
+                if state.epoch == 0:
+                    trainer.reporter.info(_stage_banner(trainer, context))
+    except StopRequestedError:
+        save_and_interrupt(trainer, optimizer, state, profiler, "feature extraction")
     return finish_stage(trainer, plan, optimizer, state, profiler)
 
 
@@ -158,16 +159,15 @@ def _validate(trainer: Trainer, context: StageContext) -> None:
     plan, state, profiler, checkpointer = context.plan, context.state, context.profiler, trainer.setup.checkpointer
     stage, epoch = plan.stage, state.epoch + 1
     start_time = time.perf_counter()
-    with profiler.measure("validation"):
-        outputs = predict_logits(
-            trainer.model,
-            context.stage_data.eval_forward,
-            context.stage_data.val_loader,
-            trainer.reporter,
-            f"{stage.name} {epoch} validation",
-            trainer.stop.is_set,
-        )
-    if outputs is None:
+    try:
+        with profiler.measure("validation"):
+            outputs = predict_logits(
+                trainer.model,
+                context.stage_data.eval_forward,
+                context.stage_data.val_loader,
+                trainer.task(f"{stage.name} {epoch} validation"),
+            )
+    except StopRequestedError:
         save_and_interrupt(trainer, context.optimizer, state, profiler, f"the validation of epoch {epoch}")
     checkpointer.skipped.update(outputs.skipped)
     val_loss = compute_loss(outputs)

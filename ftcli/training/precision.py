@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ftcli.caching.benchmark_results import load_choice, save_choice
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.classifier import Classifier
-from ftcli.evaluation.logits import ForwardFn
+from ftcli.features.pipeline import ForwardFn
 from ftcli.models.fx_trace import preserve_training_mode
 from ftcli.results import Reporter, format_duration
 from ftcli.runtime import measure_seconds, resolve_precision, supports_bfloat16

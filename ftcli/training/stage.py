@@ -13,7 +13,7 @@ from torch import nn
 from ftcli.errors import RunError
 from ftcli.models.freezing import list_frozen_tensors
 from ftcli.planning import AnyStagePlan, StagePlan
-from ftcli.results import Reporter, StageResult
+from ftcli.results import ProgressTask, Reporter, StageResult
 from ftcli.training.checkpointing import StageState
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.proof import check_frozen_unchanged
@@ -37,6 +37,10 @@ class Trainer:
     @property
     def seed(self) -> int:
         return self.setup.plan.recipe.seed
+
+    def task(self, name: str) -> ProgressTask:
+        """Return a task that reports to the run's reporter and that a signal stops."""
+        return ProgressTask(name, self.reporter, self.stop.is_set)
 
     def ends_after(self, plan: AnyStagePlan) -> bool:
         """Whether the run has come to its end when this stage has: what is left is to note that."""

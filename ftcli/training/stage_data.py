@@ -1,10 +1,11 @@
-"""How a stage computes: the whole network on images, or what trains of it on what the rest once gave."""
+"""The data of a stage: loaders of images or of cached features, and the forward functions that fit them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -12,27 +13,32 @@ from ftcli.caching.eviction import fits_in_cache, get_cache_limit
 from ftcli.data.batches import BatchLoader, RngKey
 from ftcli.data.loader import max_workers
 from ftcli.data.pixel_cache import PixelCache
-from ftcli.evaluation.logits import ForwardFn, image_forward, suffix_forward
-from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
-from ftcli.features.loaders import FeatureLoader
-from ftcli.models.cut import ModelCut, cut_model
+from ftcli.data.transforms import ImageTransform
+from ftcli.evaluation.logits import image_forward
+from ftcli.features.cache import FeatureRequest
+from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.features.pipeline import FeaturePipeline, ForwardFn, NoCut, create_pipeline
 from ftcli.models.freezing import list_frozen_tensors, set_train_mode
 from ftcli.planning import StagePlan
 from ftcli.recipe.schema import Stage
-from ftcli.results import Reporter, format_count, format_duration, format_size
-from ftcli.training.keeping import ALWAYS_CACHE_BYTES, count_forward_images, count_views, estimate_cache_gain
+from ftcli.results import ProgressTask, Reporter, format_count, format_duration, format_size
+from ftcli.runtime import measure_free_memory
 from ftcli.training.precision import compile_forward
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.setup import RunSetup, choose_transform, create_loader_config, open_loader
-from ftcli.training.signals import GracefulStop
+
+ALWAYS_CACHE_BYTES = 64 * 1024
+"""Bytes of an image's features up to which reading them is always faster than computing them."""
+MEMORY_BYTES_PER_SECOND, DISK_BYTES_PER_SECOND = 1.5e9, 2e8
+"""Conservative speeds at which cached features are read from memory and from disk."""
 
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage trains on and how it looks at that: `training` in the modes of training, `evaluating` in eval mode.
+    """The loaders of a stage and the forward functions of its train and eval mode.
 
-    `draws` are the random looks at the training images; epoch e, counted from 0, takes the one at e mod their number.
-    None of them depends on how many there are. `kept` tells that the frozen part is not computed in the epochs.
+    `augmentation_keys` has one key for each augmented view of the training images; epochs take turns among them.
+    `is_cached` if epochs do not compute the frozen backbone.
     """
 
     train_loader: BatchLoader
@@ -43,130 +49,257 @@ class StageData:
     is_cached: bool
 
     def key_for_epoch(self, epoch: int) -> RngKey | None:
-        """The look of an epoch, counted from 0."""
+        """Return the key of an epoch, counted from 0."""
         return self.augmentation_keys[epoch % len(self.augmentation_keys)]
 
 
 @dataclass(frozen=True)
-class _CutStage:
-    """The cut of a network between what is frozen and what trains, and the cache of what crosses it."""
+class CachePlan:
+    """The cost of a stage's features: `num_records` are computed and stored with the cache, and `num_forward_images`
+    are computed without it."""
 
-    cut: ModelCut
-    cache: FeatureCache
+    backbone: FrozenBackbone
+    num_records: int
+    num_forward_images: int
 
-    def create_stage_data(
-        self,
-        setup: RunSetup,
-        train_loader: BatchLoader,
-        val_loader: BatchLoader,
-        augmentation_keys: Sequence[RngKey | None],
-        is_cached: bool,
-    ) -> StageData:
-        """The course behind the cut."""
-        train_forward, eval_forward = (
-            suffix_forward(suffix, setup.classifier) for suffix in (self.cut.training_suffix, self.cut.suffix)
-        )
-        return StageData(train_loader, val_loader, train_forward, eval_forward, augmentation_keys, is_cached)
+    @property
+    def num_bytes(self) -> int:
+        """The size of the cached features."""
+        return self.num_records * self.backbone.row_bytes
+
+    @property
+    def fits(self) -> bool:
+        return fits_in_cache(self.num_bytes)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the features are so large that only a measurement shows if caching is faster."""
+        return self.backbone.row_bytes > ALWAYS_CACHE_BYTES
+
+    @property
+    def is_faster(self) -> bool:
+        return not self.is_measured or self.cached_seconds < self.uncached_seconds
+
+    @property
+    def uncached_seconds(self) -> float:
+        return self._seconds[0]
+
+    @property
+    def cached_seconds(self) -> float:
+        return self._seconds[1]
+
+    @cached_property
+    def _seconds(self) -> tuple[float, float]:
+        return estimate_cache_gain(self.backbone, self.num_forward_images, self.num_records, self.num_bytes)
+
+
+def plan_stage_cache(
+    backbone: FrozenBackbone, stage: Stage, train_transform: ImageTransform, num_train: int, num_val: int
+) -> CachePlan:
+    """Return the cost of the features of a stage with epochs."""
+    num_records = count_views(stage, train_transform) * num_train + num_val
+    # All images in every epoch, and before the first those of the validation.
+    num_forward_images = stage.epochs * (num_train + num_val) + num_val
+    return CachePlan(backbone, num_records, num_forward_images)
+
+
+def plan_head_fit_cache(backbone: FrozenBackbone, num_train: int, num_val: int) -> CachePlan:
+    """Return the cost of the features of a head fit, which computes each image once."""
+    return CachePlan(backbone, num_train + num_val, num_train + num_val)
+
+
+def count_views(stage: Stage, transform: ImageTransform) -> int:
+    """Return the number of views of each training image whose features a stage uses."""
+    if not transform.is_random:
+        return 1
+    num_views = stage.epochs if stage.cache == "off" or stage.cache.views == "all" else stage.cache.views
+    return min(num_views, stage.epochs)
+
+
+def estimate_cache_gain(
+    backbone: FrozenBackbone, num_forward_images: int, num_records: int, num_bytes: int
+) -> tuple[float, float]:
+    """Return the seconds to compute all features in every epoch, and to compute, store and read those to be cached."""
+    seconds_per_image = backbone.measure_seconds_per_image()
+    bytes_per_second = MEMORY_BYTES_PER_SECOND if num_bytes < measure_free_memory() / 2 else DISK_BYTES_PER_SECOND
+    read_seconds = (num_bytes + num_forward_images * backbone.row_bytes) / bytes_per_second
+    return num_forward_images * seconds_per_image, num_records * seconds_per_image + read_seconds
 
 
 @contextmanager
 def open_stage_data(
-    setup: RunSetup,
-    plan: StagePlan,
-    profiler: StageProfiler,
-    reporter: Reporter,
-    stop: GracefulStop,
-    frozen_digests: Mapping[str, str],
-) -> Iterator[StageData | None]:
-    """Choose how a stage computes, say so, and compute what is to be kept of the frozen part; None if a signal came
-    meanwhile. Processes that read images end with the context. `digests` are those of the frozen tensors as they are
-    now.
+    setup: RunSetup, plan: StagePlan, profiler: StageProfiler, task: ProgressTask, frozen_digests: Mapping[str, str]
+) -> Iterator[StageData]:
+    """Open the loaders of a stage, after computing the features to be cached. Workers end with the context.
 
-    Where the network is cut, the stage sees the same looks and on the CPU the same bits whether they are kept or not:
-    no result depends on how much room there is, or on what is faster. Raises what reading images raises, and RunError
-    where the disk is full.
+    `frozen_digests` are those of the frozen tensors. A cut model trains on the same views, and on a CPU with the same
+    bits, whether its features are cached or not. Raises StopRequestedError, RunError if the disk is full, and what
+    reading images raises.
     """
-    with profiler.measure("frozen"):
-        cut_stage = _cut_model(setup, plan, frozen_digests, reporter)
-        is_cached = cut_stage is not None and _should_cache(setup, plan, cut_stage, reporter)
-        stage_data = _open_cached(setup, plan, cut_stage, reporter, stop) if cut_stage and is_cached else None
-    if stage_data is not None:
-        yield _compile_train_forward(setup, plan, stage_data, profiler, reporter)
-        return
-    if stop.is_set():
-        yield None
-        return
-    with profiler.measure("data"):
-        pixel_caches = _fill_pixel_caches(setup, plan.stage, reporter, stop)
-    if pixel_caches is None:
-        yield None
-        return
-    opened_data = (
-        _open_full_model(setup, plan, pixel_caches)
-        if cut_stage is None
-        else _open_uncached(setup, plan, cut_stage, pixel_caches, profiler)
+    with ExitStack() as stack:
+        with profiler.measure("frozen"):
+            pipeline = _cut_model(setup, plan, frozen_digests, task.reporter)
+            if pipeline is not None:
+                stage_data = stack.enter_context(_open_features(setup, plan, pipeline, profiler, task))
+        if pipeline is None:
+            task.check_stop()
+            stage_data = stack.enter_context(_open_images(setup, plan, profiler, task))
+        yield _compile_train_forward(setup, plan, stage_data, profiler, task.reporter)
+
+
+def _cut_model(
+    setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str], reporter: Reporter
+) -> FeaturePipeline | None:
+    """Cut the model at the end of its frozen part, unless nothing is frozen, the cache is off or it cannot be cut."""
+    stage, frozen_names, classifier = plan.stage, plan.frozen_names, setup.classifier
+    if stage.cache == "off" or not frozen_names.parameters:
+        return None
+    frozen_tensors = list_frozen_tensors(classifier.model, frozen_names)
+    pipeline = create_pipeline(
+        classifier.model,
+        frozen_names,
+        classifier.preprocessing,
+        classifier.device,
+        classifier.precision,
+        {id(tensor): frozen_digests[name] for name, tensor in frozen_tensors.items()},
     )
-    with opened_data as stage_data:
-        yield _compile_train_forward(setup, plan, stage_data, profiler, reporter)
+    if isinstance(pipeline, NoCut):
+        reporter.info(f"Stage {stage.name}: the frozen backbone is computed in every epoch because {pipeline.reason}")
+        return None
+    return pipeline
 
 
 @contextmanager
-def _open_full_model(setup: RunSetup, plan: StagePlan, pixel_caches: Mapping[str, PixelCache]) -> Iterator[StageData]:
-    """The whole network on images, at which each epoch has a look of its own."""
+def _open_features(
+    setup: RunSetup, plan: StagePlan, pipeline: FeaturePipeline, profiler: StageProfiler, task: ProgressTask
+) -> Iterator[StageData]:
+    """Open loaders of the features of the frozen backbone, cached if that is possible and faster."""
+    stage, data = plan.stage, setup.plan.recipe.data
+    augmentation_keys = _list_augmentation_keys(setup, stage)
+    requests = [
+        FeatureRequest(
+            setup.dataset.splits[split],
+            choose_transform(setup, split),
+            keys,
+            task.subtask(f"feature extraction, {split}"),
+        )
+        for split, keys in (("train", augmentation_keys), ("val", [None]))
+    ]
+    use_cache = _should_cache(setup, stage, pipeline, task.reporter)
+
+    def fill_pixel_caches() -> list[PixelCache | None]:
+        with profiler.measure("data"):
+            return _fill_pixel_caches(setup, stage, task)
+
+    with pipeline.open(
+        requests,
+        data.batch_size,
+        create_loader_config(setup),
+        use_cache,
+        fill_pixel_caches,
+        lambda: profiler.measure("frozen"),
+    ) as opened:
+        if opened.is_cached and not pipeline.backbone.num_computed:
+            task.reporter.info(f"Stage {stage.name}: all of these features are read from the cache")
+        train_loader, val_loader = opened.loaders
+        yield StageData(
+            train_loader,
+            val_loader,
+            pipeline.train_forward,
+            pipeline.eval_forward,
+            augmentation_keys,
+            opened.is_cached,
+        )
+
+
+def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None]:
+    """Return a key for each view of the training images of a cut model."""
+    transform = choose_transform(setup, "train")
+    if not transform.is_random:
+        return [None]
+    return [(setup.plan.recipe.seed, stage.name, view + 1) for view in range(count_views(stage, transform))]
+
+
+def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline, reporter: Reporter) -> bool:
+    """Return whether to cache the features of a stage, and report why."""
+    num_train, num_val = (len(setup.dataset.splits[split]) for split in ("train", "val"))
+    train_transform = choose_transform(setup, "train")
+    cache_plan = plan_stage_cache(pipeline.backbone, stage, train_transform, num_train, num_val)
+    size = format_size(cache_plan.num_bytes)
+    if not cache_plan.fits:
+        reporter.info(
+            f"Stage {stage.name}: the frozen backbone is computed in every epoch because its features, {size}, exceed "
+            f"the free disk space or the cache limit of {format_size(get_cache_limit())}"
+        )
+        return False
+    if not cache_plan.is_faster:
+        reporter.info(
+            f"Stage {stage.name}: the frozen backbone is computed in every epoch, "
+            f"about {format_duration(cache_plan.uncached_seconds)}, because caching its features, {size}, would take "
+            f"{format_duration(cache_plan.cached_seconds)}"
+        )
+        return False
+    gain = ""
+    if cache_plan.is_measured:
+        cached, uncached = (format_duration(s) for s in (cache_plan.cached_seconds, cache_plan.uncached_seconds))
+        gain = f": about {cached} instead of {uncached}"
+    boundary = ", ".join(tensor.name for tensor in pipeline.cut.boundary)
+    views = format_count(count_views(stage, train_transform), "view")
+    reporter.info(
+        f"Stage {stage.name}: the frozen backbone, up to {boundary}, is computed once for {views} of "
+        f"{format_count(num_train, 'image')} and {num_val:,} for validation, {size}{gain}"
+    )
+    return True
+
+
+@contextmanager
+def _open_images(setup: RunSetup, plan: StagePlan, profiler: StageProfiler, task: ProgressTask) -> Iterator[StageData]:
+    """Open loaders of images for the whole network, with new augmented views in each epoch."""
+    with profiler.measure("data"):
+        train_cache, val_cache = _fill_pixel_caches(setup, plan.stage, task)
     forward = image_forward(setup.classifier)
     augmentation_keys = [(setup.plan.recipe.seed, plan.stage.name, view + 1) for view in range(plan.stage.epochs)]
     with (
-        open_loader(setup, "train", pixel_caches.get("train")) as train_loader,
-        open_loader(setup, "val", pixel_caches.get("val")) as val_loader,
+        open_loader(setup, "train", train_cache) as train_loader,
+        open_loader(setup, "val", val_cache) as val_loader,
     ):
         yield StageData(train_loader, val_loader, forward, forward, augmentation_keys, is_cached=False)
 
 
-@contextmanager
-def _open_uncached(
-    setup: RunSetup,
-    plan: StagePlan,
-    cut_stage: _CutStage,
-    pixel_caches: Mapping[str, PixelCache],
-    profiler: StageProfiler,
-) -> Iterator[StageData]:
-    """What trains, on what the frozen part gives for the images, computed in every epoch."""
-
-    def open_split(split: str) -> FeatureLoader:
-        samples, transform = setup.dataset.splits[split], choose_transform(setup, split)
-        loader_config, batch_size = (
-            create_loader_config(setup, pixel_caches.get(split)),
-            setup.plan.recipe.data.batch_size,
-        )
-        return FeatureLoader(
-            cut_stage.cache.backbone, samples, transform, batch_size, loader_config, lambda: profiler.measure("frozen")
-        )
-
-    with open_split("train") as train_loader, open_split("val") as val_loader:
-        yield cut_stage.create_stage_data(
-            setup, train_loader, val_loader, _list_augmentation_keys(setup, plan.stage), is_cached=False
-        )
+def _fill_pixel_caches(setup: RunSetup, stage: Stage, task: ProgressTask) -> list[PixelCache | None]:
+    """Return the filled pixel caches of train and val; None where images are read only once or do not fit."""
+    dataset, data = setup.dataset, setup.plan.recipe.data
+    if stage.cache == "off" or stage.epochs < 2:
+        return [None, None]
+    pixel_caches = {
+        split: PixelCache(dataset.root, choose_transform(setup, split), setup.start_point.rehash)
+        for split in ("train", "val")
+    }
+    if not fits_in_cache(sum(cache.estimate_bytes(dataset.splits[split]) for split, cache in pixel_caches.items())):
+        return [None, None]
+    for split, cache in pixel_caches.items():
+        num_workers = max_workers(data.num_workers)
+        cache.fill(dataset.splits[split], num_workers, data.on_corrupt_image, task.subtask(f"reading {split}"))
+    return list(pixel_caches.values())
 
 
 def _compile_train_forward(
     setup: RunSetup, plan: StagePlan, stage_data: StageData, profiler: StageProfiler, reporter: Reporter
 ) -> StageData:
-    """The course with its steps compiled, if the recipe asks for that."""
+    """Compile the forward function of training if the recipe asks for it."""
     if not setup.plan.recipe.compile:
         return stage_data
     set_train_mode(setup.classifier.model, plan.frozen_names)
     with profiler.measure("compiling"):
-        example_inputs = _take_full_batch(stage_data.train_loader, stage_data.key_for_epoch(0))
+        example_inputs = _load_full_batch(stage_data.train_loader, stage_data.key_for_epoch(0))
         if example_inputs is None:
-            return stage_data  # the first epoch tells what is wrong with the images
-        return replace(
-            stage_data,
-            train_forward=compile_forward(stage_data.train_forward, example_inputs, setup.classifier.model, reporter),
-        )
+            return stage_data  # the first validation reports the corrupt images
+        forward = compile_forward(stage_data.train_forward, example_inputs, setup.classifier.model, reporter)
+        return replace(stage_data, train_forward=forward)
 
 
-def _take_full_batch(loader: BatchLoader, key: RngKey | None) -> tuple[Tensor, ...] | None:
-    """The values of a whole batch, of the first images that are not broken; None if all are."""
+def _load_full_batch(loader: BatchLoader, key: RngKey | None) -> tuple[Tensor, ...] | None:
+    """Return the inputs of a full batch of the first readable images; None if all are corrupt."""
     batch_size, readable_paths = min(loader.batch_size, len(loader.samples)), set[str]()
     for batch in loader.batches(rng_key=key):
         if len(batch.paths) == batch_size:
@@ -176,117 +309,3 @@ def _take_full_batch(loader: BatchLoader, key: RngKey | None) -> tuple[Tensor, .
             break
     indices = [index for index, sample in enumerate(loader.samples) if sample.path in readable_paths]
     return next(loader.batches(indices[:batch_size], key)).inputs if indices else None
-
-
-def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None]:
-    """The looks at the training images that a stage takes turns among where the network is cut."""
-    transform = choose_transform(setup, "train")
-    if not transform.is_random:
-        return [None]
-    return [(setup.plan.recipe.seed, stage.name, view + 1) for view in range(count_views(stage, transform))]
-
-
-def _cut_model(
-    setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str], reporter: Reporter
-) -> _CutStage | None:
-    """The network, cut behind its frozen part; None where there is no such part, where the recipe wants it whole, and,
-    as is said, where it cannot be cut."""
-    stage, freezing, classifier = plan.stage, plan.frozen_names, setup.classifier
-    if stage.cache == "off" or not freezing.parameters:
-        return None
-    cut = cut_model(classifier.model, freezing.parameters, freezing.modules, setup.plan.preprocessing.image_size)
-    if cut is None or cut.is_uncut:
-        reason = "its code cannot be divided" if cut is None else "what trains comes before it"
-        reporter.info(f"Stage {stage.name}: the frozen part is computed in every epoch, for {reason}")
-        return None
-    known_digests = {
-        id(tensor): frozen_digests[name] for name, tensor in list_frozen_tensors(classifier.model, freezing).items()
-    }
-    cache = FeatureCache(cut, classifier.preprocessing, classifier.device, classifier.precision, known_digests)
-    return _CutStage(cut, cache)
-
-
-def _should_cache(setup: RunSetup, plan: StagePlan, cut_stage: _CutStage, reporter: Reporter) -> bool:
-    """Whether what crosses the cut is kept: where it fits, and that is worth while. It is said either way."""
-    stage, cache = plan.stage, cut_stage.cache
-    num_train, num_val = (len(setup.dataset.splits[split]) for split in ("train", "val"))
-    num_views = len(_list_augmentation_keys(setup, stage))
-    num_records = num_views * num_train + num_val
-    num_bytes = num_records * cache.backbone.row_bytes
-    if not fits_in_cache(num_bytes):
-        reporter.info(
-            f"Stage {stage.name}: the frozen part is computed in every epoch, for what it gives would take "
-            f"{format_size(num_bytes)}, more than the disk or the cache's limit of {format_size(get_cache_limit())} allows"
-        )
-        return False
-    gain_note = ""
-    if cache.backbone.row_bytes > ALWAYS_CACHE_BYTES:
-        uncached_seconds, cached_seconds = estimate_cache_gain(
-            cache.backbone, count_forward_images(stage.epochs, num_train, num_val), num_records, num_bytes
-        )
-        if cached_seconds >= uncached_seconds:
-            reporter.info(
-                f"Stage {stage.name}: the frozen part is computed in every epoch, about {format_duration(uncached_seconds)}, for "
-                f"keeping {format_size(num_bytes)} of what it gives would take {format_duration(cached_seconds)}"
-            )
-            return False
-        gain_note = f": about {format_duration(cached_seconds)} instead of {format_duration(uncached_seconds)}"
-    boundary_names = ", ".join(tensor.name for tensor in cut_stage.cut.boundary)
-    cached_images = (
-        format_count(num_views, "view") + f" of {format_count(num_train, 'image')} and {num_val:,} for validation"
-    )
-    reporter.info(
-        f"Stage {stage.name}: the frozen part, up to {boundary_names}, is computed once for {cached_images}, {format_size(num_bytes)}{gain_note}"
-    )
-    return True
-
-
-def _open_cached(
-    setup: RunSetup, plan: StagePlan, cut_stage: _CutStage, reporter: Reporter, stop: GracefulStop
-) -> StageData | None:
-    """What is trained on where the frozen part is kept; None if a signal came meanwhile, or there is no room."""
-    data, dataset, cache, stage_name = setup.plan.recipe.data, setup.dataset, cut_stage.cache, plan.stage.name
-    loader_config = create_loader_config(setup)
-    augmentation_keys, loaders = _list_augmentation_keys(setup, plan.stage), list[BatchLoader]()
-    for split, keys in (("train", augmentation_keys), ("val", [None])):
-        task, transform = f"{stage_name}: frozen part, {split}", choose_transform(setup, split)
-        views = [ViewSpec(transform, key) for key in keys]
-        try:
-            loader = cache.get_or_compute(
-                dataset.splits[split], views, data.batch_size, loader_config, reporter, task, stop.is_set
-            )
-        except CacheFullError:  # what leaves for it is less than was hoped: it is in use
-            reporter.info(
-                f"Stage {stage_name}: the frozen part is computed in every epoch, for what is in use leaves no room in the "
-                "cache"
-            )
-            return None
-        if loader is None:
-            return None
-        loaders.append(loader)
-    if not cache.backbone.num_computed:
-        reporter.info(f"Stage {stage_name}: all of that was computed before and is read from the cache")
-    return cut_stage.create_stage_data(setup, loaders[0], loaders[1], augmentation_keys, is_cached=True)
-
-
-def _fill_pixel_caches(
-    setup: RunSetup, stage: Stage, reporter: Reporter, stop: GracefulStop
-) -> dict[str, PixelCache] | None:
-    """What is kept of the images as they are before chance, by split: nothing where each is read once, or where there
-    is no room. None if `stop` became true."""
-    dataset, data = setup.dataset, setup.plan.recipe.data
-    if stage.cache == "off" or stage.epochs < 2:
-        return {}
-    pixel_caches = {
-        split: PixelCache(dataset.root, choose_transform(setup, split), setup.start_point.rehash)
-        for split in ("train", "val")
-    }
-    if not fits_in_cache(
-        sum(pixel_cache.estimate_bytes(dataset.splits[split]) for split, pixel_cache in pixel_caches.items())
-    ):
-        return {}
-    for split, pixel_cache in pixel_caches.items():
-        task, num_workers = f"{stage.name}: reading {split}", max_workers(data.num_workers)
-        if not pixel_cache.fill(dataset.splits[split], num_workers, data.on_corrupt_image, reporter, task, stop.is_set):
-            return None
-    return pixel_caches

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch._dynamo  # noqa: F401  the first optimizer would import it, which takes seconds that are no stage's
 
 from ftcli.data.loader import LoaderConfig, default_num_workers
-from ftcli.errors import RecipeError
+from ftcli.errors import RecipeError, StopRequestedError
 from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import EvalOutputs, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
@@ -86,9 +86,10 @@ def _finish_run(setup: RunSetup, trainer: Trainer) -> TrainResult:
     copy_state_dict(model, read_checkpoint(folder.best_loss).state)
     test_result = None
     if "test" in setup.dataset.splits:
-        outputs = _test(setup, trainer)
-        if outputs is None:
-            raise trainer.stop.error(f"Stopped in the test; go on with: ftcli train --resume {folder.last}")
+        try:
+            outputs = _test(setup, trainer)
+        except StopRequestedError:
+            raise trainer.stop.error(f"Stopped in the test; go on with: ftcli train --resume {folder.last}") from None
         checkpointer.skipped.update(outputs.skipped)
         test_result = TestResult(compute_loss(outputs), compute_accuracy(outputs), len(outputs.paths))
     checkpointer.save_final(model, test_result)
@@ -104,32 +105,20 @@ def _finish_run(setup: RunSetup, trainer: Trainer) -> TrainResult:
     )
 
 
-def _test(setup: RunSetup, trainer: Trainer) -> EvalOutputs | None:
-    """The outputs of the best weights for the test images, as `evaluate` computes them; None after a signal."""
+def _test(setup: RunSetup, trainer: Trainer) -> EvalOutputs:
+    """Compute the outputs of the best weights for the test images as `evaluate` does. Raises StopRequestedError."""
     data, dataset, classifier = setup.plan.recipe.data, setup.dataset, setup.classifier
-    head_features = None
+    pipeline = None
     if all(isinstance(plan.stage, HeadFitStage) or plan.stage.cache != "off" for plan in setup.plan.stages):
         head_path = setup.plan.head.path
-        head_features = cut_at_head(
+        pipeline = cut_at_head(
             classifier.model, head_path, classifier.preprocessing, classifier.device, classifier.precision
         )
     num_workers = default_num_workers(data.num_workers, classifier.device, dataset)
     loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers, rehash=setup.start_point.rehash)
-    samples, stop = dataset.splits["test"], trainer.stop.is_set
-    with open_eval_loader(
-        classifier,
-        head_features,
-        samples,
-        loader_config,
-        data.batch_size,
-        trainer.reporter,
-        "test",
-        should_stop=stop,
-    ) as opened:
-        if opened is None:
-            return None
-        loader, forward = opened
-        return predict_logits(classifier.model, forward, loader, trainer.reporter, "test", stop)
+    samples, task = dataset.splits["test"], trainer.task("test")
+    with open_eval_loader(classifier, pipeline, samples, loader_config, data.batch_size, task) as (loader, forward):
+        return predict_logits(classifier.model, forward, loader, task)
 
 
 def _report_finished_run(start_point: StartPoint, reporter: Reporter) -> TrainResult:

@@ -18,7 +18,7 @@ from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.samples import Sample
 from ftcli.data.thread_map import ThreadedMap
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from ftcli.results import NullReporter, Preprocessing
+from ftcli.results import NullReporter, Preprocessing, ProgressTask
 
 PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 PLAIN = build_eval_transform(PRE)
@@ -109,7 +109,7 @@ def test_loader_without_workers_uses_threads(root: Path, monkeypatch: pytest.Mon
 def test_cached_and_single_images_use_no_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 2)
     pixel_cache = PixelCache(root, PLAIN)
-    assert pixel_cache.fill(SAMPLES, 0, "error", NullReporter(), "decoding")
+    pixel_cache.fill(SAMPLES, 0, "error", ProgressTask("decoding", NullReporter()))
     before = threading.active_count()
     for size, cache in ((4, pixel_cache), (1, None)):
         with ImageLoader(SAMPLES, PLAIN, size, LoaderConfig(root, "error", 0, pixel_cache=cache)) as loader:
@@ -123,6 +123,6 @@ def test_pixel_cache_decodes_with_threads(root: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pixel_cache_module, "_TASK_BYTES", 1)  # one image
     before = threading.active_count()
     pixel_cache = PixelCache(root, PLAIN)
-    assert pixel_cache.fill(SAMPLES, 0, "error", NullReporter(), "decoding")
+    pixel_cache.fill(SAMPLES, 0, "error", ProgressTask("decoding", NullReporter()))
     assert all(pixel_cache.find_key(sample.path) for sample in SAMPLES)
     assert threading.active_count() == before

@@ -17,8 +17,9 @@ from ftcli.data.loader import BatchBuilder, BatchRequest, ImageLoader, LoaderCon
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_train_transform
+from ftcli.errors import StopRequestedError
 from ftcli.recipe import schema
-from ftcli.results import NullReporter, Preprocessing, Progress
+from ftcli.results import NullReporter, Preprocessing, Progress, ProgressTask
 
 PRE = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 PRESETS: tuple[schema.Preset, ...] = ("none", "flips", "standard", "strong")
@@ -76,8 +77,8 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-def fill(pixel_cache: PixelCache, num_workers: int = 0, reporter: NullReporter | None = None) -> bool:
-    return pixel_cache.fill(list_samples(), num_workers, "skip", reporter or NullReporter(), "decoding")
+def fill(pixel_cache: PixelCache, num_workers: int = 0, reporter: NullReporter | None = None) -> None:
+    pixel_cache.fill(list_samples(), num_workers, "skip", ProgressTask("decoding", reporter or NullReporter()))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,7 +86,7 @@ def fill(pixel_cache: PixelCache, num_workers: int = 0, reporter: NullReporter |
 def test_pixel_cache_gives_same_batches(root: Path, preset: schema.Preset, num_workers: int) -> None:
     transform = build_train_transform(PRE, preset)
     pixels = PixelCache(root, transform)
-    assert fill(pixels, num_workers)
+    fill(pixels, num_workers)
     expected = read(root, transform, None)
     for path in root.iterdir():  # 3 stays broken; no other file is opened again
         if path.name != name(3):
@@ -95,9 +96,9 @@ def test_pixel_cache_gives_same_batches(root: Path, preset: schema.Preset, num_w
 
 def test_pixel_cache_separates_transforms(root: Path) -> None:
     for preset in PRESETS:
-        assert fill(PixelCache(root, build_train_transform(PRE, preset)))
+        fill(PixelCache(root, build_train_transform(PRE, preset)))
     other = Preprocessing(32, 40, "crop", "bilinear", PRE.mean, PRE.std)
-    assert fill(PixelCache(root, build_train_transform(other, "none")))
+    fill(PixelCache(root, build_train_transform(other, "none")))
     # none and flips share what they keep, and so do standard and strong
     assert len(list((get_cache_dir() / "pixels").iterdir())) == 3
 
@@ -110,7 +111,7 @@ def test_pixel_cache_keys_by_content(root: Path) -> None:
     (root / "moved.png").rename(root / name(1))
     recorder = ProgressRecorder()
     pixels = PixelCache(root, transform)
-    assert fill(pixels, reporter=recorder)
+    fill(pixels, reporter=recorder)
     assert recorder.reports == [("decoding", COUNT, COUNT)]  # of the broken one: no other was decoded again
     assert equal(read(root, transform, pixels), read(root, transform, None))
 
@@ -118,11 +119,11 @@ def test_pixel_cache_keys_by_content(root: Path) -> None:
 def test_pixel_cache_corrupt_images(root: Path) -> None:
     pixels = PixelCache(root, build_train_transform(PRE, "none"))
     with pytest.raises(CorruptImageError) as error:
-        pixels.fill(list_samples(), 2, "error", NullReporter(), "decoding")
+        pixels.fill(list_samples(), 2, "error", ProgressTask("decoding", NullReporter()))
     assert multiprocessing.active_children() == []
     assert str(error.value).startswith(f"{root}/3.png: is truncated (")
     (root / name(6)).unlink()
-    assert fill(pixels)
+    fill(pixels)
     is_cached = [pixels.find_key(name(number)) is not None for number in range(COUNT)]
     assert is_cached == [number not in (3, 6) for number in range(COUNT)]
     transform = build_train_transform(PRE, "none")
@@ -137,14 +138,16 @@ def test_pixel_cache_progress_and_stop(root: Path) -> None:
         asked += 1
         return asked > 5
 
-    assert not pixels.fill(list_samples(), 0, "skip", NullReporter(), "decoding", stop)
+    with pytest.raises(StopRequestedError):
+        pixels.fill(list_samples(), 0, "skip", ProgressTask("decoding", NullReporter(), stop))
     assert pixels.find_key(name(0)) is None
     recorder = ProgressRecorder()
-    assert fill(pixels, reporter=recorder)
+    fill(pixels, reporter=recorder)
     assert recorder.reports[-1] == ("decoding", COUNT, COUNT)
     asked = 0
     (root / "extra.png").write_bytes((root / name(0)).read_bytes())  # the content is there already
-    assert pixels.fill([*list_samples()[:3], Sample("extra.png", 0)], 0, "error", NullReporter(), "", lambda: True)
+    samples = [*list_samples()[:3], Sample("extra.png", 0)]
+    pixels.fill(samples, 0, "error", ProgressTask("decoding", NullReporter(), lambda: True))  # nothing to decode
     assert pixels.find_key("extra.png") == pixels.find_key(name(0))
 
 
@@ -187,14 +190,14 @@ from pathlib import Path
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_train_transform
-from ftcli.results import Preprocessing, NullReporter
-class Aloud(NullReporter):
+from ftcli.results import Preprocessing, NullReporter, ProgressTask
+class PrintReporter(NullReporter):
     def update_progress(self, progress):
         print(progress.done, flush=True)
 root = Path(sys.argv[1])
-pre = Preprocessing(32, 36, "shorter", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+pre = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
-PixelCache(root, build_train_transform(pre, "standard")).fill(samples, 1, "skip", Aloud(), "decoding")
+PixelCache(root, build_train_transform(pre, "standard")).fill(samples, 1, "skip", ProgressTask("decoding", PrintReporter()))
 """
 
 
@@ -208,6 +211,6 @@ def test_pixel_cache_survives_killed_fill(root: Path) -> None:
     assert list(get_cache_dir().rglob("*.tmp")) != []
     transform = build_train_transform(PRE, "standard")
     pixels = PixelCache(root, transform)
-    assert fill(pixels)
+    fill(pixels)
     assert equal(read(root, transform, pixels), read(root, transform, None))
     assert list(get_cache_dir().rglob("*.tmp")) == []

@@ -90,9 +90,7 @@ def test_evaluate_with_full_cache_is_bit_identical(
     reporter = MessageRecorder()
     assert torch.equal(evaluate_checkpoint(args, reporter).outputs.logits, cached.logits)
     assert sum(computed) == 2 * 12
-    expected = (
-        "evaluating test: frozen part: the cache has no room for what the network gives, so it is computed without it"
-    )
+    expected = "evaluating test: feature extraction: the features do not fit in the cache and are computed in each pass"
     assert reporter.messages == ("" if limit == "0" else expected)  # who keeps nothing on purpose knows
     assert not list((tmp_path / "own-cache").rglob("*.chunk"))
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,14 +24,14 @@ from ftcli.data.images import CorruptImageError
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from ftcli.errors import DataError
+from ftcli.errors import DataError, StopRequestedError
 from ftcli.features import fingerprint
-from ftcli.features.cache import CacheFullError, FeatureCache, ViewSpec
+from ftcli.features.cache import CacheFullError, FeatureCache, FeatureRequest
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.features.loaders import CachedFeatureLoader
 from ftcli.models.cut import ModelCut, cut_model
 from ftcli.models.state_dict import hash_tensor
-from ftcli.results import NullReporter, Preprocessing, Progress
+from ftcli.results import NullReporter, Preprocessing, Progress, ProgressTask, Reporter
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -103,6 +103,18 @@ def open_cache(
     return FeatureCache(cut_before(network or make_network(), number, pre.image_size), pre, CPU, precision)
 
 
+def make_request(
+    root: Path,
+    transform: ImageTransform,
+    rng_keys: Sequence[RngKey | None] = (None,),
+    reporter: Reporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> FeatureRequest:
+    """Return a request for all photographs of a folder."""
+    task = ProgressTask("computing", reporter or NullReporter(), should_stop)
+    return FeatureRequest(list_photos(root), transform, rng_keys, task)
+
+
 def compute_features(
     root: Path,
     cache: FeatureCache | None = None,
@@ -112,12 +124,8 @@ def compute_features(
 ) -> CachedFeatureLoader:
     """The values of all photographs in one sight."""
     loader_config = LoaderConfig(root, **{"on_corrupt_image": "error", "num_workers": 0, **config})
-    views = [ViewSpec(transform or build_eval_transform(EXPECTED), rng_key)]
-    loaded = (cache or open_cache()).get_or_compute(
-        list_photos(root), views, 8, loader_config, NullReporter(), "computing"
-    )
-    assert loaded is not None
-    return loaded
+    request = make_request(root, transform or build_eval_transform(EXPECTED), [rng_key])
+    return (cache or open_cache()).get_or_compute(request, 8, loader_config)
 
 
 def concat_values(
@@ -249,11 +257,9 @@ def test_get_or_compute_ignores_irrelevant_changes(photos: Path, computed: list[
         concat_values(compute_features(photos, on_corrupt_image="skip", num_workers=2, rehash=True)), first
     )
     for batch_size in (1, 40):
-        loaded = open_cache().get_or_compute(
-            list_photos(photos)[::-1], [ViewSpec(build_eval_transform(EXPECTED), None)], batch_size,
-            LoaderConfig(photos, "error", 0), NullReporter(), "computing",
-        )  # fmt: skip
-        assert loaded is not None
+        request = make_request(photos, build_eval_transform(EXPECTED))
+        reversed_request = dataclasses.replace(request, samples=request.samples[::-1])
+        loaded = open_cache().get_or_compute(reversed_request, batch_size, LoaderConfig(photos, "error", 0))
         assert torch.equal(concat_values(loaded), first.flip(0))
     photos.rename(tmp_path / "elsewhere")
     assert torch.equal(concat_values(compute_features(tmp_path / "elsewhere")), first)
@@ -384,13 +390,14 @@ def test_get_or_compute_caches_partial_results_when_stopped(
         def update_progress(self, progress: Progress) -> None:
             reported.append(progress)
 
-    views = [ViewSpec(build_train_transform(EXPECTED, "flips"), (0, "head", view)) for view in range(2)]
+    transform, rng_keys = build_train_transform(EXPECTED, "flips"), [(0, "head", view) for view in range(2)]
     loader_config = LoaderConfig(photos, "error", 0)
-    arguments = (list_photos(photos), views, 8, loader_config, Listener(), "computing")
-    assert open_cache().get_or_compute(*arguments, lambda: len(reported) == 4) is None
+    with pytest.raises(StopRequestedError):
+        open_cache().get_or_compute(
+            make_request(photos, transform, rng_keys, Listener(), lambda: len(reported) == 4), 8, loader_config
+        )
     assert [(progress.done, progress.total) for progress in reported] == [(16, 80), (32, 80), (40, 80), (56, 80)]
-    loaded = open_cache().get_or_compute(*arguments)
-    assert loaded is not None
+    loaded = open_cache().get_or_compute(make_request(photos, transform, rng_keys, Listener()), 8, loader_config)
     assert sum(computed) == 80
     assert (reported[-1].done, reported[-1].total, reported[-1].unit) == (24, 24, "images")
     assert not torch.equal(concat_values(loaded, (0, "head", 0)), concat_values(loaded, (0, "head", 1)))
@@ -405,7 +412,7 @@ def test_get_or_compute_does_not_cache_file_changed_during_read(photos: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(FrozenBackbone, "_compute", overwrite)
-        with pytest.raises(DataError, match=r"china/0\.jpg: changed while it was read; run again when it stays"):
+        with pytest.raises(DataError, match=r"china/0\.jpg: changed while it was read; run again when it no"):
             compute_features(photos)
     assert torch.equal(concat_values(compute_features(photos))[0], concat_values(compute_features(photos))[1])
 
@@ -417,8 +424,8 @@ def test_get_or_compute_raises_cache_full_before_computing(
     with pytest.raises(CacheFullError) as error:
         compute_features(photos)
     assert str(error.value) == (
-        "computing: 0.0 MB of the cache are needed for 40 images, more than there is room for; raise "
-        "FTCLI_CACHE_LIMIT, free some of the disk, or set cache: off"
+        "computing: the features of 40 images, 0.0 MB, do not fit in the cache; raise FTCLI_CACHE_LIMIT, free disk "
+        "space, or set cache: off"
     )
     assert not computed
 
@@ -448,8 +455,8 @@ def stop():
 from ftcli.caching import store as store_module
 store_module.CHUNK_SECONDS = 0.0
 root = Path(sys.argv[1])
-open_cache().gather(list_photos(root), [ViewSpec(build_eval_transform(EXPECTED), None)], 8,
-                    Source(root, "error", 0), NullReporter(), "computing", stop)
+request = make_request(root, build_eval_transform(EXPECTED), should_stop=stop)
+open_cache().get_or_compute(request, 8, LoaderConfig(root, "error", 0))
 """
 
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.data.batches import Batch
+from ftcli.data.batches import Batch, RngKey
 from ftcli.data.images import CorruptImageError
 from ftcli.data.loader import LoaderConfig
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
-from ftcli.features.cache import FeatureCache, ViewSpec
+from ftcli.features.cache import FeatureCache, FeatureRequest
 from ftcli.features.loaders import CachedFeatureLoader, Clock, FeatureLoader
 from ftcli.models.cut import cut_model
-from ftcli.results import NullReporter, Preprocessing
+from ftcli.results import NullReporter, Preprocessing, ProgressTask
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -65,10 +65,10 @@ def open_loaders(
     root: Path, samples: tuple[Sample, ...], transform: ImageTransform, batch_size: int, on_corrupt_image: str = "error"
 ) -> tuple[CachedFeatureLoader, FeatureLoader]:
     cache = open_cache()
-    views = [ViewSpec(transform, rng_key) for rng_key in (RNG_KEYS if transform.is_random else [None])]
+    rng_keys: list[RngKey | None] = [*RNG_KEYS] if transform.is_random else [None]
     loader_config = LoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]  # one of the two words
-    cached = cache.get_or_compute(samples, views, batch_size, loader_config, NullReporter(), "computing")
-    assert cached is not None
+    request = FeatureRequest(samples, transform, rng_keys, ProgressTask("computing", NullReporter()))
+    cached = cache.get_or_compute(request, batch_size, loader_config)
     return cached, open_feature_loader(root, samples, transform, batch_size, on_corrupt_image)
 
 

@@ -11,9 +11,8 @@ from torch import nn
 from ftcli.models.factory import create_model
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import NullReporter, StageEstimate
-from ftcli.training import trials
-from ftcli.training.estimate import estimate_training
-from ftcli.training.trials import ActivationMemoryCounter, choose_batch_size
+from ftcli.training import estimate as estimate_module
+from ftcli.training.estimate import ActivationMemoryCounter, choose_profiled_batch_size, estimate_training
 from tests.conftest import Ftcli
 
 
@@ -120,12 +119,12 @@ def test_estimate_without_data_assumes_default_num_images(workplace: Path) -> No
 
 
 def test_choose_batch_size_limits_step_time(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_batch_size(32, 4, 0.1) == 32
-    assert choose_batch_size(32, 4, 2.0) == 6
-    assert choose_batch_size(32, 4, 100.0) == 2
-    assert choose_batch_size(1, 1, 0.1) == 2
+    assert choose_profiled_batch_size(32, 4, 0.1) == 32
+    assert choose_profiled_batch_size(32, 4, 2.0) == 6
+    assert choose_profiled_batch_size(32, 4, 100.0) == 2
+    assert choose_profiled_batch_size(1, 1, 0.1) == 2
     unscaled = estimate("data.batch_size=16")[1]
-    monkeypatch.setattr(trials, "MAX_PROFILED_STEP_SECONDS", 1e-9)
+    monkeypatch.setattr(estimate_module, "MAX_PROFILED_STEP_SECONDS", 1e-9)
     scaled = estimate("data.batch_size=16")[1]
     assert (scaled.batch_size, scaled.measured_batch) == (16, 2)
     assert scaled.memory.activations == pytest.approx(unscaled.memory.activations, rel=0.1)

@@ -20,7 +20,7 @@ from ftcli.evaluation.classifier import Classifier
 from ftcli.recipe.schema import HeadFitStage
 from ftcli.results import Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.training.reading import find_head_layer
+from ftcli.training.fit_head import find_head_layer
 from tests.conftest import RECIPE, Ftcli, read_npz
 from tests.training.test_resume import assert_same_checkpoint
 
@@ -94,7 +94,7 @@ def test_fit_head_matches_sklearn_with_sample_weights(ftcli: Ftcli, head_fit_fol
 
 
 KILLS = [
-    ("SIGTERM", "update_progress", "head: frozen part, train", 16),
+    ("SIGTERM", "update_progress", "head: feature extraction, train", 16),
     ("SIGKILL", "log_epoch", "head", 0),
     ("SIGKILL", "log_epoch", "head", 1),
 ]
@@ -164,8 +164,8 @@ def test_find_head_layer_refuses_computation_after_head() -> None:
     with pytest.raises(RecipeError) as caught:
         find_head_layer(classifier, "head", "stage head, fit")
     assert str(caught.value) == (
-        "stage head, fit: the network computes on what its head, head, gives, so the head cannot be solved; give "
-        "the stage epochs and an optimizer instead of a solver"
+        "stage head, fit: the network computes on the outputs of its head, head, so the head cannot be fitted by "
+        "logistic regression; give the stage epochs and an optimizer instead of fit"
     )
 
 
@@ -187,7 +187,7 @@ def test_fit_head_with_full_cache_falls_back_to_images(
     monkeypatch.setattr("ftcli.features.cache.evict", lambda _needed: False)
     outcome = ftcli("train", "r.yaml", "--stage", "head", "--out", "run")
     assert outcome.code == 0, outcome.err
-    message = "head: frozen part, train: the cache has no room for what the network gives, so it is computed without it"
+    message = "head: feature extraction, train: the features do not fit in the cache and are computed in each pass"
     assert message in outcome.err.splitlines()
 
 
@@ -196,4 +196,4 @@ def test_inspect_shows_head_fit_stage(ftcli: Ftcli, head_fit_folder: Path) -> No
     stages = ftcli("inspect", "r.yaml", "--json").json["stages"]
     assert [stage["name"] for stage in stages] == ["head", "all"]
     assert stages[0]["trainable"] == 1024 * 2 + 2
-    assert HeadFitStage.model_fields.keys() == {"name", "freeze", "solver"}
+    assert HeadFitStage.model_fields.keys() == {"name", "freeze", "fit"}

@@ -126,7 +126,7 @@ def test_kill_during_feature_caching_gives_same_bits(
     signal: str,
     code: int,
 ) -> None:
-    kill = kill_by(signal, "advance", "head: frozen part, train", 46)
+    kill = kill_by(signal, "update_progress", "head: feature extraction, train", 46)
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="cold") == code
     again = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
     assert training(workplace, "train", *again, cache="cold") == 0

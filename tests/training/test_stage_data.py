@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from ftcli.data.transforms import build_eval_transform, build_train_transform
-from ftcli.evaluation.logits import ForwardFn
 from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.features.pipeline import ForwardFn
 from ftcli.recipe.schema import AdamW, Stage
 from ftcli.results import EpochMetrics, Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.training.keeping import count_views
+from ftcli.training.stage_data import count_views
 from tests.conftest import Ftcli
 
 HEAD_STAGE_ARGS = ("--stage", "head")
@@ -70,7 +70,7 @@ def test_second_run_reads_cache_and_gives_same_weights(
 ) -> None:
     first = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "first")
     assert (
-        "Stage head: the frozen part, up to mean, is computed once for 2 views of 30 images and 10 for validation"
+        "Stage head: the frozen backbone, up to mean, is computed once for 2 views of 30 images and 10 for validation"
         in (first.err)
     )
     rehashed = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "again", "--rehash")
@@ -78,7 +78,7 @@ def test_second_run_reads_cache_and_gives_same_weights(
     for path in cache.rglob("*.chunk"):
         path.unlink()
     assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "rebuilt").code == 0
-    assert "Stage head: all of that was computed before and is read from the cache" in rehashed.err.splitlines()
+    assert "Stage head: all of these features are read from the cache" in rehashed.err.splitlines()
     assert_same_weights(workplace, "first", "again", "rebuilt")
 
 
@@ -106,8 +106,8 @@ def test_cache_over_limit_gives_same_weights(
     outcome = ftcli("train", "r.yaml", "--out", "anew", "--json")
     assert outcome.code == 0
     assert (
-        "Stage head: the frozen part is computed in every epoch, for what it gives would take 0.3 MB, more than the "
-        "disk or the cache's limit of 0.1 MB allows"
+        "Stage head: the frozen backbone is computed in every epoch because its features, 0.3 MB, exceed the free disk "
+        "space or the cache limit of 0.1 MB"
     ) in outcome.err.splitlines()
     assert_same_weights(workplace, "kept", "anew")
     for stage in ("head", "all"):
@@ -152,10 +152,10 @@ def test_boundary_inside_backbone_is_cached_only_if_faster(
     monkeypatch.setattr(FrozenBackbone, "measure_seconds_per_image", lambda _self: forward)
     outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "weighed")
     assert outcome.code == 0, outcome.err
-    messages = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen part")]
+    messages = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen backbone")]
     assert len(messages) == 1
     assert ("is computed once for 3 views of 30 images" in messages[0]) is kept
-    assert ("is computed in every epoch, about 1 s, for keeping" in messages[0]) is not kept
+    assert ("is computed in every epoch, about 1 s, because caching" in messages[0]) is not kept
     assert_same_weights(workplace, "small", "weighed")
 
 
@@ -212,7 +212,7 @@ def test_cache_in_use_by_earlier_stage_falls_back_to_uncached(
     outcome = ftcli("train", "r.yaml", *settings, "--out", "run")
     assert outcome.code == 0, outcome.err
     assert (
-        "Stage all: the frozen part is computed in every epoch, for what is in use leaves no room in the cache"
+        "all: feature extraction, train: the features do not fit in the cache and are computed in each pass"
         in outcome.err.splitlines()
     )
 
