@@ -103,7 +103,7 @@ def _plan_stage(recipe_file: RecipeFile, index: int, model: nn.Module, plan: Pla
         return recipe_file.locate("stages", index, key)
 
     if isinstance(stage, HeadFitStage):
-        _check_head_fit(plan, locate("solver"), recipe_file.locate("head", "hidden"))
+        _check_head_fit(plan, locate("fit"), recipe_file.locate("head", "hidden"))
         return HeadFitPlan(stage, resolve_freeze(model, plan.model_summary, head, stage, locate("freeze")))
     if errors := find_stage_errors(model, plan.model_summary, head, stage, locate):
         raise RecipeError(*errors)
