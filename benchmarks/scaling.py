@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from benchmarks.candidates import Candidate, Measurement
 from benchmarks.comparison_stats import interpolate_linearly
 from benchmarks.jobs import BenchmarkData, Job, JobStage
 from benchmarks.runner import Benchmark, Results
+from ftcli.plotting import BLUE, ORANGE, create_figure, render_png
 
 BACKBONE = "mobilenet_v3_small"
 FEW, MORE, SHORT, LONG, VIEWS = 500, 1_000, 1, 5, 4
@@ -19,9 +19,9 @@ IMAGES = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 EPOCHS = (1, 2, 5, 10, 20, 40)
 PLOTTED_EPOCHS = 10
 LOOPS = {
-    "ftcli, four views": ("train", "4", "#0072B2"),
+    "ftcli, four views": ("train", "4", BLUE),
     "ftcli, cache: off": ("train", "off", "#56B4E9"),
-    "tutorial loop": ("tutorial", "off", "#D55E00"),
+    "tutorial loop": ("tutorial", "off", ORANGE),
 }
 
 
@@ -76,11 +76,7 @@ def check_scaling(results: Results) -> dict[str, float]:
 def plot_scaling(results: Results) -> bytes:
     """A PNG: seconds against images for PLOTTED_EPOCHS epochs, and against epochs for FEW images. What was measured is
     filled, what was scaled is hollow."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = create_figure(10, 4.5, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for loop, model in fit_scaling(results).items():
         colour = LOOPS[loop][2]
@@ -92,9 +88,7 @@ def plot_scaling(results: Results) -> bytes:
     left.set_ylabel("seconds of the stage")
     left.yaxis.set_major_formatter("{x:,g}")
     left.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return render_png(figure)
 
 
 def _plot(axis: Any, x: Sequence[int], values: Sequence[float], colour: str, label: str) -> None:

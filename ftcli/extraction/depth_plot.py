@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ftcli.files import atomic_write
-from ftcli.plotting import FittedText, describe_missing_characters, fit_text
+from ftcli.plotting import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    FittedText,
+    create_figure,
+    describe_missing_characters,
+    fit_text,
+    render_png,
+)
 from ftcli.results import FeatureLayer, ProbeScore, Reporter, format_count
 
 _MAX_LABELLED_LAYERS = 24
@@ -24,11 +32,7 @@ def plot_depth(
 
     Raises RunError where it cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(min(15.0, max(8.0, 2 + 0.42 * len(layers))), 6.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = create_figure(min(15.0, max(8.0, 2 + 0.42 * len(layers))), 6.5, layout="constrained")
     ax = figure.subplots()
     _plot_accuracies(ax, scores)
     fitted_texts = [*_label_layers(ax, layers), *_write_title(ax, scores, title, 72 * figure.get_figwidth() - 90)]
@@ -38,16 +42,14 @@ def plot_depth(
     figure.legend(loc="outside lower center", ncols=2)
     if missing_glyphs := describe_missing_characters(fitted_texts):
         reporter.warn(f"{path}: {missing_glyphs}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    atomic_write(path, buffer.getvalue())
+    atomic_write(path, render_png(figure))
 
 
 def _plot_accuracies(ax: Any, scores: Sequence[ProbeScore]) -> None:
     best_index = max(range(len(scores)), key=lambda place: scores[place].cv_accuracy)  # the first of equals
     cv_label = f"{scores[0].folds}-fold cross-validation in train"
     accuracies = [score.cv_accuracy for score in scores]
-    ax.plot(range(len(scores)), accuracies, "-", color="#D55E00", linewidth=1, label=cv_label)
+    ax.plot(range(len(scores)), accuracies, "-", color=ORANGE, linewidth=1, label=cv_label)
     test_scores = [(place, score) for place, score in enumerate(scores) if score.test_accuracy is not None]
     if test_scores:
         indices = [place for place, _ in test_scores]
@@ -55,7 +57,7 @@ def _plot_accuracies(ax: Any, scores: Sequence[ProbeScore]) -> None:
         errors_below = [(score.test_accuracy or 0.0) - (score.test_low or 0.0) for _, score in test_scores]
         errors_above = [(score.test_high or 0.0) - (score.test_accuracy or 0.0) for _, score in test_scores]
         ax.errorbar(
-            indices, test_accuracies, (errors_below, errors_above), fmt="o-", color="#0072B2", capsize=3, markersize=5,
+            indices, test_accuracies, (errors_below, errors_above), fmt="o-", color=BLUE, capsize=3, markersize=5,
             label="test, with 95 % interval",
         )  # fmt: skip
         accuracies = test_accuracies
@@ -68,7 +70,7 @@ def _plot_accuracies(ax: Any, scores: Sequence[ProbeScore]) -> None:
             label=f"always the commonest class of train: {majority_accuracy:.3f}",
         )
     ax.plot(
-        best_index, accuracies[best_index], "o", markersize=13, markerfacecolor="none", markeredgecolor="#009E73", markeredgewidth=2,
+        best_index, accuracies[best_index], "o", markersize=13, markerfacecolor="none", markeredgecolor=GREEN, markeredgewidth=2,
         label=f"best in cross-validation: {accuracies[best_index]:.3f}{' on test' if test_scores else ''}",
     )  # fmt: skip
 

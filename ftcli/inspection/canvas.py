@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ftcli.files import atomic_write
-from ftcli.plotting import FittedText, describe_missing_characters, fit_text
+from ftcli.plotting import FittedText, create_figure, describe_missing_characters, fit_text, render_png
 from ftcli.results import Reporter
 
 Pixels = NDArray[np.uint8]
@@ -66,20 +65,15 @@ class Canvas:
 
     def render(self) -> bytes:
         """The sheet as the bytes of a PNG."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-        from matplotlib.figure import Figure
-
         height, width = self._pixels.shape[:2]
         dpi = 72  # a point is then a pixel
-        figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, facecolor="white")
+        figure = create_figure(width / dpi, height / dpi, dpi, facecolor="white")
         figure.figimage(self._pixels, 0, 0, origin="upper")
         for item in self._texts:
             options: dict[str, Any] = item.fitted_text.options
             position = (item.left / width, 1 - item.baseline / height)
             figure.text(*position, item.fitted_text.text, color=item.colour, size=item.size, va="baseline", **options)
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-        return buffer.getvalue()
+        return render_png(figure)
 
 
 def resize_to_fit(pixels: Pixels, min_side: int, max_side: int) -> Pixels:

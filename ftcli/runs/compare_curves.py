@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from ftcli.plotting import PALETTE, create_figure, fit_text, render_png
 from ftcli.results import EpochMetrics
 from ftcli.runs.curves import label_stages, metric_points, split_by_stage, style_axes
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Those of Okabe and Ito, which people who do not tell red from green tell apart; grey is in place of their yellow,
-which is too pale for a line."""
 _MARKERS = "osD^vPX*<>hd"
 _LINE_STYLES = ("-", "--", "-.")
 
@@ -20,11 +17,7 @@ _LINE_STYLES = ("-", "--", "-.")
 def plot_comparison(names: Sequence[str], histories: Sequence[Sequence[EpochMetrics]]) -> bytes:
     """A PNG with the losses above and the accuracies below, where a run has a colour and a marker: validation in a
     strong line, training in a thin dotted one. A ring is around the epoch of the lowest validation loss."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 7), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = create_figure(9, 7, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     for number, history in enumerate(histories):
         _plot_run(axes, history, _choose_line_style(number))
@@ -35,17 +28,15 @@ def plot_comparison(names: Sequence[str], histories: Sequence[Sequence[EpochMetr
     style_axes(axes, stages_by_start)
     label_stages(axes[0], [(start, ", ".join(names_here)) for start, names_here in stages_by_start.items()])
     _add_legend(figure, names)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return render_png(figure)
 
 
 def _choose_line_style(number: int) -> dict[str, Any]:
     """How the lines of a run look; no two of the first 24 look the same."""
     return {
-        "color": _COLORS[number % len(_COLORS)],
+        "color": PALETTE[number % len(PALETTE)],
         "marker": _MARKERS[number % len(_MARKERS)],
-        "linestyle": _LINE_STYLES[number // len(_COLORS) % len(_LINE_STYLES)],
+        "linestyle": _LINE_STYLES[number // len(PALETTE) % len(_LINE_STYLES)],
         "markersize": 5,
     }
 
@@ -66,8 +57,6 @@ def _add_legend(figure: Any, names: Sequence[str]) -> None:
     """Name the runs and the kinds of lines below the axes. Names are put in once the legend stands: it would leave out
     one that begins with _, and take dollar signs for a formula."""
     from matplotlib.lines import Line2D
-
-    from ftcli.plotting import fit_text  # which loads matplotlib too
 
     fitted = [fit_text(name, width=220) for name in names]
     handles = [Line2D([], [], **_choose_line_style(number)) for number in range(len(names))]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ftcli.plotting import BLUE, ORANGE, create_figure, fit_text, render_png
 from ftcli.results import EpochMetrics
 
 
@@ -14,17 +14,11 @@ def render_curves(history: Sequence[EpochMetrics]) -> bytes:
 
     Epoch 0 of a stage, the measurement before its first step, has a validation point and no training point.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only drawn between epochs
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = create_figure(8, 6, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
     label_stages(axes[0], plot_curves(axes, history))
     axes[0].legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return render_png(figure)
 
 
 def plot_curves(axes: Sequence[Any], history: Sequence[EpochMetrics]) -> list[tuple[int, str]]:
@@ -34,7 +28,7 @@ def plot_curves(axes: Sequence[Any], history: Sequence[EpochMetrics]) -> list[tu
     """
     stages = split_by_stage(history)
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
-        for split, colour in (("train", "#0072B2"), ("val", "#D55E00")):
+        for split, colour in (("train", BLUE), ("val", ORANGE)):
             for start, stage_history in stages:
                 points = metric_points(start, stage_history, f"{split}_{metric}")
                 label = {"train": "training", "val": "validation"}[split] if start == 0 else None
@@ -72,8 +66,6 @@ def style_axes(axes: Sequence[Any], stage_starts: Iterable[int]) -> None:
 
 def label_stages(axis: Any, stages: Iterable[tuple[int, str]]) -> None:
     """Write above an axis what begins at places on it."""
-    from ftcli.plotting import fit_text  # which loads matplotlib too
-
     for start, name in stages:
         fitted = fit_text(name, width=150)
         axis.annotate(

@@ -252,8 +252,8 @@ def test_inspect_warns_once_of_missing_glyph(workplace: Path, photo_folder: Path
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     if warnings:  # no font of this machine has it, as of most
         assert warnings == [
-            "warning: a.png: no installed font has \U0001fae8 (U+1FAE8); names or codes are drawn instead; install "
-            "fonts that have them, such as the packages fonts-noto-cjk, fonts-noto-core and fonts-symbola of Debian"
+            "warning: a.png: no installed font has \U0001fae8 (U+1FAE8), drawn as names or codes; "
+            "install a font for them, such as the Debian packages fonts-noto-cjk, fonts-noto-core and fonts-symbola"
         ]
 
 

@@ -71,4 +71,4 @@ def test_inspect_plot_warns_of_missing_glyphs(unicode_dir: Path, ftcli: Ftcli) -
     assert outcome.code == 0, outcome.err
     assert (unicode_dir / "图.png").read_bytes().startswith(b"\x89PNG")
     assert "🐶" in outcome.err  # no font that is drawn with has it; its name stands in the picture
-    assert "names or codes are drawn instead" in outcome.err
+    assert "drawn as names or codes" in outcome.err

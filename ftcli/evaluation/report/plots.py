@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ftcli.evaluation.report.sentences import escape_text, format_percent, isolate_text
 from ftcli.evaluation.report.svg import draw_svg
+from ftcli.plotting import BLUE
 from ftcli.results import EpochMetrics, EvaluateResult, ReliabilityBin
 from ftcli.runs.curves import plot_curves
 from ftcli.statistics import wilson_interval
@@ -39,7 +40,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin]) -> Markup:
         accuracy_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         accuracy_axes.plot([0, 1], [0, 1], ":", color="#999999", label="perfectly calibrated")
         accuracy_axes.errorbar(
-            confidence, accuracy, yerr=(lower_errors, upper_errors), fmt="o-", color="#0072B2", markersize=4, capsize=2,
+            confidence, accuracy, yerr=(lower_errors, upper_errors), fmt="o-", color=BLUE, markersize=4, capsize=2,
             label="this classifier (95 %)",
         )  # fmt: skip
         accuracy_axes.set(ylim=(0, 1.02), ylabel="share that is right")
@@ -47,7 +48,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin]) -> Markup:
         figure.legend(loc="outside upper left", ncols=2)
         count_axes.bar(
             [b.low for b in bins], [b.images for b in bins], [b.high - b.low for b in bins], align="edge",
-            color="#0072B2", edgecolor="none",
+            color=BLUE, edgecolor="none",
         )  # fmt: skip
         count_axes.set(xlim=(start, 1.005), xlabel="probability given to the answer", ylabel="images")
 
