@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftcli.version import __version__
+
 if TYPE_CHECKING:
     from ftcli.evaluation.classifier import Classifier
 
 __all__ = ["__version__", "load"]
-
-__version__ = "0.1.0"
 
 
 def load(path: str | Path, device: str = "auto") -> Classifier:
@@ -40,4 +40,4 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     from ftcli.evaluation.classifier import load_classifier  # imports torch, which is slow
     from ftcli.runtime import choose_device
 
-    return load_classifier(Path(path), choose_device(device))[0]
+    return load_classifier(Path(path), choose_device(device)).classifier

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from ftcli import __version__
 from ftcli.commands.cache import cache
 from ftcli.commands.compare import compare
 from ftcli.commands.data import data
@@ -26,6 +25,7 @@ from ftcli.commands.schema import schema
 from ftcli.commands.train import train
 from ftcli.console import print_errors
 from ftcli.errors import FtcliError, RunTerminatedError
+from ftcli.version import __version__
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 for command in (init, inspect, train, extract, evaluate, compare, predict, schema):

@@ -22,10 +22,11 @@ from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from ftcli import __version__, files
+from ftcli import files
 from ftcli.caching.eviction import get_cache_dir
 from ftcli.errors import FtcliError, RunError
 from ftcli.results import Progress, Reporter, format_size
+from ftcli.version import __version__
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each retry; the download fails after one more attempt without a new byte."""

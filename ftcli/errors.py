@@ -131,3 +131,8 @@ class ErrorList:
         """Raise one DataError with all messages, if there are any."""
         if self._num_errors:
             raise DataError(*self.messages)
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an error's text without a final period, or the name of its type if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")

@@ -1,4 +1,4 @@
-"""`ftcli.load`: a checkpoint in one's own program."""
+"""Tests of the Python API: `ftcli.load` and the classifier that it returns."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import fx, nn
 
 import ftcli as package
+from ftcli import planning
 from ftcli.data.images import CorruptImageError
 from ftcli.errors import CheckpointError, FtcliError, RecipeError
 from ftcli.evaluation.classifier import Classifier
@@ -39,18 +41,18 @@ def test_import_is_lazy() -> None:
 
 
 def test_load_docstring_example_runs(finished: Path, classifier: Classifier, paths: list[Path]) -> None:
-    # What was trained for seconds may see one class everywhere; between the extremes shall be the boundary.
-    told = sorted(classifier.predict(paths), key=_probability_of_china)
-    least, most = (
-        math.log(share / (1 - share)) for share in (_probability_of_china(told[0]), _probability_of_china(told[-1]))
+    # After a few seconds of training one class may win everywhere: move the decision boundary between the extremes.
+    predictions = sorted(classifier.predict(paths), key=_probability_of_china)
+    lowest, highest = (
+        math.log(p / (1 - p)) for p in (_probability_of_china(predictions[0]), _probability_of_china(predictions[-1]))
     )
     checkpoint = read_checkpoint(Path("runs/photos/best_loss.pt"))
     bias = next(name for name in reversed(list(checkpoint.state)) if name.endswith(".bias"))
-    moved = checkpoint.state[bias] + torch.tensor([0.0, (least + most) / 2])
-    write_checkpoint(replace(checkpoint, state={**checkpoint.state, bias: moved}), Path("runs/photos/best_loss.pt"))
+    shifted = checkpoint.state[bias] + torch.tensor([0.0, (lowest + highest) / 2])
+    write_checkpoint(replace(checkpoint, state={**checkpoint.state, bias: shifted}), Path("runs/photos/best_loss.pt"))
     (finished / "photos").mkdir()
-    shutil.copy(told[-1].path, finished / "photos/temple.jpg")
-    shutil.copy(told[0].path, finished / "photos/tulip.jpg")
+    shutil.copy(predictions[-1].path, finished / "photos/temple.jpg")
+    shutil.copy(predictions[0].path, finished / "photos/tulip.jpg")
     example = doctest.DocTestFinder().find(package.load, globs={})
     assert len(example) == 1
     assert len(example[0].examples) == 8
@@ -63,15 +65,15 @@ def test_load_matches_predict_command(ftcli: Ftcli, classifier: Classifier, path
     assert classifier.classes == ("china", "flower")
     assert not classifier.model.training
     assert classifier.preprocessing.image_size == 32
-    told = ftcli("predict", "runs/photos/best_loss.pt", *paths, "--json").json["predictions"]
-    assert [one.to_dict() for one in classifier.predict(paths, batch_size=8)] == told
+    expected = ftcli("predict", "runs/photos/best_loss.pt", *paths, "--json").json["predictions"]
+    assert [prediction.to_dict() for prediction in classifier.predict(paths, batch_size=8)] == expected
     images = torch.stack([classifier.preprocess(path) for path in paths])
     assert (images.dtype, images.shape) == (torch.uint8, (12, 3, 32, 32))
     with torch.inference_mode():
         logits = classifier.model(classifier.normalize(images.to(classifier.device)))
-    for shares, one in zip(logits.softmax(1), told, strict=True):
-        by_name = {guess["name"]: guess["probability"] for guess in one["classes"]}
-        assert shares.tolist() == pytest.approx([by_name["china"], by_name["flower"]], abs=1e-6)
+    for probabilities, prediction in zip(logits.softmax(1), expected, strict=True):
+        by_name = {score["name"]: score["probability"] for score in prediction["classes"]}
+        assert probabilities.tolist() == pytest.approx([by_name["china"], by_name["flower"]], abs=1e-6)
 
 
 def test_preprocess_gives_same_pixels_for_image_and_path(
@@ -79,23 +81,39 @@ def test_preprocess_gives_same_pixels_for_image_and_path(
 ) -> None:
     with Image.open(paths[0]) as opened:
         assert torch.equal(classifier.preprocess(opened), classifier.preprocess(paths[0]))
-        (one,) = classifier.predict([opened], top=1)
-    assert one == classifier.predict([paths[0]], top=1)[0]
-    assert one.path == str(paths[0])
-    made = Image.new("RGBA", (50, 40), (255, 0, 0, 0))
-    assert classifier.preprocess(made).min() == 255  # what is transparent is put on white
-    mixed: list[Image.Image | Path] = [made, paths[1]]
-    assert [told.path for told in classifier.predict(iter(mixed))] == ["", str(paths[1])]
+        (prediction,) = classifier.predict([opened], top=1)
+    assert prediction == classifier.predict([paths[0]], top=1)[0]
+    assert prediction.path == str(paths[0])
+    transparent = Image.new("RGBA", (50, 40), (255, 0, 0, 0))
+    assert classifier.preprocess(transparent).min() == 255  # transparent pixels become white
+    mixed: list[Image.Image | Path] = [transparent, paths[1]]
+    assert [prediction.path for prediction in classifier.predict(iter(mixed))] == ["", str(paths[1])]
     assert classifier.predict([]) == []
 
 
-def test_predict_keeps_order_of_tied_classes(classifier: Classifier) -> None:
+def test_predict_orders_tied_classes_as_in_checkpoint(classifier: Classifier) -> None:
     with torch.no_grad():
         for parameter in classifier.model.parameters():
             parameter.zero_()
-    (one,) = classifier.predict([Image.new("RGB", (9, 9))])
-    assert one == Prediction("", one.classes)
-    assert [(guess.name, guess.probability) for guess in one.classes] == [("china", 0.5), ("flower", 0.5)]
+    (prediction,) = classifier.predict([Image.new("RGB", (9, 9))])
+    assert prediction == Prediction("", prediction.classes)
+    assert [(score.name, score.probability) for score in prediction.classes] == [("china", 0.5), ("flower", 0.5)]
+
+
+def test_load_neither_plans_nor_runs_network(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name in ((planning, "plan_recipe"), (fx.Tracer, "trace"), (nn.Module, "__call__")):
+        monkeypatch.setattr(owner, name, lambda *_args, name=name, **_kwargs: pytest.fail(f"{name} was called"))
+    assert package.load("runs/photos/best_loss.pt").classes == ("china", "flower")
+
+
+def test_load_rejects_unknown_head_path(finished: Path) -> None:
+    path = Path("runs/photos/best_loss.pt")
+    write_checkpoint(replace(read_checkpoint(path), head_path="stage9"), path)
+    with pytest.raises(CheckpointError) as error:
+        package.load(path)
+    assert str(error.value) == (
+        f"{path}: does not fit shufflenet_v2_x0_5, whose module 'stage9' is not a head; use another checkpoint"
+    )
 
 
 def test_load_reports_unreadable_files(classifier: Classifier, tmp_path: Path) -> None:
@@ -108,23 +126,23 @@ def test_load_reports_unreadable_files(classifier: Classifier, tmp_path: Path) -
     with pytest.raises(RecipeError, match="'gpu' is not a device"):
         package.load("runs/photos/best_loss.pt", device="gpu")
     (tmp_path / "x.jpg").write_bytes(b"GIF89a")
-    with pytest.raises(CorruptImageError) as broken:
+    with pytest.raises(CorruptImageError) as corrupt:
         classifier.predict([tmp_path / "x.jpg"])
-    assert broken.value.reason == "is not a readable image"
+    assert corrupt.value.reason == "is not a readable image"
     with pytest.raises(CorruptImageError, match=r"^image: has floating-point pixels, which have no defined range; "):
         classifier.preprocess(Image.new("F", (5, 5)))
-    assert isinstance(broken.value, FtcliError)
+    assert isinstance(corrupt.value, FtcliError)
 
 
 def _probability_of_china(prediction: Prediction) -> float:
-    return next(guess.probability for guess in prediction.classes if guess.name == "china")
+    return next(score.probability for score in prediction.classes if score.name == "china")
 
 
 def test_predict_rejects_invalid_arguments(classifier: Classifier, paths: list[Path]) -> None:
-    with pytest.raises(TypeError) as wrong:
-        classifier.predict([str(paths[0])])  # type: ignore[list-item]  # what many would try
-    assert str(wrong.value) == "an image is a pathlib.Path or a PIL image, not str; make it one of them"
+    with pytest.raises(TypeError) as wrong_type:
+        classifier.predict([str(paths[0])])  # type: ignore[list-item]
+    assert str(wrong_type.value) == "images must be pathlib.Path or PIL.Image.Image, not str; convert them"
     for top, batch_size in ((0, 8), (1, 0), (1, -1)):
-        with pytest.raises(ValueError, match="at least 1") as low:
+        with pytest.raises(ValueError, match="at least 1") as too_low:
             classifier.predict(paths, top, batch_size)
-        assert str(low.value) == f"top and batch_size are at least 1, not {top} and {batch_size}"
+        assert str(too_low.value) == f"top and batch_size must be at least 1, not {top} and {batch_size}"

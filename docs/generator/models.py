@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ftcli.errors import RecipeError
-from ftcli.models.factory import create_model, default_preprocessing, list_torchvision_models, list_weights
+from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.factory import create_model, list_torchvision_models
 from ftcli.models.freezing import FrozenNames, resolve_freeze, set_requires_grad, set_train_mode
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.inspection import count_parameters
-from ftcli.models.summary import ModelCut, ModelSummary, cut_model, find_head, summarize
+from ftcli.models.pretrained_cfg import default_pretrained_weights, list_downloadable_weights
+from ftcli.models.summary import ModelSummary, count_parameters, find_head, summarize
 from ftcli.recipe.schema import Head, Stage
 from ftcli.results import HeadInfo, WeightsEntry
 
@@ -107,7 +108,7 @@ class ModelRow:
 
 def analyze_model(name: str) -> ModelRow:
     """Compute the row of a model, on the meta device. Raises RecipeError where ftcli cannot use it."""
-    size = default_preprocessing(name, "none").image_size
+    size = default_pretrained_weights(name).preprocessing.image_size
     network = create_model(name, True, size, "inspect")
     anatomy = summarize(network, size, "inspect")
     head, parameters = find_head(network, anatomy, "inspect"), count_parameters(network)
@@ -118,7 +119,7 @@ def analyze_model(name: str) -> ModelRow:
         stage = Stage.model_validate(
             {"name": "one", "freeze": what, "epochs": 1, "optimizer": {"name": "sgd", "lr": 0.1}}
         )
-        return resolve_freeze(network, anatomy, head.path, stage, "freeze")
+        return resolve_freeze(network, anatomy, head.path, stage, "freeze", errors=[])
 
     frozen_backbone, frozen_half = freeze("backbone"), freeze({"through": middle})
     head_cut = cut_model(network, frozen_backbone.parameters, frozen_backbone.modules, size)
@@ -135,7 +136,7 @@ def analyze_model(name: str) -> ModelRow:
         multiply_adds=anatomy.multiply_adds,
         image_size=size,
         head=head,
-        weights=list_weights(name),
+        weights=list_downloadable_weights(name),
         is_trainable=is_trainable,
         head_cut=head_cut,
         middle_module=middle,

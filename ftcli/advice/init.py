@@ -12,7 +12,9 @@ from ftcli.advice.dataset_stats import DatasetStats, compute_dataset_stats
 from ftcli.advice.recipe_text import ModelChoice, build_recipe_text
 from ftcli.errors import RecipeError
 from ftcli.files import atomic_write
-from ftcli.models.factory import check_model, create_model, default_preprocessing, has_fixed_image_size, list_weights
+from ftcli.models.factory import check_model, create_model, has_fixed_image_size
+from ftcli.models.pretrained.preprocessing import default_preprocessing
+from ftcli.models.pretrained_cfg import list_downloadable_weights
 from ftcli.models.summary import UnsupportedImageSizeError, summarize
 from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import recipe_from_dict
@@ -72,7 +74,7 @@ def draft_recipe(args: InitArgs, reporter: Reporter) -> InitResult:
 def _choose_model(stats: DatasetStats, requested: str | None, has_gpu: bool) -> ModelChoice:
     """The network and its size: that of its weights, or less where the images are smaller and it takes less."""
     name = requested or ("resnet50" if has_gpu and stats.num_train >= 2000 else "resnet18")
-    weights = next((entry for entry in list_weights(name) if entry.default), None)
+    weights = next((entry for entry in list_downloadable_weights(name) if entry.default), None)
     pretrained_size = default_preprocessing(name, "default" if weights else "none").image_size
     model = create_model(name, True, pretrained_size)
     image_size = pretrained_size

@@ -12,7 +12,6 @@ from ftcli.evaluation.eval_setup import EvalSetup, load_checkpoint_dataset, pred
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import compute_accuracy, compute_calibration_error, compute_loss
 from ftcli.models.state_dict import copy_state_dict
-from ftcli.planning import plan_recipe
 from ftcli.results import Reporter, TemperatureScaling, format_count
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ftcli.runtime import autocast
@@ -42,8 +41,9 @@ def calibrate(
             "few may be far from the best one for other images"
         )
     temperature = fit_temperature(outputs_before, "--calibrate")
-    head = plan_recipe(setup.recipe_file, old_checkpoint.preprocessing).head.path
-    state = divide_layer_by(old_checkpoint.state, find_last_layer(setup.classifier.model, head), temperature)
+    state = divide_layer_by(
+        old_checkpoint.state, find_last_layer(setup.classifier.model, old_checkpoint.head_path), temperature
+    )
     copy_state_dict(setup.classifier.model, state)
     outputs_after = predict_split(setup, dataset, "val", reporter)
     with autocast(setup.classifier.device, setup.classifier.precision):

@@ -89,14 +89,15 @@ def setup_eval(args: EvaluateArgs, reporter: Reporter) -> EvalSetup:
     path, note = find_checkpoint(args.checkpoint)
     if note:
         reporter.info(note)
-    classifier, checkpoint, recipe_file, plan = load_classifier(path, choose_device(args.device))
+    loaded = load_classifier(path, choose_device(args.device))
+    classifier, checkpoint, recipe_file = loaded.classifier, loaded.checkpoint, loaded.recipe_file
 
     @cache
     def get_head_features() -> FeaturePipeline | None:
         if not args.use_cache:
             return None
         model, preprocessing = classifier.model, checkpoint.preprocessing
-        return cut_at_head(model, plan.head.path, preprocessing, classifier.device, classifier.precision)
+        return cut_at_head(model, checkpoint.head_path, preprocessing, classifier.device, classifier.precision)
 
     if args.data is not None:
         dataset = list_split(args.data, args.split, checkpoint.classes, "--data")

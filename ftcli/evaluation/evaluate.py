@@ -11,7 +11,6 @@ import torch
 import torchvision
 from sklearn.metrics import precision_recall_fscore_support
 
-from ftcli import __version__
 from ftcli.errors import CheckpointError
 from ftcli.evaluation.bootstrap import BootstrapStats, compute_bootstrap_stats, compute_metrics
 from ftcli.evaluation.calibrate import calibrate
@@ -42,6 +41,7 @@ from ftcli.results import (
 )
 from ftcli.runs.history import read_history, run_of_checkpoint
 from ftcli.statistics import wilson_interval
+from ftcli.version import __version__
 
 MAX_LISTED = 10
 """How many mistakes, doubtful hits and pairs of classes are listed."""

@@ -11,9 +11,10 @@ from torch import nn
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import measure_preprocessing
 from ftcli.evaluation.classifier import load_classifier
-from ftcli.models.factory import adapt_preprocessing
+from ftcli.models.factory import build_model
 from ftcli.models.pretrained.loading import load_pretrained, load_weights, read_preprocessing
-from ftcli.planning import build_model, plan_recipe
+from ftcli.models.pretrained.preprocessing import adapt_preprocessing
+from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema import Backbone
 from ftcli.recipe.schema.network import is_url
@@ -67,7 +68,7 @@ def _load_recipe(recipe_file: RecipeFile, reporter: Reporter, dataset: ImageData
     if is_url(backbone.weights):  # what it was trained with shows when it has come
         pretrained_preprocessing = read_preprocessing(backbone, location, reporter)
         plan = plan_recipe(recipe_file, adapt_preprocessing(pretrained_preprocessing, recipe_file.recipe.data))
-    model = build_model(plan)
+    model = build_model(plan.recipe, plan.preprocessing.image_size)
     origin = load_weights(model, backbone, plan.head.path, location, reporter)
     preprocessing = plan.preprocessing
     if recipe_file.recipe.data.normalize == "dataset" and dataset is not None:
@@ -84,13 +85,13 @@ def _load_checkpoint(argument: Path, reporter: Reporter) -> LoadedModel:
     path, note = find_checkpoint(argument)
     if note:
         reporter.info(note)
-    classifier, checkpoint, _, plan = load_classifier(path, torch.device("cpu"))
-    name = plan.recipe.backbone.name
+    loaded = load_classifier(path, torch.device("cpu"))
+    checkpoint = loaded.checkpoint
     return LoadedModel(
-        name,
-        classifier.model,
+        loaded.recipe_file.recipe.backbone.name,
+        loaded.classifier.model,
         checkpoint.preprocessing,
-        plan.head.path,
+        checkpoint.head_path,
         checkpoint.classes,
         f"{path} ({checkpoint.stage})",
         checkpoint.digest,

@@ -36,8 +36,8 @@ def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
     path, note = find_checkpoint(args.checkpoint)
     if note:
         reporter.info(note)
-    classifier, _, recipe_file, _ = load_classifier(path, choose_device(args.device))
-    data_config = recipe_file.recipe.data
+    loaded = load_classifier(path, choose_device(args.device))
+    classifier, data_config = loaded.classifier, loaded.recipe_file.recipe.data
     batch_size = args.batch_size or data_config.batch_size
     num_workers = max_workers(data_config.num_workers if args.num_workers is None else args.num_workers)
     if args.images.num_paths is not None:

@@ -23,7 +23,9 @@ from ftcli.extraction import sources
 from ftcli.extraction.args import ExtractArgs
 from ftcli.features.pipeline import FeaturePipeline, ForwardFn
 from ftcli.features.probes import Probe
-from ftcli.planning import Plan, build_meta_model, plan_recipe
+from ftcli.models.factory import create_model
+from ftcli.models.heads import reset_classifier
+from ftcli.planning import Plan, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Data
 from ftcli.results import ProgressTask, Reporter
@@ -68,6 +70,7 @@ def save_head(
         recipe=plan.recipe.model_dump(mode="json"),
         classes=dataset.classes,
         preprocessing=loaded.preprocessing,
+        head_path=plan.head.path,
         stage=plan.recipe.stages[0].name,
         epoch=0,
         metrics={},
@@ -75,7 +78,8 @@ def save_head(
         held={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
         state=_join_state_dict(loaded, plan, head),
     )
-    model = model_from_checkpoint(plan, checkpoint, str(path))
+    image_size = plan.preprocessing.image_size
+    model = model_from_checkpoint(checkpoint, plan.recipe, plan.head.path, image_size, str(path))
     overrides = {"batch_size": args.batch_size, "num_workers": args.num_workers}
     data = plan.recipe.data.model_copy(update={key: value for key, value in overrides.items() if value is not None})
     device = next(loaded.model.parameters()).device
@@ -128,7 +132,9 @@ def _join_state_dict(loaded: LoadedModel, plan: Plan, probe_head: ProbeHead) -> 
     """The tensors of the subject's network, but for its head, whose place a linear layer takes."""
     head_path, state = plan.head.path, loaded.model.state_dict()
     joined: dict[str, Tensor] = {}
-    for name in build_meta_model(plan, len(probe_head.weight)).state_dict():
+    model = create_model(loaded.name, meta=True, image_size=plan.preprocessing.image_size)
+    reset_classifier(model, plan.recipe, head_path, len(probe_head.weight))
+    for name in model.state_dict():
         if name.startswith(f"{head_path}."):
             joined[name] = probe_head.weight if name.endswith("weight") else probe_head.bias
         else:

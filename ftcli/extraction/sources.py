@@ -12,7 +12,8 @@ from ftcli.advice.recipe_text import write_stages
 from ftcli.data.dataset import ImageDataset
 from ftcli.errors import RecipeError
 from ftcli.evaluation.loaded_model import LoadedModel, load_model
-from ftcli.models.factory import check_model, create_model, default_preprocessing
+from ftcli.models.factory import check_model, create_model
+from ftcli.models.pretrained.preprocessing import default_preprocessing
 from ftcli.planning import align_classes, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile, RecipeSource, backbone_from_options, recipe_from_dict
 from ftcli.recipe.parsing import KeyPath, parse_yaml

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ftcli import __version__
 from ftcli.errors import RecipeError, suggest
 from ftcli.features.arrays import (
     MAX_HEADER_BYTES,
@@ -27,6 +26,7 @@ from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.parquet import write_parquet
 from ftcli.files import atomic_open_binary, check_output_path
 from ftcli.results import format_count
+from ftcli.version import __version__
 
 FORMATS = (".npz", ".parquet", ".safetensors", ".npy")
 """What the name of a store ends in; each is another format."""

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TypeGuard
 
 from ftcli.errors import RecipeError
-from ftcli.models.factory import check_model, list_weights
-from ftcli.models.inspection import count_parameters, inspect_model, list_layers, summarize_stage
+from ftcli.models.factory import check_model, create_model
+from ftcli.models.freezing import summarize_stage
+from ftcli.models.heads import reset_classifier
 from ftcli.models.model_list import build_model_list, is_glob
 from ftcli.models.pretrained.loading import load_pretrained
-from ftcli.models.summary import describe_head, summarize
-from ftcli.planning import Plan, build_meta_model, find_classes, plan_recipe
+from ftcli.models.pretrained_cfg import default_pretrained_weights, list_downloadable_weights
+from ftcli.models.summary import count_parameters, describe_head, find_head, list_layers, summarize
+from ftcli.planning import Plan, find_classes, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Backbone
 from ftcli.recipe.schema.network import is_url
-from ftcli.results import InspectResult, LoadedWeights, ModelListResult, Reporter
+from ftcli.results import InspectResult, LoadedWeights, ModelListResult, Preprocessing, Reporter
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.run_dir import find_checkpoint
 
@@ -60,6 +62,26 @@ def _is_model_glob(source: str | RecipeFile) -> TypeGuard[str]:
     return isinstance(source, str) and is_glob(source) and not source.endswith(".pt") and not Path(source).exists()
 
 
+def inspect_model(name: str, depth: int, preprocessing: Preprocessing | None = None) -> InspectResult:
+    """Return the layers of a known model as its library has it, on the meta device.
+
+    `preprocessing` defaults to that of its default weights. `depth` 1 lists the network's children.
+    """
+    preprocessing = preprocessing or default_pretrained_weights(name).preprocessing
+    model = create_model(name, meta=True, image_size=preprocessing.image_size)
+    summary = summarize(model, preprocessing.image_size)
+    return InspectResult(
+        name=name,
+        parameters=count_parameters(model),
+        trainable=count_parameters(model),
+        multiply_adds=summary.multiply_adds,
+        head=find_head(model, summary),
+        layers=list_layers(model, summary, depth, frozenset()),
+        weights=list_downloadable_weights(name),
+        preprocessing=preprocessing,
+    )
+
+
 def _inspect_pretrained(backbone: Backbone, depth: int, reporter: Reporter) -> InspectResult:
     loaded = load_pretrained(backbone, "--weights", reporter)
     weights_info = loaded.weights_info
@@ -91,7 +113,8 @@ def _inspect_plan(
     plan: Plan, classes: tuple[str, ...], depth: int, checkpoint_info: dict[str, str | int | float | None] | None = None
 ) -> InspectResult:
     name, size = plan.recipe.backbone.name, plan.preprocessing.image_size
-    model = build_meta_model(plan, len(classes))
+    model = create_model(name, meta=True, image_size=size)
+    reset_classifier(model, plan.recipe, plan.head.path, len(classes))
     last_freezing = plan.stages[-1].frozen_names
     return InspectResult(
         name=name,
@@ -100,7 +123,7 @@ def _inspect_plan(
         multiply_adds=plan.model_summary.multiply_adds,
         head=describe_head(model, plan.head.path),
         layers=list_layers(model, summarize(model, size), depth, last_freezing.parameters),
-        weights=list_weights(name),
+        weights=list_downloadable_weights(name),
         preprocessing=plan.preprocessing,
         classes=classes,
         stages=tuple(summarize_stage(model, stage.frozen_names, stage.stage.name, size) for stage in plan.stages),

@@ -1,1 +1,1 @@
-"""What is trained: networks, their anatomy, heads, weights and what is frozen."""
+"""Create, summarize, cut and freeze networks."""

@@ -1,33 +1,41 @@
-"""The cut: where the part of a network that a stage leaves alone ends, and the part that it trains begins.
+"""Cut a network into a frozen prefix and a trainable suffix.
 
-A value is frozen if nothing trainable, and no module whose train mode matters, is at or above it. The prefix computes
-the frozen values; the suffix computes the others from those frozen values that it reads, which are said to cross.
+A value is frozen if no trainable parameter and no module in train mode is at or above it. The prefix computes the
+frozen values that the suffix reads: the boundary tensors. A network whose code cannot be traced is cut at its head.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from ftcli.models.fx_trace import Trace, depends_on_training_mode, preserve_training_mode, propagate_shapes, trace_model
-from ftcli.models.trunk import HeadlessModel, common_parent, infer_input_shape
+from ftcli.models.fx_trace import (
+    TRACING_ERRORS,
+    Trace,
+    depends_on_training_mode,
+    preserve_training_mode,
+    propagate_shapes,
+    to_meta,
+    trace_model,
+)
+from ftcli.models.state_dict import is_inside, list_self_and_ancestors
 from ftcli.results import BoundaryTensor
 
 
 @dataclass(frozen=True)
 class ModelCut:
-    """A network in two parts, which share its layers and tensors and follow the modes that its layers have.
+    """A network in two parts that share its modules and tensors and follow the train or eval mode of its modules.
 
-    `crossing` are the values between them, tensors with the batch first. `prefix(images)` is a tuple of them, and
-    `suffix(*values)` the network's output, bit for bit what the whole gives for the same batch shape and in the same
-    grad mode. Code of the network that asks for its mode outside a layer is in `suffix` as it is in eval mode, and in
-    `training_suffix` as it is in the stage's training. A suffix may write into the values that it is given. Where no
-    parameter is frozen before anything live, the only crossing value is the image and `whole` is true. The image size
-    is fixed.
+    `prefix(images)` returns the boundary tensors, batch first; `suffix(*tensors)` returns the network's output, bit for
+    bit the same as the uncut network for the same batch shape and grad mode. Code of the network that reads its mode
+    outside a module is traced in eval mode for `suffix` and in the stage's modes for `training_suffix`. A suffix may
+    write into its inputs. Without frozen parameters before the first trainable one, `is_uncut` is true and the only
+    boundary tensor is the image. The image size is fixed.
     """
 
     boundary: tuple[BoundaryTensor, ...]
@@ -40,17 +48,15 @@ class ModelCut:
 def cut_model(
     model: nn.Module, frozen: Collection[str], eval_modules: Collection[str], image_size: int
 ) -> ModelCut | None:
-    """Cut a network for a stage whose `frozen` parameters do not train and whose `still` modules are in eval mode.
+    """Cut a network for a stage with these frozen parameters and these modules in eval mode.
 
-    Works with real and with meta tensors and leaves the network as it was. Where its code cannot be traced because it
-    branches on what it computes, it is cut at its head if that is all that trains and gives the network's output; None
-    is returned where it cannot be cut so either.
+    Works with real and with meta tensors and does not change the network. A network whose code branches on computed
+    values cannot be traced: it is cut at its head if only the head trains and returns the network's output. Returns
+    None if that is not possible either.
     """
     with preserve_training_mode(model):
         eval_trace = trace_model(model.eval())
-        model.train()
-        for name in eval_modules:
-            model.get_submodule(name).training = False
+        _set_train_mode(model, eval_modules)
         train_trace = trace_model(model)
         trainable = {name for name, _ in model.named_parameters()} - set(frozen)
         trainable |= {
@@ -58,7 +64,7 @@ def cut_model(
         }
     if eval_trace is None or train_trace is None:
         return _cut_at_head(model, trainable, eval_modules, image_size)
-    node_values = _classify_values(eval_trace, image_size)
+    node_values = _infer_node_values(eval_trace, image_size)
     boundary = set[str]()
     shared_keys = set(eval_trace.node_keys.values()) & set(train_trace.node_keys.values())
     for mode_trace in (eval_trace, train_trace):
@@ -76,13 +82,20 @@ def cut_model(
     )
 
 
+def _set_train_mode(model: nn.Module, eval_modules: Collection[str]) -> None:
+    model.train()
+    for name in eval_modules:
+        model.get_submodule(name).training = False
+
+
 def _cut_at_head(
     model: nn.Module, trainable: set[str], eval_modules: Collection[str], image_size: int
 ) -> ModelCut | None:
-    """The cut before the module that holds all that moves, where it comes last and parameters come before it."""
+    """Return the cut before the module that contains everything trainable, if it is the network's last module and is
+    preceded by parameters."""
     parameters = {name for name, _ in model.named_parameters()}
-    head = common_parent({name.rpartition(".")[0] if name in parameters else name for name in trainable})
-    if not trainable or not head or all(name.startswith(f"{head}.") for name in parameters):
+    head = find_common_parent({name.rpartition(".")[0] if name in parameters else name for name in trainable})
+    if not trainable or not head or all(is_inside(name, head) for name in parameters):
         return None
     shape = infer_input_shape(model, head, eval_modules, image_size)
     if shape is None:
@@ -93,8 +106,8 @@ def _cut_at_head(
 
 @dataclass(frozen=True)
 class _NodeValue:
-    """What a node comes to: a tensor with the batch first (`shape` without it), the number of images (`counts`), a
-    number or numbers that the image size alone decides (`constant`), or anything else."""
+    """The value of a graph node: a tensor with the batch first (`shape` omits it), the batch size, a constant (an int
+    or nested ints that depend on the image size alone), or none of these."""
 
     shape: tuple[int, ...] | None = None
     is_batch_size: bool = False
@@ -105,7 +118,7 @@ class _NodeValue:
         return self.is_batch_size or self.constant is not None
 
 
-def _classify_values(trace: Trace, image_size: int) -> dict[str, _NodeValue]:
+def _infer_node_values(trace: Trace, image_size: int) -> dict[str, _NodeValue]:
     small, large = propagate_shapes(trace, image_size, (2, 3))
     return {key: _infer_node_value(small.get(node), large.get(node)) for node, key in trace.node_keys.items()}
 
@@ -130,8 +143,8 @@ def _is_int_sequence(value: Any) -> bool:
 
 
 def _find_trainable_nodes(trace: Trace, trainable: Collection[str], shared_keys: Collection[str]) -> set[fx.Node]:
-    """The nodes at or below anything that moves. An expression that eval and train mode do not share depends on it."""
-    trainable_paths = {name[:end] for name in trainable for end in _ancestor_ends(name)}
+    """Return the nodes at or below a trainable name. An expression of only one mode's trace depends on the mode."""
+    trainable_paths = {path for name in trainable for path in list_self_and_ancestors(name)}
     trainable_nodes: set[fx.Node] = set()
     for node, key in trace.node_keys.items():
         is_trainable = node.op in ("call_module", "get_attr") and node.target in trainable_paths
@@ -140,13 +153,12 @@ def _find_trainable_nodes(trace: Trace, trainable: Collection[str], shared_keys:
     return trainable_nodes
 
 
-def _ancestor_ends(name: str) -> Iterable[int]:
-    return [index for index, char in enumerate(name) if char == "."] + [len(name)]
-
-
 def _find_boundary(trace: Trace, trainable_nodes: Collection[fx.Node], node_values: dict[str, _NodeValue]) -> set[str]:
-    """The frozen values that live nodes read. One that is no tensor with the batch first, such as Swin's position
-    biases, is computed in the suffix from what it reads itself; a number needs nothing."""
+    """Return the keys of the frozen values that the suffix reads.
+
+    A frozen value that is not a tensor with the batch first, such as Swin's position biases, is recomputed in the
+    suffix from its own inputs; a number is a constant there.
+    """
     boundary: set[str] = set()
     suffix = {node for node in trace.node_keys if node.op == "output"}
     for node in reversed(list(trace.node_keys)):
@@ -161,7 +173,7 @@ def _find_boundary(trace: Trace, trainable_nodes: Collection[fx.Node], node_valu
 
 
 def _list_ancestors(trace: Trace, keys: Collection[str]) -> list[fx.Node]:
-    """The nodes that the named values are computed from, themselves included, in order."""
+    """Return the nodes of these keys and all nodes that they are computed from, in graph order."""
     ancestors: set[fx.Node] = set()
     for node in reversed(list(trace.node_keys)):
         if trace.node_keys[node] in keys or any(reader in ancestors for reader in node.users):
@@ -197,7 +209,7 @@ def _build_prefix(trace: Trace, keys: list[str]) -> fx.GraphModule:
             copies[node] = prefix.node_copy(node, copies.__getitem__)
     nodes = {key: node for node, key in trace.node_keys.items()}
     prefix.output(tuple(copies[nodes[key]] for key in keys))
-    return fx.GraphModule(trace.module, prefix, "FrozenBackbone")
+    return fx.GraphModule(trace.module, prefix, "Prefix")
 
 
 def _build_suffix(trace: Trace, keys: list[str], node_values: dict[str, _NodeValue]) -> fx.GraphModule:
@@ -219,3 +231,115 @@ def _build_suffix(trace: Trace, keys: list[str], node_values: dict[str, _NodeVal
     if not batch_size.users:
         suffix.erase_node(batch_size)
     return fx.GraphModule(trace.module, suffix, "Suffix")
+
+
+class HeadlessModel(nn.Module):
+    """A network without its head: returns the head's input for images, as a tuple of one tensor.
+
+    Shares all modules and tensors with the network except the head.
+    """
+
+    def __init__(self, network: nn.Module, head: str) -> None:
+        super().__init__()
+        self.network = _replace_with_stub(network, head.split("."))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        try:
+            self.network(images)
+        except _HeadReached as reached:
+            return (reached.value,)
+        raise RuntimeError("the network returned an output without calling its head")
+
+
+class _HeadReached(BaseException):
+    """Carries the head's input out of the forward pass. The network's code does not catch a BaseException."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+class _HeadStub(nn.Module):
+    def forward(self, value: Tensor) -> Tensor:
+        raise _HeadReached(value)
+
+
+def _replace_with_stub(module: nn.Module, path: list[str]) -> nn.Module:
+    """Return a copy of a module with the descendant at a path replaced; only the modules along the path are copied."""
+    clone = copy.copy(module)
+    first, rest = path[0], path[1:]
+    clone._modules = dict(module._modules)
+    child = clone._modules[first]
+    assert child is not None
+    clone._modules[first] = _replace_with_stub(child, rest) if rest else _HeadStub()
+    return clone
+
+
+def find_common_parent(names: Collection[str]) -> str:
+    """Return the path of the lowest module that is or contains each of these modules, "" for the network itself."""
+    paths = [name.split(".") for name in names]
+    shortest = min(map(len, paths), default=0)
+    depth = 0
+    while depth < shortest and len({path[depth] for path in paths}) == 1:
+        depth += 1
+    return ".".join(paths[0][:depth]) if paths else ""
+
+
+@dataclass(frozen=True)
+class _HeadCall:
+    """The inputs of a head in one forward pass, and whether the network returned the head's output."""
+
+    inputs: tuple[Any, ...]
+    is_model_output: bool
+
+
+def infer_input_shape(
+    model: nn.Module, head: str, eval_modules: Collection[str], image_size: int
+) -> tuple[int, ...] | None:
+    """Return the shape of a head's input for one image; None unless the head is called once, with one tensor, and the
+    network returns its output, both in eval mode and with all but `eval_modules` in train mode.
+
+    Does not change the network. Runs on the meta device, or on a copy with real tensors if the code needs values.
+    """
+    for candidate in (to_meta(model), model):
+        runnable = copy.deepcopy(candidate) if candidate is model else candidate
+        try:
+            with preserve_training_mode(runnable):
+                head_calls = [_record_head_call(runnable.eval(), head, num_images, image_size) for num_images in (2, 3)]
+                _set_train_mode(runnable, eval_modules)
+                head_calls += [_record_head_call(runnable, head, num_images, image_size) for num_images in (2, 3)]
+        except TRACING_ERRORS:
+            continue
+        return _find_common_input_shape(head_calls)
+    return None
+
+
+def _record_head_call(model: nn.Module, head: str, num_images: int, image_size: int) -> _HeadCall:
+    inputs: list[tuple[Any, ...]] = []
+    outputs: list[tuple[Any, int]] = []
+    layer = model.get_submodule(head)
+
+    def record_call(_: nn.Module, values: tuple[Any, ...], keyword_values: dict[str, Any], output: Any) -> None:
+        inputs.append((*values, *keyword_values.values()))
+        outputs.append((output, output._version if isinstance(output, Tensor) else 0))
+
+    device = next(iter([*model.parameters(), *model.buffers()])).device
+    handle = layer.register_forward_hook(record_call, with_kwargs=True)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = model(torch.rand(num_images, 3, image_size, image_size, device=device))
+    finally:
+        handle.remove()
+    is_model_output = len(outputs) == 1 and output is outputs[0][0] and output._version == outputs[0][1]
+    return _HeadCall(inputs[0] if is_model_output else (), is_model_output)
+
+
+def _find_common_input_shape(head_calls: list[_HeadCall]) -> tuple[int, ...] | None:
+    shapes = set()
+    for head_call, num_images in zip(head_calls, (2, 3, 2, 3), strict=True):
+        if not head_call.is_model_output or len(head_call.inputs) != 1 or not isinstance(head_call.inputs[0], Tensor):
+            return None
+        shape = tuple(head_call.inputs[0].shape)
+        if shape[:1] != (num_images,) or not head_call.inputs[0].is_floating_point():
+            return None
+        shapes.add(shape[1:])
+    return shapes.pop() if len(shapes) == 1 else None

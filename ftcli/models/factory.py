@@ -1,12 +1,11 @@
-"""The networks that a recipe may name, how they are built, and what their published weights expect of an image."""
+"""Create the models of torchvision and timm."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -20,27 +19,24 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ftcli.errors import RecipeError, suggest
-from ftcli.models.pretrained.checkpoint_file import read_base_checkpoint
-from ftcli.models.pretrained.pretrained_cfg import (
-    TIMM_PREFIX,
-    find_pretrained_weights,
-    is_weights_name,
-    list_pretrained_weights,
-)
-from ftcli.models.pretrained.weights_files import find_local_file
-from ftcli.models.summary import FORWARD_ERRORS, UnsupportedImageSizeError, first_line, summarize
-from ftcli.recipe.schema import Data, Normalization
-from ftcli.results import Preprocessing, WeightsEntry
+from ftcli.errors import RecipeError, first_line, suggest
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, default_pretrained_weights, list_pretrained_weights
+from ftcli.models.summary import FORWARD_ERRORS, ModelSummary, UnsupportedImageSizeError, summarize
+from ftcli.recipe.schema import Recipe
+from ftcli.runtime import derive_seed
+
+_SIZE_MULTIPLES = (1, 8, 14, 16, 28, 32, 64, 128)
+"""Supported image sizes are multiples of a network's patches, windows and strides, so the search for a near size tries
+multiples of these numbers and of the size of the model's own weights."""
 
 
 def list_torchvision_models() -> tuple[str, ...]:
-    """The names of torchvision's classifiers."""
+    """Return the names of torchvision's classifiers."""
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
 def list_timm_models() -> tuple[str, ...]:
-    """The names of timm's models, as `timm/<name>`; empty where timm is not installed. Imports timm, which is slow."""
+    """Return the names of timm's models as `timm/<name>`, empty without timm. Imports timm, which is slow."""
     if importlib.util.find_spec("timm") is None:
         return ()
     from timm.models import list_models as list_timm
@@ -49,125 +45,126 @@ def list_timm_models() -> tuple[str, ...]:
 
 
 def check_model(name: str, location: str) -> None:
-    """Raise RecipeError that begins with `where` if no such model is known here."""
+    """Raise RecipeError unless torchvision or timm has a model of this name."""
     known = list_torchvision_models()
     if name.startswith(TIMM_PREFIX):
         if importlib.util.find_spec("timm") is None:
             raise RecipeError(f"{location}: {name!r} needs timm, which is not installed; pip install 'ftcli[timm]'")
         known = list_timm_models()
     if name not in known:
-        raise RecipeError(f"{location}: no model is called {name!r}; {suggest(name, known)}")
+        raise RecipeError(f"{location}: unknown model {name!r}; {suggest(name, known)}")
 
 
-def create_model(name: str, meta: bool, image_size: int | None = None, location: str = "data.image_size") -> nn.Module:
-    """A network with random weights and its original classes, in eval mode, whose output is a plain tensor.
+def create_model(
+    name: str, meta: bool = False, image_size: int | None = None, location: str = "data.image_size"
+) -> nn.Module:
+    """Return a network with random weights and its original head, in eval mode, that returns logits as a tensor.
 
-    The caller seeds torch. With `meta` every parameter and buffer is on the meta device: no memory is taken and no
-    random number drawn. Networks made for one size of image (ViT, MaxViT, most of timm's transformers) are made for
-    `image_size` where it is given. Auxiliary classifiers, which take part in training alone, are taken away.
+    Weights come from torch's global random state. With `meta` all tensors are on the meta device: they take no memory
+    and no random numbers. Networks of a fixed image size (ViT, MaxViT, most transformers of timm) are created for
+    `image_size`. Auxiliary heads, which only training uses, are removed.
 
-    Raises RecipeError that begins with `where` if the network cannot be made, UnsupportedImageSizeError if not for `image_size`.
+    Raises UnsupportedImageSizeError for a size that the network does not support, else RecipeError.
     """
     model_kwargs = _image_size_kwargs(name, image_size)
     try:
-        network = _construct(name, meta, model_kwargs)
+        model = _construct(name, meta, model_kwargs)
     except FORWARD_ERRORS as error:
         if not model_kwargs:
             raise RecipeError(
-                f"{location}: {name} cannot be made ({first_line(error)}); choose another model"
+                f"{location}: {name} cannot be created ({first_line(error)}); choose another model"
             ) from error
-        problem = (
-            f"{location}: {name} cannot be made for images of {image_size} x {image_size} pixels ({first_line(error)})"
-        )
-        raise UnsupportedImageSizeError(problem, "give another size") from error
-    if not _declares_tensor_output(network):
-        _remove_aux_heads(network, image_size or native_image_size(name), location)
-    return network.eval()
+        raise UnsupportedImageSizeError(
+            f"{location}: {name} cannot be created for images of {image_size} x {image_size} pixels "
+            f"({first_line(error)})"
+        ) from error
+    if not _declares_tensor_output(model):
+        _remove_aux_heads(model, image_size or native_image_size(name), location)
+    return model.eval()
+
+
+def build_model(recipe: Recipe, image_size: int) -> nn.Module:
+    """Return the recipe's network with its original head and weights initialized from the recipe's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "backbone"))
+        return create_model(recipe.backbone.name, image_size=image_size)
+
+
+def create_and_summarize(name: str, image_size: int, location: str) -> tuple[nn.Module, ModelSummary]:
+    """Return a network on the meta device with its summary for images of this size.
+
+    Raises RecipeError with the nearest supported sizes if the network does not support this one.
+    """
+    try:
+        model = create_model(name, meta=True, image_size=image_size, location=location)
+        return model, summarize(model, image_size, location)
+    except UnsupportedImageSizeError as error:
+        sizes = " or ".join(str(size) for size in find_nearest_image_sizes(name, image_size))
+        raise RecipeError(f"{error.problem}; choose {sizes or 'another model'}") from error
+
+
+def find_nearest_image_sizes(name: str, image_size: int) -> tuple[int, ...]:
+    """Return the nearest supported sizes below and above that were found; each may be missing."""
+    default_size = default_pretrained_weights(name).preprocessing.image_size
+    model = None if has_fixed_image_size(name) else create_model(name, meta=True, image_size=default_size)
+    multiples = {*_SIZE_MULTIPLES, default_size}
+    below = {(image_size - 1) // step * step for step in multiples} - {0}
+    above = {(image_size // step + 1) * step for step in multiples}
+    supported = [_find_supported_size(name, model, sizes) for sizes in (sorted(below, reverse=True), sorted(above))]
+    return tuple(size for size in supported if size is not None)
+
+
+def _find_supported_size(name: str, model: nn.Module | None, sizes: Iterable[int]) -> int | None:
+    for size in sizes:
+        try:
+            summarize(create_model(name, meta=True, image_size=size) if model is None else model, size)
+        except RecipeError:
+            continue
+        return size
+    return None
 
 
 def has_fixed_image_size(name: str) -> bool:
-    """Whether `create_model` makes the network for the size of image that it is given, and for no other."""
+    """Return whether the network is created for one image size and supports no other."""
     return bool(_image_size_kwargs(name, 1))
 
 
+def native_image_size(name: str) -> int:
+    """Return the image size in pixels that a network has by default."""
+    if name.startswith(TIMM_PREFIX):
+        return default_pretrained_weights(name).preprocessing.image_size
+    return min(entry.preprocessing.image_size for entry in list_pretrained_weights(name))  # torchvision's ViT default
+
+
 def list_aux_heads(name: str) -> tuple[str, ...]:
-    """The modules that `create_model` takes away: those with parameters that an eval pass never uses."""
-    network = _construct(name, True, {})
-    return (
-        ()
-        if _declares_tensor_output(network)
-        else _find_unused_modules(network, native_image_size(name), "backbone.name")
-    )
-
-
-def list_weights(name: str) -> tuple[WeightsEntry, ...]:
-    """The pretrained weights that exist for a model. timm tells neither accuracy nor size without a network."""
-    return tuple(
-        WeightsEntry(entry.name, entry.accuracy, entry.parameters, entry.url, entry.is_default)
-        for entry in list_pretrained_weights(name)
-        if entry.url is not None
-    )
-
-
-def default_preprocessing(name: str, weights: str, location: str = "backbone.weights") -> Preprocessing:
-    """What the weights were evaluated with, as far as that is known here: a published name's, a checkpoint's own.
-
-    For `none`, for other files and for addresses it is that of the model's default weights. Raises RecipeError that
-    begins with `where` for a published name that the model does not have, CheckpointError for a checkpoint of ftcli
-    that is damaged or of another model.
-    """
-    if is_weights_name(weights):
-        return find_pretrained_weights(name, weights, location).preprocessing
-    path = find_local_file(weights)
-    if path and (base_checkpoint := read_base_checkpoint(path, name, f"{location}: {weights}")):
-        return base_checkpoint.preprocessing
-    return next(entry.preprocessing for entry in list_pretrained_weights(name) if entry.is_default)
-
-
-def adapt_preprocessing(preprocessing: Preprocessing, data: Data) -> Preprocessing:
-    """The weights' preprocessing with what a recipe says instead.
-
-    Without `resize_size`, the side keeps its proportion to `image_size`, but where the recipe asks for squash or pad it
-    is `image_size` itself. `normalize: dataset` leaves mean and std as they are: the caller measures them.
-    """
-    adapted = scale_preprocessing(preprocessing, data.image_size or preprocessing.image_size)
-    if data.resize is not None:
-        resized = adapted.resize_size if data.resize == "crop" else adapted.image_size
-        adapted = dataclasses.replace(adapted, resize=data.resize, resize_size=resized)
-    if data.resize_size is not None:
-        adapted = dataclasses.replace(adapted, resize_size=data.resize_size)
-    if isinstance(data.normalize, Normalization):
-        return dataclasses.replace(adapted, mean=data.normalize.mean, std=data.normalize.std)
-    return adapted
-
-
-def scale_preprocessing(preprocessing: Preprocessing, image_size: int) -> Preprocessing:
-    """The same preprocessing for another size; the side that an image is resized to keeps its proportion."""
-    proportion = preprocessing.resize_size / preprocessing.image_size
-    return dataclasses.replace(preprocessing, image_size=image_size, resize_size=round(image_size * proportion))
+    """Return the auxiliary heads that `create_model` removes: modules whose parameters eval mode does not use."""
+    model = _construct(name, True, {})
+    if _declares_tensor_output(model):
+        return ()
+    return _find_unused_modules(model, native_image_size(name), "backbone.name")
 
 
 def _construct(name: str, meta: bool, model_kwargs: dict[str, Any]) -> nn.Module:
     with _init_on_meta() if meta else nullcontext(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the libraries' words about their own defaults are not for our users
+        warnings.simplefilter("ignore")  # the libraries warn of their own defaults
         if not name.startswith(TIMM_PREFIX):
-            network: nn.Module = torchvision.models.get_model(name, weights=None, **model_kwargs)
-            if hasattr(network, "transform_input"):  # GoogLeNet's and Inception's weights were trained behind it
-                network.transform_input = True  # type: ignore[assignment]
-            return network
+            model: nn.Module = torchvision.models.get_model(name, weights=None, **model_kwargs)
+            if hasattr(model, "transform_input"):  # the published GoogLeNet and Inception weights need it
+                model.transform_input = True  # type: ignore[assignment]
+            return model
         import timm
 
-        num_classes = _timm_cfg(name).num_classes or 1000  # weights without a head still get a classifier
+        num_classes = default_pretrained_weights(name).library_entry.num_classes or 1000  # weights may have no head
         return timm.create_model(
             name.removeprefix(TIMM_PREFIX), pretrained=False, num_classes=num_classes, **model_kwargs
         )
 
 
 class _SkipMetaInit(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Leaves out what would write values into tensors that have none: initialisation, which is most of the time.
+    """Skips in-place operations on meta tensors: weight initialization, which takes most of the time.
 
-    Where one operation reads tensors with and without values, as in a constructor that sends an image through a part
-    of its network to learn a shape, none has values.
+    An operation on meta and real tensors, as in a constructor that computes a shape with a forward pass, runs on the
+    meta device.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -181,9 +178,9 @@ class _SkipMetaInit(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def _init_on_meta() -> Iterator[None]:
-    """Modules made within have their tensors on the meta device from the moment they are registered.
+    """Move every parameter and buffer to the meta device when a module registers it.
 
-    Unlike `torch.device("meta")` this leaves alone the tensors that constructors compute with, as RegNet's do.
+    Unlike `torch.device("meta")` this does not change other tensors that constructors compute with, as RegNet's does.
     """
 
     def move_parameter(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
@@ -195,7 +192,7 @@ def _init_on_meta() -> Iterator[None]:
         return buffer if buffer is None else buffer.to("meta")
 
     hooks = [
-        register_module_parameter_registration_hook(move_parameter),  # type: ignore[arg-type]  # what it returns counts
+        register_module_parameter_registration_hook(move_parameter),  # type: ignore[arg-type]  # its result is used
         register_module_buffer_registration_hook(move_buffer),  # type: ignore[arg-type]
     ]
     try:
@@ -207,41 +204,28 @@ def _init_on_meta() -> Iterator[None]:
 
 
 def _image_size_kwargs(name: str, image_size: int | None) -> dict[str, Any]:
-    """How the constructor of a network that is made for one size is told that size; empty for any other network."""
+    """Return the constructor's arguments for an image size; empty for a network without a fixed image size."""
     if image_size is None:
         return {}
     if name.startswith(TIMM_PREFIX):
-        return {"img_size": image_size} if _timm_cfg(name).fixed_input_size else {}
+        return {"img_size": image_size} if default_pretrained_weights(name).library_entry.fixed_input_size else {}
     model_type = inspect.signature(torchvision.models.get_model_builder(name)).return_annotation
     accepted = inspect.signature(model_type.__init__).parameters
     sizes = {"image_size": image_size, "input_size": (image_size, image_size)}
     return {key: value for key, value in sizes.items() if key in accepted}
 
 
-def _timm_cfg(name: str) -> Any:
-    return next(entry.library_entry for entry in list_pretrained_weights(name) if entry.is_default)
+def _declares_tensor_output(model: nn.Module) -> bool:
+    """Return whether `forward` is annotated to return a tensor, which saves a forward pass to find out."""
+    return inspect.signature(type(model).forward).return_annotation is torch.Tensor
 
 
-def native_image_size(name: str) -> int:
-    """The side in pixels of the images that a network is made for where none is asked for."""
-    if name.startswith(TIMM_PREFIX):
-        return default_preprocessing(name, "none").image_size
-    return min(
-        entry.preprocessing.image_size for entry in list_pretrained_weights(name)
-    )  # what a ViT without weights takes
-
-
-def _declares_tensor_output(network: nn.Module) -> bool:
-    """Whether the library declares that the network returns a tensor, so that no trial pass is needed to know."""
-    return inspect.signature(type(network).forward).return_annotation is torch.Tensor
-
-
-def _find_unused_modules(network: nn.Module, image_size: int, location: str) -> tuple[str, ...]:
-    """The highest modules that have parameters, none of which an eval pass uses."""
-    used = summarize(network, image_size, location).first_use
+def _find_unused_modules(model: nn.Module, image_size: int, location: str) -> tuple[str, ...]:
+    """Return the highest modules with parameters none of which eval mode uses."""
+    used = summarize(model, image_size, location).first_use
     unused = [
         name
-        for name, module in network.named_modules()
+        for name, module in model.named_modules()
         if (parameter_names := [f"{name}.{inner}" for inner, _ in module.named_parameters()])
         and name
         and used.keys().isdisjoint(parameter_names)
@@ -249,19 +233,19 @@ def _find_unused_modules(network: nn.Module, image_size: int, location: str) -> 
     return tuple(name for name in unused if name.rpartition(".")[0] not in unused)
 
 
-def _remove_aux_heads(network: nn.Module, image_size: int, location: str) -> None:
-    unused = _find_unused_modules(network, image_size, location)
+def _remove_aux_heads(model: nn.Module, image_size: int, location: str) -> None:
+    unused = _find_unused_modules(model, image_size, location)
     for name in unused:
         parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, None)
-    if unused and not summarize(network, image_size, location, training=True).returns_tensor:
-        _disable_tuple_output(network, image_size)
+        setattr(model.get_submodule(parent), child, None)
+    if unused and not summarize(model, image_size, location, training=True).returns_tensor:
+        _disable_tuple_output(model, image_size)
 
 
-def _disable_tuple_output(network: nn.Module, image_size: int) -> None:
-    """Set to False that switch of the network which makes training return more than the logits."""
-    for name in [name for name, value in vars(network).items() if value is True and name != "training"]:
-        setattr(network, name, False)
-        if summarize(network, image_size, training=True).returns_tensor:
+def _disable_tuple_output(model: nn.Module, image_size: int) -> None:
+    """Set the network's flag to False that makes train mode return more than the logits."""
+    for name in [name for name, value in vars(model).items() if value is True and name != "training"]:
+        setattr(model, name, False)
+        if summarize(model, image_size, training=True).returns_tensor:
             return
-        setattr(network, name, True)
+        setattr(model, name, True)

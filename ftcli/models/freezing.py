@@ -1,18 +1,21 @@
-"""Which parameters and modules a stage leaves alone, and how fast the others learn."""
+"""Resolve a stage's freeze and lr_mult patterns to names, and freeze a network's parameters and modules."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ftcli.errors import RecipeError, suggest
-from ftcli.models.summary import ModelSummary
+from ftcli.errors import suggest
+from ftcli.models.cut import cut_model
+from ftcli.models.state_dict import list_self_and_ancestors
+from ftcli.models.summary import ModelSummary, count_parameters
 from ftcli.recipe.schema import FreezeThrough, HeadFitStage, Stage
+from ftcli.results import StageSummary
 
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
@@ -25,28 +28,31 @@ _NORMS = (
 
 @dataclass(frozen=True)
 class FrozenNames:
-    """What must not move in a stage: `parameters` by name; `modules` run in eval mode, and their buffers stay."""
+    """The names of a stage's frozen parameters, and of the modules in eval mode, whose buffers do not change."""
 
     parameters: frozenset[str]
     modules: frozenset[str]
 
 
 def resolve_freeze(
-    model: nn.Module, summary: ModelSummary, head_path: str, stage: Stage | HeadFitStage, location: str
+    model: nn.Module,
+    summary: ModelSummary,
+    head_path: str,
+    stage: Stage | HeadFitStage,
+    location: str,
+    errors: list[str],
 ) -> FrozenNames:
-    """What a stage's `freeze` and `batch_norm` come to in a network whose head sits at `head_path`.
+    """Return the names that a stage's `freeze` and `batch_norm` freeze in a network with its head at `head_path`.
 
-    - backbone: all but the head's subtree; only the head's modules train, not even the containers around it.
-    - patterns: what they match with all below, and every module all of whose parameters are frozen.
-    - through a module: every parameter first used before the module is last left, as `anatomy` has it, those of
-      containers too; modules all of whose parameters that freezes, and those without parameters that are entered
-      before then.
+    - backbone: all names outside the head; the containers of the head run in eval mode too.
+    - patterns: the matched names with all below, and modules whose parameters are all frozen.
+    - through a module: parameters first used before the last exit of the module, those of containers included;
+      modules whose parameters are all frozen, and modules without parameters that are entered before that exit.
 
-    With `batch_norm: frozen` all BatchNorm layers that train run in eval mode; their scale and shift still train.
-    Raises RecipeError with every fault of these, each beginning with `where`, the place of `freeze`: a pattern that
-    matches nothing, a module that is not called, a stage that trains nothing.
+    With `batch_norm: frozen` all BatchNorm layers run in eval mode; their weight and bias still train.
+    Appends to `errors` a message for each pattern without a match, for an unknown or uncalled module, and for a stage
+    without trainable parameters. `location` is that of the key `freeze`.
     """
-    errors: list[str] = []
     matcher = _PatternMatcher(model, head_path)
     if stage.freeze == "none":
         frozen_names = FrozenNames(frozenset(), frozenset())
@@ -58,10 +64,9 @@ def resolve_freeze(
         frozen_names = _freeze_patterns(model, matcher, stage.freeze, location, errors)
     if frozen_names.parameters.issuperset(name for name, _ in model.named_parameters()):
         errors.append(
-            f"{location}: {_format_freeze(stage.freeze)} leaves stage {stage.name!r} nothing to train; let at least the head train"
+            f"{location}: {_format_freeze(stage.freeze)} freezes all parameters in stage {stage.name!r}; unfreeze at "
+            "least the head"
         )
-    if errors:
-        raise RecipeError(*errors)
     if isinstance(stage, Stage) and stage.batch_norm == "frozen":
         norm_types = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d)
         batch_norms = {name for name, module in model.named_modules() if isinstance(module, norm_types)}
@@ -69,57 +74,34 @@ def resolve_freeze(
     return frozen_names
 
 
-def resolve_lr_mults(model: nn.Module, head_path: str, lr_mult: Mapping[str, float], location: str) -> dict[str, float]:
-    """The multiple of the learning rate of every parameter: that of the last pattern that matches it, else 1.
+def resolve_lr_mults(
+    model: nn.Module, head_path: str, lr_mult: Mapping[str, float], location: str, errors: list[str]
+) -> dict[str, float]:
+    """Return the lr multiplier of every parameter: that of the last pattern that matches it, else 1.
 
-    Raises RecipeError with every pattern that matches nothing, each beginning with `where`, the place of
-    `lr_mult`.
+    Appends to `errors` a message for each pattern without a match. `location` is that of the key `lr_mult`.
     """
     matcher = _PatternMatcher(model, head_path)
     lr_mults = {name: 1.0 for name, _ in model.named_parameters()}
-    errors = []
     for pattern, multiplier in lr_mult.items():
         matched = matcher.match(pattern)
         if not matched.parameters:
             errors.append(f"{location}: {matcher.no_match_message(pattern, 'parameter')}")
         lr_mults.update(dict.fromkeys(matched.parameters, multiplier))
-    if errors:
-        raise RecipeError(*errors)
     return lr_mults
 
 
-def find_stage_errors(
-    model: nn.Module, summary: ModelSummary, head_path: str, stage: Stage, locate: Callable[[str], str]
-) -> tuple[str, ...]:
-    """Every fault of a stage's `freeze` and `lr_mult`, a sentence each; empty where it has none.
-
-    `locate` gives the place of the stage's key of that name.
-    """
-    checks: list[Callable[[], object]] = [
-        lambda: resolve_freeze(model, summary, head_path, stage, locate("freeze")),
-        lambda: resolve_lr_mults(model, head_path, stage.lr_mult, locate("lr_mult")),
-    ]
-    errors: list[str] = []
-    for check in checks:
-        try:
-            check()
-        except RecipeError as error:
-            errors += error.messages
-    return tuple(errors)
-
-
 def set_requires_grad(model: nn.Module, frozen_names: FrozenNames) -> None:
-    """Let exactly the parameters that are not frozen require gradients. Frozen ones lose theirs."""
+    """Set `requires_grad` of every parameter: False for frozen ones, whose gradients are cleared, True for others."""
     for name, parameter in model.named_parameters():
-        frozen = name in frozen_names.parameters
-        parameter.requires_grad_(not frozen)
-        if frozen:
+        is_frozen = name in frozen_names.parameters
+        parameter.requires_grad_(not is_frozen)
+        if is_frozen:
             parameter.grad = None
 
 
 def set_train_mode(model: nn.Module, frozen_names: FrozenNames) -> None:
-    """Put the network in train mode with the frozen modules in eval mode. To be called whenever training begins or
-    goes on after an evaluation."""
+    """Put the network in train mode and its frozen modules in eval mode. Call it again after each evaluation."""
     model.train()
     for name, module in model.named_modules():
         if name in frozen_names.modules:
@@ -127,7 +109,7 @@ def set_train_mode(model: nn.Module, frozen_names: FrozenNames) -> None:
 
 
 def list_frozen_tensors(model: nn.Module, frozen_names: FrozenNames) -> dict[str, torch.Tensor]:
-    """The tensors that must be the same bits after the stage: frozen parameters and buffers of eval-mode modules."""
+    """Return the tensors that a stage must not change: frozen parameters and the buffers of frozen modules."""
     frozen: dict[str, torch.Tensor] = {
         name: parameter for name, parameter in model.named_parameters() if name in frozen_names.parameters
     }
@@ -138,7 +120,7 @@ def list_frozen_tensors(model: nn.Module, frozen_names: FrozenNames) -> dict[str
 
 
 def list_norm_and_bias(model: nn.Module) -> frozenset[str]:
-    """The parameters that weight decay may skip: all of norm layers, and every one of a single dimension."""
+    """Return the parameters that weight decay may skip: those of norm layers and all with at most one dimension."""
     return frozenset(
         name
         for name, parameter in model.named_parameters()
@@ -147,7 +129,7 @@ def list_norm_and_bias(model: nn.Module) -> frozenset[str]:
 
 
 class _PatternMatcher:
-    """The names of a network's modules and parameters, and what patterns match among them."""
+    """Matches patterns against the names of a network's modules and parameters."""
 
     def __init__(self, model: nn.Module, head_path: str) -> None:
         self.modules = [name for name, _ in model.named_modules()]
@@ -155,7 +137,7 @@ class _PatternMatcher:
         self.head_path = head_path
 
     def match(self, pattern: str) -> FrozenNames:
-        """The parameters and modules that a pattern takes in, with all below; both empty where it matches nothing."""
+        """Return the parameters and modules that a pattern matches, with all below; empty without a match."""
         if pattern == "head":
             return self._subtrees({self.head_path})
         if pattern == "backbone":
@@ -168,21 +150,15 @@ class _PatternMatcher:
         )
 
     def no_match_message(self, pattern: str, kind: str) -> str:
-        """What to say of a pattern that matches nothing of that kind."""
-        known = {"head", "backbone", *(top for name in self.parameters for top in _self_and_ancestors(name))}
+        """Return the message for a pattern without a match; `kind` is the type of name that it should match."""
+        known = {"head", "backbone", *(top for name in self.parameters for top in list_self_and_ancestors(name))}
         return f"{pattern!r} matches no {kind} of the network; {suggest(pattern, known)}"
 
     def _subtrees(self, roots: set[str]) -> FrozenNames:
         def select(names: Iterable[str]) -> frozenset[str]:
-            return frozenset(name for name in names if any(top in roots for top in _self_and_ancestors(name)))
+            return frozenset(name for name in names if any(top in roots for top in list_self_and_ancestors(name)))
 
         return FrozenNames(select(self.parameters), select(self.modules))
-
-
-def _self_and_ancestors(name: str) -> Iterable[str]:
-    while name:
-        yield name
-        name = name.rpartition(".")[0]
 
 
 def _format_freeze(freeze: object) -> str:
@@ -210,11 +186,12 @@ def _freeze_through(
 ) -> FrozenNames:
     through = matcher.head_path if through == "head" else through
     if through not in matcher.modules or not through:
-        errors.append(f"{location}: no module is called {through!r}; {suggest(through, filter(None, matcher.modules))}")
+        errors.append(f"{location}: unknown module {through!r}; {suggest(through, filter(None, matcher.modules))}")
         return FrozenNames(frozenset(), frozenset())
     if through not in summary.exit_order:
         errors.append(
-            f"{location}: no image passes through {through!r} itself; name a module above it or a list of patterns"
+            f"{location}: module {through!r} is not called in the forward pass; give a module that contains it or a "
+            "list of patterns"
         )
         return FrozenNames(frozenset(), frozenset())
     exit_time = summary.exit_order[through]
@@ -227,14 +204,48 @@ def _freeze_through(
 
 
 def _list_fully_frozen_modules(model: nn.Module, parameters: set[str]) -> set[str]:
-    """The modules that have parameters, all of them among these."""
+    """Return the modules with parameters, all of which are among these."""
     return {
         name
         for name, module in model.named_modules()
-        if (
-            parameter_names := [
-                f"{name}.{parameter_name}".lstrip(".") for parameter_name, _ in module.named_parameters()
-            ]
-        )
+        if (parameter_names := [_join(name, inner) for inner, _ in module.named_parameters()])
         and parameters.issuperset(parameter_names)
     }
+
+
+def summarize_stage(model: nn.Module, frozen_names: FrozenNames, name: str, image_size: int) -> StageSummary:
+    """Return what a stage trains and freezes, and the boundary tensors of its cut for images of this size."""
+    cut = cut_model(model, frozen_names.parameters, frozen_names.modules, image_size)
+    frozen, trained = _group_by_frozen(model, frozen_names.parameters)
+    trainable = count_parameters(model, frozen_names.parameters)
+    return StageSummary(
+        name=name,
+        trainable=trainable,
+        frozen=count_parameters(model) - trainable,
+        trained_layers=trained,
+        frozen_layers=frozen,
+        cut=None if cut is None else () if cut.is_uncut else cut.boundary,
+    )
+
+
+def _group_by_frozen(model: nn.Module, frozen: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the frozen and the trainable names: the highest modules whose parameters are all frozen or all trainable,
+    and the own parameters of modules with both."""
+    by_frozen: dict[bool, list[str]] = {True: [], False: []}
+
+    def descend(name: str, module: nn.Module) -> None:
+        frozen_states = {_join(name, inner) in frozen for inner, _ in module.named_parameters()}
+        if len(frozen_states) == 1 and name:
+            by_frozen[frozen_states.pop()].append(name)
+        elif frozen_states:
+            for parameter_name, _ in module.named_parameters(recurse=False):
+                by_frozen[_join(name, parameter_name) in frozen].append(_join(name, parameter_name))
+            for child_name, child in module.named_children():
+                descend(_join(name, child_name), child)
+
+    descend("", model)
+    return tuple(by_frozen[True]), tuple(by_frozen[False])
+
+
+def _join(parent: str, child: str) -> str:
+    return f"{parent}.{child}" if parent else child

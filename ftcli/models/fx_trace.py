@@ -1,4 +1,4 @@
-"""A network without its weights, and the graph of values that an image passes through."""
+"""Trace a network with torch.fx and propagate shapes on the meta device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from torch import fx, nn
 
 
 def to_meta(model: nn.Module) -> nn.Module:
-    """The network with every tensor on the meta device: itself if it is so already, else a copy that shares nothing
-    with it and takes no memory for tensors."""
+    """Return the network with every tensor on the meta device: itself if it already is, else a copy."""
     tensors = [*model.parameters(), *model.buffers()]
     if all(tensor.is_meta for tensor in tensors):
         return model
@@ -29,7 +28,7 @@ def to_meta(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def preserve_training_mode(model: nn.Module) -> Iterator[None]:
-    """Give every module back the mode it had, train or eval, when the context ends."""
+    """Restore the train or eval mode of every module when the context ends."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -39,10 +38,8 @@ def preserve_training_mode(model: nn.Module) -> Iterator[None]:
 
 
 def depends_on_training_mode(module: nn.Module) -> bool:
-    """Whether what the module computes may depend on its being in train or eval mode.
-
-    Told from the code of its class, which then reads `self.training`; a dropout of share 0 is the same in both.
-    """
+    """Return whether the module's output may depend on train or eval mode: whether the code of its class reads
+    `self.training`. A dropout with p = 0 does not depend on it."""
     return _reads_training(type(module)) and getattr(module, "p", None) != 0
 
 
@@ -53,13 +50,16 @@ def _reads_training(module_type: type[nn.Module]) -> bool:
 
 
 TRACING_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError, LookupError, NameError)
-"""What a network's own code raises when a placeholder takes the place of its tensor."""
+"""The errors that a network's code raises when an input is an fx proxy or a meta tensor."""
 
 
 class _Tracer(fx.Tracer):
-    """Looks into every module but those of torch.nn, those without inner layers whose mode matters, and those whose
-    code branches on what it computes: these stay calls, so that a graph follows their mode and their code when it
-    runs. What the network's forward takes beside the images has its default."""
+    """Traces into every module except torch.nn's, those that read their mode and have no submodule with parameters,
+    and those whose code branches on computed values.
+
+    These stay module calls, so that the graph runs their own code in their current mode. Arguments of the network's
+    forward other than the images have their defaults.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Tracer(fx.Tracer):
         return super().call_module(m, traced_forward, args, kwargs)
 
     def _erase_after(self, last_node: fx.Node, depth: int) -> None:
-        """Take back what was traced after a node, but for tensors that were read: other modules may share them."""
+        """Erase the nodes after a node, except reads of tensors, which other modules may share."""
         for node in reversed(self.graph.nodes):
             if node is last_node:
                 break
@@ -112,17 +112,17 @@ class _Tracer(fx.Tracer):
 
 @dataclass(frozen=True)
 class Trace:
-    """A network as a graph. `keys` names the expression of each node: equal in two traces of a network where the
-    value is computed in the same way from the image."""
+    """A network as a graph. `node_keys` hashes the expression of each node: two traces of a network share a key where
+    they compute the value from the image in the same way."""
 
     module: fx.GraphModule
     node_keys: dict[fx.Node, str]
 
 
 def trace_model(model: nn.Module) -> Trace | None:
-    """The graph of a network in the modes that its modules have; None if its own code branches on what it computes.
+    """Return the graph of a network in the current modes of its modules; None if its code branches on computed values.
 
-    The graph's module shares parameters, buffers and layers with the network, which is left as it was.
+    The graph module shares parameters, buffers and modules with the network, which does not change.
     """
     attributes = set(vars(model))
     try:
@@ -131,7 +131,7 @@ def trace_model(model: nn.Module) -> Trace | None:
     except TRACING_ERRORS:
         return None
     finally:
-        for name in set(vars(model)) - attributes:  # constants that the tracer leaves on the network
+        for name in set(vars(model)) - attributes:  # the tracer stores constants on the network
             delattr(model, name)
     return Trace(module, _hash_expressions(graph))
 
@@ -143,7 +143,7 @@ def _hash_expressions(graph: fx.Graph) -> dict[fx.Node, str]:
         target = node.target if isinstance(node.target, str) else f"{node.target.__module__}.{node.target.__name__}"
         arguments = fx.map_arg((node.args, node.kwargs), lambda inner: node_keys[inner])
         expression = f"{node.op} {target} {arguments!r}"
-        occurrences[expression] += 1  # in-place operations make the second of two equal expressions another value
+        occurrences[expression] += 1  # after an in-place operation, an equal expression is another value
         node_keys[node] = hashlib.blake2b(
             f"{expression} {occurrences[expression]}".encode(), digest_size=16
         ).hexdigest()
@@ -151,7 +151,8 @@ def _hash_expressions(graph: fx.Graph) -> dict[fx.Node, str]:
 
 
 def propagate_shapes(trace: Trace, image_size: int, batch_sizes: Iterable[int]) -> list[dict[fx.Node, Any]]:
-    """What each node of a graph comes to for batches of square images; tensors are on the meta device."""
+    """Return the value of each node for batches of square images, one dict for each batch size; tensors are on the
+    meta device."""
     propagator = _ShapePropagator(to_meta(trace.module), garbage_collect_values=False, graph=trace.module.graph)
     return [
         propagator.propagate(torch.empty(batch_size, 3, image_size, image_size, device="meta"))
@@ -169,8 +170,8 @@ _SHAPE_PRESERVING = (
     nn.GELU,
     nn.Sigmoid,
 )
-"""Layers whose output has the shape of their input. Most of the time would go into their arithmetic, which on the meta
-device is Python's."""
+"""Layers whose output has the shape of their input. Skipping their meta kernels, which are slow Python, saves most of
+the time."""
 
 
 class _ShapePropagator(fx.Interpreter):

@@ -1,4 +1,4 @@
-"""The layers that take the place of a network's own classifier."""
+"""Build a head and replace a network's own by it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ftcli.recipe.schema import Head
+from ftcli.recipe.schema import Head, Recipe
+from ftcli.runtime import derive_seed
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -25,13 +26,13 @@ _INITS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def build_head(original: nn.Module, head: Head, num_classes: int) -> nn.Module:
-    """A head for `classes` classes that reads what `original`, a Linear or 1 x 1 Conv2d, reads.
+    """Return a head for `num_classes` classes with the input width of `original`, a Linear or 1 x 1 Conv2d.
 
-    Its layers are of the same kind, device and number format, with biases. Without hidden layers and dropout it is a
-    single layer, so that its tensors keep the names of the original's; otherwise a Sequential of each hidden layer
-    with its activation, the dropout, and the last layer. Weights are drawn as the recipe says (Xavier: Glorot and
-    Bengio, AISTATS 2010; Kaiming: He et al., arXiv 1502.01852, both by inputs) and biases begin at 0; `default` is
-    PyTorch's own for both. On the meta device nothing is drawn.
+    Its layers have the original's type, device and dtype, and biases. Without hidden layers and dropout it is a single
+    layer, so that its tensors have the original's names; otherwise a Sequential of hidden layers with activations,
+    the dropout and the last layer. Weights are initialized by `head.init` (Xavier: Glorot and Bengio, AISTATS 2010;
+    Kaiming: He et al., arXiv 1502.01852, fan-in) and biases with 0; `default` is PyTorch's default for both.
+    Layers on the meta device are not initialized.
     """
     widths = [_in_features(original), *head.hidden, num_classes]
     layers: list[nn.Module] = []
@@ -44,8 +45,15 @@ def build_head(original: nn.Module, head: Head, num_classes: int) -> nn.Module:
 
 
 def replace_head(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at the place of another, whose name it takes."""
+    """Replace the module at a path."""
     model.set_submodule(path, module, strict=True)
+
+
+def reset_classifier(model: nn.Module, recipe: Recipe, head_path: str, num_classes: int) -> None:
+    """Replace the module at `head_path` by the recipe's head for `num_classes` classes, initialized from its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(recipe.seed, "head"))
+        replace_head(model, head_path, build_head(model.get_submodule(head_path), recipe.head, num_classes))
 
 
 def _in_features(layer: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The networks there are, and what is known of each before one is chosen."""
+"""List the available models with their published numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from fnmatch import fnmatchcase
 
 from ftcli.errors import RecipeError, suggest
 from ftcli.models.factory import check_model, create_model, list_timm_models, list_torchvision_models
-from ftcli.models.inspection import count_parameters
-from ftcli.models.pretrained.pretrained_cfg import TIMM_PREFIX, list_pretrained_weights
-from ftcli.models.summary import summarize
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, default_pretrained_weights
+from ftcli.models.summary import count_parameters, summarize
 from ftcli.results import ModelEntry, ModelListResult, Progress, Reporter
 
-MAX_BUILT_MODELS = 50
-"""At most so many of timm's networks are built to be counted."""
+MAX_CREATED_MODELS = 50
+"""timm models are created to count their parameters only if a glob matches at most this many."""
 
 _SORT_KEYS: dict[str, Callable[[ModelEntry], float | None]] = {
     "name": lambda _row: 0,
@@ -27,26 +26,26 @@ _SORT_KEYS: dict[str, Callable[[ModelEntry], float | None]] = {
 
 
 def is_glob(name: str) -> bool:
-    """Whether a name stands for all names that match it, as in a shell."""
+    """Return whether a name contains a shell wildcard."""
     return any(char in name for char in "*?[")
 
 
 def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Reporter) -> ModelListResult:
-    """The models whose names match a glob, or all, with what is known of their default weights.
+    """Return the models whose names match a glob (None: all), with the published numbers of their default weights.
 
-    torchvision's figures are those that it publishes, auxiliary heads included. timm publishes none: they are counted
-    where a glob matches at most `MAX_BUILT_MODELS` of its models, and are unknown otherwise, its accuracies always. Orders:
-    name; size, fewest parameters first; speed, fewest multiply-adds first; accuracy, best first. What is unknown
-    comes last. Raises RecipeError for an unknown order and, beginning with `where`, for a glob that matches nothing.
+    torchvision's numbers include auxiliary heads. timm publishes none: parameters and multiply-adds are counted if a
+    glob matches at most `MAX_CREATED_MODELS` of its models, and accuracies are unknown. Sort keys: name; size, fewest
+    parameters first; speed, fewest multiply-adds first; accuracy, best first; models without the value are last.
+    Raises RecipeError for an unknown sort key and for a glob without a match.
     """
     if sort_by not in _SORT_KEYS:
-        raise RecipeError(f"--sort: models are in no order called {sort_by!r}; {suggest(sort_by, _SORT_KEYS)}")
+        raise RecipeError(f"--sort: unknown order {sort_by!r}; {suggest(sort_by, _SORT_KEYS)}")
     names = _match_names(glob, location)
     to_count = [name for name in names if glob is not None and name.startswith(TIMM_PREFIX)]
-    to_count = to_count if len(to_count) <= MAX_BUILT_MODELS else []
+    to_count = to_count if len(to_count) <= MAX_CREATED_MODELS else []
     rows = []
     for name in names:
-        row = _published_row(name)
+        row = _read_published_row(name)
         if name in to_count:
             row = _add_counts(row, reporter)
             reporter.update_progress(Progress("counting", to_count.index(name) + 1, len(to_count)))
@@ -64,7 +63,10 @@ def _match_names(glob: str | None, location: str) -> tuple[str, ...]:
         return (*list_torchvision_models(), *list_timm_models())
     start = re.split(r"[*?\[]", glob)[0]
     may_match_timm = start.startswith(TIMM_PREFIX) or TIMM_PREFIX.startswith(start)
-    known = (*list_torchvision_models(), *(list_timm_models() if may_match_timm else ()))  # which takes seconds to load
+    known = (
+        *list_torchvision_models(),
+        *(list_timm_models() if may_match_timm else ()),
+    )  # importing timm takes seconds
     matched = tuple(name for name in known if fnmatchcase(name, glob))
     if matched:
         return matched
@@ -74,8 +76,8 @@ def _match_names(glob: str | None, location: str) -> tuple[str, ...]:
     raise RecipeError(f"{location}: no model matches {glob!r}; {suggest(literal, known)}")
 
 
-def _published_row(name: str) -> ModelEntry:
-    default = next(entry for entry in list_pretrained_weights(name) if entry.is_default)
+def _read_published_row(name: str) -> ModelEntry:
+    default = default_pretrained_weights(name)
     return ModelEntry(
         name=name,
         parameters=default.parameters,
@@ -88,9 +90,9 @@ def _published_row(name: str) -> ModelEntry:
 
 def _add_counts(row: ModelEntry, reporter: Reporter) -> ModelEntry:
     try:
-        network = create_model(row.name, True, row.image_size, "inspect")
-        summary = summarize(network, row.image_size, f"inspect: {row.name}")
+        model = create_model(row.name, meta=True, image_size=row.image_size, location="inspect")
+        summary = summarize(model, row.image_size, f"inspect: {row.name}")
     except RecipeError as error:
         reporter.warn(str(error))
         return row
-    return replace(row, parameters=count_parameters(network), multiply_adds=summary.multiply_adds)
+    return replace(row, parameters=count_parameters(model), multiply_adds=summary.multiply_adds)

@@ -1,19 +1,38 @@
-"""The tensors of a network: put back from a plain mapping of names, and known by their bits."""
+"""Names, values and digests of a network's tensors."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
+StateDict = Mapping[str, Tensor]
 
-def copy_state_dict(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the parameters and buffers of their names, which are the network's, as are their shapes.
 
-    The others stay as they are. Unlike `load_state_dict` this needs none of the versions that torch keeps beside a
-    state dict, and a checkpoint of plain tensors does not; MNASNet refuses to load without.
+def is_inside(name: str, module_path: str) -> bool:
+    """Return whether a tensor or module is below the module at a path."""
+    return name.startswith(f"{module_path}.")
+
+
+def list_self_and_ancestors(name: str) -> Iterator[str]:
+    """Yield a dotted name and the paths of the modules that contain it, except the network itself ("")."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def format_shape(tensor: Tensor) -> str:
+    """Return a tensor's shape as text, such as "[3, 512]"."""
+    return f"[{', '.join(map(str, tensor.shape))}]"
+
+
+def copy_state_dict(model: nn.Module, tensors: StateDict) -> None:
+    """Copy tensors into the parameters and buffers of the same names and shapes; the others do not change.
+
+    Unlike `load_state_dict` this needs no version metadata, which a checkpoint of plain tensors lacks and MNASNet
+    requires.
     """
     targets = model.state_dict()
     with torch.no_grad():
@@ -23,6 +42,6 @@ def copy_state_dict(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def hash_tensor(tensor: Tensor) -> str:
-    """The SHA-256 of a tensor's bytes, in the order of its elements whatever its memory format and device."""
+    """Return the SHA-256 of a tensor's bytes in element order, independent of its memory format and device."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()

@@ -1,4 +1,4 @@
-"""What is where in a network: the order in which an image passes through it, its head, and the cut."""
+"""Summarize a network: call order, shapes, multiply-adds, head and layers."""
 
 from __future__ import annotations
 
@@ -12,39 +12,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from ftcli.errors import RecipeError
-from ftcli.models.cut import ModelCut, cut_model
+from ftcli.errors import RecipeError, first_line
 from ftcli.models.fx_trace import preserve_training_mode, to_meta
-from ftcli.results import HeadInfo
-
-__all__ = [
-    "FORWARD_ERRORS",
-    "ModelCut",
-    "ModelSummary",
-    "UnsupportedImageSizeError",
-    "cut_model",
-    "describe_head",
-    "find_head",
-    "first_line",
-    "summarize",
-]
+from ftcli.models.state_dict import is_inside
+from ftcli.results import HeadInfo, LayerInfo
 
 FORWARD_ERRORS = (RuntimeError, ValueError, AssertionError, TypeError, IndexError)
-"""What networks raise when an image has a size that they were not made for."""
+"""The errors that networks raise for an unsupported image size."""
 
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What one image of `image_size` pixels a side does in a network. Times count modules entered, modules left and
-    operations, from 1.
+    """A record of one forward pass. A time is the number of module entries, module exits and operations so far.
 
-    `entered` and `left` are the first time that a module is entered and the last time that it is left, in the order
-    of the former; modules that are never called have neither. `shapes` are the shapes of modules' last outputs
-    for one image, None where that is no tensor. `first_use` is when an operation first reads a parameter. `output` is
-    the network's own shape for one image; `plain` tells whether its output is a tensor.
+    `enter_order` is the time of a module's first entry and `exit_order` of its last exit; modules that are not called
+    have neither. `first_use` is the time of the first operation that reads a parameter. `shapes` are the shapes of
+    modules' last outputs for one image, None for other types than tensors.
 
-    `work` counts, by time, the multiplications of convolutions, linear layers and matrix products, attention's
-    included, as torchvision's published figures do; neither element-wise operations nor biases.
+    `macs` counts, by time, the multiply-adds of convolutions, linear layers and matrix products including attention,
+    without element-wise operations and biases, as torchvision's published numbers do.
     """
 
     image_size: int
@@ -60,22 +46,23 @@ class ModelSummary:
         return sum(self.macs.values())
 
     def backward_fraction(self, trainable: Collection[str]) -> float:
-        """The share of the multiply-adds from the first use of any of these parameters on: what gradients flow
-        through when they train. 1 where none of them is used."""
+        """Return the fraction of the multiply-adds that gradients of these parameters flow through: those after the
+        first use of any of them. 1 if none is used."""
         start_time = min((self.first_use[name] for name in trainable if name in self.first_use), default=0)
         return sum(count for time, count in self.macs.items() if time >= start_time) / max(1, self.multiply_adds)
 
     @property
     def output(self) -> tuple[int, ...] | None:
+        """The shape of the network's output for one image, None if it is not a tensor."""
         return self.shapes[""]
 
 
 class UnsupportedImageSizeError(RecipeError):
-    """A network takes no images of a size: `told` says where and why, the message also what to do."""
+    """A network does not support an image size. `problem` is the message without its remedy."""
 
-    def __init__(self, problem: str, remedy: str) -> None:
+    def __init__(self, problem: str) -> None:
         self.problem = problem
-        super().__init__(f"{problem}; {remedy}")
+        super().__init__(f"{problem}; choose another size")
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -107,17 +94,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if func._overloadpacket in flop_registry:
             flops = flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
-            self.macs[self.time] = flops // 2  # it counts a multiplication and an addition as two
+            self.macs[self.time] = flops // 2  # the registry counts a multiply-add as two
         return result
 
 
 def summarize(
     model: nn.Module, image_size: int, location: str = "data.image_size", *, training: bool = False
 ) -> ModelSummary:
-    """Send one image through a network, on the meta device and in eval mode (or, with `training`, two in train mode).
+    """Summarize a forward pass of one image on the meta device in eval mode; of two in train mode with `training`.
 
-    The network, which may hold real tensors or none, stays as it is. Raises UnsupportedImageSizeError that begins with `where` if
-    it takes no images of this size.
+    Does not change the network. Raises UnsupportedImageSizeError if it does not support this size.
     """
     meta_model = to_meta(model)
     recorder = _Recorder(meta_model)
@@ -133,8 +119,8 @@ def summarize(
             output = meta_model.train(training)(images)
     except FORWARD_ERRORS as error:
         raise UnsupportedImageSizeError(
-            f"{location}: the network takes no images of {image_size} x {image_size} pixels ({first_line(error)})",
-            "give another size",
+            f"{location}: the network does not support images of {image_size} x {image_size} pixels "
+            f"({first_line(error)})"
         ) from error
     finally:
         for hook in hooks:
@@ -150,16 +136,11 @@ def summarize(
     )
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, without a full stop."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
-
-
 def find_head(model: nn.Module, summary: ModelSummary, location: str = "backbone.name") -> HeadInfo:
-    """The head: of all layers with parameters, the last that an image enters.
+    """Return the head: the last called layer with parameters.
 
-    Raises RecipeError that begins with `where` if that is no Linear or 1 x 1 Conv2d that gives as many values as the
-    network, or if another one gives its output too, as where a network was distilled and answers with two heads.
+    Raises RecipeError unless it is a Linear or 1 x 1 Conv2d with the network's output width, or if the network has
+    two heads, as a distilled network does.
     """
     call_order = sorted(summary.enter_order, key=lambda name: summary.enter_order[name])
     layers = [name for name in call_order if name and _has_own_parameters(model.get_submodule(name))]
@@ -172,19 +153,19 @@ def find_head(model: nn.Module, summary: ModelSummary, location: str = "backbone
     output_layers = [name for name in linear_layers if summary.shapes[name] == output_shape]
     if len(output_layers) > 1:
         raise RecipeError(
-            f"{location}: the network answers with {len(output_layers)} heads ({', '.join(output_layers)}), and a recipe's head takes "
-            "the place of one; choose another model"
+            f"{location}: the network has {len(output_layers)} heads ({', '.join(output_layers)}) and a recipe "
+            "replaces only one; choose another model"
         )
     if layers and layers[-1] in linear_layers:
         return describe_head(model, layers[-1])
     raise RecipeError(
-        f"{location}: the network has no linear layer at its end that gives its output of shape {list(output_shape)} (its last "
+        f"{location}: the network does not end with a linear layer of its output shape {list(output_shape)} (its last "
         f"layer is {(layers or ['none'])[-1]}); choose another model"
     )
 
 
 def describe_head(model: nn.Module, path: str) -> HeadInfo:
-    """What is at the head's place: the width of what its first layer reads and of what its last one gives."""
+    """Return the type of a head, the input width of its first layer and the output width of its last."""
     head = model.get_submodule(path)
     layers = [module for module in head.modules() if _is_linear(module)]
     first_layer, last_layer = layers[0], layers[-1]
@@ -209,3 +190,26 @@ def _sample_shape(output: Any) -> tuple[int, ...] | None:
         return None
     shape = tuple(output.shape)
     return shape[1:] if shape[:1] == (1,) else shape
+
+
+def count_parameters(model: nn.Module, exclude: Collection[str] = ()) -> int:
+    """Return the number of scalars in the parameters, except those named in `exclude`."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if name not in exclude)
+
+
+def list_layers(model: nn.Module, summary: ModelSummary, depth: int, frozen: Collection[str]) -> tuple[LayerInfo, ...]:
+    """Return the modules down to a depth: 1 lists the network's children. `frozen` are parameters that do not train."""
+    return tuple(
+        LayerInfo(
+            name=name,
+            type=type(module).__name__,
+            output_shape=summary.shapes.get(name),
+            parameters=count_parameters(module),
+            trainable=count_parameters(
+                module, {inner.removeprefix(f"{name}.") for inner in frozen if is_inside(inner, name)}
+            ),
+            depth=name.count(".") + 1,
+        )
+        for name, module in model.named_modules()
+        if name and name.count(".") < depth
+    )

@@ -26,7 +26,7 @@ class Checkpoint:
 
     `kind` is best (lowest validation loss of its stage, at least) or last (with `progress`, all that is needed to go on
     exactly). `metrics` are those of these very weights, empty where they were not measured, as in the
-    middle of an epoch. `precisions` are the number formats that `precision: auto` came to in training, by the kind of
+    middle of an epoch. `head_path` is the module path of the head. `precisions` are the number formats that `precision: auto` came to in training, by the kind of
     device. `held` tells which split each image was in. `digest` is that of the file it was read
     from, empty before it is written.
     """
@@ -35,6 +35,7 @@ class Checkpoint:
     recipe: Mapping[str, Any]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    head_path: str
     stage: str
     epoch: int
     metrics: Mapping[str, float]
@@ -65,6 +66,7 @@ def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
         "recipe": dict(checkpoint.recipe),
         "classes": list(checkpoint.classes),
         "preprocessing": checkpoint.preprocessing.to_dict(),
+        "head_path": checkpoint.head_path,
         "stage": checkpoint.stage,
         "epoch": checkpoint.epoch,
         "metrics": dict(checkpoint.metrics),

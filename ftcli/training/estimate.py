@@ -22,17 +22,17 @@ from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.logits import image_forward
 from ftcli.features.pipeline import FeaturePipeline, ForwardFn, NoCut, create_pipeline
 from ftcli.features.solving import ProbeData, fit_logistic_head
+from ftcli.models.factory import build_model
 from ftcli.models.freezing import list_norm_and_bias, set_requires_grad, set_train_mode
+from ftcli.models.heads import reset_classifier
 from ftcli.planning import (
     AnyStagePlan,
     HeadFitPlan,
     Plan,
     StagePlan,
-    build_model,
     find_classes,
     load_dataset,
     plan_recipe,
-    reset_classifier,
 )
 from ftcli.recipe.loading import RecipeFile
 from ftcli.results import MemoryBreakdown, Progress, Reporter, StageEstimate
@@ -109,8 +109,8 @@ def estimate_training(recipe_file: RecipeFile, reporter: Reporter) -> tuple[Stag
     device = choose_device("auto")
     process_bytes = measure_peak_bytes(device)
     with torch.random.fork_rng(devices=[]), raise_on_oom():
-        model = build_model(plan)
-        reset_classifier(model, plan, len(class_names))
+        model = build_model(plan.recipe, plan.preprocessing.image_size)
+        reset_classifier(model, plan.recipe, plan.head.path, len(class_names))
         classifier = Classifier.create(model, plan.preprocessing, class_names, device, plan.recipe.precision)
         classifier = resolve_classifier_precision(
             classifier, plan.recipe.backbone.name, data_stats.batch_size, {}, reporter, save=False

@@ -13,23 +13,25 @@ from typing import Any
 import torch
 import torchvision
 
-from ftcli import __version__
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers, measure_preprocessing
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
 from ftcli.evaluation.classifier import Classifier, model_from_checkpoint
-from ftcli.models.factory import adapt_preprocessing, default_preprocessing
+from ftcli.models.factory import build_model
+from ftcli.models.heads import reset_classifier
 from ftcli.models.pretrained.loading import load_weights, read_preprocessing
-from ftcli.models.pretrained.pretrained_cfg import is_weights_name
-from ftcli.planning import AnyStagePlan, Plan, align_classes, build_model, load_dataset, plan_recipe, reset_classifier
+from ftcli.models.pretrained.preprocessing import adapt_preprocessing, default_preprocessing
+from ftcli.models.pretrained_cfg import is_weights_name
+from ftcli.planning import AnyStagePlan, Plan, align_classes, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema.network import is_url
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.training.checkpointing import CheckpointManager, history_from_dict, results_from_dict
 from ftcli.training.resume import StartPoint
+from ftcli.version import __version__
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,15 @@ def setup_run(start_point: StartPoint, device: torch.device, reporter: Reporter)
         measured_preprocessing = measure_preprocessing(plan.preprocessing, dataset, recipe_file.recipe.data)
         plan = dataclasses.replace(plan, preprocessing=measured_preprocessing)
     if checkpoint is None:
-        model = build_model(plan)
+        model = build_model(plan.recipe, plan.preprocessing.image_size)
         weights_info = load_weights(
             model, plan.recipe.backbone, plan.head.path, recipe_file.locate("backbone", "weights"), reporter
         )
-        reset_classifier(model, plan, len(dataset.classes))
+        reset_classifier(model, plan.recipe, plan.head.path, len(dataset.classes))
         provenance = {"weights": weights_info.source, "weights_sha256": weights_info.sha256, "checkpoint": None}
     else:
-        model = model_from_checkpoint(plan, checkpoint, str(start_point.checkpoint_path))
+        image_size, location = plan.preprocessing.image_size, str(start_point.checkpoint_path)
+        model = model_from_checkpoint(checkpoint, plan.recipe, plan.head.path, image_size, location)
         provenance = {**checkpoint.origin, "checkpoint": checkpoint.digest}
     classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, plan.recipe.precision)
     checkpointer = _create_checkpoint_manager(
@@ -163,6 +166,7 @@ def _create_checkpoint_manager(
         recipe=plan.recipe.model_dump(mode="json"),
         classes=dataset.classes,
         preprocessing=plan.preprocessing,
+        head_path=plan.head.path,
         stage="",
         epoch=0,
         metrics={},

@@ -56,7 +56,7 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             "resnet181",
             2,
             [
-                "r.yaml:9:18: backbone.name: no model is called 'resnet181'; did you mean 'resnet18' or 'resnet101' or "
+                "r.yaml:9:18: backbone.name: unknown model 'resnet181'; did you mean 'resnet18' or 'resnet101' or "
                 "'resnet152'?"
             ],
         ),
@@ -76,8 +76,8 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             "freeze: [head, backbone]",
             2,
             [
-                "r.yaml:13:13: stages.head.freeze: [head, backbone] leaves stage 'head' nothing to train; let at least "
-                "the head train"
+                "r.yaml:13:13: stages.head.freeze: [head, backbone] freezes all parameters in stage 'head'; unfreeze "
+                "at least the head"
             ],
         ),
         (
@@ -91,7 +91,7 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             "weights: IMAGENET1K_V7",
             2,
             [
-                "r.yaml:9:47: backbone.weights: shufflenet_v2_x0_5 has no weights 'IMAGENET1K_V7'; did you mean "
+                "r.yaml:9:47: backbone.weights: unknown weights 'IMAGENET1K_V7' of shufflenet_v2_x0_5; did you mean "
                 "'IMAGENET1K_V1'?"
             ],
         ),
@@ -100,8 +100,8 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             f"weights: {LITE0}, match: position",
             4,
             [
-                f"r.yaml:9:47: backbone.weights: {LITE0} has 296 tensors and the network 338; match: position needs as "
-                "many; give weights of this network"
+                f"r.yaml:9:47: backbone.weights: {LITE0} has 296 tensors and the network 338, and match: position needs "
+                "the same number; give weights of this network"
             ],
         ),
     ],
@@ -125,7 +125,7 @@ def test_train_reports_name_errors_with_missing_folder(workplace: Path, ftcli: F
     assert outcome.errors == [
         "r.yaml:13:13: stages.head.freeze: 'stage9' matches no module or parameter of the network; did you mean "
         "'stage4' or 'stage3' or 'stage2'?",
-        "r.yaml:3:9: data.root: nowhere does not exist; give the folder that holds the images",
+        "r.yaml:3:9: data.root: nowhere does not exist; give the folder of the images",
     ]
 
 
@@ -333,7 +333,7 @@ def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -
         (
             ("inspect", "resnet1520"),
             2,
-            "inspect: no model is called 'resnet1520'; did you mean 'resnet152' or 'resnet50' or 'resnet101'?",
+            "inspect: unknown model 'resnet1520'; did you mean 'resnet152' or 'resnet50' or 'resnet101'?",
         ),
     ):
         outcome = ftcli(*arguments)

@@ -228,7 +228,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             ["resnot18", "--data", "one", "--out", "a.npz"],
             2,
-            ["extract: no model is called 'resnot18'; did you mean 'resnet18' or 'resnet152' or 'resnet101'?"],
+            ["extract: unknown model 'resnot18'; did you mean 'resnet18' or 'resnet152' or 'resnet101'?"],
         ),
         (
             ["one", "--out", "a.npz"],
@@ -310,8 +310,8 @@ def test_extract_reports_unknown_classes(finished: Path, ftcli: Ftcli, photo_fol
     outcome = ftcli("extract", "best_loss.pt", "--data", "field", "--out", "a.npz")
     assert outcome.code == 4
     assert outcome.errors == [
-        "runs/photos/best_loss.pt: was trained on other classes than field has: missing there: flower; unknown to the "
-        "checkpoint: tulip; give the folder it belongs to, or train anew"
+        "runs/photos/best_loss.pt: was trained on other classes than those of field (missing there: flower; unknown "
+        "to the checkpoint: tulip); give the data it was trained on, or train again"
     ]
     assert list_names(finished) == before
 

@@ -52,7 +52,7 @@ def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: 
         (["none"], 3, "init: none does not exist; give a folder with train/<class>/, or with one folder a class"),
         (["empty"], 3, "init: empty has no class folders; put the images of each class into a folder of its own"),
         (["one"], 3, "init: one has only one class, 'a'; add another"),
-        (["two", "--backbone", "resnet181"], 2, "--backbone: no model is called 'resnet181'; did you mean 'resnet18' "),
+        (["two", "--backbone", "resnet181"], 2, "--backbone: unknown model 'resnet181'; did you mean 'resnet18' "),
         (["two", "--device", "gpu"], 2, "--device: 'gpu' is not a device; give auto, cpu, cuda, cuda:1 or mps"),
         (
             ["two", "--out", "no/r.yaml"],

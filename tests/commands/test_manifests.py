@@ -102,15 +102,13 @@ def test_inspect_recipe_with_manifests(ftcli: Ftcli, manifest: Path) -> None:
     recipe.write_text(text.replace(root, "[cells.csv, gone.csv]"))
     outcome = ftcli("inspect", "r.yaml")
     assert outcome.errors == [
-        "r.yaml:3:9: data.root: gone.csv does not exist, so the classes are unknown; make the manifest, or name them "
-        "in data.classes"
+        "r.yaml:3:9: data.root: gone.csv does not exist, so the classes are unknown; create the manifest, or set "
+        "data.classes"
     ]
     recipe.write_text(recipe.read_text().replace("freeze: backbone", "freeze: [stage9]"))
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 2
-    assert outcome.errors[1:] == [
-        "r.yaml:3:9: data.root: gone.csv does not exist; give the manifest that lists the images"
-    ]
+    assert outcome.errors[1:] == ["r.yaml:3:9: data.root: gone.csv does not exist; give the manifest of the images"]
 
 
 def test_train_reports_manifest_errors(ftcli: Ftcli, manifest: Path) -> None:

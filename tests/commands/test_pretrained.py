@@ -46,7 +46,7 @@ def has_same_backbone(one: Checkpoint, other: Checkpoint) -> bool:
 def test_train_from_checkpoint_takes_its_preprocessing(earlier_checkpoint: Checkpoint, ftcli: Ftcli) -> None:
     outcome = train_head(ftcli)
     assert outcome.code == 0, outcome.err
-    assert f"earlier.pt: left out, since the head is another: {HEAD_TENSORS}" in outcome.err.splitlines()
+    assert f"earlier.pt: tensors of another head are skipped: {HEAD_TENSORS}" in outcome.err.splitlines()
     made = read_checkpoint(Path(outcome.json["best_loss"]))
     assert made.preprocessing == PREPROCESSING
     assert made.origin["weights"] == "earlier.pt"
@@ -98,8 +98,8 @@ def test_train_refuses_damaged_checkpoint(earlier_checkpoint: Checkpoint, ftcli:
         assert outcome.code == 4
         location = "r2.yaml:8:47: backbone.weights" if command[0] == "train" else "--weights"
         assert outcome.errors == [
-            f"{location}: earlier.pt: is damaged: its bytes are not those that were written (SHA-256 differs); copy it "
-            "again or take another checkpoint"
+            f"{location}: earlier.pt: is damaged (its SHA-256 is not the one that was written); copy it again or use "
+            "another checkpoint"
         ]
     assert not Path("runs/later").exists()
 
@@ -133,7 +133,7 @@ def test_train_refuses_weights_with_other_sha256(earlier_checkpoint: Checkpoint,
     outcome = train_head(ftcli, "--set", f"backbone.sha256='{wrong}'")
     assert outcome.code == 4
     assert outcome.errors == [
-        f"r2.yaml:8:47: backbone.weights: earlier.pt is not the file that sha256 tells: its SHA-256 is {actual}, not "
+        f"r2.yaml:8:47: backbone.weights: the SHA-256 of earlier.pt is {actual}, not "
         f"{wrong}; get the right file, or correct backbone.sha256"
     ]
 
@@ -224,8 +224,8 @@ def test_inspect_shows_mismatched_tensors(
     assert outcome.code == 4
     assert outcome.out == ""
     assert [" ".join(line.split()) for line in outcome.err.splitlines()[:4]] == [
-        "error: --weights: w.pth has 338 tensors and the network 52; match: position needs as many; the file's tensors "
-        "are those of shufflenet_v2_x0_5; set backbone.name: shufflenet_v2_x0_5",
+        "error: --weights: w.pth has 338 tensors and the network 52, and match: position needs the same number; the file's "
+        "tensors are those of shufflenet_v2_x0_5; set backbone.name: shufflenet_v2_x0_5",
         "network shape file shape",
         "1 features.0.weight [64, 3, 3, 3] conv1.0.weight [24, 3, 3, 3]",
         "2 features.0.bias [64] conv1.1.weight [24]",

@@ -165,7 +165,7 @@ def test_resume_with_recipe_uses_its_settings(finished: Path, ftcli: Ftcli) -> N
     assert wider.errors == [
         "runs/photos/stages/head.pt: does not fit shufflenet_v2_x0_5 with this head: 3 have another shape (fc.0.weight "
         "is (16, 1024), not (8, 1024), fc.0.bias is (16,), not (8,), fc.3.weight is (2, 16), not (2, 8)); give the "
-        "recipe that it was trained with, or leave the recipe out"
+        "recipe that it was trained with, or omit the recipe"
     ]
 
 
@@ -177,8 +177,8 @@ def test_resume_refuses_other_classes(finished: Path, ftcli: Ftcli, photo_folder
     outcome = ftcli("train", *arguments)
     assert outcome.code == 4
     assert outcome.errors == [
-        "runs/photos/best_loss.pt: was trained on other classes than others has: missing there: china; unknown to the "
-        "checkpoint: temple; give the folder it belongs to, or train anew"
+        "runs/photos/best_loss.pt: was trained on other classes than those of others (missing there: china; unknown "
+        "to the checkpoint: temple); give the data it was trained on, or train again"
     ]
 
 

@@ -147,7 +147,7 @@ def test_run_pairwise_tests_keeps_small_differences() -> None:
 def _create_run(recipe: dict[str, Any], metadata: dict[str, Any] | None = None) -> LoadedRun:
     preprocessing = Preprocessing(32, 32, "squash", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     origin = {"weights": recipe["name"], "weights_sha256": None, "checkpoint": None}
-    checkpoint = Checkpoint("best", recipe, ("a", "b"), preprocessing, "head", 1, {}, origin, {}, {})
+    checkpoint = Checkpoint("best", recipe, ("a", "b"), preprocessing, "fc", "head", 1, {}, origin, {}, {})
     return LoadedRun(recipe["name"], Path(), Path(), checkpoint, (), metadata)
 
 

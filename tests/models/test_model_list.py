@@ -6,9 +6,9 @@ import pytest
 
 from ftcli.errors import RecipeError
 from ftcli.models import model_list
-from ftcli.models.factory import list_timm_models, list_torchvision_models
-from ftcli.models.inspection import inspect_model
+from ftcli.models.factory import create_model, list_timm_models, list_torchvision_models
 from ftcli.models.model_list import build_model_list, is_glob
+from ftcli.models.summary import count_parameters, summarize
 from ftcli.results import ModelEntry, NullReporter, Progress
 
 
@@ -56,8 +56,9 @@ def test_build_model_list_counts_few_timm_models() -> None:
     rows = build_model_list("timm/efficientnet_lite[01]", "name", "inspect", reporter).models
     assert [row.name for row in rows] == ["timm/efficientnet_lite0", "timm/efficientnet_lite1"]
     for row in rows:
-        inspection = inspect_model(row.name, 1)
-        assert (row.parameters, row.multiply_adds) == (inspection.parameters, inspection.multiply_adds)
+        network = create_model(row.name, meta=True)
+        assert row.parameters == count_parameters(network)
+        assert row.multiply_adds == summarize(network, row.image_size).multiply_adds
     assert reporter.progress == [Progress("counting", 1, 2), Progress("counting", 2, 2)]
 
 
@@ -69,18 +70,18 @@ def test_build_model_list_does_not_count_many_timm_models(monkeypatch: pytest.Mo
 
 
 def test_build_model_list_warns_of_model_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str, _meta: bool, _size: int, where: str) -> None:
-        raise RecipeError(f"{where}: {name} cannot be made (no reason); choose another model")
+    def fail(name: str, meta: bool, image_size: int, location: str) -> None:
+        raise RecipeError(f"{location}: {name} cannot be created (no reason); choose another model")
 
-    monkeypatch.setattr(model_list, "create_model", refuse)
+    monkeypatch.setattr(model_list, "create_model", fail)
     reporter = _RecordingReporter()
     (row,) = build_model_list("timm/efficientnet_lite0*", "name", "inspect", reporter).models
     assert row.parameters is None
-    assert reporter.warnings == ["inspect: timm/efficientnet_lite0 cannot be made (no reason); choose another model"]
+    assert reporter.warnings == ["inspect: timm/efficientnet_lite0 cannot be created (no reason); choose another model"]
 
 
 @pytest.mark.parametrize(
-    ("order", "names"),
+    ("sort_by", "names"),
     [
         ("name", ["resnet101", "resnet152", "resnet18", "resnet34", "resnet50"]),
         ("size", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]),
@@ -88,8 +89,8 @@ def test_build_model_list_warns_of_model_that_cannot_be_created(monkeypatch: pyt
         ("accuracy", ["resnet152", "resnet101", "resnet50", "resnet34", "resnet18"]),
     ],
 )
-def test_build_model_list_sorts(order: str, names: list[str]) -> None:
-    assert [row.name for row in _list("resnet*", order)] == names
+def test_build_model_list_sorts(sort_by: str, names: list[str]) -> None:
+    assert [row.name for row in _list("resnet*", sort_by)] == names
 
 
 def test_build_model_list_sorts_by_size_or_speed() -> None:
@@ -97,15 +98,15 @@ def test_build_model_list_sorts_by_size_or_speed() -> None:
     assert _list("s[qh]*", "speed")[0].name == "shufflenet_v2_x0_5"
 
 
-@pytest.mark.parametrize("order", ["size", "speed", "accuracy"])
-def test_build_model_list_sorts_unknown_last(order: str) -> None:
-    rows = _list("*resnet*", order)
+@pytest.mark.parametrize("sort_by", ["size", "speed", "accuracy"])
+def test_build_model_list_sorts_unknown_last(sort_by: str) -> None:
+    rows = _list("*resnet*", sort_by)
     assert not any(row.name.startswith("timm/") for row in rows[:7])
     assert all(row.name.startswith("timm/") for row in rows[7:])
 
 
 def test_build_model_list_imports_timm_only_if_glob_can_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_list, "list_timm_models", lambda: pytest.fail("timm was loaded"))
+    monkeypatch.setattr(model_list, "list_timm_models", lambda: pytest.fail("timm was imported"))
     assert len(_list("resnet*")) == 5
 
 
@@ -120,12 +121,12 @@ def test_build_model_list_suggests_names_for_unmatched_glob() -> None:
 def test_build_model_list_rejects_unknown_sort_key() -> None:
     with pytest.raises(RecipeError) as error:
         _list("resnet*", "price")
-    assert str(error.value) == "--sort: models are in no order called 'price'; known: accuracy, name, size, speed"
+    assert str(error.value) == "--sort: unknown order 'price'; known: accuracy, name, size, speed"
 
 
-def test_build_model_list_says_how_to_install_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find(name))
+def test_build_model_list_without_timm_names_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find_spec(name))
     with pytest.raises(RecipeError) as error:
         _list("timm/*lite*")
     assert str(error.value) == "inspect: 'timm/*lite*' needs timm, which is not installed; pip install 'ftcli[timm]'"

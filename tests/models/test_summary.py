@@ -7,7 +7,7 @@ from torch import nn
 from ftcli.errors import RecipeError
 from ftcli.models.factory import create_model
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.summary import describe_head, find_head, summarize
+from ftcli.models.summary import describe_head, find_head, list_layers, summarize
 from ftcli.recipe.schema import Head
 
 HEADS = {
@@ -53,8 +53,8 @@ def test_find_head_rejects_two_heads() -> None:
     with pytest.raises(RecipeError) as error:
         find_head(network, summarize(network, 224), "x.yaml:2:3: backbone.name")
     assert str(error.value) == (
-        "x.yaml:2:3: backbone.name: the network answers with 2 heads (head, head_dist), and a recipe's head takes the "
-        "place of one; choose another model"
+        "x.yaml:2:3: backbone.name: the network has 2 heads (head, head_dist) and a recipe replaces only "
+        "one; choose another model"
     )
 
 
@@ -63,13 +63,13 @@ def test_find_head_rejects_network_without_final_linear_layer() -> None:
     with pytest.raises(RecipeError) as error:
         find_head(network, summarize(network, 224), "x.yaml:2:3: backbone.name")
     assert str(error.value) == (
-        "x.yaml:2:3: backbone.name: the network has no linear layer at its end that gives its output of shape [1000] "
+        "x.yaml:2:3: backbone.name: the network does not end with a linear layer of its output shape [1000] "
         "(its last layer is aux_head); choose another model"
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "why"),
+    ("name", "size", "reason"),
     [
         ("vit_b_16", 64, "Wrong image height! Expected 224 but got 64!"),
         (
@@ -80,12 +80,13 @@ def test_find_head_rejects_network_without_final_linear_layer() -> None:
         ),
     ],
 )
-def test_summarize_reports_unsupported_image_size(name: str, size: int, why: str) -> None:
+def test_summarize_reports_unsupported_image_size(name: str, size: int, reason: str) -> None:
     network = create_model(name, meta=True)
     with pytest.raises(RecipeError) as error:
         summarize(network, size, "x.yaml:4:15: data.image_size")
     assert str(error.value) == (
-        f"x.yaml:4:15: data.image_size: the network takes no images of 64 x 64 pixels ({why}); give another size"
+        f"x.yaml:4:15: data.image_size: the network does not support images of 64 x 64 pixels ({reason}); choose "
+        "another size"
     )
 
 
@@ -133,3 +134,14 @@ def test_summarize_omits_uncalled_module() -> None:
     summary = summarize(create_model("swin_t", meta=True), 224)
     assert "features.1.0.attn.qkv" not in summary.enter_order  # its weights are used, it is not called
     assert "features.1.0.attn.qkv.weight" in summary.first_use
+
+
+def test_list_layers_counts_trainable_parameters() -> None:
+    network = create_model("resnet18", meta=True)
+    layers = list_layers(network, summarize(network, 64), 2, {"layer1.0.conv1.weight", "conv1.weight"})
+    by_name = {layer.name: layer for layer in layers}
+    assert (by_name["conv1"].parameters, by_name["conv1"].trainable) == (9408, 0)
+    assert by_name["layer1"].trainable == by_name["layer1"].parameters - 64 * 64 * 9
+    assert by_name["layer1.0"].trainable == by_name["layer1.0"].parameters - 64 * 64 * 9
+    assert by_name["layer2.1"].depth == 2
+    assert "layer1.0.conv1" not in by_name

@@ -22,6 +22,7 @@ CHECKPOINT = Checkpoint(
     recipe={"name": "x", "stages": [{"lr": 0.1}]},
     classes=("b", "a", "ü 猫"),
     preprocessing=Preprocessing(224, 256, "crop", "bicubic", (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)),
+    head_path="fc",
     stage="head",
     epoch=3,
     metrics={"val_loss": 0.1},
@@ -71,8 +72,7 @@ def test_read_checkpoint_detects_flipped_bit(written: Path, share: float) -> Non
     content[int(share * len(content))] ^= 4
     written.write_bytes(content)
     assert checkpoint_error(written) == (
-        f"{written}: is damaged: its bytes are not those that were written (SHA-256 differs); copy it again or take "
-        "another checkpoint"
+        f"{written}: is damaged (its SHA-256 is not the one that was written); copy it again or use another checkpoint"
     )
 
 
@@ -80,7 +80,7 @@ def test_read_checkpoint_detects_truncated_file(written: Path) -> None:
     content = written.read_bytes()
     written.write_bytes(content[: len(content) // 2])
     assert checkpoint_error(written) == (
-        f"{written}: is cut short at {len(content) // 2} bytes; copy it again or take another checkpoint"
+        f"{written}: is truncated at {len(content) // 2} bytes; copy it again or use another checkpoint"
     )
 
 
@@ -89,15 +89,15 @@ def test_read_checkpoint_rejects_other_files(tmp_path: Path, content: bytes) -> 
     path = tmp_path / "x.pt"
     path.write_bytes(content)
     assert checkpoint_error(path) == (
-        f"{path}: is no ftcli checkpoint; give one that ftcli train wrote, such as runs/NAME/best_loss.pt (the weights "
-        "of other programs belong in a recipe, under backbone.weights)"
+        f"{path}: is not an ftcli checkpoint; give one that ftcli train wrote, such as runs/NAME/best_loss.pt, or "
+        "set backbone.weights in a recipe to use weights of another program"
     )
 
 
 def test_read_checkpoint_rejects_foreign_weights(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"fc.weight": torch.ones(2)}, path)
-    assert checkpoint_error(path).startswith(f"{path}: is no ftcli checkpoint; ")
+    assert checkpoint_error(path).startswith(f"{path}: is not an ftcli checkpoint; ")
 
 
 class Hostile:
@@ -118,34 +118,36 @@ def sign(content: bytes) -> bytes:
 
 def test_read_checkpoint_never_runs_pickled_code(tmp_path: Path) -> None:
     path, made = tmp_path / "x.pt", tmp_path / "made"
-    for hostile in (Hostile(made), {"format": 1, "state": Hostile(made)}):
+    for hostile in (Hostile(made), {"format": 2, "state": Hostile(made)}):
         buffer = io.BytesIO()
         torch.save(hostile, buffer)
         path.write_bytes(sign(buffer.getvalue()))
         told = checkpoint_error(path)
-        assert told.startswith(
-            f"{path}: holds something other than a checkpoint's plain data and was not opened further"
-        )
+        assert told.startswith(f"{path}: was not loaded, since its contents are not those of a checkpoint (")
         assert not made.exists()
 
 
-def test_read_checkpoint_rejects_newer_format(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("format_version", "age", "remedy"), [(1, "an older", "train again"), (3, "a newer", "update ftcli")]
+)
+def test_read_checkpoint_rejects_other_format(tmp_path: Path, format_version: int, age: str, remedy: str) -> None:
     buffer = io.BytesIO()
-    torch.save({"format": 2, "ftcli": "9.9"}, buffer)
+    torch.save({"format": format_version, "ftcli": "9.9"}, buffer)
     path = tmp_path / "x.pt"
     path.write_bytes(sign(buffer.getvalue()))
     assert checkpoint_error(path) == (
-        f"{path}: was written by ftcli 9.9 in a newer format (2; this ftcli reads 1); update ftcli"
+        f"{path}: was written by {age} version of ftcli (9.9, format {format_version}; this ftcli reads format 2); "
+        f"{remedy}"
     )
 
 
 def test_read_checkpoint_rejects_other_plain_data(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    for plain in ([1, 2], {"format": 1}, {"format": "x"}):
+    for plain in ([1, 2], {"format": 2}, {"format": "x"}):
         buffer = io.BytesIO()
         torch.save(plain, buffer)
         path.write_bytes(sign(buffer.getvalue()))
-        assert "holds something other than a checkpoint's plain data" in checkpoint_error(path)
+        assert "was not loaded, since its contents are not those of a checkpoint" in checkpoint_error(path)
 
 
 def test_write_checkpoint_keeps_old_file_on_failure(written: Path) -> None:

@@ -131,18 +131,18 @@ def test_unsupported_head_is_refused_before_computing(ftcli: Ftcli, head_fit_fol
     assert (outcome.code, outcome.errors) == (
         2,
         [
-            "--set head.hidden=[8, 4]: head.hidden: [8, 4] puts hidden layers in the head, and a head is solved as a "
-            "single linear layer (r.yaml:14:13: stages.head.fit); set head.hidden: [], or give the stage epochs "
-            "and an optimizer instead of a solver"
+            "--set head.hidden=[8, 4]: head.hidden: [8, 4] adds hidden layers to the head, and fit needs a single "
+            "linear layer (r.yaml:14:10: stages.head.fit); set head.hidden: [], or give the stage epochs and an "
+            "optimizer instead of fit"
         ],
     )
     outcome = ftcli("train", "r.yaml", "--set", "backbone.name=squeezenet1_1")
     assert (outcome.code, outcome.errors) == (
         2,
         [
-            "r.yaml:14:13: stages.head.fit: a head is solved as a single linear layer that reads a vector, and that "
-            "of squeezenet1_1, classifier.1, does not (Conv2d); give the stage epochs and an optimizer instead of a "
-            "solver, or choose another model"
+            "r.yaml:14:10: stages.head.fit: fit needs a linear layer on a feature vector, and the head of "
+            "squeezenet1_1, classifier.1, is not one (Conv2d); give the stage epochs and an optimizer instead of fit, "
+            "or choose another model"
         ],
     )
     assert not (head_fit_folder / "runs").exists()

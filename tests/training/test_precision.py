@@ -151,14 +151,14 @@ def test_train_stores_chosen_precision_in_checkpoints(
     assert first.err.count("precision: bfloat16, for a step") == 1
     best = Path("one/best_loss.pt")
     assert read_checkpoint(best).precisions == {"cpu": "bfloat16"}
-    assert load_classifier(best, CPU)[0].precision == "bfloat16"
+    assert load_classifier(best, CPU).classifier.precision == "bfloat16"
     monkeypatch.setattr(precision, "MIN_BFLOAT16_SPEEDUP", 1e9)
     second = ftcli("train", "--resume", best, "--stage", "all", "--device", "cpu", "--out", "two")
     assert second.code == 0
     assert "a step in bfloat16" not in second.err
     assert read_checkpoint(Path("two/last.pt")).precisions == {"cpu": "bfloat16"}
     monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: False)  # another machine
-    assert load_classifier(best, CPU)[0].precision == "float32"
+    assert load_classifier(best, CPU).classifier.precision == "float32"
 
 
 def test_check_compiler_reports_missing_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""Archives of plain data and tensors that carry their own digest: what a checkpoint is written as.
+"""Read and write the file format of checkpoints.
 
-The file is what torch.save writes (a zip archive) with the SHA-256 of all its bytes as the archive's comment. The
-digest is checked before anything is unpickled, and unpickling is restricted to plain data and tensors, so neither a
-damaged nor a hostile file gets further than the error message. `torch.load(path, weights_only=True)` reads it too.
+A checkpoint is a torch.save archive (zip) whose comment is the SHA-256 of its bytes. The digest is verified before
+unpickling, and unpickling is restricted to plain data and tensors, so a damaged or hostile file only raises an error.
+`torch.load(path, weights_only=True)` reads it too.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ftcli import __version__
-from ftcli.errors import CheckpointError
+from ftcli.errors import CheckpointError, first_line
 from ftcli.files import atomic_write
 from ftcli.results import Preprocessing
+from ftcli.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _COMMENT_LENGTH = len("sha256:") + 64
-_END_RECORD_LENGTH = 22  # bytes of the record that ends a zip archive, its comment apart
+_END_RECORD_LENGTH = 22  # bytes of the zip archive's last record without its comment
 CONTENT_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -38,12 +38,12 @@ CONTENT_ERRORS = (
     TypeError,
     AttributeError,
 )
-"""What plain data that are not those of a checkpoint raise when they are read as such."""
+"""The errors of reading plain data that do not have the structure of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class BaseCheckpoint:
-    """What a network takes from a checkpoint of ftcli that it begins from: weights and preprocessing, for one model."""
+    """A checkpoint that is used as pretrained weights: model name, preprocessing and tensors."""
 
     model: str
     preprocessing: Preprocessing
@@ -51,27 +51,27 @@ class BaseCheckpoint:
 
 
 def write_checkpoint_file(content_dict: Mapping[str, Any], *paths: Path) -> str:
-    """Write plain data and tensors to each path, atomically, and return their digest.
+    """Write plain data and tensors to each path, atomically, and return the digest.
 
     Raises RunError if the disk is full or not writable.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT_VERSION, "ftcli": __version__, **content_dict}, buffer)
-    # The archive ends with the length of its comment, which torch.save leaves at 0.
+    # The archive ends with the length of its comment, which torch.save writes as 0.
     buffer.seek(-2, io.SEEK_END)
     buffer.write(struct.pack("<H", _COMMENT_LENGTH))
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(f"sha256:{digest}".encode())
-    with ThreadPoolExecutor(len(paths)) as pool:  # most of it is waiting for the disk
+    with ThreadPoolExecutor(len(paths)) as pool:  # most of the time is waiting for the disk
         list(pool.map(atomic_write, paths, [buffer.getbuffer()] * len(paths)))
     return digest
 
 
 def read_checkpoint_file(path: Path, location: str) -> tuple[dict[str, Any], str]:
-    """The plain data of an archive, without format and version, and its digest; tensors are on the CPU.
+    """Return the contents of a checkpoint file, without format and version, and its digest; tensors are on the CPU.
 
-    Raises CheckpointError that begins with `place` for a file that is missing, cut short, damaged, hostile, of another
-    program or of a newer format. Nothing in the file is executed.
+    Raises CheckpointError for a file that is missing, truncated, damaged, hostile, of another program or of another
+    format version. Executes nothing in the file.
     """
     try:
         content = path.read_bytes()
@@ -84,10 +84,12 @@ def read_checkpoint_file(path: Path, location: str) -> tuple[dict[str, Any], str
     try:
         content_dict: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         format_version, version = content_dict.pop("format"), content_dict.pop("ftcli")
-        if format_version > FORMAT_VERSION:
+        if format_version != FORMAT_VERSION:
+            is_newer = format_version > FORMAT_VERSION
             raise CheckpointError(
-                f"{location}: was written by ftcli {version} in a newer format ({format_version}; this ftcli reads {FORMAT_VERSION}); "
-                "update ftcli"
+                f"{location}: was written by {'a newer' if is_newer else 'an older'} version of ftcli ({version}, "
+                f"format {format_version}; this ftcli reads format {FORMAT_VERSION}); "
+                + ("update ftcli" if is_newer else "train again")
             )
     except CONTENT_ERRORS as error:
         raise invalid_content_error(error, location) from error
@@ -95,10 +97,9 @@ def read_checkpoint_file(path: Path, location: str) -> tuple[dict[str, Any], str
 
 
 def read_base_checkpoint(path: Path, model: str, location: str) -> BaseCheckpoint | None:
-    """What a network of this model takes from a checkpoint of ftcli; None if the file is none.
+    """Return the weights and preprocessing of an ftcli checkpoint; None for another type of file.
 
-    Raises CheckpointError that begins with `place` for a checkpoint that is damaged, hostile, of a newer format or of
-    another model.
+    Raises CheckpointError for a checkpoint that is damaged, hostile, of another format version or of another model.
     """
     if not _has_digest(path):
         return None
@@ -120,16 +121,15 @@ def read_base_checkpoint(path: Path, model: str, location: str) -> BaseCheckpoin
 
 
 def invalid_content_error(error: BaseException, location: str) -> CheckpointError:
-    """The error for an archive that is whole and holds what no checkpoint holds."""
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Return the error for an intact file whose contents are not those of a checkpoint."""
     return CheckpointError(
-        f"{location}: holds something other than a checkpoint's plain data and was not opened further ({reason}); "
-        "do not use it unless you know who made it"
+        f"{location}: was not loaded, since its contents are not those of a checkpoint ({first_line(error)}); do not "
+        "use it unless you trust its source"
     )
 
 
 def _has_digest(path: Path) -> bool:
-    """Whether a file ends as our archives do and others do not: with a comment of just the length of a digest."""
+    """Return whether a file ends with an archive comment of a digest's length, as only ftcli's checkpoints do."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - _COMMENT_LENGTH - _END_RECORD_LENGTH))
@@ -145,17 +145,17 @@ def _verify_digest(content: bytes, location: str) -> str:
     if not _ends_with_digest(content):
         if content.startswith(b"PK\x03\x04") and b"PK\x05\x06" not in content[-65_557:]:
             raise CheckpointError(
-                f"{location}: is cut short at {len(content)} bytes; copy it again or take another checkpoint"
+                f"{location}: is truncated at {len(content)} bytes; copy it again or use another checkpoint"
             )
         raise CheckpointError(
-            f"{location}: is no ftcli checkpoint; give one that ftcli train wrote, such as runs/NAME/best_loss.pt (the "
-            "weights of other programs belong in a recipe, under backbone.weights)"
+            f"{location}: is not an ftcli checkpoint; give one that ftcli train wrote, such as runs/NAME/best_loss.pt, "
+            "or set backbone.weights in a recipe to use weights of another program"
         )
     end = len(content) - _COMMENT_LENGTH
     digest = hashlib.sha256(memoryview(content)[:end]).hexdigest()
     if content[end:] != f"sha256:{digest}".encode():
         raise CheckpointError(
-            f"{location}: is damaged: its bytes are not those that were written (SHA-256 differs); copy it again or take "
-            "another checkpoint"
+            f"{location}: is damaged (its SHA-256 is not the one that was written); copy it again or use another "
+            "checkpoint"
         )
     return digest

@@ -1,4 +1,4 @@
-"""Pretrained weights into a network: every tensor of its backbone finds its place, or nothing is loaded."""
+"""Load pretrained weights into a network: the whole backbone or nothing."""
 
 from __future__ import annotations
 
@@ -9,40 +9,37 @@ import torch
 from torch import nn
 
 from ftcli.errors import CheckpointError, format_list
-from ftcli.models.factory import create_model, default_preprocessing, list_aux_heads, scale_preprocessing
-from ftcli.models.pretrained.mismatches import (
-    MatchContext,
-    format_shape,
-    name_mismatch_error,
-    position_mismatch_error,
-)
+from ftcli.models.factory import create_model, list_aux_heads
 from ftcli.models.pretrained.pos_embed import PosEmbedResizeError, remap_keys, resize_pos_embed
-from ftcli.models.pretrained.pretrained_cfg import TIMM_PREFIX
+from ftcli.models.pretrained.preprocessing import default_preprocessing, scale_preprocessing
 from ftcli.models.pretrained.state_dict_matching import (
     Match,
+    MatchContext,
     Mismatch,
-    StateDict,
     StrippedStateDict,
-    is_inside,
     match_by_name,
     match_by_position,
+    name_mismatch_error,
+    position_mismatch_error,
     strip_prefix,
 )
 from ftcli.models.pretrained.state_dict_reading import StateDictFile, read_state_dict
-from ftcli.models.pretrained.weights_files import WeightsFile, resolve_weights
-from ftcli.models.state_dict import copy_state_dict
+from ftcli.models.pretrained.weights_files import resolve_weights
+from ftcli.models.pretrained_cfg import TIMM_PREFIX
+from ftcli.models.state_dict import StateDict, copy_state_dict, format_shape, is_inside
 from ftcli.models.summary import find_head, summarize
 from ftcli.recipe.schema import Backbone
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runtime import derive_seed
 
+_MAX_LISTED_TENSORS = 6
+
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """Where a network's weights came from: none, an address, or what the recipe says; and its file's SHA-256.
+    """The source of a network's weights (none, a URL, or the recipe's `weights`) and the SHA-256 of their file.
 
-    `loaded` is how many tensors of the file were loaded; `left_out` are the others that the network has no use for,
-    each with its shape.
+    `num_loaded` counts the file's loaded tensors; `skipped` lists the others with their shapes.
     """
 
     source: str
@@ -53,7 +50,7 @@ class WeightsInfo:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A network as its library has it, with its original head at the path `head`, and with pretrained weights."""
+    """A network with pretrained weights and its original head, whose module path is `head`."""
 
     model: nn.Module
     head: str
@@ -68,78 +65,75 @@ def load_pretrained(
     image_size: int | None = None,
     size_location: str = "data.image_size",
 ) -> PretrainedModel:
-    """A network in eval mode with what `backbone` says, made for images of `image_size`, or of the weights' own size.
+    """Return a known model in eval mode with a recipe's weights, for `image_size` or the image size of the weights.
 
-    The head is the network's original one, with the file's weights where they fit it and random ones otherwise, the
-    same each time. The preprocessing is the weights', scaled to the size. The model's name must be known. Raises as
-    `load_weights` does, and RecipeError that begins with `size_location` for a size that the network refuses.
+    The original head gets the file's weights if they fit, else random ones, the same on every call. The preprocessing
+    is that of the weights, scaled to the size. Raises as `load_weights`, and RecipeError for an unsupported size.
     """
-    opened = _open_weights(backbone, location, reporter)
-    preprocessing = _choose_preprocessing(backbone, opened, location)
+    state_dict_file = _open_weights(backbone, location, reporter)
+    preprocessing = _choose_preprocessing(backbone, state_dict_file, location)
     if image_size is not None:
         preprocessing = scale_preprocessing(preprocessing, image_size)
     size = preprocessing.image_size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("pretrained"))
-        model = create_model(backbone.name, False, size, size_location)
+        model = create_model(backbone.name, image_size=size, location=size_location)
     head = find_head(model, summarize(model, size, size_location), location).path
-    weights_info = _match_and_load(model, backbone, head, opened, location, reporter)
+    weights_info = _match_and_load(model, backbone, head, state_dict_file, location, reporter)
     return PretrainedModel(model, head, weights_info, preprocessing)
 
 
 def load_weights(
     model: nn.Module, backbone: Backbone, head_path: str, location: str, reporter: Reporter
 ) -> WeightsInfo:
-    """Load what a recipe's `backbone` says into a network that still has its original head, all of it or nothing.
+    """Load a recipe's weights into a network with its original head: all of the backbone or nothing.
 
-    - match: name: after what wraps a network's names (`module.`, `model.`, `_orig_mod.` and the like) is taken off,
-      every tensor of the backbone must be there in its shape, and none may be left over; what belongs to other modules
-      of the file is left out. Files of another program for a timm network are translated by timm's own function.
-    - match: position: as many tensors as the network has, in its order, each of the same shape; names do not matter.
+    - match: name: after removing the names of wrappers (`module.`, `model.`, `_orig_mod.` and similar) every tensor of
+      the backbone must match in name and shape, and none may be unexpected; tensors of other modules in the file are
+      skipped. timm's own function remaps the names of other programs for timm's networks.
+    - match: position: the file must have the network's number of tensors in the network's order, each of the same
+      shape; names are ignored.
 
-    In both, the head's tensors (those below `head_path`) may be missing, or another head's: they are then left as they
-    are, and BatchNorm's batch counters may be missing. Position embeddings for images of another size are interpolated.
-    The reporter is told what was left out, chosen or changed. Call it before the head is replaced: a replaced head of
-    the same size would take the file's.
+    In both, tensors of the head may be missing or another head's, which does not change them, and BatchNorm's batch
+    counters may be missing. Position embeddings are resized to the image size. The reporter gets a message for skipped
+    tensors, chosen state dicts and changed tensors. Call it before the head is replaced: a new head of the same size
+    would get the file's tensors.
 
-    Raises RecipeError for weights that do not exist, CheckpointError for a file that is missing, broken, hostile or
-    does not fit. Each begins with `where`.
+    Raises RecipeError for unknown weights, CheckpointError for a file that is missing, corrupt, hostile or does not
+    fit.
     """
     return _match_and_load(model, backbone, head_path, _open_weights(backbone, location, reporter), location, reporter)
 
 
 def read_preprocessing(backbone: Backbone, location: str, reporter: Reporter) -> Preprocessing:
-    """What the weights were evaluated with, after a download if need be; as `default_preprocessing` where they do not
-    say. Raises as `load_weights` does."""
+    """Return the preprocessing of a recipe's weights, downloading them if necessary; `default_preprocessing` if the
+    file has none. Raises as `load_weights`."""
     return _choose_preprocessing(backbone, _open_weights(backbone, location, reporter), location)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    file: WeightsFile
-    state_dict_file: StateDictFile
-
-
-def _open_weights(backbone: Backbone, location: str, reporter: Reporter) -> _Opened | None:
+def _open_weights(backbone: Backbone, location: str, reporter: Reporter) -> StateDictFile | None:
     if backbone.weights == "none":
         return None
-    file = resolve_weights(backbone, location, reporter)
-    return _Opened(file, read_state_dict(file, backbone.name, location))
+    return read_state_dict(resolve_weights(backbone, location, reporter), backbone.name, location)
 
 
-def _choose_preprocessing(backbone: Backbone, opened: _Opened | None, location: str) -> Preprocessing:
-    if opened and opened.state_dict_file.base_checkpoint:
-        return opened.state_dict_file.base_checkpoint.preprocessing
+def _choose_preprocessing(backbone: Backbone, state_dict_file: StateDictFile | None, location: str) -> Preprocessing:
+    if state_dict_file and state_dict_file.base_checkpoint:
+        return state_dict_file.base_checkpoint.preprocessing
     return default_preprocessing(backbone.name, backbone.weights, location)
 
 
 def _match_and_load(
-    model: nn.Module, backbone: Backbone, head: str, opened: _Opened | None, location: str, reporter: Reporter
+    model: nn.Module,
+    backbone: Backbone,
+    head: str,
+    state_dict_file: StateDictFile | None,
+    location: str,
+    reporter: Reporter,
 ) -> WeightsInfo:
-    if opened is None:
+    if state_dict_file is None:
         return WeightsInfo("none", None)
-    state_dict_file, source = opened.state_dict_file, opened.file.source
-    model_state = dict(model.state_dict())
+    source, model_state = state_dict_file.file.source, dict(model.state_dict())
     context = MatchContext(
         backbone.name, model_state, head, state_dict_file.tensors, state_dict_file.architecture, f"{location}: {source}"
     )
@@ -153,31 +147,32 @@ def _match_and_load(
     _check_values(loadable, model_state, context.location)
     copy_state_dict(model, loadable)
     if state_dict_file.other_keys:
-        messages.insert(0, f"{state_dict_file.key} is loaded and not {' or '.join(state_dict_file.other_keys)}")
+        messages.insert(0, f"{state_dict_file.key} is loaded instead of {' and '.join(state_dict_file.other_keys)}")
     if other:
-        messages.append(f"left out, since they are no part of the network: {format_list(other, 6)}")
+        messages.append(f"tensors outside the network are skipped: {format_list(other, _MAX_LISTED_TENSORS)}")
     if skipped_head:
-        messages.append(f"left out, since the head is another: {', '.join(skipped_head)}")
+        messages.append(f"tensors of another head are skipped: {', '.join(skipped_head)}")
     for message in messages:
         reporter.info(f"{source}: {message}")
-    return WeightsInfo(source, opened.file.sha256, len(loadable), (*other, *skipped_head))
+    return WeightsInfo(source, state_dict_file.file.sha256, len(loadable), (*other, *skipped_head))
 
 
 def _check_values(tensors: StateDict, model_state: StateDict, location: str) -> None:
-    """Refuse what would make a network of its shapes that computes nothing: codes in place of numbers, and nan."""
+    """Raise CheckpointError for integer tensors, such as quantized ones, and for values that are not finite."""
     for name, tensor in tensors.items():
         target = model_state[name]
         if target.is_floating_point() and not tensor.is_floating_point():
-            dtypes = f"{tensor.dtype} and the network {target.dtype}".replace("torch.", "")
+            dtypes = f"{tensor.dtype} and the network as {target.dtype}".replace("torch.", "")
             raise CheckpointError(f"{location} has {name} as {dtypes}; save its values as floating-point numbers")
         if not tensor.to(target.dtype).isfinite().all() and target.isfinite().all():
             raise CheckpointError(
-                f"{location} has values in {name} that are not finite; get it anew, or take weights from before its "
-                "training failed"
+                f"{location} has non-finite values in {name}; get it again, or use weights from before training "
+                "diverged"
             )
 
 
 def _match_by_position(context: MatchContext, model: nn.Module) -> tuple[Match, list[str], list[str]]:
+    """Return the match, the tensors outside the network (none) and messages."""
     match = match_by_position(context.file_state, context.model_state, context.head)
     if match is None:
         raise position_mismatch_error(context)
@@ -188,17 +183,17 @@ def _match_by_position(context: MatchContext, model: nn.Module) -> tuple[Match, 
 
 
 def _match_by_name(context: MatchContext, model: nn.Module) -> tuple[Match, list[str], list[str]]:
-    """The fit, what is no part of the network, and what there is to tell."""
-    stripped = strip_prefix(context.file_state, context.model_state, context.head)
-    messages = _describe_prefix_choice(stripped, context)
+    """Return the match, the tensors outside the network and messages."""
     raw_state = context.file_state
-    context = dataclasses.replace(context, file_state=stripped.tensors)
+    stripped = strip_prefix(raw_state, context.model_state, context.head)
+    messages = _describe_prefix_choice(stripped, context)
     match = match_by_name(stripped.tensors, context.model_state, context.head)
-    if isinstance(match, Mismatch) and not match.missing:
+    if isinstance(match, Mismatch) and match.unexpected:
         stripped = _separate_aux_heads(stripped, context.model)
         match = match_by_name(stripped.tensors, context.model_state, context.head)
+    context = dataclasses.replace(context, file_state=stripped.tensors)
     if isinstance(match, Mismatch):
-        match, more_messages = _match_remapped(context, model, raw_state)
+        match, more_messages = _match_remapped(context, match, model, raw_state)
     else:
         match, more_messages = _resize_pos_embed(match, context, model)
     if match.find_shape_mismatches(context.model_state, context.head):
@@ -213,24 +208,26 @@ def _describe_prefix_choice(stripped: StrippedStateDict, context: MatchContext) 
     others = " and ".join(f"{prefix}*" for prefix in stripped.other_prefixes)
     if not stripped.is_ema:
         raise CheckpointError(
-            f"{context.location} holds {context.model} {len(stripped.other_prefixes) + 1} times, as {stripped.prefix}* and {others}; save one "
-            "of them in a file of its own"
+            f"{context.location} holds {len(stripped.other_prefixes) + 1} copies of {context.model}, "
+            f"{stripped.prefix}* and {others}; save one of them in a separate file"
         )
-    return [f"{stripped.prefix}* is loaded and not {others}"]
+    return [f"{stripped.prefix}* is loaded instead of {others}"]
 
 
 def _separate_aux_heads(stripped: StrippedStateDict, model: str) -> StrippedStateDict:
-    """The copy without auxiliary heads, which take part in training alone and are no part of our network."""
+    """Move the tensors of auxiliary heads, which `create_model` removes, to `other`."""
     aux_heads = list_aux_heads(model)
     other = {
-        name: tensor for name, tensor in stripped.tensors.items() if any(is_inside(name, part) for part in aux_heads)
+        name: tensor for name, tensor in stripped.tensors.items() if any(is_inside(name, path) for path in aux_heads)
     }
-    rest = {name: tensor for name, tensor in stripped.tensors.items() if name not in other}
-    return dataclasses.replace(stripped, tensors=rest, other=stripped.other | other)
+    remaining = {name: tensor for name, tensor in stripped.tensors.items() if name not in other}
+    return dataclasses.replace(stripped, tensors=remaining, other=stripped.other | other)
 
 
-def _match_remapped(context: MatchContext, model: nn.Module, raw_state: StateDict) -> tuple[Match, list[str]]:
-    """Other names for a file of another program, by timm's own means; they must then fit as if they had been there."""
+def _match_remapped(
+    context: MatchContext, mismatch: Mismatch, model: nn.Module, raw_state: StateDict
+) -> tuple[Match, list[str]]:
+    """Match after timm's function has remapped the names of another program's file."""
     for file_state in (raw_state, context.file_state) if context.model.startswith(TIMM_PREFIX) else ():
         try:
             remapped = remap_keys(model, file_state)
@@ -238,8 +235,8 @@ def _match_remapped(context: MatchContext, model: nn.Module, raw_state: StateDic
             raise _pos_embed_error(context, error) from error
         match = match_by_name(remapped[0], context.model_state, context.head) if remapped else None
         if remapped and isinstance(match, Match) and not match.find_shape_mismatches(context.model_state, context.head):
-            return match, [f"names are translated by timm's function for {type(model).__name__}", *remapped[1]]
-    raise name_mismatch_error(context)
+            return match, [f"names are remapped by timm's function for {type(model).__name__}", *remapped[1]]
+    raise name_mismatch_error(context, mismatch)
 
 
 def _resize_pos_embed(match: Match, context: MatchContext, model: nn.Module) -> tuple[Match, list[str]]:
@@ -253,6 +250,6 @@ def _resize_pos_embed(match: Match, context: MatchContext, model: nn.Module) -> 
 
 def _pos_embed_error(context: MatchContext, error: PosEmbedResizeError) -> CheckpointError:
     return CheckpointError(
-        f"{context.location} does not fit {context.model} at this image size: {error}; set data.image_size to that of the "
-        "weights"
+        f"{context.location} does not fit {context.model} at this image size: {error}; set data.image_size to that of "
+        "the weights"
     )

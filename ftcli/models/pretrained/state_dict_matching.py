@@ -1,28 +1,38 @@
-"""Which tensor of a weights file belongs where in a network: all of the backbone finds its place, or none does."""
+"""Match the tensors of a weights file to those of a network, and explain why they do not match."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
 
 from torch import Tensor
 
-_BATCH_COUNTER = (
-    "num_batches_tracked"  # what BatchNorm of PyTorch before 0.4.1 did not have; nothing is computed from it
-)
-_WRAPPER_NAMES = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}  # what PyTorch puts into names
+from ftcli.errors import CheckpointError, ErrorTable, RecipeError, format_list
+from ftcli.models.factory import create_model, list_timm_models, list_torchvision_models, native_image_size
+from ftcli.models.pretrained.pos_embed import is_pos_embed
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, default_pretrained_weights
+from ftcli.models.state_dict import StateDict, format_shape, is_inside
+from ftcli.models.summary import find_head, summarize
 
-StateDict = Mapping[str, Tensor]
+_BATCH_COUNTER = "num_batches_tracked"  # missing in files of PyTorch before 0.4.1; no result depends on it
+_WRAPPER_NAMES = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}  # PyTorch inserts them into names
+_NUM_TABLE_ROWS = 12
+_NUM_ROWS_BEFORE = 3  # rows of the table before the first difference
+_MAX_LOG_RATIO = 0.04  # of a file's size to a model's parameters: a file also counts BatchNorm's statistics
+_MAX_CANDIDATES = 6  # models that are created to compare names and shapes
 
 
 @dataclass(frozen=True)
 class StrippedStateDict:
-    """The tensors of a file that stand under one prefix, without it, and `apart` those that do not.
+    """The tensors of a file with one prefix, which is removed, and `other`, those without it.
 
-    `rivals` are other prefixes under which the whole backbone stands too, and `averaged` tells that it is preferred to
-    them since it holds averaged weights, which evaluation uses.
+    `other_prefixes` are further prefixes that contain the whole backbone; `is_ema` is true if this one is preferred to
+    them because it holds averaged weights, which evaluation uses.
     """
 
     tensors: dict[str, Tensor]
@@ -34,14 +44,14 @@ class StrippedStateDict:
 
 @dataclass(frozen=True)
 class Match:
-    """The file's tensors by the network's names, every one of the backbone's among them, in shapes that may differ;
-    `spare` are further ones, by the file's names, which are another head's."""
+    """The file's tensors by the network's names, the whole backbone among them; shapes may differ. `head_only` are
+    tensors of another head, by the file's names."""
 
     tensors: dict[str, Tensor]
     head_only: dict[str, Tensor]
 
     def find_shape_mismatches(self, model_state: StateDict, head: str) -> tuple[str, ...]:
-        """The backbone's tensors whose shape is another in the network."""
+        """Return the names of the backbone's tensors whose shapes differ."""
         return tuple(
             name
             for name, tensor in self.tensors.items()
@@ -51,17 +61,30 @@ class Match:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Names that keep a file from being a network's: those it lacks, and those it has besides."""
+    """The names of the backbone that a file lacks, and the names that the network does not have."""
 
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MatchContext:
+    """A network with its head's path, and the tensors of a weights file. `architecture` is the network's name in the
+    file; `location` begins the error messages."""
+
+    model: str
+    model_state: StateDict
+    head: str
+    file_state: StateDict
+    architecture: str | None
+    location: str
 
 
 def strip_prefix(file_state: StateDict, model_state: StateDict, head: str) -> StrippedStateDict:
-    """Take off what wraps a network's names in a file: wrappers' marks, and the prefix with which they are found.
+    """Remove the names that wrappers insert, and the prefix of the network's names in a file.
 
-    Where the whole backbone stands under a prefix, what does not bear it belongs to something else: a criterion, a
-    metric, another copy. Otherwise nothing is apart, and the prefix is the one that fits most.
+    If the whole backbone has a prefix, tensors without it belong to something else: a criterion, a metric, another
+    copy of the network. Otherwise the prefix with most matches is removed, and `other` is empty.
     """
     unwrapped = _unwrap_names(file_state)
     backbone_names = {name for name in model_state if not is_inside(name, head) and not is_batch_counter(name)}
@@ -85,10 +108,10 @@ def strip_prefix(file_state: StateDict, model_state: StateDict, head: str) -> St
 
 
 def match_by_name(file_state: StateDict, model_state: StateDict, head: str) -> Match | Mismatch:
-    """Give every tensor of the network's backbone the file's of the same name; none may be missing or left over.
+    """Match tensors by name: none of the backbone may be missing, and none may be unexpected.
 
-    The head (all below the path `head`) may be missing, or another, under its own name or one of its own beside it.
-    Batch counters may be missing.
+    The head (all below the path `head`) may be missing or another one, under its own or another name. Batch counters
+    may be missing.
     """
     missing = tuple(
         name
@@ -103,7 +126,7 @@ def match_by_name(file_state: StateDict, model_state: StateDict, head: str) -> M
 
 
 def match_by_position(file_state: StateDict, model_state: StateDict, head: str) -> Match | None:
-    """Give the network's tensors those of the file in order, whatever their names; None where their numbers differ.
+    """Match tensors by their order, whatever their names; None if their numbers differ.
 
     The file may lack all batch counters, the head, or both.
     """
@@ -115,13 +138,8 @@ def match_by_position(file_state: StateDict, model_state: StateDict, head: str) 
     return None
 
 
-def is_inside(name: str, path: str) -> bool:
-    """Whether a tensor belongs to the module at a path."""
-    return name.startswith(f"{path}.")
-
-
 def is_batch_counter(name: str) -> bool:
-    """Whether a tensor counts batches, which no result depends on."""
+    """Return whether a tensor is BatchNorm's batch counter."""
     return name.rpartition(".")[2] == _BATCH_COUNTER
 
 
@@ -134,8 +152,8 @@ def _unwrap_names(file_state: StateDict) -> dict[str, Tensor]:
 
 
 def _form_another_head(unexpected: tuple[str, ...], file_state: StateDict, model_state: StateDict, head: str) -> bool:
-    """Whether tensors without a place are a head of another name: one module, where the network's head could be or
-    above, and the file has no tensor of that head."""
+    """Return whether unexpected tensors are a head of another name: one module, a sibling of the network's head or of
+    one of its containers, in a file without tensors of that head."""
     if any(is_inside(name, head) for name in file_state):
         return False
     parents = ["".join(f"{part}." for part in head.split(".")[:depth]) for depth in range(head.count(".") + 1)]
@@ -146,3 +164,148 @@ def _form_another_head(unexpected: tuple[str, ...], file_state: StateDict, model
             if not any(name.startswith(module) and not is_inside(name, head) for name in model_state):
                 return True
     return False
+
+
+def name_mismatch_error(context: MatchContext, mismatch: Mismatch = Mismatch()) -> CheckpointError:
+    """Return the error for tensors that do not match by name, or match with other shapes."""
+    model_state, file_state = context.model_state, context.file_state
+    shared = [name for name in model_state if name in file_state]
+    wrong_shapes = [
+        f"{name} {format_shape(file_state[name])} instead of {format_shape(model_state[name])}"
+        for name in shared
+        if file_state[name].shape != model_state[name].shape and not is_inside(name, context.head)
+    ]
+    num_matched = sum(file_state[name].shape == model_state[name].shape for name in shared)
+    parts = [f"{num_matched} of {len(model_state)} tensors match"]
+    kinds = (("missing", mismatch.missing), ("unexpected", mismatch.unexpected), ("of another shape", wrong_shapes))
+    parts += [f"{len(names)} {kind}: {format_list(names, 3)}" for kind, names in kinds if names]
+    by_position = match_by_position(file_state, model_state, context.head)
+    if by_position and not by_position.find_shape_mismatches(model_state, context.head):
+        remedy = "number and shapes agree in order, so set match: position"
+    else:
+        remedy = _suggest_fix(context)
+    message = f"{context.location} does not fit {context.model}: {'; '.join(parts)}; {remedy}"
+    return CheckpointError(message, table=_comparison_table(context, by_name=True))
+
+
+def position_mismatch_error(context: MatchContext) -> CheckpointError:
+    """Return the error for tensors that do not match by position."""
+    model_state, file_state = context.model_state, context.file_state
+    by_name = match_by_name(file_state, model_state, context.head)
+    if isinstance(by_name, Match) and not by_name.find_shape_mismatches(model_state, context.head):
+        remedy = "names and shapes agree, so set match: name"
+    else:
+        remedy = _suggest_fix(context)
+    match = match_by_position(file_state, model_state, context.head)
+    if match is None:
+        message = (
+            f"{context.location} has {len(file_state)} tensors and the network {len(model_state)}, and match: position "
+            f"needs the same number; {remedy}"
+        )
+    else:
+        name = match.find_shape_mismatches(model_state, context.head)[0]
+        index = list(match.tensors).index(name)
+        message = (
+            f"{context.location} does not fit {context.model} at tensor {index + 1} of {len(file_state)}: {name} is "
+            f"{format_shape(model_state[name])} in the network and {list(file_state)[index]} is "
+            f"{format_shape(match.tensors[name])} in the file; {remedy}"
+        )
+    return CheckpointError(message, table=_comparison_table(context, by_name=False))
+
+
+def _suggest_fix(context: MatchContext) -> str:
+    guesses = guess_architecture(context.file_state, context.architecture, context.model)
+    if not guesses:
+        return "give weights of this network"
+    names = " or ".join(name for name, _ in guesses)
+    name, match = guesses[0]
+    setting = f"{name} and match: position" if match == "position" else name
+    return f"the file's tensors are those of {names}; set backbone.name: {setting}"
+
+
+def _comparison_table(context: MatchContext, *, by_name: bool) -> ErrorTable:
+    """Return both sides in order, from shortly before the first difference.
+
+    Batch counters are skipped: many files lack them, which would shift all later rows.
+    """
+    model_rows, file_rows = (
+        [(name, format_shape(tensor)) for name, tensor in state_dict.items() if not is_batch_counter(name)]
+        for state_dict in (context.model_state, context.file_state)
+    )
+    rows = list(zip_longest(model_rows, file_rows, fillvalue=("-", "-")))
+    first = next((index for index, (a, b) in enumerate(rows) if (a != b if by_name else a[1] != b[1])), 0)
+    start = max(0, min(first - _NUM_ROWS_BEFORE, len(rows) - _NUM_TABLE_ROWS))
+    shown = rows[start : start + _NUM_TABLE_ROWS]
+    return ErrorTable(
+        (">", "network", "shape", "file", "shape"),
+        tuple((str(number), *a, *b) for number, (a, b) in enumerate(shown, start + 1)),
+        f"tensors {start + 1} to {start + len(shown)} of {len(rows)}, in order, without batch counters",
+    )
+
+
+def guess_architecture(
+    tensors: StateDict, architecture: str | None, model: str
+) -> list[tuple[str, Literal["name", "position"]]]:
+    """Return the models other than `model` that a file's tensors match, each with the setting of `match`.
+
+    Candidates are the architecture that the file names and torchvision's models of about the same size. They are
+    created on the meta device.
+    """
+    candidates = dict.fromkeys([*_list_models_named(architecture), *_list_models_of_similar_size(tensors)])
+    candidates.pop(model, None)
+    guesses = [(name, match) for name in candidates if (match := _match_model(name, tensors))]
+    return [guess for guess in guesses if guess[1] == "name"] or guesses
+
+
+def _list_models_named(architecture: str | None) -> Iterable[str]:
+    if architecture in list_torchvision_models():
+        yield architecture
+    if architecture is not None and f"{TIMM_PREFIX}{architecture}" in list_timm_models():
+        yield f"{TIMM_PREFIX}{architecture}"
+
+
+def _list_models_of_similar_size(tensors: StateDict) -> list[str]:
+    """Return torchvision's models with about as many parameters as a file, the nearest first.
+
+    A file may have another head or none, so its size with a head for the model's own classes counts too.
+    """
+    floating = [tensor for tensor in tensors.values() if tensor.is_floating_point()]
+    total = sum(tensor.numel() for tensor in floating)
+    matrices = [tensor for tensor in floating if tensor.ndim > 1]
+    heads = [(tensor.shape[1], tensor.numel() + tensor.shape[0]) for tensor in matrices[-1:]]
+    heads += [(tensor.shape[0], 0) for tensor in floating[-1:] if tensor.ndim == 1]
+    distances: dict[str, float] = {}
+    for name in list_torchvision_models():
+        entry = default_pretrained_weights(name)
+        if not entry.parameters:
+            continue
+        num_classes = len(entry.library_entry.meta["categories"])
+        totals = [total, *(total - num_own + (width + 1) * num_classes for width, num_own in heads)]
+        distances[name] = min(abs(math.log(max(count, 1) / entry.parameters)) for count in totals)
+    nearest = sorted((distance, name) for name, distance in distances.items() if distance < _MAX_LOG_RATIO)
+    return [name for _, name in nearest[:_MAX_CANDIDATES]]
+
+
+def _match_model(name: str, tensors: StateDict) -> Literal["name", "position"] | None:
+    model = create_model(name, meta=True)
+    model_state = model.state_dict()
+    if not _has_similar_shapes(tensors, model_state):
+        return None
+    try:
+        head = find_head(model, summarize(model, native_image_size(name))).path
+    except RecipeError:
+        return None
+    by_name = match_by_name(strip_prefix(tensors, model_state, head).tensors, model_state, head)
+    if isinstance(by_name, Match) and all(map(is_pos_embed, by_name.find_shape_mismatches(model_state, head))):
+        return "name"
+    by_position = match_by_position(tensors, model_state, head)
+    return "position" if by_position and not by_position.find_shape_mismatches(model_state, head) else None
+
+
+def _has_similar_shapes(tensors: StateDict, model_state: StateDict) -> bool:
+    """Return whether the file has nearly all shapes of a network, a quick test that excludes most models."""
+    file_shapes, model_shapes = (
+        Counter(tensor.shape for name, tensor in state_dict.items() if not is_batch_counter(name))
+        for state_dict in (tensors, model_state)
+    )
+    return (model_shapes - file_shapes).total() <= 4

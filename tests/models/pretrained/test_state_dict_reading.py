@@ -47,10 +47,10 @@ def test_read_state_dict_executes_no_code(tmp_path: Path, form: str) -> None:
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    sentence = _error_message(path)
+    message = _error_message(path)
     assert not victim.exists()
-    assert sentence.startswith(f"{LOCATION}: {path} ")
-    pickle.loads(pickle.dumps(content))  # it would have
+    assert message.startswith(f"{LOCATION}: {path} ")
+    pickle.loads(pickle.dumps(content))  # unrestricted unpickling does
     assert victim.exists()
 
 
@@ -73,8 +73,8 @@ def test_read_state_dict_executes_no_code_of_cached_weights(
 def test_read_state_dict_rejects_pickled_module(tmp_path: Path) -> None:
     torch.save(torchvision.models.squeezenet1_1(weights=None), tmp_path / "w.pth")
     assert _error_message(tmp_path / "w.pth") == (
-        f"{LOCATION}: {tmp_path}/w.pth holds a Python object (torchvision.models.squeezenet.SqueezeNet) and not tensors "
-        "alone; it was not loaded, since that could run any code; save the network's state_dict() instead"
+        f"{LOCATION}: {tmp_path}/w.pth holds a Python object (torchvision.models.squeezenet.SqueezeNet), which was not "
+        "loaded because it could execute code; save the network's state_dict() instead"
     )
 
 
@@ -82,16 +82,16 @@ def test_read_state_dict_rejects_pickled_module(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}q\x00", b"PK\x03\x04" + bytes(40)])
 def test_read_state_dict_rejects_corrupt_file(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    sentence = _error_message(tmp_path / name)
-    assert sentence.startswith(f"{LOCATION}: {tmp_path}/{name} cannot be read as weights (")
-    assert sentence.endswith("); the file is broken or of another kind, get it anew")
+    message = _error_message(tmp_path / name)
+    assert message.startswith(f"{LOCATION}: {tmp_path}/{name} cannot be read as weights (")
+    assert message.endswith("): it is corrupt or of another type; get it again")
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_read_state_dict_rejects_truncated_file(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.99])
+def test_read_state_dict_rejects_truncated_file(tmp_path: Path, fraction: float) -> None:
     torch.save({"fc.weight": torch.randn(100, 100)}, tmp_path / "w.pth")
     content = (tmp_path / "w.pth").read_bytes()
-    (tmp_path / "w.pth").write_bytes(content[: int(len(content) * share)])
+    (tmp_path / "w.pth").write_bytes(content[: int(len(content) * fraction)])
     assert "cannot be read as weights" in _error_message(tmp_path / "w.pth")
 
 
@@ -99,8 +99,9 @@ def test_read_state_dict_rejects_truncated_file(tmp_path: Path, share: float) ->
 def test_read_state_dict_rejects_file_without_tensors(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "w.pth")
     assert _error_message(tmp_path / "w.pth") == (
-        f"{LOCATION}: {tmp_path}/w.pth holds no named tensors, neither directly nor under state_dict, model_state_dict, "
-        "model, network, net, state_dict_ema, model_ema, ema_state_dict, ema; save the network's state_dict()"
+        f"{LOCATION}: {tmp_path}/w.pth holds no named tensors, neither at the top level nor under state_dict, "
+        "model_state_dict, model, network, net, state_dict_ema, model_ema, ema_state_dict, ema; save the network's "
+        "state_dict()"
     )
 
 
@@ -117,7 +118,7 @@ ONE, TWO = {"a.weight": torch.ones(1)}, {"a.weight": torch.full((1,), 2.0)}
 
 
 @pytest.mark.parametrize(
-    ("content", "taken", "others", "value"),
+    ("content", "key", "other_keys", "value"),
     [
         ({"state_dict": ONE, "arch": "x", "best_acc1": torch.tensor(0.7)}, "state_dict", (), 1),
         ({"epoch": 3, "state_dict": ONE, "state_dict_ema": TWO}, "state_dict_ema", ("state_dict",), 2),
@@ -128,11 +129,11 @@ ONE, TWO = {"a.weight": torch.ones(1)}, {"a.weight": torch.full((1,), 2.0)}
     ],
 )
 def test_read_state_dict_prefers_ema_weights(
-    tmp_path: Path, content: Any, taken: str, others: tuple[str, ...], value: int
+    tmp_path: Path, content: Any, key: str, other_keys: tuple[str, ...], value: int
 ) -> None:
     torch.save(content, tmp_path / "w.pth")
     read = _read(tmp_path / "w.pth")
-    assert (read.key, read.other_keys) == (taken, others)
+    assert (read.key, read.other_keys) == (key, other_keys)
     assert read.tensors == {"a.weight": torch.tensor([float(value)])}
 
 
@@ -150,18 +151,18 @@ def test_read_state_dict_detects_safetensors_by_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "what"),
+    ("tensor", "description"),
     [
-        (torch.empty(2, device="meta"), "without values"),
-        (torch.eye(2).to_sparse(), "float32, sparse_coo"),
-        (torch.ones(2, dtype=torch.complex64), "complex64, strided"),
+        (torch.empty(2, device="meta"), "a meta tensor"),
+        (torch.eye(2).to_sparse(), "a float32 tensor of layout sparse_coo"),
+        (torch.ones(2, dtype=torch.complex64), "a complex64 tensor of layout strided"),
     ],
 )
 def test_read_state_dict_rejects_meta_sparse_and_complex_tensors(
-    tmp_path: Path, tensor: torch.Tensor, what: str
+    tmp_path: Path, tensor: torch.Tensor, description: str
 ) -> None:
     torch.save({**ONE, "b": tensor}, tmp_path / "w.pth")
     assert _error_message(tmp_path / "w.pth") == (
-        f"{LOCATION}: {tmp_path}/w.pth holds no plain numbers in b ({what}); save the network's state_dict() with its "
-        "values, as dense real tensors"
+        f"{LOCATION}: {tmp_path}/w.pth holds b as {description}, not as a dense real tensor; save the network's "
+        "state_dict() with dense real tensors"
     )

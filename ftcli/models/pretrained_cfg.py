@@ -1,4 +1,4 @@
-"""Pretrained weights that torchvision and timm publish: their names, figures and the preprocessing they expect."""
+"""Read what torchvision and timm publish about pretrained weights: names, accuracies and preprocessing."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import torchvision
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.results import Preprocessing
+from ftcli.results import Preprocessing, WeightsEntry
 
 TIMM_PREFIX = "timm/"
-"""What the name of a timm model begins with."""
+"""The prefix of the names of timm's models."""
 
 _RESIZE_BY_CROP_MODE = {"center": "crop", "squash": "squash", "border": "pad"}
 
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """Weights as their library describes them; `handle` is the library's own object. `url` is None where the library
-    knows the preprocessing but publishes no weights."""
+    """Pretrained weights as their library describes them. `library_entry` is the library's own object; `url` is None
+    for an entry with preprocessing and without weights."""
 
     name: str
     accuracy: float | None
@@ -33,27 +33,41 @@ class PretrainedWeights:
 
 
 def list_pretrained_weights(model: str) -> tuple[PretrainedWeights, ...]:
-    """Everything that is published for a model that exists, the default included. Uses no network."""
+    """Return all entries of a known model, one of them the default. Makes no network request."""
     return _list_timm(model) if model.startswith(TIMM_PREFIX) else _list_torchvision(model)
 
 
-def find_pretrained_weights(model: str, weights: str, location: str) -> PretrainedWeights:
-    """The weights of that name; `default` is the one that the library recommends.
+def default_pretrained_weights(model: str) -> PretrainedWeights:
+    """Return the entry that the library recommends for a known model."""
+    return next(entry for entry in list_pretrained_weights(model) if entry.is_default)
 
-    Raises RecipeError that begins with `where` for an unknown name, or where the model has no pretrained weights.
+
+def list_downloadable_weights(model: str) -> tuple[WeightsEntry, ...]:
+    """Return the weights that can be downloaded for a known model. timm publishes neither accuracies nor sizes."""
+    return tuple(
+        WeightsEntry(entry.name, entry.accuracy, entry.parameters, entry.url, entry.is_default)
+        for entry in list_pretrained_weights(model)
+        if entry.url is not None
+    )
+
+
+def find_pretrained_weights(model: str, weights: str, location: str) -> PretrainedWeights:
+    """Return the downloadable weights of this name, or the default.
+
+    Raises RecipeError for an unknown name or a model without pretrained weights.
     """
     downloadable = [entry for entry in list_pretrained_weights(model) if entry.url is not None]
     for entry in downloadable:
         if entry.name == weights or (entry.is_default and weights == "default"):
             return entry
     if not downloadable:
-        raise RecipeError(f"{location}: {model} has no pretrained weights; give weights: none or a file")
+        raise RecipeError(f"{location}: {model} has no pretrained weights; set weights: none or give a file")
     hint = suggest(weights, ["default", "none", *(entry.name for entry in downloadable)])
-    raise RecipeError(f"{location}: {model} has no weights {weights!r}; {hint}")
+    raise RecipeError(f"{location}: unknown weights {weights!r} of {model}; {hint}")
 
 
 def is_weights_name(weights: str) -> bool:
-    """Whether a recipe's `weights` is a published name (or `default`), not `none`, a file or an address."""
+    """Return whether a recipe's `weights` is a published name or `default`, not `none`, a file or a URL."""
     return weights != "none" and not any(char in weights for char in "/\\:.")
 
 
@@ -76,7 +90,7 @@ def _list_torchvision(model: str) -> tuple[PretrainedWeights, ...]:
 
 def _read_accuracy(meta: dict[str, Any]) -> float | None:
     accuracy: float = meta["_metrics"]["ImageNet-1K"]["acc@1"]
-    return None if math.isnan(accuracy) else accuracy  # VGG-16's weights without a classifier have none
+    return None if math.isnan(accuracy) else accuracy  # NaN for VGG-16's weights without a classifier
 
 
 def _read_transforms(transforms: Any) -> Preprocessing:
@@ -93,11 +107,11 @@ def _read_transforms(transforms: Any) -> Preprocessing:
 def _list_timm(model: str) -> tuple[PretrainedWeights, ...]:
     from timm.models import get_arch_pretrained_cfgs
 
-    cfgs = get_arch_pretrained_cfgs(model.removeprefix(TIMM_PREFIX)).values()  # the default first
-    return tuple(_read_timm_cfg(cfg, position == 0) for position, cfg in enumerate(cfgs))
+    cfgs = get_arch_pretrained_cfgs(model.removeprefix(TIMM_PREFIX)).values()
+    return tuple(_read_timm_cfg(cfg, is_default=index == 0) for index, cfg in enumerate(cfgs))
 
 
-def _read_timm_cfg(cfg: Any, is_default: bool) -> PretrainedWeights:
+def _read_timm_cfg(cfg: Any, *, is_default: bool) -> PretrainedWeights:
     size = cfg.input_size[-1]
     url = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
     return PretrainedWeights(

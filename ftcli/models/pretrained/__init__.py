@@ -1,0 +1,1 @@
+"""Resolve, read, match and load pretrained weights."""
