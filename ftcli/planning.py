@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def head_is_linear(self) -> bool:
-        """Whether the original head is a Linear layer on one feature vector per image, not a 1 x 1 convolution or a
+        """True if the original head is a Linear layer on one feature vector per image, not a 1 x 1 convolution or a
         layer on a vector at each position."""
         shape = self.model_summary.shapes[self.head.path]
         return self.head.type == "Linear" and shape is not None and len(shape) == 1
@@ -79,13 +79,13 @@ def plan_recipe(recipe_file: RecipeFile, preprocessing: Preprocessing | None = N
     size_location = recipe_file.locate("data", "image_size")
     model, summary = create_and_summarize(recipe.backbone.name, chosen.image_size, size_location)
     head = find_head(model, summary, name_location)
-    reset_classifier(model, recipe, head.path, num_classes=2)  # of any number of classes: names are the same
+    reset_classifier(model, recipe, head.path, num_classes=2)  # its names do not depend on this number
     summary = summarize(model, chosen.image_size, size_location)
     plan = Plan(recipe, chosen, summary, head, ())
     errors: list[str] = []
     stages = tuple(_plan_stage(recipe_file, index, model, plan, errors) for index in range(len(recipe.stages)))
     if errors:
-        raise RecipeError(*errors, *_missing_data_errors(recipe_file))
+        raise RecipeError(*errors, *_list_missing_data_errors(recipe_file))
     return replace(plan, stages=stages)
 
 
@@ -119,7 +119,7 @@ def _list_head_fit_errors(plan: Plan, location: str, hidden_location: str) -> li
     return []
 
 
-def _missing_data_errors(recipe_file: RecipeFile) -> Sequence[str]:
+def _list_missing_data_errors(recipe_file: RecipeFile) -> Sequence[str]:
     data, location = recipe_file.recipe.data, recipe_file.locate("data", "root")
     missing = () if data.download else _list_missing_roots(data)
     return tuple(

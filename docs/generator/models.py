@@ -15,7 +15,7 @@ from ftcli.models.cut import ModelCut, cut_model
 from ftcli.models.factory import create_model, list_torchvision_models
 from ftcli.models.freezing import FrozenNames, resolve_freeze, set_requires_grad, set_train_mode
 from ftcli.models.heads import build_head, replace_head
-from ftcli.models.pretrained_cfg import default_pretrained_weights, list_downloadable_weights
+from ftcli.models.pretrained_cfg import get_default_weights, list_downloadable_weights
 from ftcli.models.summary import ModelSummary, count_parameters, find_head, summarize
 from ftcli.recipe.schema import Head, Stage
 from ftcli.results import HeadInfo, WeightsEntry
@@ -108,7 +108,7 @@ class ModelRow:
 
 def analyze_model(name: str) -> ModelRow:
     """Compute the row of a model, on the meta device. Raises RecipeError where ftcli cannot use it."""
-    size = default_pretrained_weights(name).preprocessing.image_size
+    size = get_default_weights(name).preprocessing.image_size
     network = create_model(name, True, size, "inspect")
     anatomy = summarize(network, size, "inspect")
     head, parameters = find_head(network, anatomy, "inspect"), count_parameters(network)

@@ -12,7 +12,7 @@ from ftcli.models.freezing import summarize_stage
 from ftcli.models.heads import reset_classifier
 from ftcli.models.model_list import build_model_list, is_glob
 from ftcli.models.pretrained.loading import load_pretrained
-from ftcli.models.pretrained_cfg import default_pretrained_weights, list_downloadable_weights
+from ftcli.models.pretrained_cfg import get_default_weights, list_downloadable_weights
 from ftcli.models.summary import count_parameters, describe_head, find_head, list_layers, summarize
 from ftcli.planning import Plan, find_classes, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
@@ -67,7 +67,7 @@ def inspect_model(name: str, depth: int, preprocessing: Preprocessing | None = N
 
     `preprocessing` defaults to that of its default weights. `depth` 1 lists the network's children.
     """
-    preprocessing = preprocessing or default_pretrained_weights(name).preprocessing
+    preprocessing = preprocessing or get_default_weights(name).preprocessing
     model = create_model(name, meta=True, image_size=preprocessing.image_size)
     summary = summarize(model, preprocessing.image_size)
     return InspectResult(

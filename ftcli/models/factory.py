@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ftcli.errors import RecipeError, first_line, suggest
-from ftcli.models.pretrained_cfg import TIMM_PREFIX, default_pretrained_weights, list_pretrained_weights
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, get_default_weights, list_pretrained_weights
 from ftcli.models.summary import FORWARD_ERRORS, ModelSummary, UnsupportedImageSizeError, summarize
 from ftcli.recipe.schema import Recipe
 from ftcli.runtime import derive_seed
@@ -66,7 +66,7 @@ def create_model(
 
     Raises UnsupportedImageSizeError for a size that the network does not support, else RecipeError.
     """
-    model_kwargs = _image_size_kwargs(name, image_size)
+    model_kwargs = _make_image_size_kwargs(name, image_size)
     try:
         model = _construct(name, meta, model_kwargs)
     except FORWARD_ERRORS as error:
@@ -79,7 +79,7 @@ def create_model(
             f"({first_line(error)})"
         ) from error
     if not _declares_tensor_output(model):
-        _remove_aux_heads(model, image_size or native_image_size(name), location)
+        _remove_aux_heads(model, image_size or get_native_image_size(name), location)
     return model.eval()
 
 
@@ -105,7 +105,7 @@ def create_and_summarize(name: str, image_size: int, location: str) -> tuple[nn.
 
 def find_nearest_image_sizes(name: str, image_size: int) -> tuple[int, ...]:
     """Return the nearest supported sizes below and above that were found; each may be missing."""
-    default_size = default_pretrained_weights(name).preprocessing.image_size
+    default_size = get_default_weights(name).preprocessing.image_size
     model = None if has_fixed_image_size(name) else create_model(name, meta=True, image_size=default_size)
     multiples = {*_SIZE_MULTIPLES, default_size}
     below = {(image_size - 1) // step * step for step in multiples} - {0}
@@ -126,13 +126,13 @@ def _find_supported_size(name: str, model: nn.Module | None, sizes: Iterable[int
 
 def has_fixed_image_size(name: str) -> bool:
     """Return whether the network is created for one image size and supports no other."""
-    return bool(_image_size_kwargs(name, 1))
+    return bool(_make_image_size_kwargs(name, 1))
 
 
-def native_image_size(name: str) -> int:
+def get_native_image_size(name: str) -> int:
     """Return the image size in pixels that a network has by default."""
     if name.startswith(TIMM_PREFIX):
-        return default_pretrained_weights(name).preprocessing.image_size
+        return get_default_weights(name).preprocessing.image_size
     return min(entry.preprocessing.image_size for entry in list_pretrained_weights(name))  # torchvision's ViT default
 
 
@@ -141,7 +141,7 @@ def list_aux_heads(name: str) -> tuple[str, ...]:
     model = _construct(name, True, {})
     if _declares_tensor_output(model):
         return ()
-    return _find_unused_modules(model, native_image_size(name), "backbone.name")
+    return _find_unused_modules(model, get_native_image_size(name), "backbone.name")
 
 
 def _construct(name: str, meta: bool, model_kwargs: dict[str, Any]) -> nn.Module:
@@ -154,7 +154,7 @@ def _construct(name: str, meta: bool, model_kwargs: dict[str, Any]) -> nn.Module
             return model
         import timm
 
-        num_classes = default_pretrained_weights(name).library_entry.num_classes or 1000  # weights may have no head
+        num_classes = get_default_weights(name).library_entry.num_classes or 1000  # weights may have no head
         return timm.create_model(
             name.removeprefix(TIMM_PREFIX), pretrained=False, num_classes=num_classes, **model_kwargs
         )
@@ -203,12 +203,12 @@ def _init_on_meta() -> Iterator[None]:
             hook.remove()
 
 
-def _image_size_kwargs(name: str, image_size: int | None) -> dict[str, Any]:
+def _make_image_size_kwargs(name: str, image_size: int | None) -> dict[str, Any]:
     """Return the constructor's arguments for an image size; empty for a network without a fixed image size."""
     if image_size is None:
         return {}
     if name.startswith(TIMM_PREFIX):
-        return {"img_size": image_size} if default_pretrained_weights(name).library_entry.fixed_input_size else {}
+        return {"img_size": image_size} if get_default_weights(name).library_entry.fixed_input_size else {}
     model_type = inspect.signature(torchvision.models.get_model_builder(name)).return_annotation
     accepted = inspect.signature(model_type.__init__).parameters
     sizes = {"image_size": image_size, "input_size": (image_size, image_size)}

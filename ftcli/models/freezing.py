@@ -86,7 +86,7 @@ def resolve_lr_mults(
     for pattern, multiplier in lr_mult.items():
         matched = matcher.match(pattern)
         if not matched.parameters:
-            errors.append(f"{location}: {matcher.no_match_message(pattern, 'parameter')}")
+            errors.append(f"{location}: {matcher.format_no_match(pattern, 'parameter')}")
         lr_mults.update(dict.fromkeys(matched.parameters, multiplier))
     return lr_mults
 
@@ -149,7 +149,7 @@ class _PatternMatcher:
             {name for name in [*self.modules, *self.parameters] if fnmatch.fnmatchcase(name, pattern)}
         )
 
-    def no_match_message(self, pattern: str, kind: str) -> str:
+    def format_no_match(self, pattern: str, kind: str) -> str:
         """Return the message for a pattern without a match; `kind` is the type of name that it should match."""
         known = {"head", "backbone", *(top for name in self.parameters for top in list_self_and_ancestors(name))}
         return f"{pattern!r} matches no {kind} of the network; {suggest(pattern, known)}"
@@ -175,7 +175,7 @@ def _freeze_patterns(
     for pattern in patterns:
         matched = matcher.match(pattern)
         if not matched.parameters and not matched.modules:
-            errors.append(f"{location}: {matcher.no_match_message(pattern, 'module or parameter')}")
+            errors.append(f"{location}: {matcher.format_no_match(pattern, 'module or parameter')}")
         parameters |= matched.parameters
         modules |= matched.modules
     return FrozenNames(frozenset(parameters), frozenset(modules | _list_fully_frozen_modules(model, parameters)))

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from ftcli.errors import RecipeError, suggest
 from ftcli.models.factory import check_model, create_model, list_timm_models, list_torchvision_models
-from ftcli.models.pretrained_cfg import TIMM_PREFIX, default_pretrained_weights
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, get_default_weights
 from ftcli.models.summary import count_parameters, summarize
 from ftcli.results import ModelEntry, ModelListResult, Progress, Reporter
 
@@ -51,10 +51,10 @@ def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Re
             reporter.update_progress(Progress("counting", to_count.index(name) + 1, len(to_count)))
         rows.append(row)
     sort_key = _SORT_KEYS[sort_by]
-    return ModelListResult(tuple(sorted(rows, key=lambda row: _none_last(sort_key(row)))), glob)
+    return ModelListResult(tuple(sorted(rows, key=lambda row: _sort_none_last(sort_key(row)))), glob)
 
 
-def _none_last(value: float | None) -> tuple[bool, float]:
+def _sort_none_last(value: float | None) -> tuple[bool, float]:
     return value is None, value or 0
 
 
@@ -77,7 +77,7 @@ def _match_names(glob: str | None, location: str) -> tuple[str, ...]:
 
 
 def _read_published_row(name: str) -> ModelEntry:
-    default = default_pretrained_weights(name)
+    default = get_default_weights(name)
     return ModelEntry(
         name=name,
         parameters=default.parameters,

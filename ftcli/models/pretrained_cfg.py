@@ -37,7 +37,7 @@ def list_pretrained_weights(model: str) -> tuple[PretrainedWeights, ...]:
     return _list_timm(model) if model.startswith(TIMM_PREFIX) else _list_torchvision(model)
 
 
-def default_pretrained_weights(model: str) -> PretrainedWeights:
+def get_default_weights(model: str) -> PretrainedWeights:
     """Return the entry that the library recommends for a known model."""
     return next(entry for entry in list_pretrained_weights(model) if entry.is_default)
 
@@ -99,8 +99,8 @@ def _read_transforms(transforms: Any) -> Preprocessing:
         resize_size=transforms.resize_size[0],
         resize="crop",
         interpolation=transforms.interpolation.value,
-        mean=_triple(transforms.mean),
-        std=_triple(transforms.std),
+        mean=_to_triple(transforms.mean),
+        std=_to_triple(transforms.std),
     )
 
 
@@ -126,13 +126,13 @@ def _read_timm_cfg(cfg: Any, *, is_default: bool) -> PretrainedWeights:
             resize_size=size if cfg.crop_mode == "border" else math.floor(size / cfg.crop_pct),
             resize=_RESIZE_BY_CROP_MODE[cfg.crop_mode],
             interpolation=cfg.interpolation,
-            mean=_triple(cfg.mean),
-            std=_triple(cfg.std),
+            mean=_to_triple(cfg.mean),
+            std=_to_triple(cfg.std),
         ),
         library_entry=cfg,
     )
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def _to_triple(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue

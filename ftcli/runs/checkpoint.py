@@ -13,7 +13,7 @@ from torch import Tensor
 from ftcli.data.index import find_base_folder
 from ftcli.models.pretrained.checkpoint_file import (
     CONTENT_ERRORS,
-    invalid_content_error,
+    make_invalid_content_error,
     read_checkpoint_file,
     write_checkpoint_file,
 )
@@ -89,7 +89,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         return _from_dict(data, digest)
     except CONTENT_ERRORS as error:
-        raise invalid_content_error(error, str(path)) from error
+        raise make_invalid_content_error(error, str(path)) from error
 
 
 def _from_dict(data: dict[str, Any], digest: str) -> Checkpoint:

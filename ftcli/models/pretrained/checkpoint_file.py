@@ -92,7 +92,7 @@ def read_checkpoint_file(path: Path, location: str) -> tuple[dict[str, Any], str
                 + ("update ftcli" if is_newer else "train again")
             )
     except CONTENT_ERRORS as error:
-        raise invalid_content_error(error, location) from error
+        raise make_invalid_content_error(error, location) from error
     return content_dict, digest
 
 
@@ -111,7 +111,7 @@ def read_base_checkpoint(path: Path, model: str, location: str) -> BaseCheckpoin
             {str(name): tensor.detach() for name, tensor in content_dict["state"].items()},
         )
     except CONTENT_ERRORS as error:
-        raise invalid_content_error(error, location) from error
+        raise make_invalid_content_error(error, location) from error
     if base_checkpoint.model != model:
         raise CheckpointError(
             f"{location}: is a checkpoint of {base_checkpoint.model} and the network is {model}; set backbone.name: "
@@ -120,7 +120,7 @@ def read_base_checkpoint(path: Path, model: str, location: str) -> BaseCheckpoin
     return base_checkpoint
 
 
-def invalid_content_error(error: BaseException, location: str) -> CheckpointError:
+def make_invalid_content_error(error: BaseException, location: str) -> CheckpointError:
     """Return the error for an intact file whose contents are not those of a checkpoint."""
     return CheckpointError(
         f"{location}: was not loaded, since its contents are not those of a checkpoint ({first_line(error)}); do not "

@@ -17,10 +17,10 @@ from ftcli.models.pretrained.state_dict_matching import (
     MatchContext,
     Mismatch,
     StrippedStateDict,
+    make_name_mismatch_error,
+    make_position_mismatch_error,
     match_by_name,
     match_by_position,
-    name_mismatch_error,
-    position_mismatch_error,
     strip_prefix,
 )
 from ftcli.models.pretrained.state_dict_reading import StateDictFile, read_state_dict
@@ -175,10 +175,10 @@ def _match_by_position(context: MatchContext, model: nn.Module) -> tuple[Match, 
     """Return the match, the tensors outside the network (none) and messages."""
     match = match_by_position(context.file_state, context.model_state, context.head)
     if match is None:
-        raise position_mismatch_error(context)
+        raise make_position_mismatch_error(context)
     match, messages = _resize_pos_embed(match, context, model)
     if match.find_shape_mismatches(context.model_state, context.head):
-        raise position_mismatch_error(context)
+        raise make_position_mismatch_error(context)
     return match, [], messages
 
 
@@ -197,7 +197,7 @@ def _match_by_name(context: MatchContext, model: nn.Module) -> tuple[Match, list
     else:
         match, more_messages = _resize_pos_embed(match, context, model)
     if match.find_shape_mismatches(context.model_state, context.head):
-        raise name_mismatch_error(context)
+        raise make_name_mismatch_error(context)
     other = [f"{name} {format_shape(tensor)}" for name, tensor in stripped.other.items()]
     return match, other, messages + more_messages
 
@@ -232,11 +232,11 @@ def _match_remapped(
         try:
             remapped = remap_keys(model, file_state)
         except PosEmbedResizeError as error:
-            raise _pos_embed_error(context, error) from error
+            raise _make_pos_embed_error(context, error) from error
         match = match_by_name(remapped[0], context.model_state, context.head) if remapped else None
         if remapped and isinstance(match, Match) and not match.find_shape_mismatches(context.model_state, context.head):
             return match, [f"names are remapped by timm's function for {type(model).__name__}", *remapped[1]]
-    raise name_mismatch_error(context, mismatch)
+    raise make_name_mismatch_error(context, mismatch)
 
 
 def _resize_pos_embed(match: Match, context: MatchContext, model: nn.Module) -> tuple[Match, list[str]]:
@@ -244,11 +244,11 @@ def _resize_pos_embed(match: Match, context: MatchContext, model: nn.Module) -> 
     try:
         resized, messages = resize_pos_embed(model, match.tensors, wrong_shapes)
     except PosEmbedResizeError as error:
-        raise _pos_embed_error(context, error) from error
+        raise _make_pos_embed_error(context, error) from error
     return dataclasses.replace(match, tensors=match.tensors | resized), messages
 
 
-def _pos_embed_error(context: MatchContext, error: PosEmbedResizeError) -> CheckpointError:
+def _make_pos_embed_error(context: MatchContext, error: PosEmbedResizeError) -> CheckpointError:
     return CheckpointError(
         f"{context.location} does not fit {context.model} at this image size: {error}; set data.image_size to that of "
         "the weights"

@@ -6,7 +6,7 @@ import dataclasses
 
 from ftcli.models.pretrained.checkpoint_file import read_base_checkpoint
 from ftcli.models.pretrained.weights_files import find_local_file
-from ftcli.models.pretrained_cfg import default_pretrained_weights, find_pretrained_weights, is_weights_name
+from ftcli.models.pretrained_cfg import find_pretrained_weights, get_default_weights, is_weights_name
 from ftcli.recipe.schema import Data, Normalization
 from ftcli.results import Preprocessing
 
@@ -22,7 +22,7 @@ def default_preprocessing(name: str, weights: str, location: str = "backbone.wei
     path = find_local_file(weights)
     if path and (base_checkpoint := read_base_checkpoint(path, name, f"{location}: {weights}")):
         return base_checkpoint.preprocessing
-    return default_pretrained_weights(name).preprocessing
+    return get_default_weights(name).preprocessing
 
 
 def adapt_preprocessing(preprocessing: Preprocessing, data: Data) -> Preprocessing:

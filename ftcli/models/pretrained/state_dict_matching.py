@@ -13,9 +13,9 @@ from typing import Literal
 from torch import Tensor
 
 from ftcli.errors import CheckpointError, ErrorTable, RecipeError, format_list
-from ftcli.models.factory import create_model, list_timm_models, list_torchvision_models, native_image_size
+from ftcli.models.factory import create_model, get_native_image_size, list_timm_models, list_torchvision_models
 from ftcli.models.pretrained.pos_embed import is_pos_embed
-from ftcli.models.pretrained_cfg import TIMM_PREFIX, default_pretrained_weights
+from ftcli.models.pretrained_cfg import TIMM_PREFIX, get_default_weights
 from ftcli.models.state_dict import StateDict, format_shape, is_inside
 from ftcli.models.summary import find_head, summarize
 
@@ -166,7 +166,7 @@ def _form_another_head(unexpected: tuple[str, ...], file_state: StateDict, model
     return False
 
 
-def name_mismatch_error(context: MatchContext, mismatch: Mismatch = Mismatch()) -> CheckpointError:
+def make_name_mismatch_error(context: MatchContext, mismatch: Mismatch = Mismatch()) -> CheckpointError:
     """Return the error for tensors that do not match by name, or match with other shapes."""
     model_state, file_state = context.model_state, context.file_state
     shared = [name for name in model_state if name in file_state]
@@ -185,10 +185,10 @@ def name_mismatch_error(context: MatchContext, mismatch: Mismatch = Mismatch()) 
     else:
         remedy = _suggest_fix(context)
     message = f"{context.location} does not fit {context.model}: {'; '.join(parts)}; {remedy}"
-    return CheckpointError(message, table=_comparison_table(context, by_name=True))
+    return CheckpointError(message, table=_build_comparison_table(context, by_name=True))
 
 
-def position_mismatch_error(context: MatchContext) -> CheckpointError:
+def make_position_mismatch_error(context: MatchContext) -> CheckpointError:
     """Return the error for tensors that do not match by position."""
     model_state, file_state = context.model_state, context.file_state
     by_name = match_by_name(file_state, model_state, context.head)
@@ -210,7 +210,7 @@ def position_mismatch_error(context: MatchContext) -> CheckpointError:
             f"{format_shape(model_state[name])} in the network and {list(file_state)[index]} is "
             f"{format_shape(match.tensors[name])} in the file; {remedy}"
         )
-    return CheckpointError(message, table=_comparison_table(context, by_name=False))
+    return CheckpointError(message, table=_build_comparison_table(context, by_name=False))
 
 
 def _suggest_fix(context: MatchContext) -> str:
@@ -223,7 +223,7 @@ def _suggest_fix(context: MatchContext) -> str:
     return f"the file's tensors are those of {names}; set backbone.name: {setting}"
 
 
-def _comparison_table(context: MatchContext, *, by_name: bool) -> ErrorTable:
+def _build_comparison_table(context: MatchContext, *, by_name: bool) -> ErrorTable:
     """Return both sides in order, from shortly before the first difference.
 
     Batch counters are skipped: many files lack them, which would shift all later rows.
@@ -276,7 +276,7 @@ def _list_models_of_similar_size(tensors: StateDict) -> list[str]:
     heads += [(tensor.shape[0], 0) for tensor in floating[-1:] if tensor.ndim == 1]
     distances: dict[str, float] = {}
     for name in list_torchvision_models():
-        entry = default_pretrained_weights(name)
+        entry = get_default_weights(name)
         if not entry.parameters:
             continue
         num_classes = len(entry.library_entry.meta["categories"])
@@ -292,7 +292,7 @@ def _match_model(name: str, tensors: StateDict) -> Literal["name", "position"] |
     if not _has_similar_shapes(tensors, model_state):
         return None
     try:
-        head = find_head(model, summarize(model, native_image_size(name))).path
+        head = find_head(model, summarize(model, get_native_image_size(name))).path
     except RecipeError:
         return None
     by_name = match_by_name(strip_prefix(tensors, model_state, head).tensors, model_state, head)

@@ -142,8 +142,8 @@ def test_resolve_weights_replaces_corrupt_download(server: Server, monkeypatch: 
     mismatch = f"expected SHA-256 {digest}, found {_sha256(b'abb')}"
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     assert _refuse(url, CheckpointError, sha256=digest) == (
-        f"{LOCATION}: {path} is not the file at {url} ({mismatch}) and FTCLI_OFFLINE is set; replace the file, or unset "
-        "FTCLI_OFFLINE"
+        f"{LOCATION}: {path} is not the file at {url} ({mismatch}) and FTCLI_OFFLINE is set; replace the file, or "
+        "unset FTCLI_OFFLINE"
     )
     monkeypatch.delenv("FTCLI_OFFLINE")
     reporter = RecordingReporter()
@@ -276,8 +276,8 @@ def test_resolve_weights_fails_fast_without_hub(tmp_path: Path, monkeypatch: pyt
     )
     start = time.monotonic()
     assert _refuse("default", CheckpointError, "timm/efficientnet_lite0") == (
-        f"{LOCATION}: {UNREACHABLE}/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors cannot be downloaded "
-        "(Connection refused); download it elsewhere and give its path as weights"
+        f"{LOCATION}: {UNREACHABLE}/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors cannot be "
+        "downloaded (Connection refused); download it elsewhere and give its path as weights"
     )
     assert time.monotonic() - start < 10
 
