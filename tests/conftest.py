@@ -1,11 +1,11 @@
-"""What many tests need: the command line, and small folders of real photographs."""
+"""Shared fixtures: the command line and small folders of photographs."""
 
 from __future__ import annotations
 
 import gc
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before anything loads torch
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as cli.py does, before torch is imported
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command came to."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -50,14 +50,16 @@ Ftcli = Callable[..., CommandResult]
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
-    """All arrays of an npz file, by name. The file is closed: one that is left to be found open fails another test."""
+    """Return the arrays of an .npz file by name, and close it, since open files fail later tests."""
     with np.load(path) as arrays:
         return dict(arrays)
 
 
 def pytest_configure() -> None:
-    """Let Python look for objects that nothing reaches as rarely as the command line does, and let processes that the
-    tests start take notice of SIGINT: they inherit that it is ignored, as it is where a shell runs pytest behind."""
+    """Set the garbage collection of the command line, and restore SIGINT for child processes.
+
+    SIGINT is ignored, and child processes inherit that, if a shell runs pytest in the background.
+    """
     gc.set_threshold(50_000)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,7 +67,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of the tests' own. They share it: what is in it is the same whoever computed it."""
+    """Set a cache directory that all tests share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -73,7 +75,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def ftcli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ftcli:
-    """Run the command line in this process, from the arguments to the exit code."""
+    """Return a function that runs the command line in this process."""
 
     def run(*arguments: str | Path) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["ftcli", *map(str, arguments)])
@@ -89,7 +91,7 @@ def ftcli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """A web server on this machine; downloads are tried again at once and kept in tmp_path/cache."""
+    """Run a local HTTP server; downloads are retried at once and cached in tmp_path/cache."""
     for name in ("FTCLI_OFFLINE", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
@@ -100,7 +102,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def photographs() -> dict[str, Image.Image]:
-    """Two photographs that scikit-learn carries: a Chinese temple and a flower."""
+    """Return the two photographs of scikit-learn: a Chinese temple and a flower."""
     from sklearn.datasets import load_sample_images
 
     bunch = load_sample_images()
@@ -110,7 +112,7 @@ def photographs() -> dict[str, Image.Image]:
 
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
-    """train/ with 20 and test/ with 6 parts of each of two photographs, as JPEG files of 64 x 48 pixels."""
+    """Create train/ with 20 and test/ with 6 crops of each of two photographs, as JPEG files of 64 x 48 pixels."""
     root = tmp_path_factory.mktemp("photos")
     for name, photo in photographs.items():
         for number in range(26):
@@ -123,7 +125,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Path) -> Path:
-    """An empty current folder with a recipe for the photographs, `r.yaml`, that trains in a second or two."""
+    """Create and enter a folder with `r.yaml`, a recipe for the photographs that trains in a second or two."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE.format(root=photo_folder))
     return tmp_path
@@ -141,7 +143,7 @@ def _few_cells_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _few_cells_once: Path) -> Path:
-    """An empty current folder with the shipped recipes, and with every 30th solar cell in data/solar-cells."""
+    """Create and enter a folder with the shipped recipes and every 30th solar cell in data/solar-cells."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(_few_cells_once, tmp_path / "data/solar-cells")
     shutil.copytree(CONFIGS, tmp_path / "configs")
@@ -158,22 +160,22 @@ def _finished_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path)
 
 @pytest.fixture
 def finished(workplace: Path, _finished_once: Path) -> Path:
-    """The workplace after `ftcli train r.yaml`, whose run is in runs/photos."""
+    """Return the workplace after `ftcli train r.yaml`, with the run in runs/photos."""
     shutil.copytree(_finished_once, workplace, dirs_exist_ok=True)
     return workplace
 
 
 @pytest.fixture(scope="session")
 def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
-    """A folder with a finished run of one stage, whose classes and files have names in many scripts."""
+    """Create a folder with a finished run of one stage, whose classes and files have names in many scripts."""
     folder = tmp_path_factory.mktemp("many scripts 多")
     photo = photographs["china"]
     for label, name in enumerate(UNICODE_CLASS_NAMES):
         for number in range(14):
-            place = folder / "data" / ("train" if number < 10 else "test") / name
-            place.mkdir(parents=True, exist_ok=True)
+            class_dir = folder / "data" / ("train" if number < 10 else "test") / name
+            class_dir.mkdir(parents=True, exist_ok=True)
             left, top = 50 * label + 20 * number, 13 * number
-            photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(place / f"图 {number} 'x' 🙂.jpg")
+            photo.crop((left, top, left + 120, top + 80)).resize((64, 48)).save(class_dir / f"图 {number} 'x' 🙂.jpg")
     text = RECIPE.format(root="data")
     (folder / "r.yaml").write_text(text[: text.index("  - name: all")] + "precision: float32\n")
     _train(folder)
@@ -181,7 +183,7 @@ def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str
 
 
 def _train(folder: Path) -> None:
-    """Run `ftcli train r.yaml` there, in this process."""
+    """Run `ftcli train r.yaml` in a folder, in this process."""
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ftcli", "train", "r.yaml"])
         with pytest.raises(SystemExit) as exited:
@@ -190,7 +192,7 @@ def _train(folder: Path) -> None:
 
 
 UNICODE_CLASS_NAMES = ("bird's nest", "ünïcode “quoted”", "قطة", "狗 (柴犬)", "🐶 puppy")
-"""Names of classes in many scripts."""
+"""Class names in many scripts."""
 
 RECIPE = """\
 name: photos

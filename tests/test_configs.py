@@ -1,4 +1,4 @@
-"""The shipped recipes: each is valid, begins with the command that runs it, and trains where its data are here."""
+"""Tests of the shipped recipes: each is valid, begins with its command, and trains if its data are installed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_shipped_recipe_plans_and_names_command(name: str) -> None:
     assert name == f"{plan.recipe.name}.yaml"
 
 
-def _train_a_little(name: str, ftcli: Ftcli) -> None:
-    """Train a shipped recipe for an epoch a stage on small images, in a folder of few solar cells."""
+def _train_briefly(name: str, ftcli: Ftcli) -> None:
+    """Train a shipped recipe for one epoch per stage on small images of a few solar cells."""
     recipe = Path(f"configs/{name}.yaml")
     short = [f"--set=stages.{stage.name}.epochs=1" for stage in read_recipe(recipe).recipe.stages]
     outcome = ftcli("train", recipe, *short, "--set=data.image_size=64", "--set=data.num_workers=0", "--json")
@@ -36,14 +36,14 @@ def _train_a_little(name: str, ftcli: Ftcli) -> None:
 
 @pytest.mark.slow
 def test_solar_cells_recipe_trains(few_cells: Path, ftcli: Ftcli) -> None:
-    _train_a_little("solar-cells", ftcli)
+    _train_briefly("solar-cells", ftcli)
 
 
 @pytest.mark.slow
 def test_experiment_recipes_differ_only_in_freezing(few_cells: Path, ftcli: Ftcli) -> None:
     names = ("frozen", "unfrozen", "from-scratch")
     for name in names:
-        _train_a_little(name, ftcli)
+        _train_briefly(name, ftcli)
     outcome = ftcli("compare", *(f"runs/{name}" for name in names), "--json")
     assert (outcome.code, outcome.err) == (0, "")
     settings = {row["key"]: row["values"] for row in outcome.json["settings"]}
@@ -61,38 +61,38 @@ def test_experiment_recipes_differ_only_in_freezing(few_cells: Path, ftcli: Ftcl
 
 
 def test_make_experiment_trains_and_resumes() -> None:
-    told = subprocess.run(
+    output = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "experiment"],
         cwd=CONFIGS.parent,
         check=True,
         capture_output=True,
         text=True,
     ).stdout
-    loop, compared = told.splitlines()[-5:-1], told.splitlines()[-1]
+    loop, compare = output.splitlines()[-5:-1], output.splitlines()[-1]
     assert loop == [
         "for name in frozen unfrozen from-scratch; do \\",
         "\tif [ -e runs/$name/last.pt ]; then .venv/bin/ftcli train --resume runs/$name/last.pt || exit; \\",
         "\telse .venv/bin/ftcli train configs/$name.yaml || exit; fi; \\",
         "done",
     ]
-    assert compared == (".venv/bin/ftcli compare runs/frozen runs/unfrozen runs/from-scratch --out runs/experiment.png")
+    assert compare == (".venv/bin/ftcli compare runs/frozen runs/unfrozen runs/from-scratch --out runs/experiment.png")
 
 
 def test_hotdog_recipe_matches_dive_into_deep_learning() -> None:
     plan = plan_recipe(read_recipe(CONFIGS / "hotdog.yaml"))
-    pre, data, (head, whole) = plan.preprocessing, plan.recipe.data, plan.stages
-    assert (pre.resize, pre.resize_size, pre.image_size) == ("squash", 256, 224)
-    assert (pre.mean, pre.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    preprocessing, data, (head, all_stage) = plan.preprocessing, plan.recipe.data, plan.stages
+    assert (preprocessing.resize, preprocessing.resize_size, preprocessing.image_size) == ("squash", 256, 224)
+    assert (preprocessing.mean, preprocessing.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert data.augment == (
         RandomResizedCrop(name="random_resized_crop"),
         RandomHorizontalFlip(name="random_horizontal_flip"),
     )
-    assert isinstance(whole, StagePlan)
-    optimizer = whole.stage.optimizer
+    assert isinstance(all_stage, StagePlan)
+    optimizer = all_stage.stage.optimizer
     assert (optimizer.name, optimizer.lr, optimizer.weight_decay) == ("sgd", 5e-5, 1e-3)
-    assert (data.batch_size, whole.stage.epochs, whole.stage.schedule.name) == (128, 5, "constant")
-    assert {name for name, rate in whole.lr_mults.items() if rate == 10} == {"fc.weight", "fc.bias"}
-    assert not whole.frozen_names.parameters
+    assert (data.batch_size, all_stage.stage.epochs, all_stage.stage.schedule.name) == (128, 5, "constant")
+    assert {name for name, lr_mult in all_stage.lr_mults.items() if lr_mult == 10} == {"fc.weight", "fc.bias"}
+    assert not all_stage.frozen_names.parameters
     assert head.stage.freeze == "backbone"
     assert (plan.recipe.head.hidden, plan.recipe.head.init) == ((), "xavier_uniform")
 
@@ -109,4 +109,6 @@ def test_data_download_makes_solar_cells(tmp_path: Path, ftcli: Ftcli, monkeypat
     assert sorted(os.listdir("data/solar-cells")) == ["SOURCE.txt", "test", "train"]  # noqa: PTH208 - names alone
     again = ftcli("data", "download", "solar-cells")
     assert again.code == 3
-    assert again.errors == ["data/solar-cells: is there already and not empty; remove it, or give another folder"]
+    assert again.errors == [
+        "download: solar-cells: data/solar-cells exists and is not empty; remove it, or give another folder"
+    ]

@@ -1,4 +1,4 @@
-"""docs/models.md: what ftcli finds in torchvision's classifiers and in a sample of timm's. Every cell is computed."""
+"""Generate docs/models.md: computed properties of torchvision's classifiers and of a sample of timm's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAMPLE = """
     xcit_nano_12_p16_224
 """
 SAMPLE = tuple(f"timm/{name}" for name in _SAMPLE.split())
-"""One network of each of timm's architectures that differ most."""
+"""One model of each of the most different architectures of timm."""
 
 _COLUMNS = {
     "model": "---",
@@ -44,31 +44,32 @@ _COLUMNS = {
     "width": "--:",
     "weights, top-1 %": "---",
     "trains": "---",
-    "crosses at the head": "---",
+    "boundary tensors at the head": "---",
     "frozen through": "---",
-    "share": "--:",
+    "fraction": "--:",
+    "tensors": "--:",
     "values": "--:",
-    "numbers": "--:",
 }
 
 _PAGE_TEMPLATE = """\
 # Models
 
-`ftcli inspect` lists the models with their sizes, and `ftcli inspect NAME` shows the layers of one. This page tells
-what ftcli finds in each, computed without weights and without memory for them; `python -m docs.generator models` writes
-it anew, and a test computes every row again.
+`ftcli inspect` lists the models with their sizes, and `ftcli inspect NAME` shows the layers of one. This page lists
+properties of each model that are computed on the meta device, without weights. It is generated with
+`python -m docs.generator models`, and a test computes every row again.
 
-- *parameters*, *G multiply-adds* and *pixels* are those of the network at the image size of its default weights.
-  Auxiliary heads, which take part in training alone, are taken away.
-- *head* is the layer that a recipe's head takes the place of, *width* how many features it reads.
+- *parameters*, *G multiply-adds* and *pixels* are those of the network at the image size of its default weights,
+  without auxiliary heads, which are used in training only.
+- *head* is the layer that the head of a recipe replaces, and *width* is the number of its input features.
 - *trains*: with a new head of {classes} classes and nothing frozen, a step in train mode gives every parameter a
-  gradient of its shape; with `freeze: backbone` the live part gives the head's parameters one and no others.
-- *crosses at the head* is what goes from the frozen part to the live one with `freeze: backbone`, for one image.
-- *frozen through* is a module near the middle, to be written `freeze: {{through: NAME}}`: of those that freeze 40 to
-  60 % of the backbone's parameters one of the highest in the network, and of these the nearest to half; where there is
-  none, the nearest to half of all. *share* is how much it freezes, *values* how many values cross there, and *numbers*
-  how many numbers they hold for one image. Where it says `-`, the network's own code branches on what it computes, and
-  the network cannot be cut.
+  gradient; with `freeze: backbone`, the unfrozen part gives a gradient to the parameters of the head only.
+- *boundary tensors at the head* are the outputs of the frozen backbone with `freeze: backbone`, with the shape for one
+  image.
+- *frozen through* is a module near the middle, as in `freeze: {{through: NAME}}`: of the modules that freeze 40% to 60%
+  of the parameters of the backbone, the outermost one that is nearest to half, or else the module that is nearest to
+  half. *fraction* is the frozen fraction of the parameters, *tensors* the number of boundary tensors there, and
+  *values* the number of their values for one image. A `-` means that the code of the network branches on computed
+  values, so that it cannot be cut.
 
 ## torchvision
 
@@ -78,12 +79,12 @@ All {count} classifiers of torchvision. The accuracies are those that torchvisio
 
 ## timm
 
-A sample of timm's architectures, each with its first weights and the number of the others; timm publishes no accuracies
-with the code. Any other is tried in the same way, before anything is downloaded, by `ftcli inspect timm/NAME`.
+A sample of timm's architectures, each with its first weights and the number of the others; timm does not publish
+accuracies with its code. `ftcli inspect timm/NAME` checks any other model in the same way, without a download.
 
 {timm}
 
-These of the sample cannot be used, and ftcli says why:
+These models of the sample are not supported:
 
 {refused}
 """
@@ -91,7 +92,7 @@ These of the sample cannot be used, and ftcli says why:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What ftcli finds in a network. The cuts are None where its code cannot be traced."""
+    """The properties of a model. The cuts are None if its code cannot be traced."""
 
     name: str
     parameters: int
@@ -107,19 +108,19 @@ class ModelRow:
 
 
 def analyze_model(name: str) -> ModelRow:
-    """Compute the row of a model, on the meta device. Raises RecipeError where ftcli cannot use it."""
+    """Compute the row of a model on the meta device. Raises RecipeError if ftcli does not support it."""
     size = get_default_weights(name).preprocessing.image_size
     network = create_model(name, True, size, "inspect")
-    anatomy = summarize(network, size, "inspect")
-    head, parameters = find_head(network, anatomy, "inspect"), count_parameters(network)
+    summary = summarize(network, size, "inspect")
+    head, parameters = find_head(network, summary, "inspect"), count_parameters(network)
     replace_head(network, head.path, build_head(network.get_submodule(head.path), Head(), NUM_CLASSES))
-    middle, frozen_fraction = _find_middle_module(network, anatomy, head.path)
+    middle, frozen_fraction = _find_middle_module(network, summary, head.path)
 
-    def freeze(what: Any) -> FrozenNames:
+    def freeze(value: Any) -> FrozenNames:
         stage = Stage.model_validate(
-            {"name": "one", "freeze": what, "epochs": 1, "optimizer": {"name": "sgd", "lr": 0.1}}
+            {"name": "one", "freeze": value, "epochs": 1, "optimizer": {"name": "sgd", "lr": 0.1}}
         )
-        return resolve_freeze(network, anatomy, head.path, stage, "freeze", errors=[])
+        return resolve_freeze(network, summary, head.path, stage, "freeze", errors=[])
 
     frozen_backbone, frozen_half = freeze("backbone"), freeze({"through": middle})
     head_cut = cut_model(network, frozen_backbone.parameters, frozen_backbone.modules, size)
@@ -133,7 +134,7 @@ def analyze_model(name: str) -> ModelRow:
     return ModelRow(
         name=name,
         parameters=parameters,
-        multiply_adds=anatomy.multiply_adds,
+        multiply_adds=summary.multiply_adds,
         image_size=size,
         head=head,
         weights=list_downloadable_weights(name),
@@ -149,14 +150,14 @@ def _meta_images(*shape: int) -> torch.Tensor:
     return torch.empty(BATCH_SIZE, *shape, device="meta")
 
 
-def _find_middle_module(network: nn.Module, anatomy: ModelSummary, head: str) -> tuple[str, float]:
-    """The module to freeze through, and the share of the backbone's parameters that this freezes."""
+def _find_middle_module(network: nn.Module, summary: ModelSummary, head: str) -> tuple[str, float]:
+    """Return the module to freeze through, and the fraction of the backbone's parameters that this freezes."""
     sizes = {name: p.numel() for name, p in network.named_parameters() if not name.startswith(f"{head}.")}
-    parameter_use = [(time, sizes[name]) for name, time in anatomy.first_use.items() if name in sizes]
+    parameter_use = [(time, sizes[name]) for name, time in summary.first_use.items() if name in sizes]
     fractions = {
         module: sum(size for time, size in parameter_use if time < end) / sum(sizes.values())
-        for module, end in anatomy.exit_order.items()
-        if end < anatomy.enter_order[head]
+        for module, end in summary.exit_order.items()
+        if end < summary.enter_order[head]
     }
     central = [module for module, fraction in fractions.items() if 0.4 <= fraction <= 0.6]
     depth = min((module.count(".") for module in central), default=None)
@@ -166,7 +167,7 @@ def _find_middle_module(network: nn.Module, anatomy: ModelSummary, head: str) ->
 
 
 def _has_gradients(module: nn.Module, inputs: Sequence[torch.Tensor], expected: Mapping[str, nn.Parameter]) -> bool:
-    """Whether a step gives exactly the wanted parameters, of those that the module holds, gradients of their shapes."""
+    """Return whether a step gives gradients to exactly the expected parameters of the module."""
     module.zero_grad()
     output = module(*inputs)
     output.sum().backward()
@@ -175,12 +176,12 @@ def _has_gradients(module: nn.Module, inputs: Sequence[torch.Tensor], expected: 
 
 
 def render_documents() -> dict[str, str]:
-    """The text of docs/models.md, by its path in the project."""
+    """Return the text of docs/models.md by its path in the repository."""
     return {PATH: render_page([render_line(name) for name in (*list_torchvision_models(), *SAMPLE)])}
 
 
 def render_page(lines: Sequence[str]) -> str:
-    """The page with a line for each of torchvision's models and of the sample, in order."""
+    """Return the page with a line for each torchvision model and each model of the sample, in order."""
     num_torchvision = len(list_torchvision_models())
     return _PAGE_TEMPLATE.format(
         classes=NUM_CLASSES,
@@ -192,7 +193,7 @@ def render_page(lines: Sequence[str]) -> str:
 
 
 def render_line(name: str) -> str:
-    """A model's row, or what ftcli says of one that it cannot use, as Markdown."""
+    """Return the row of a model, or the error of an unsupported one, as Markdown."""
     try:
         return render_row(analyze_model(name))
     except RecipeError as error:
@@ -200,7 +201,7 @@ def render_line(name: str) -> str:
 
 
 def render_row(row: ModelRow) -> str:
-    """A row of the table, as Markdown."""
+    """Return a row of the table as Markdown."""
     cells = (
         f"`{row.name}`",
         f"{row.parameters:,}",

@@ -1,4 +1,4 @@
-"""docs/models.md is what the code computes, row by row."""
+"""Tests of docs/models.md against the computed rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LINES = [line for line in PAGE.splitlines() if re.match(r"(\| |- )`", line)]
 
 
 def test_models_page_lists_every_model() -> None:
-    named = {re.findall(r"`([^`]+)`", line)[0]: line for line in LINES}
-    assert len(named) == len(LINES)
-    assert [name for name in named if not name.startswith("timm/")] == list(list_torchvision_models())
-    assert set(named) == {*list_torchvision_models(), *SAMPLE}
+    lines_by_name = {re.findall(r"`([^`]+)`", line)[0]: line for line in LINES}
+    assert len(lines_by_name) == len(LINES)
+    assert [name for name in lines_by_name if not name.startswith("timm/")] == list(list_torchvision_models())
+    assert set(lines_by_name) == {*list_torchvision_models(), *SAMPLE}
     assert render_page(LINES) == PAGE
 
 
@@ -34,9 +34,9 @@ def test_models_page_matches_torchvision(name: str) -> None:
     assert len(row.head_cut.boundary) == 1
     assert row.middle_cut is not None
     assert not row.middle_cut.is_uncut
-    published = torchvision.models.get_model_weights(name).DEFAULT.meta
-    assert row.parameters <= published["num_params"]  # auxiliary heads are off
-    assert row.multiply_adds / 1e9 == pytest.approx(published["_ops"], abs=2e-3)
+    weights_meta = torchvision.models.get_model_weights(name).DEFAULT.meta
+    assert row.parameters <= weights_meta["num_params"]  # without auxiliary heads
+    assert row.multiply_adds / 1e9 == pytest.approx(weights_meta["_ops"], abs=2e-3)
 
 
 @pytest.mark.slow
