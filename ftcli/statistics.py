@@ -1,10 +1,10 @@
-"""Statements about shares that hold beyond the images at hand."""
+"""Confidence intervals of fractions."""
 
 from __future__ import annotations
 
 
 def wilson_interval(successes: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share of `images` (at least 1) independent images (Wilson, JASA 22, 1927)."""
+    """Return the 95% Wilson interval of the fraction successes / total (Wilson, JASA 22, 1927); `total` is positive."""
     from scipy.stats import binomtest  # slow to import
 
     interval = binomtest(successes, total).proportion_ci(0.95, method="wilson")

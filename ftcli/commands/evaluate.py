@@ -60,12 +60,11 @@ def evaluate(
 ) -> None:
     """Compute the metrics of a checkpoint. Prints 95% intervals, the confusion matrix, calibration and errors."""
     options = {**locals(), "use_cache": not no_cache}
-    from ftcli.evaluation.eval_setup import EvaluateArgs
     from ftcli.evaluation.evaluate import evaluate as run
-    from ftcli.evaluation.evaluate_args import EvaluateOptions
+    from ftcli.evaluation.evaluate_args import EvaluateArgs
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()
     with TerminalReporter() as reporter:
-        result = run(build_args(EvaluateArgs, options), build_args(EvaluateOptions, options), reporter)
+        result = run(build_args(EvaluateArgs, options), reporter)
     print_result(result, as_json=as_json)

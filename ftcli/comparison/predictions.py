@@ -13,7 +13,9 @@ from ftcli.comparison.loaded_run import LoadedRun
 from ftcli.comparison.significance import RunPredictions
 from ftcli.data.dataset import ImageDataset
 from ftcli.errors import CheckpointError, DataError, format_list
-from ftcli.evaluation.eval_setup import EvalRun, EvaluateArgs, evaluate_checkpoint, load_checkpoint_dataset
+from ftcli.evaluation.eval_setup import EvalSetup, evaluate_checkpoint, load_checkpoint_dataset
+from ftcli.evaluation.evaluate_args import EvaluateArgs
+from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import compute_loss
 from ftcli.recipe.loading import recipe_from_dict
 from ftcli.results import Reporter, format_count
@@ -56,7 +58,7 @@ def evaluate_all(
             EvaluateArgs(checkpoint=run.checkpoint_path, data=data, split=split, device=device) for run in runs
         ]
         evaluations = [
-            _to_common_order(run, evaluate_checkpoint(args, reporter))
+            _to_common_order(run, *evaluate_checkpoint(args, reporter))
             for run, args in zip(runs, eval_args, strict=True)
         ]
     except (CheckpointError, DataError) as error:
@@ -96,16 +98,16 @@ def _make_image_keys(dataset: ImageDataset, paths: Iterable[str], labels: Iterab
     ]
 
 
-def _to_common_order(run: LoadedRun, eval_run: EvalRun) -> RunEvaluation:
+def _to_common_order(run: LoadedRun, setup: EvalSetup, outputs: EvalOutputs) -> RunEvaluation:
     """The answers in an order of images and classes that does not depend on the run."""
-    outputs, classes = eval_run.outputs, eval_run.classifier.classes
-    keys = _make_image_keys(eval_run.dataset, outputs.paths, outputs.labels.tolist())
+    classes = setup.classifier.classes
+    keys = _make_image_keys(setup.dataset, outputs.paths, outputs.labels.tolist())
     order = sorted(range(len(keys)), key=lambda index: keys[index])
     sorted_indices = {name: index for index, name in enumerate(sorted(classes))}
     to_sorted_index = np.array([sorted_indices[name] for name in classes], dtype=np.int64)
-    predicted, labels = outputs.logits.argmax(1).numpy(), outputs.labels.numpy()
+    predicted, labels = outputs.predicted.numpy(), outputs.labels.numpy()
     predictions = RunPredictions(run.name, to_sorted_index[predicted[order]], to_sorted_index[labels[order]])
-    return RunEvaluation(predictions, tuple(keys[index] for index in order), eval_run.split, compute_loss(outputs))
+    return RunEvaluation(predictions, tuple(keys[index] for index in order), setup.split, compute_loss(outputs))
 
 
 def _describe_class_mismatch(first: LoadedRun, other: LoadedRun) -> str:

@@ -1,1 +1,1 @@
-"""From a checkpoint and images to outputs and figures."""
+"""Evaluation of classifiers: logits, metrics with intervals, calibration, thresholds, predictions, reports."""

@@ -1,4 +1,4 @@
-"""What a checkpoint gives for the images of a question."""
+"""Checkpoints and images to evaluate, and the outputs for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ftcli.data.dataset import ImageDataset, list_split
 from ftcli.data.loader import LoaderConfig, default_num_workers
-from ftcli.errors import DataError, RecipeError, RunError, suggest
+from ftcli.errors import DataError, RunError, suggest
 from ftcli.evaluation.classifier import Classifier, load_classifier
+from ftcli.evaluation.evaluate_args import EvaluateArgs
 from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import NO_TTA, TTA, EvalOutputs, predict_logits
 from ftcli.features.pipeline import FeaturePipeline
@@ -22,29 +23,13 @@ from ftcli.runs.run_dir import find_checkpoint
 from ftcli.runtime import choose_device, raise_on_oom
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArgs:
-    """What the user asked: without `data` the images of the checkpoint's own recipe, without `split` the test split
-    where there is one, else val; all of `data` where that has no splits. Where `batch_size` or `workers` is None, the
-    recipe tells. `views` names what each image is averaged over, None for the image alone. With `cache` what the head
-    is given for an image alone is kept and found again; `verify` digests every image anew for that."""
-
-    checkpoint: Path
-    data: Path | None = None
-    split: str | None = None
-    device: str
-    batch_size: int | None = None
-    num_workers: int | None = None
-    tta: str | None = None
-    use_cache: bool = True
-    rehash: bool = False
-
-
 @dataclass(frozen=True)
 class EvalSetup:
-    """A classifier and the images that a question is about. `images` has at least the split; those of the checkpoint's
-    own recipe have all. `document` is the recipe in the checkpoint, which was read from `path`. `open_inputs` gives
-    what finds the inputs of the head in the cache, None where there is none or it is not wanted."""
+    """A checkpoint, its classifier, and the dataset and split to evaluate.
+
+    `recipe_file` is the recipe stored in the checkpoint. `get_head_features` cuts the network before its head; it
+    returns None if that is not possible or the cache is off.
+    """
 
     checkpoint_path: Path
     checkpoint: Checkpoint
@@ -56,36 +41,21 @@ class EvalSetup:
     get_head_features: Callable[[], FeaturePipeline | None]
 
 
-@dataclass(frozen=True)
-class EvalRun(EvalSetup):
-    """The same with the outputs for the split."""
-
-    outputs: EvalOutputs
-
-
-def evaluate_checkpoint(args: EvaluateArgs, reporter: Reporter) -> EvalRun:
-    """Compute what a checkpoint gives for the images of a question. Raises as `setup_eval` and `predict_split` do."""
-    return run_eval(setup_eval(args, reporter), reporter)
+def evaluate_checkpoint(
+    args: EvaluateArgs, reporter: Reporter, dataset: ImageDataset | None = None
+) -> tuple[EvalSetup, EvalOutputs]:
+    """Load a checkpoint and compute its outputs. Raises as `setup_eval` and `predict_split` do."""
+    setup = setup_eval(args, reporter, dataset)
+    return setup, predict_split(setup, setup.dataset, setup.split, reporter, args.tta)
 
 
-def run_eval(setup: EvalSetup, reporter: Reporter) -> EvalRun:
-    """Compute the outputs for the split of a case. Raises as `predict_split` does."""
-    outputs = predict_split(setup, setup.dataset, setup.split, reporter, setup.args.tta)
-    return EvalRun(**vars(setup), outputs=outputs)
+def setup_eval(args: EvaluateArgs, reporter: Reporter, dataset: ImageDataset | None = None) -> EvalSetup:
+    """Load a checkpoint and list its images, without reading any.
 
-
-def setup_eval(args: EvaluateArgs, reporter: Reporter) -> EvalSetup:
-    """Load the checkpoint of a question and list its images; none is read yet.
-
-    Classes are matched by name, and the images of a split are those it had in training. Raises CheckpointError for a
-    checkpoint that cannot be used or that has other classes, DataError for images that are not there, RecipeError for
-    options that do not go together. The reporter is warned where a split of the checkpoint's own recipe has lost or
-    gained images since training.
+    Classes are matched by name. Images keep their split of training; the reporter is warned if a split has lost or
+    gained images since. `dataset` saves listing the images of the checkpoint's recipe a second time. Raises
+    CheckpointError for a checkpoint that cannot be loaded or has other classes, DataError for missing images.
     """
-    if args.rehash and not args.use_cache:
-        raise RecipeError("--rehash: does nothing with --no-cache; leave one out")
-    if args.rehash and args.tta is not None:
-        raise RecipeError(f"--rehash: does nothing with --tta {args.tta}, which uses no cache; leave one out")
     path, note = find_checkpoint(args.checkpoint)
     if note:
         reporter.info(note)
@@ -103,17 +73,18 @@ def setup_eval(args: EvaluateArgs, reporter: Reporter) -> EvalSetup:
         dataset = list_split(args.data, args.split, checkpoint.classes, "--data")
         (split,) = dataset.splits
         return EvalSetup(path, checkpoint, recipe_file, classifier, dataset, split, args, get_head_features)
-    dataset = load_checkpoint_dataset(recipe_file, checkpoint, path, reporter)
+    if dataset is None:
+        dataset = load_checkpoint_dataset(recipe_file, checkpoint, path, reporter)
     known_splits = {*dataset.splits, *checkpoint.held}
     split = ("test" if "test" in known_splits else "val") if args.split is None else args.split
     if split not in dataset.splits:
         if previous_paths := checkpoint.held.get(split):
+            num_images = format_count(len(previous_paths), "image")
             raise DataError(
-                f"{path}: {dataset.source} has no {split} any more, of which training knew "
-                f"{format_count(len(previous_paths), 'image')}; put them back, or give --split {' or '.join(dataset.splits)}"
+                f"{path}: {dataset.source} no longer has the split {split} ({num_images} in training); restore it, or "
+                f"give --split {' or '.join(dataset.splits)}"
             )
-        split_text = split or repr(split)
-        raise DataError(f"--split {split_text}: {dataset.source} has no such split; {suggest(split, dataset.splits)}")
+        raise DataError(f"--split: unknown split {split!r} of {dataset.source}; {suggest(split, dataset.splits)}")
     _warn_about_split_changes(checkpoint, dataset, split, path, reporter)
     return EvalSetup(path, checkpoint, recipe_file, classifier, dataset, split, args, get_head_features)
 
@@ -121,7 +92,7 @@ def setup_eval(args: EvaluateArgs, reporter: Reporter) -> EvalSetup:
 def _warn_about_split_changes(
     checkpoint: Checkpoint, dataset: ImageDataset, split: str, path: Path, reporter: Reporter
 ) -> None:
-    """Warn where a split is not, image by image, what training knew."""
+    """Warn if a split does not have the same images as in training."""
     previous_paths, current_paths = (
         set(checkpoint.held.get(split, ())),
         {sample.path for sample in dataset.splits[split]},
@@ -132,13 +103,13 @@ def _warn_about_split_changes(
         if paths
     ]
     if previous_paths and changes:
-        reporter.warn(f"{path}: {split} is not as it was in training: {'; '.join(changes)}")
+        reporter.warn(f"{path}: {split} has other images than in training: {'; '.join(changes)}")
 
 
 def load_checkpoint_dataset(
     recipe_file: RecipeFile, checkpoint: Checkpoint, path: Path, reporter: Reporter
 ) -> ImageDataset:
-    """The images of a checkpoint's own recipe, each in the split that it was in. Raises as `setup_eval` does."""
+    """List the images of a checkpoint's recipe, each in its split of training. Raises as `setup_eval` does."""
     dataset = load_dataset(recipe_file, reporter, checkpoint.splits_by_path())
     return align_classes(dataset, checkpoint.classes, str(path))
 
@@ -146,10 +117,10 @@ def load_checkpoint_dataset(
 def predict_split(
     setup: EvalSetup, dataset: ImageDataset, split: str, reporter: Reporter, tta: str | None = None
 ) -> EvalOutputs:
-    """The outputs for every image of a split, averaged over the `views` of that name. What the cache has of an image
-    alone is taken from there; else images come in batches of the size that the question or the recipe tells.
+    """Compute the outputs for all images of a split, averaged over the views of `tta`.
 
-    Raises RunError for outputs that are not finite, or where memory runs out.
+    Without `tta`, the inputs of the head come from the feature cache. Raises RunError for non-finite outputs and if
+    memory runs out.
     """
     data_config, args, task = setup.recipe_file.recipe.data, setup.args, ProgressTask(f"evaluating {split}", reporter)
     requested_workers = data_config.num_workers if args.num_workers is None else args.num_workers
@@ -168,7 +139,7 @@ def predict_split(
     if not is_finite.all():
         path = outputs.paths[int(is_finite.int().argmin())]
         raise RunError(
-            f"evaluating {split}: the network gives numbers that are not finite for {int((~is_finite).sum())} of "
-            f"{len(is_finite)} images, first {path}; take another checkpoint, or train anew with a lower learning rate"
+            f"evaluating {split}: the logits of {int((~is_finite).sum())} of {len(is_finite)} images are not finite, "
+            f"such as those of {path}; use another checkpoint, or train again with a lower learning rate"
         )
     return outputs

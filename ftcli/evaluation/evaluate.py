@@ -1,21 +1,27 @@
-"""How good a checkpoint is on a split, or on another folder of images."""
+"""Evaluation of a checkpoint on a split or on other images."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import torch
 import torchvision
-from sklearn.metrics import precision_recall_fscore_support
+from numpy.typing import NDArray
 
 from ftcli.errors import CheckpointError
 from ftcli.evaluation.bootstrap import BootstrapStats, compute_bootstrap_stats, compute_metrics
-from ftcli.evaluation.calibrate import calibrate
-from ftcli.evaluation.eval_setup import EvalRun, EvalSetup, EvaluateArgs, predict_split, run_eval, setup_eval
-from ftcli.evaluation.evaluate_args import EvaluateOptions, calibrated_path, validate_args, validate_args_for_checkpoint
+from ftcli.evaluation.calibration import calibrate
+from ftcli.evaluation.eval_setup import EvalSetup, predict_split, setup_eval
+from ftcli.evaluation.evaluate_args import (
+    EvaluateArgs,
+    calibrated_path,
+    validate_args,
+    validate_args_for_checkpoint,
+)
 from ftcli.evaluation.logits import TTA, EvalOutputs
 from ftcli.evaluation.metrics import (
     compute_accuracy,
@@ -25,8 +31,7 @@ from ftcli.evaluation.metrics import (
     compute_reliability_bins,
 )
 from ftcli.evaluation.prediction_writer import write_predictions
-from ftcli.evaluation.ranking import FloatArray
-from ftcli.evaluation.report import ReportContext, write_report
+from ftcli.evaluation.report.page import ReportContext, write_report
 from ftcli.evaluation.thresholds import find_thresholds
 from ftcli.recipe.loading import dump_recipe
 from ftcli.results import (
@@ -44,136 +49,131 @@ from ftcli.statistics import wilson_interval
 from ftcli.version import __version__
 
 MAX_LISTED = 10
-"""How many mistakes, doubtful hits and pairs of classes are listed."""
+"""The number of listed errors, least confident correct images, and confused pairs of classes."""
 
 
-def evaluate(args: EvaluateArgs, options: EvaluateOptions, reporter: Reporter) -> EvaluateResult:
-    """Measure a checkpoint, and write what was wished for.
+def evaluate(args: EvaluateArgs, reporter: Reporter) -> EvaluateResult:
+    """Evaluate a checkpoint and write the requested files; with `calibrate`, evaluate the calibrated checkpoint.
 
-    With `calibrate` it is the new checkpoint that is measured. Thresholds between two classes are chosen on val where
-    another split of the recipe's own images is measured, and else on the measured images themselves. Raises RecipeError
-    for a wish that cannot be fulfilled, before any image is read, and what `setup_eval`, `predict_split` and `calibrate`
-    raise.
+    Thresholds between two classes are chosen on val if another split of the recipe's images is evaluated, otherwise on
+    the evaluated images. Raises RecipeError for invalid arguments before any image is read, and what `setup_eval`,
+    `predict_split` and `calibrate` raise.
     """
-    validate_args(options, args.tta)
+    validate_args(args)
     setup = setup_eval(args, reporter)
-    validate_args_for_checkpoint(options, setup)
-    history = _read_run_history(setup, reporter) if options.report is not None else ()
+    validate_args_for_checkpoint(args, setup.checkpoint_path, len(setup.checkpoint.classes))
+    history = _read_run_history(setup, reporter) if args.report is not None else ()
     scaling: TemperatureScaling | None = None
     val_outputs: EvalOutputs | None = None
-    if options.calibrate:
-        setup, scaling, val_outputs = calibrate(setup, options.out or calibrated_path(setup.checkpoint_path), reporter)
-    known_val_outputs = val_outputs if args.tta is None and args.data is None else None
-    if known_val_outputs is not None and setup.split == "val":
-        eval_run = EvalRun(**vars(setup), outputs=known_val_outputs)
+    if args.calibrate:
+        setup, scaling, val_outputs = calibrate(setup, args.out or calibrated_path(setup.checkpoint_path), reporter)
+    if args.tta is not None or args.data is not None:
+        val_outputs = None  # those of calibrate are of other views or images
+    if val_outputs is not None and setup.split == "val":
+        outputs = val_outputs
     else:
-        eval_run = run_eval(setup, reporter)
-    thresholds = _choose_thresholds(eval_run, options, known_val_outputs, reporter)
-    evaluation = replace(_build_result(eval_run), thresholds=thresholds, scaling=scaling)
-    if options.predictions is not None:
-        write_predictions(eval_run.outputs, eval_run.classifier.classes, options.predictions)
-        evaluation = replace(evaluation, predictions=options.predictions)
-    if options.report is not None:
-        evaluation = replace(evaluation, report=options.report)
-        write_report(evaluation, _build_report_context(eval_run, history), options.report)
+        outputs = predict_split(setup, setup.dataset, setup.split, reporter, args.tta)
+    thresholds = _choose_thresholds(setup, outputs, val_outputs, reporter)
+    evaluation = replace(_build_result(setup, outputs), thresholds=thresholds, scaling=scaling)
+    if args.predictions is not None:
+        write_predictions(outputs, setup.classifier.classes, args.predictions)
+        evaluation = replace(evaluation, predictions=args.predictions)
+    if args.report is not None:
+        evaluation = replace(evaluation, report=args.report)
+        write_report(evaluation, _build_report_context(setup, history), args.report)
     return evaluation
 
 
 def _choose_thresholds(
-    eval_run: EvalRun, options: EvaluateOptions, val_outputs: EvalOutputs | None, reporter: Reporter
+    setup: EvalSetup, outputs: EvalOutputs, val_outputs: EvalOutputs | None, reporter: Reporter
 ) -> tuple[Threshold, ...]:
-    """The thresholds between two classes; `val` are the outputs for val where they are there already."""
-    classes = eval_run.classifier.classes
+    """Choose the thresholds between two classes; computes `val_outputs` if they are needed and None."""
+    classes, args = setup.classifier.classes, setup.args
     if len(classes) != 2:
         return ()
-    if eval_run.args.data is not None or eval_run.split == "val":
-        thresholds = find_thresholds(eval_run.outputs, eval_run.outputs, classes, options.min_recall, eval_run.split)
-        if options.min_recall is not None and not thresholds:
-            reporter.warn("--min-recall: all images are of one class, so there is no threshold between two to choose")
+    if args.data is not None or setup.split == "val":
+        thresholds = find_thresholds(outputs, outputs, classes, args.min_recall, setup.split)
+        if args.min_recall is not None and not thresholds:
+            reporter.warn("--min-recall: has no effect, since all images are of one class; add images of the other")
         return thresholds
     if val_outputs is None:
-        num_val = len(eval_run.dataset.splits["val"])
-        reporter.info(f"Thresholds are chosen on val, so its {num_val} images are measured too")
-        val_outputs = predict_split(eval_run, eval_run.dataset, "val", reporter, eval_run.args.tta)
-    return find_thresholds(val_outputs, eval_run.outputs, classes, options.min_recall, "val")
+        num_val = len(setup.dataset.splits["val"])
+        reporter.info(f"Evaluating the {num_val} images of val too, to choose thresholds on them")
+        val_outputs = predict_split(setup, setup.dataset, "val", reporter, args.tta)
+    return find_thresholds(val_outputs, outputs, classes, args.min_recall, "val")
 
 
-def _build_result(eval_run: EvalRun) -> EvaluateResult:
-    classes, outputs = eval_run.classifier.classes, eval_run.outputs
-    stats = compute_bootstrap_stats(outputs)
-    confusion = tuple(tuple(int(count) for count in row) for row in compute_confusion_matrix(outputs))
-    tta = eval_run.args.tta
-    confidence = outputs.logits.double().softmax(1).max(1)[0]
+def _build_result(setup: EvalSetup, outputs: EvalOutputs) -> EvaluateResult:
+    classes, tta = setup.classifier.classes, setup.args.tta
+    stats, confusion = compute_bootstrap_stats(outputs), compute_confusion_matrix(outputs).numpy()
     return EvaluateResult(
-        checkpoint=eval_run.checkpoint_path,
-        split=eval_run.split,
+        checkpoint=setup.checkpoint_path,
+        split=setup.split,
         images=len(outputs.paths),
         loss=compute_loss(outputs),
         accuracy=compute_accuracy(outputs),
         figures=compute_metrics(outputs, stats),
-        per_class=_list_class_metrics(classes, outputs, stats),
-        confusion=confusion,
+        per_class=_list_class_metrics(classes, confusion, stats),
+        confusion=tuple(map(tuple, confusion.tolist())),
         classes=classes,
         calibration={
             "expected_calibration_error": compute_calibration_error(outputs),
-            "mean_confidence": float(confidence.mean()),
+            "mean_confidence": float(outputs.confidence.mean()),
         },
         reliability=compute_reliability_bins(outputs),
         worst=_list_examples(classes, outputs, correct=False),
         unsure=_list_examples(classes, outputs, correct=True),
-        confused=list_confused_pairs(classes, confusion),
+        confused=list_confused_pairs(classes, confusion.tolist()),
         views=1 if tta is None else len(TTA[tta]),
         skipped=outputs.skipped,
     )
 
 
 def _list_class_metrics(
-    classes: tuple[str, ...], outputs: EvalOutputs, stats: BootstrapStats
+    classes: tuple[str, ...], confusion: NDArray[np.int64], stats: BootstrapStats
 ) -> tuple[ClassMetrics, ...]:
-    predicted = outputs.logits.argmax(1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        outputs.labels.numpy(), predicted.numpy(), labels=range(len(classes)), zero_division=0.0
-    )
-    num_correct = compute_confusion_matrix(outputs).diagonal().tolist()
-    aucs, average_precisions = (
-        values[:, 0] for values in stats.compute_class_auc_and_ap(np.ones((len(outputs.paths), 1)))
-    )
+    """Return precision, recall, F1, ROC AUC and average precision of each class; 0 for a ratio of 0 / 0."""
+    support, predicted, true_positives = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    precision, recall = true_positives / np.maximum(predicted, 1), true_positives / np.maximum(support, 1)
+    f1 = 2 * true_positives / np.maximum(support + predicted, 1)
+    aucs, average_precisions = stats.compute_class_auc_and_ap(np.ones((int(confusion.sum()), 1)))
     rows = []
     for label, name in enumerate(classes):
         num_images = int(support[label])
-        low, high = wilson_interval(num_correct[label], num_images) if num_images else (None, None)
-        metrics = (float(precision[label]), float(recall[label]), float(f1[label]))
+        low, high = wilson_interval(int(true_positives[label]), num_images) if num_images else (None, None)
         rows.append(
             ClassMetrics(
-                name,
-                num_images,
-                *metrics,
-                low,
-                high,
-                _nan_to_none(aucs, label),
-                _nan_to_none(average_precisions, label),
+                name=name,
+                images=num_images,
+                precision=float(precision[label]),
+                recall=float(recall[label]),
+                f1=float(f1[label]),
+                recall_low=low,
+                recall_high=high,
+                roc_auc=_nan_to_none(aucs[label, 0]),
+                average_precision=_nan_to_none(average_precisions[label, 0]),
             )
         )
     return tuple(rows)
 
 
-def _nan_to_none(values: FloatArray, label: int) -> float | None:
-    return None if np.isnan(values[label]) else float(values[label])
+def _nan_to_none(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _list_examples(classes: tuple[str, ...], outputs: EvalOutputs, correct: bool) -> tuple[EvaluatedImage, ...]:
-    """The least confident hits, or the most confident mistakes."""
-    confidence, predicted = outputs.logits.double().softmax(1).max(1)
-    indices = ((predicted == outputs.labels) == correct).nonzero().flatten().tolist()
-    indices.sort(key=lambda i: (float(confidence[i]) if correct else -float(confidence[i]), outputs.paths[i]))
+    """Return the correct images with the lowest confidence, or the errors with the highest."""
+    confidence, predicted = outputs.confidence.tolist(), outputs.predicted.tolist()
+    indices = (outputs.correct == correct).nonzero().flatten().tolist()
+    indices.sort(key=lambda i: (confidence[i] if correct else -confidence[i], outputs.paths[i]))
     return tuple(
-        EvaluatedImage(outputs.paths[i], classes[outputs.labels[i]], classes[predicted[i]], float(confidence[i]))
+        EvaluatedImage(outputs.paths[i], classes[outputs.labels[i]], classes[predicted[i]], confidence[i])
         for i in indices[:MAX_LISTED]
     )
 
 
-def list_confused_pairs(classes: tuple[str, ...], confusion: tuple[tuple[int, ...], ...]) -> tuple[ConfusedPair, ...]:
-    """The pairs of classes that are confused, most images first, and of equally many the larger share of the class."""
+def list_confused_pairs(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> tuple[ConfusedPair, ...]:
+    """Return the most frequent pairs of true and predicted class; ties are ordered by their fraction of the class."""
     pairs = [
         ConfusedPair(classes[label], classes[predicted], count, count / sum(row))
         for label, row in enumerate(confusion)
@@ -184,30 +184,29 @@ def list_confused_pairs(classes: tuple[str, ...], confusion: tuple[tuple[int, ..
 
 
 def _read_run_history(setup: EvalSetup, reporter: Reporter) -> tuple[EpochMetrics, ...]:
-    """The epochs of the run that a checkpoint lies in; none where it was taken elsewhere, and none, which the reporter
-    is warned of, where they cannot be read: the rest of a report stands without them."""
+    """Return the epochs of the checkpoint's run; empty outside a run directory, or if they cannot be read."""
     run_dir = run_of_checkpoint(setup.checkpoint_path)
     if run_dir is None:
         return ()
     try:
         return read_history(run_dir)
     except CheckpointError as error:
-        reporter.warn(f"--report: the curves of the training are left out: {error}")
+        reporter.warn(f"--report: omits the training curves: {error}")
         return ()
 
 
-def _build_report_context(eval_run: EvalRun, history: tuple[EpochMetrics, ...]) -> ReportContext:
-    checkpoint, recipe = eval_run.checkpoint, eval_run.recipe_file.recipe
+def _build_report_context(setup: EvalSetup, history: tuple[EpochMetrics, ...]) -> ReportContext:
+    checkpoint, recipe = setup.checkpoint, setup.recipe_file.recipe
     return ReportContext(
         model=recipe.backbone.name,
         weights=str(checkpoint.origin["weights"]),
         stage=checkpoint.stage,
         epoch=checkpoint.epoch,
-        source=eval_run.dataset.source,
-        root=eval_run.dataset.root,
-        split=eval_run.split,
+        source=setup.dataset.source,
+        root=setup.dataset.root,
+        split=setup.split,
         image_size=checkpoint.preprocessing.image_size,
-        device=str(eval_run.classifier.device),
+        device=str(setup.classifier.device),
         versions={
             "ftcli": __version__,
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""What the user asks of an evaluation, and what of it cannot be."""
+"""Arguments of `ftcli evaluate` and their validation."""
 
 from __future__ import annotations
 
@@ -7,95 +7,113 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.evaluation.eval_setup import EvalSetup
 from ftcli.evaluation.logits import TTA
 from ftcli.evaluation.prediction_writer import SUFFIXES
-from ftcli.evaluation.report import check_report_path
 from ftcli.files import check_writable, is_same_file
 from ftcli.runs.history import is_run_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What `ftcli evaluate` does beside measuring: thresholds for this `recall`, a calibrated checkpoint at `out`, or
-    beside the old one, files of all predictions and of the report."""
+class EvaluateArgs:
+    """Arguments of `ftcli evaluate`.
 
+    Without `data`, images come from the checkpoint's own recipe; without `split`, from its test split, or val if it has
+    none. A None for `batch_size` or `num_workers` means the recipe's value. `tta` is a key of TTA. `use_cache` caches
+    the inputs of the head; `rehash` hashes every image again. `out` is the path of the calibrated checkpoint.
+    """
+
+    checkpoint: Path
+    data: Path | None = None
+    split: str | None = None
+    device: str
+    batch_size: int | None = None
+    num_workers: int | None = None
+    tta: str | None = None
+    use_cache: bool = True
+    rehash: bool = False
     min_recall: float | None = None
     calibrate: bool = False
     out: Path | None = None
     predictions: Path | None = None
     report: Path | None = None
 
+    def output_paths(self) -> list[tuple[str, Path]]:
+        """Return the output files with their options."""
+        candidates = (("--out", self.out), ("--predictions", self.predictions), ("--report", self.report))
+        return [(option, path) for option, path in candidates if path is not None]
 
-def validate_args(options: EvaluateOptions, tta: str | None) -> None:
-    """Raise RecipeError with every fault that shows without the checkpoint; `views` is what --tta names."""
-    errors: list[str] = []
-    if options.min_recall is not None and not 0 < options.min_recall <= 1:
-        errors.append(f"--min-recall: {options.min_recall:g} is no share above 0 and up to 1; give one such as 0.95")
-    if tta is not None and tta not in TTA:
-        errors.append(f"--tta: {tta!r} names no views; {suggest(tta, TTA)}")
-    if options.out is not None and not options.calibrate:
-        errors.append(
-            f"--out: {options.out} is where --calibrate puts its checkpoint; add --calibrate, or leave it out"
-        )
-    if options.out is not None and options.out.suffix != ".pt":
-        errors.append(f"--out: {options.out} does not end in .pt, as checkpoints do; give such a name")
-    if options.out is not None and is_run_checkpoint(options.out):
-        errors.append(f"--out: {options.out} is a checkpoint that its run goes on from; give another name")
-    if options.predictions is not None and (message := _check_predictions_path(options.predictions)):
-        errors.append(message)
-    for option, path in _list_output_paths(options):
-        try:
-            if option == "--report":
-                check_report_path(path)
-            check_writable(path, option)
-        except RecipeError as error:
-            errors += error.messages
-    output_paths = _list_output_paths(options)
-    for index, (option, path) in enumerate(output_paths):
-        for other_option, other_path in output_paths[:index]:
-            if is_same_file(path, other_path):
-                errors.append(f"{option}: {path} is also where {other_option} writes; give each a name of its own")
+
+def validate_args(args: EvaluateArgs) -> None:
+    """Raise RecipeError with all errors that can be found without the checkpoint."""
+    errors = [*_find_option_errors(args), *_find_path_errors(args)]
     if errors:
         raise RecipeError(*errors)
 
 
-def validate_args_for_checkpoint(options: EvaluateOptions, setup: EvalSetup) -> None:
-    """Raise RecipeError with every fault that shows once the checkpoint is known."""
+def validate_args_for_checkpoint(args: EvaluateArgs, checkpoint_path: Path, num_classes: int) -> None:
+    """Raise RecipeError with all errors that depend on the checkpoint."""
     errors: list[str] = []
-    num_classes = len(setup.checkpoint.classes)
-    if options.min_recall is not None and num_classes != 2:
+    if args.min_recall is not None and num_classes != 2:
         errors.append(
-            f"--min-recall: {options.min_recall:g} asks for a threshold between two classes, and {setup.checkpoint_path} has {num_classes}; leave "
-            "it out"
+            f"--min-recall: {args.min_recall:g} needs a checkpoint with two classes, but {checkpoint_path} has "
+            f"{num_classes}; omit it"
         )
-    if options.calibrate and options.out is None:
+    if args.calibrate and args.out is None:
         try:
-            check_writable(calibrated_path(setup.checkpoint_path), "--calibrate")
+            check_writable(calibrated_path(checkpoint_path), "--calibrate")
         except RecipeError as error:
             errors += error.messages
-    for option, path in _list_output_paths(options):
-        if is_same_file(path, setup.checkpoint_path):
-            errors.append(f"{option}: {path} is the checkpoint itself, which stays as it is; give another name")
+    for option, path in args.output_paths():
+        if is_same_file(path, checkpoint_path):
+            errors.append(
+                f"{option}: {path} is the evaluated checkpoint, which is never overwritten; give another path"
+            )
     if errors:
         raise RecipeError(*errors)
 
 
 def calibrated_path(path: Path) -> Path:
-    """Where a calibrated checkpoint goes without --out: beside the old one."""
+    """Return the path of the calibrated checkpoint without --out, next to the evaluated one."""
     return path.with_name(f"{path.stem}-calibrated.pt")
 
 
-def _check_predictions_path(path: Path) -> str | None:
-    """Why no predictions can be written to a file of this name; None where they can."""
-    if path.suffix.lower() not in SUFFIXES:
-        return f"--predictions: {path} does not end in {' or '.join(SUFFIXES)}; give such a name"
-    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        return f"--predictions: {path} needs the package pyarrow; pip install 'ftcli[parquet]'"
-    return None
+def _find_option_errors(args: EvaluateArgs) -> list[str]:
+    errors = []
+    if args.min_recall is not None and not 0 < args.min_recall <= 1:
+        errors.append(f"--min-recall: {args.min_recall:g} is not above 0 and at most 1; give a recall such as 0.95")
+    if args.tta is not None and args.tta not in TTA:
+        errors.append(f"--tta: unknown views {args.tta!r}; {suggest(args.tta, TTA)}")
+    if args.rehash and not args.use_cache:
+        errors.append("--rehash: has no effect with --no-cache; omit one of them")
+    if args.rehash and args.tta in TTA:
+        errors.append(f"--rehash: has no effect with --tta {args.tta}, which uses no cache; omit one of them")
+    if args.out is not None and not args.calibrate:
+        errors.append(f"--out: {args.out} has no effect without --calibrate; add it, or omit --out")
+    return errors
 
 
-def _list_output_paths(options: EvaluateOptions) -> list[tuple[str, Path]]:
-    """The files that the user names, each with its option."""
-    candidates = (("--out", options.out), ("--predictions", options.predictions), ("--report", options.report))
-    return [(option, path) for option, path in candidates if path is not None]
+def _find_path_errors(args: EvaluateArgs) -> list[str]:
+    errors = []
+    if args.out is not None and args.out.suffix != ".pt":
+        errors.append(f"--out: {args.out} does not end in .pt; give a path that does")
+    if args.out is not None and is_run_checkpoint(args.out):
+        errors.append(f"--out: {args.out} is a checkpoint from which its run resumes; give another path")
+    suffix = None if args.predictions is None else args.predictions.suffix.lower()
+    if suffix is not None and suffix not in SUFFIXES:
+        errors.append(
+            f"--predictions: {args.predictions} does not end in {' or '.join(SUFFIXES)}; give a path that does"
+        )
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        errors.append(f"--predictions: {args.predictions} needs pyarrow; run pip install 'ftcli[parquet]'")
+    if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
+        errors.append(f"--report: {args.report} does not end in .html or .htm; give a path that does")
+    output_paths = args.output_paths()
+    for index, (option, path) in enumerate(output_paths):
+        try:
+            check_writable(path, option)
+        except RecipeError as error:
+            errors += error.messages
+        for other_option, other_path in output_paths[:index]:
+            if is_same_file(path, other_path):
+                errors.append(f"{option}: {path} is also the file of {other_option}; give two paths")
+    return errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,32 @@ TTA: dict[str, tuple[FlipDims, ...]] = {"flips": ((), (3,), (2,), (2, 3))}
 
 @dataclass(frozen=True)
 class EvalOutputs:
-    """Logits (n, classes) in float32, labels (n) and paths of n images, on the CPU, and messages of skipped images."""
+    """Logits (n, classes) in float32, labels (n,) and paths of n images, on the CPU; messages of the skipped images."""
 
     logits: Tensor
     labels: Tensor
     paths: tuple[str, ...]
     skipped: tuple[str, ...]
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """The softmax of the logits, (n, classes), in float64."""
+        return self.logits.double().softmax(1)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted classes, (n,)."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """The probabilities of the predicted classes, (n,), in float64."""
+        return self.probabilities.max(1).values
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """The images whose predicted class is their true class, (n,), as booleans."""
+        return self.predicted == self.labels
 
 
 def predict_logits(model: nn.Module, forward: ForwardFn, loader: BatchLoader, task: ProgressTask) -> EvalOutputs:

@@ -1,11 +1,13 @@
-"""Where to draw the line between two classes."""
+"""Decision thresholds between two classes."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+from ftcli.evaluation.bootstrap import BoolArray, FloatArray
 from ftcli.evaluation.logits import EvalOutputs
-from ftcli.evaluation.ranking import BoolArray, FloatArray
 from ftcli.results import Threshold
 
 
@@ -16,11 +18,11 @@ def find_thresholds(
     min_recall: float | None,
     selection_split: str,
 ) -> tuple[Threshold, ...]:
-    """For each of two classes the threshold of the best F1, and with `recall` that of the best precision at such a
-    recall; chosen on the outputs of `split` and measured on those evaluated.
+    """Choose for each of two classes the threshold of the best F1 and, with `min_recall`, of the best precision at it.
 
-    A threshold is a probability that one of the images has, and takes in those that have it. Of equally good ones
-    it is the highest for F1, and the one of the highest recall for precision. None for outputs of one class alone.
+    Thresholds are chosen on `selection_outputs` and measured on `eval_outputs`. A threshold is the probability of an
+    image, and an image with this probability is positive. Ties go to the highest threshold for F1 and to the highest
+    recall for precision. Empty if the selection has images of one class only.
     """
     if len(set(selection_outputs.labels.tolist())) < len(classes):
         return ()
@@ -30,32 +32,24 @@ def find_thresholds(
         for target_recall in (None,) if min_recall is None else (None, min_recall):
             threshold = choose_threshold(*selection_scores, target_recall)
             metrics = compute_threshold_metrics(*eval_scores, threshold)
-            thresholds.append(
-                Threshold(
-                    name,
-                    "f1" if target_recall is None else "recall",
-                    target_recall,
-                    threshold,
-                    *metrics,
-                    selection_split,
-                )
-            )
+            goal: Literal["f1", "recall"] = "f1" if target_recall is None else "recall"
+            thresholds.append(Threshold(name, goal, target_recall, threshold, *metrics, selection_split))
     return tuple(thresholds)
 
 
 def class_scores(outputs: EvalOutputs, label: int) -> tuple[FloatArray, BoolArray]:
-    """The probability of a class for each image, and whether the image is of it."""
-    scores: FloatArray = outputs.logits.double().softmax(1)[:, label].numpy()
+    """Return the probability of a class for each image, and the images of this class."""
+    scores: FloatArray = outputs.probabilities[:, label].numpy()
     return scores, (outputs.labels == label).numpy()
 
 
 def choose_threshold(scores: FloatArray, is_positive: BoolArray, min_recall: float | None) -> float:
-    """The score of the best F1, or of the best precision at a recall of at least `recall`, taking in what has it.
+    """Return the score with the best F1, or with the best precision at a recall of at least `min_recall`.
 
-    Some images, and not all, are members.
+    Needs positive and negative images.
     """
     order = np.argsort(-scores, kind="stable")
-    is_last_of_ties = np.append(np.diff(scores[order]) != 0, True)  # of those with the same score
+    is_last_of_ties = np.append(np.diff(scores[order]) != 0, True)
     true_positives = np.cumsum(is_positive[order])[is_last_of_ties]
     num_predicted = np.arange(1, len(scores) + 1)[is_last_of_ties]
     if min_recall is None:
@@ -71,8 +65,7 @@ def choose_threshold(scores: FloatArray, is_positive: BoolArray, min_recall: flo
 def compute_threshold_metrics(
     scores: FloatArray, is_positive: BoolArray, threshold: float
 ) -> tuple[float, float, float]:
-    """Precision, recall and F1 of calling all images members whose score is at least the threshold; 0 where there is
-    nothing to divide by."""
+    """Return precision, recall and F1 of predicting positive at scores of at least `threshold`; 0 for 0 / 0."""
     predicted_positive = scores >= threshold
     true_positives, num_predicted, num_positives = (
         int((predicted_positive & is_positive).sum()),

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from ftcli.results.base import Result
 
-IntervalMethod = Literal["wilson", "bootstrap"]
+IntervalMethod = Literal["wilson", "bca"]
+"""Wilson interval, or bias-corrected and accelerated (BCa) bootstrap interval."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Metric(Result):
     """A metric with its 95% interval.
 
     `value`, `low` and `high` are None if the images do not define the metric, such as ROC AUC with one class. `low` and
-    `high` are also None if the images are too uniform to estimate an interval, such as with all images correct. `name`
-    is a key of METRIC_INFO, `method` the method of the interval.
+    `high` are also None if the bootstrap gives no interval: all images are correct, or a class has too few images.
+    `name` is a key of METRIC_INFO, `method` the method of the interval.
     """
 
     name: str

@@ -14,7 +14,8 @@ import pytest
 import torch
 from pyarrow.parquet import read_table
 
-from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint
+from ftcli.evaluation.eval_setup import evaluate_checkpoint
+from ftcli.evaluation.evaluate_args import EvaluateArgs
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.results import NullReporter
 from ftcli.runs.checkpoint import read_checkpoint
@@ -89,7 +90,8 @@ def test_evaluate_warns_of_added_and_missing_images(ftcli: Ftcli, unicode_checkp
     first.rename(first.with_name("new.jpg"))
     outcome = ftcli("evaluate", unicode_checkpoint, "--json")
     assert outcome.err == (
-        f"warning: {unicode_checkpoint}: test is not as it was in training: 1 image missing, such as {first.relative_to('data')}; "
+        f"warning: {unicode_checkpoint}: test has other images than in training: "
+        f"1 image missing, such as {first.relative_to('data')}; "
         f"1 image added, such as {first.with_name('new.jpg').relative_to('data')}\n"
     )
     assert outcome.json["images"] == 20
@@ -98,8 +100,8 @@ def test_evaluate_warns_of_added_and_missing_images(ftcli: Ftcli, unicode_checkp
     assert (outcome.code, outcome.errors) == (
         3,
         [
-            f"{unicode_checkpoint}: data has no test any more, of which training knew 20 images; put them back, or give --split "
-            "train or val"
+            f"{unicode_checkpoint}: data no longer has the split test (20 images in training); restore it, or give "
+            "--split train or val"
         ],
     )
     assert ftcli("evaluate", unicode_checkpoint, "--split", "val").code == 0
@@ -113,7 +115,7 @@ def test_evaluate_matches_classes_of_other_folder_by_name(
     shutil.copytree(photo_folder / "test/flower", workplace / "field/flower")
     outcome = ftcli("evaluate", checkpoint_path, "--data", "field", "--min-recall", "0.9", "--json")
     assert outcome.err == (
-        "warning: --min-recall: all images are of one class, so there is no threshold between two to choose\n"
+        "warning: --min-recall: has no effect, since all images are of one class; add images of the other\n"
     )
     result = outcome.json
     assert result["split"] == "all"
@@ -140,16 +142,17 @@ def test_evaluate_reports_unknown_split(ftcli: Ftcli, checkpoint_path: Path) -> 
     outcome = ftcli("evaluate", checkpoint_path, "--split", "tset")
     assert outcome.code == 3
     (message,) = outcome.errors
-    assert message.endswith("has no such split; did you mean 'test'?")
+    assert message.startswith("--split: unknown split 'tset' of ")
+    assert message.endswith("; did you mean 'test'?")
     outcome = ftcli("evaluate", checkpoint_path, "--split", "")
     assert outcome.code == 3
-    assert outcome.errors[0].endswith(" has no such split; known: test, train, val")
-    assert outcome.errors[0].startswith("--split '': ")
+    assert outcome.errors[0].startswith("--split: unknown split '' of ")
+    assert outcome.errors[0].endswith("; known: test, train, val")
 
 
 def test_evaluate_chooses_thresholds_on_val(ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path) -> None:
     outcome = ftcli("evaluate", checkpoint_path, "--min-recall", "0.9", "--json")
-    assert outcome.err == "Thresholds are chosen on val, so its 10 images are measured too\n"
+    assert outcome.err == "Evaluating the 10 images of val too, to choose thresholds on them\n"
     result = outcome.json["thresholds"]
     assert [(one["positive"], one["goal"], one["wanted"], one["chosen_on"]) for one in result] == [
         (name, goal, wanted, "val") for name in ("china", "flower") for goal, wanted in (("f1", None), ("recall", 0.9))
@@ -170,14 +173,12 @@ def test_evaluate_chooses_thresholds_on_val(ftcli: Ftcli, checkpoint_path: Path,
 
 
 def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_path: Path) -> None:
-    before, old = (
-        checkpoint_path.read_bytes(),
-        evaluate_checkpoint(EvaluateArgs(checkpoint=checkpoint_path, split="val", device="cpu"), NullReporter()),
-    )
+    before = checkpoint_path.read_bytes()
+    _, old = evaluate_checkpoint(EvaluateArgs(checkpoint=checkpoint_path, split="val", device="cpu"), NullReporter())
     outcome = ftcli("evaluate", checkpoint_path, "--calibrate", "--json")
     assert outcome.err.startswith(
-        f"warning: --calibrate: {checkpoint_path} has 10 images of val only; a temperature from so few may be far from the "
-        "best one for other images\n"
+        f"warning: --calibrate: {checkpoint_path} has only 10 images in val, so the temperature is uncertain; "
+        "use at least 100\n"
     )
     result = outcome.json
     new = checkpoint_path.with_name("best_loss-calibrated.pt")
@@ -187,11 +188,9 @@ def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_pa
     assert temperature_scaling["log_loss_after"] < temperature_scaling["log_loss_before"]
     assert checkpoint_path.read_bytes() == before
     made, source = read_checkpoint(new), read_checkpoint(checkpoint_path)
-    calibrated = evaluate_checkpoint(EvaluateArgs(checkpoint=new, split="val", device="cpu"), NullReporter())
-    assert torch.allclose(
-        calibrated.outputs.logits * temperature_scaling["temperature"], old.outputs.logits, rtol=1e-4, atol=1e-6
-    )
-    assert torch.equal(calibrated.outputs.logits.argmax(1), old.outputs.logits.argmax(1))
+    _, calibrated = evaluate_checkpoint(EvaluateArgs(checkpoint=new, split="val", device="cpu"), NullReporter())
+    assert torch.allclose(calibrated.logits * temperature_scaling["temperature"], old.logits, rtol=1e-4, atol=1e-6)
+    assert torch.equal(calibrated.predicted, old.predicted)
     assert (made.kind, made.progress, made.stage, made.held) == ("best", None, source.stage, source.held)
     assert made.origin == {
         **source.origin,
@@ -199,8 +198,8 @@ def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_pa
         "calibrated_from": source.digest,
     }
     assert made.metrics == {
-        "val_loss": compute_loss(calibrated.outputs),
-        "val_accuracy": compute_accuracy(calibrated.outputs),
+        "val_loss": compute_loss(calibrated),
+        "val_accuracy": compute_accuracy(calibrated),
     }
     assert made.metrics["val_loss"] == temperature_scaling["log_loss_after"]
     again = ftcli("evaluate", new, "--json").json
@@ -214,9 +213,9 @@ def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_pa
 def test_evaluate_calibrates_on_val_of_recipe(ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path) -> None:
     last = checkpoint_path.parent / "last.pt"
     result = ftcli("evaluate", last, "--data", photo_folder, "--calibrate", "--out", "here.pt", "--json").json
-    val = evaluate_checkpoint(EvaluateArgs(checkpoint=last, split="val", device="cpu"), NullReporter())
+    _, val = evaluate_checkpoint(EvaluateArgs(checkpoint=last, split="val", device="cpu"), NullReporter())
     assert (result["split"], result["images"]) == ("test", 12)
-    assert result["scaling"]["log_loss_before"] == compute_loss(val.outputs)
+    assert result["scaling"]["log_loss_before"] == compute_loss(val)
     assert result["scaling"]["checkpoint"] == result["checkpoint"] == str(Path("here.pt").absolute())
     assert (read_checkpoint(last).kind, read_checkpoint(Path("here.pt")).kind) == ("last", "best")
     assert read_checkpoint(Path("here.pt")).progress is None
@@ -227,16 +226,17 @@ def test_evaluate_calibrate_requires_val_of_recipe(ftcli: Ftcli, unicode_checkpo
     outcome = ftcli("evaluate", unicode_checkpoint, "--data", "moved", "--calibrate")
     assert outcome.code == 3
     assert outcome.errors == [
-        f"{unicode_checkpoint}: data.root: data does not exist; give a folder with train/<class>/, or with one folder a class"
+        f"{unicode_checkpoint}: data.root: data does not exist; "
+        "give a folder with train/<class>/, or with one folder a class"
     ]
     assert not Path("runs/photos/best_loss-calibrated.pt").exists()
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_evaluate_predictions_reproduce_metrics(ftcli: Ftcli, unicode_checkpoint: Path, ending: str) -> None:
-    result = ftcli("evaluate", unicode_checkpoint, "--predictions", f"told.{ending}", "--json").json
-    assert result["predictions"] == str(Path(f"told.{ending}").absolute())
-    rows, classes = read_predictions(Path(f"told.{ending}")), result["classes"]
+    result = ftcli("evaluate", unicode_checkpoint, "--predictions", f"table.{ending}", "--json").json
+    assert result["predictions"] == str(Path(f"table.{ending}").absolute())
+    rows, classes = read_predictions(Path(f"table.{ending}")), result["classes"]
     columns = [f"p_{name}" for name in classes]
     assert list(rows[0]) == ["path", "label", "predicted", "probability", "correct", *columns]
     assert len(rows) == result["images"] == 20
@@ -265,7 +265,7 @@ def test_evaluate_predictions_reproduce_metrics(ftcli: Ftcli, unicode_checkpoint
 def test_evaluate_keeps_old_predictions_on_full_disk(
     ftcli: Ftcli, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    target = Path(f"told.{ending}")
+    target = Path(f"table.{ending}")
     target.write_text("old")
 
     def fail(_: int) -> None:
@@ -274,42 +274,42 @@ def test_evaluate_keeps_old_predictions_on_full_disk(
     monkeypatch.setattr("ftcli.files.os.fsync", fail)
     outcome = ftcli("evaluate", checkpoint_path, "--predictions", target)
     assert outcome.code == 1
-    assert outcome.errors[0].startswith(f"told.{ending}: the disk is full: ")
+    assert outcome.errors[0].startswith(f"table.{ending}: the disk is full: ")
     assert target.read_text() == "old"
     assert not [path for path in Path().iterdir() if path.name.endswith(".tmp")]
 
 
 def test_evaluate_reports_all_invalid_options(ftcli: Ftcli, checkpoint_path: Path) -> None:
     before = sorted(Path().rglob("*"))
-    many = ("--min-recall", "1.5", "--tta", "flip", "--out", "x.bin", "--predictions", "told.txt", "--report", "r.pdf")
+    many = ("--min-recall", "1.5", "--tta", "flip", "--out", "x.bin", "--predictions", "table.txt", "--report", "r.pdf")
     run, there = "runs/photos", "give a path in a writable folder"
     for arguments, faults in (
         (
             many,
             [
-                "--min-recall: 1.5 is no share above 0 and up to 1; give one such as 0.95",
-                "--tta: 'flip' names no views; did you mean 'flips'?",
-                "--out: x.bin is where --calibrate puts its checkpoint; add --calibrate, or leave it out",
-                "--out: x.bin does not end in .pt, as checkpoints do; give such a name",
-                "--predictions: told.txt does not end in .csv or .parquet; give such a name",
-                "--report: r.pdf does not end in .html or .htm; give such a name",
+                "--min-recall: 1.5 is not above 0 and at most 1; give a recall such as 0.95",
+                "--tta: unknown views 'flip'; did you mean 'flips'?",
+                "--out: x.bin has no effect without --calibrate; add it, or omit --out",
+                "--out: x.bin does not end in .pt; give a path that does",
+                "--predictions: table.txt does not end in .csv or .parquet; give a path that does",
+                "--report: r.pdf does not end in .html or .htm; give a path that does",
             ],
         ),
-        (("--min-recall", "0"), ["--min-recall: 0 is no share above 0 and up to 1; give one such as 0.95"]),
-        (("--min-recall", "nan"), ["--min-recall: nan is no share above 0 and up to 1; give one such as 0.95"]),
+        (("--min-recall", "0"), ["--min-recall: 0 is not above 0 and at most 1; give a recall such as 0.95"]),
+        (("--min-recall", "nan"), ["--min-recall: nan is not above 0 and at most 1; give a recall such as 0.95"]),
         (
-            ("--predictions", "nowhere/told.csv"),
+            ("--predictions", "nowhere/table.csv"),
             [f"--predictions: the folder nowhere cannot be written (No such file or directory); {there}"],
         ),
         (
             ("--calibrate", "--out", f"{run}/../photos/best_loss.pt"),
             [
-                f"--out: {run}/../photos/best_loss.pt is a checkpoint that its run goes on from; give another name",
+                f"--out: {run}/../photos/best_loss.pt is a checkpoint from which its run resumes; give another path",
             ],
         ),
         (
             ("--calibrate", "--out", f"{run}/stages/head.pt"),
-            [f"--out: {run}/stages/head.pt is a checkpoint that its run goes on from; give another name"],
+            [f"--out: {run}/stages/head.pt is a checkpoint from which its run resumes; give another path"],
         ),
     ):
         outcome = ftcli("evaluate", checkpoint_path, *arguments)
@@ -326,28 +326,30 @@ def test_evaluate_never_overwrites_checkpoint(ftcli: Ftcli, checkpoint_path: Pat
     for given, target in ((tmp_path / "link.pt", own_checkpoint), (own_checkpoint, other)):
         outcome = ftcli("evaluate", given, "--calibrate", "--out", target)
         assert outcome.code == 2
-        assert outcome.errors == [f"--out: {target} is the checkpoint itself, which stays as it is; give another name"]
+        assert outcome.errors == [
+            f"--out: {target} is the evaluated checkpoint, which is never overwritten; give another path"
+        ]
     outcome = ftcli("evaluate", own_checkpoint, "--calibrate", "--out", tmp_path / "link.pt")
     assert outcome.errors[0].startswith(f"--out: {tmp_path}/link.pt is a folder, link or device; ")
     assert own_checkpoint.read_bytes() == content
 
 
 def test_evaluate_refuses_same_path_for_two_outputs(ftcli: Ftcli, checkpoint_path: Path, tmp_path: Path) -> None:
-    (tmp_path / "told.csv").write_text("old")
-    (tmp_path / "told.html").hardlink_to(tmp_path / "told.csv")
-    outcome = ftcli("evaluate", checkpoint_path, "--predictions", "told.csv", "--report", "told.html")
+    (tmp_path / "table.csv").write_text("old")
+    (tmp_path / "table.html").hardlink_to(tmp_path / "table.csv")
+    outcome = ftcli("evaluate", checkpoint_path, "--predictions", "table.csv", "--report", "table.html")
     assert (outcome.code, outcome.errors) == (
         2,
-        ["--report: told.html is also where --predictions writes; give each a name of its own"],
+        ["--report: table.html is also the file of --predictions; give two paths"],
     )
-    assert (tmp_path / "told.csv").read_text() == "old"
+    assert (tmp_path / "table.csv").read_text() == "old"
 
 
 def test_evaluate_min_recall_requires_two_classes(ftcli: Ftcli, unicode_checkpoint: Path) -> None:
     outcome = ftcli("evaluate", unicode_checkpoint, "--min-recall", "0.95")
     assert outcome.code == 2
     assert outcome.errors == [
-        f"--min-recall: 0.95 asks for a threshold between two classes, and {unicode_checkpoint} has 5; leave it out"
+        f"--min-recall: 0.95 needs a checkpoint with two classes, but {unicode_checkpoint} has 5; omit it"
     ]
 
 
@@ -355,17 +357,17 @@ def test_evaluate_parquet_requires_pyarrow(
     ftcli: Ftcli, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    outcome = ftcli("evaluate", checkpoint_path, "--predictions", "told.parquet")
+    outcome = ftcli("evaluate", checkpoint_path, "--predictions", "table.parquet")
     assert (outcome.code, outcome.errors) == (
         2,
-        ["--predictions: told.parquet needs the package pyarrow; pip install 'ftcli[parquet]'"],
+        ["--predictions: table.parquet needs pyarrow; run pip install 'ftcli[parquet]'"],
     )
 
 
 def test_evaluate_report_includes_training_curves(ftcli: Ftcli, checkpoint_path: Path) -> None:
-    result = ftcli("evaluate", checkpoint_path, "--report", "told.html", "--json").json
-    assert result["report"] == str(Path("told.html").absolute())
-    report = Path("told.html").read_text()
+    result = ftcli("evaluate", checkpoint_path, "--report", "table.html", "--json").json
+    assert result["report"] == str(Path("table.html").absolute())
+    report = Path("table.html").read_text()
     assert "shufflenet_v2_x0_5" in report
     shutil.copy(checkpoint_path, "taken.pt")
     ftcli("evaluate", "taken.pt", "--report", "taken.html")
@@ -376,7 +378,7 @@ def test_evaluate_report_includes_training_curves(ftcli: Ftcli, checkpoint_path:
     line = (checkpoint_path.parent / "metrics.jsonl").read_text().count("\n")
     assert (outcome.code, outcome.err.splitlines()[0]) == (
         0,
-        f"warning: --report: the curves of the training are left out: {checkpoint_path.parent}/metrics.jsonl:{line}: is no "
+        f"warning: --report: omits the training curves: {checkpoint_path.parent}/metrics.jsonl:{line}: is no "
         "line that ftcli train wrote (it holds no mapping); put the file back as it was",
     )
     assert 'id="training"' in report

@@ -25,13 +25,13 @@ def create_evaluation(classes: int, mean_confidence: float = 0.9, calibration_er
         accuracy=0.9,
         figures=(
             Metric("accuracy", 0.9, 0.87, 0.92, "wilson"),
-            Metric("roc_auc", None, None, None, "bootstrap"),
+            Metric("roc_auc", None, None, None, "bca"),
             Metric(
                 "expected_calibration_error",
                 calibration_error + 0.01,
                 calibration_error,
                 calibration_error + 0.02,
-                "bootstrap",
+                "bca",
             ),
         ),
         per_class=tuple(ClassMetrics(name, 100, 0.9, 0.9, 0.9, 0.83, 0.94, 0.97, 0.95) for name in names),

@@ -1,4 +1,4 @@
-"""A temperature is the best there is, and a head divided by it gives what the logits divided by it are."""
+"""The fitted temperature minimizes the log loss, and dividing the head by it divides the logits."""
 
 from __future__ import annotations
 
@@ -16,47 +16,51 @@ from ftcli.models.factory import create_model
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.state_dict import copy_state_dict
 from ftcli.recipe.schema import Head
+from tests.evaluation.conftest import create_outputs
 
 
-def create_outputs(num_images: int, temperature: float) -> EvalOutputs:
-    """Images of a classifier whose logits are `heat` times those that would tell the truth."""
+def create_scaled_outputs(num_images: int, temperature: float) -> EvalOutputs:
+    """Create outputs whose logits are `temperature` times those of a calibrated classifier."""
     generator = torch.Generator().manual_seed(num_images)
     logits = torch.randn(num_images, 4, generator=generator, dtype=torch.float64) * 2
     labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    return EvalOutputs((logits * temperature).float(), labels, ("",) * num_images, ())
+    return create_outputs(logits * temperature, labels)
 
 
 def test_fit_temperature_recovers_a_known_temperature() -> None:
     for temperature in (1e-6, 0.3, 1.0, 4.0, 1e5):
-        assert fit_temperature(create_outputs(50_000, temperature), "here") == pytest.approx(temperature, rel=0.02)
+        assert fit_temperature(create_scaled_outputs(50_000, temperature), "--calibrate") == pytest.approx(
+            temperature, rel=0.02
+        )
 
 
 def test_fit_temperature_ignores_an_outlier_class() -> None:
-    near = create_outputs(2000, 3.0)
-    far = replace(near, logits=torch.cat([near.logits, torch.full((2000, 1), -5000.0)], 1))
-    assert fit_temperature(far, "here") == pytest.approx(fit_temperature(near, "here"), rel=1e-6)
+    outputs = create_scaled_outputs(2000, 3.0)
+    with_outlier = replace(outputs, logits=torch.cat([outputs.logits, torch.full((2000, 1), -5000.0)], 1))
+    expected = fit_temperature(outputs, "--calibrate")
+    assert fit_temperature(with_outlier, "--calibrate") == pytest.approx(expected, rel=1e-6)
 
 
 def test_fit_temperature_is_optimal() -> None:
-    outputs = create_outputs(200, 3.0)
-    best = fit_temperature(outputs, "here")
+    outputs = create_scaled_outputs(200, 3.0)
+    best = fit_temperature(outputs, "--calibrate")
 
     def loss(temperature: float) -> float:
         return float(functional.cross_entropy(outputs.logits.double() / temperature, outputs.labels))
 
-    assert all(loss(best) < loss(best * other) for other in (1e-2, 0.5, 0.999, 1.001, 2.0, 1e2))
-    step = 1e-6  # the slope changes its sign within a millionth
+    assert all(loss(best) < loss(best * factor) for factor in (1e-2, 0.5, 0.999, 1.001, 2.0, 1e2))
+    step = 1e-6
     assert loss(best * (1 - 2 * step)) > loss(best * (1 - step)) > loss(best)
     assert loss(best * (1 + 2 * step)) > loss(best * (1 + step)) > loss(best)
 
 
 def test_fit_temperature_rejects_unbounded_optimum() -> None:
-    good = EvalOutputs(torch.eye(3) * 5, torch.arange(3), ("",) * 3, ())
+    good = create_outputs(torch.eye(3) * 5, torch.arange(3))
     with pytest.raises(DataError) as caught:
         fit_temperature(good, "--calibrate")
     assert str(caught.value) == (
-        "--calibrate: no temperature down to 0.01 is cold enough for the 3 images of val: nearly all are right, so "
-        "the surer the network, the better; keep more images for validation"
+        "--calibrate: the log loss on the 3 images of val decreases down to a temperature of 0.01, since nearly all "
+        "are correct; use more validation images"
     )
     for wrong, max_temperature in (
         (replace(good, logits=-good.logits), 236),
@@ -65,8 +69,8 @@ def test_fit_temperature_rejects_unbounded_optimum() -> None:
         with pytest.raises(DataError) as caught:
             fit_temperature(wrong, "--calibrate")
         assert str(caught.value) == (
-            f"--calibrate: no temperature up to {max_temperature} helps on the 3 images of val: the network is no better "
-            "there than one that gives every class the same probability; train it further first"
+            f"--calibrate: no temperature up to {max_temperature} improves the log loss on the 3 images of val, where "
+            "the classifier is no better than uniform probabilities; train it further"
         )
 
 
@@ -96,7 +100,7 @@ def test_divide_layer_by_divides_the_logits(name: str, path: str, head: Head) ->
 
 
 def test_check_calibrated_logits_rejects_other_logits() -> None:
-    before = create_outputs(20, 1.0)
+    before = create_scaled_outputs(20, 1.0)
     check_calibrated_logits(before, replace(before, logits=before.logits / 2), 2.0, True)
     check_calibrated_logits(before, replace(before, logits=before.logits / 2 * 1.001), 2.0, False)
     tied = replace(before, logits=torch.tensor([[10.0, 9.99995]]))
@@ -108,5 +112,5 @@ def test_check_calibrated_logits_rejects_other_logits() -> None:
         with pytest.raises(RunError) as caught:
             check_calibrated_logits(before, replace(before, logits=wrong), 2.0, True)
         assert str(caught.value).startswith(
-            "--calibrate: the network with its head divided by 2 gives other logits than the old one divided by it (by "
+            "--calibrate: dividing the head by 2 does not divide the logits by it (differences of up to "
         )

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from ftcli.evaluation import head_features as module
-from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint
+from ftcli.evaluation.eval_setup import evaluate_checkpoint
+from ftcli.evaluation.evaluate_args import EvaluateArgs
 from ftcli.evaluation.head_features import cut_at_head
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.models.factory import create_model
@@ -64,13 +65,13 @@ def test_evaluate_without_cache_is_close_and_writes_nothing(
     finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
-    uncached = evaluate_checkpoint(replace(args, use_cache=False), NullReporter()).outputs
+    _, uncached = evaluate_checkpoint(replace(args, use_cache=False), NullReporter())
     assert not computed
     assert not (tmp_path / "own-cache").exists()
-    cached = evaluate_checkpoint(args, NullReporter()).outputs
+    _, cached = evaluate_checkpoint(args, NullReporter())
     assert sum(computed) == 12
     assert torch.allclose(cached.logits, uncached.logits, rtol=1e-5, atol=1e-5)
-    assert torch.equal(cached.logits.argmax(1), uncached.logits.argmax(1))
+    assert torch.equal(cached.predicted, uncached.predicted)
 
 
 @pytest.mark.parametrize("limit", ["0", "1 kB"])
@@ -84,11 +85,12 @@ def test_evaluate_with_full_cache_is_bit_identical(
             self.messages += text
 
     args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
-    cached = evaluate_checkpoint(args, NullReporter()).outputs
+    _, cached = evaluate_checkpoint(args, NullReporter())
     shutil.rmtree(tmp_path / "own-cache")
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
     reporter = MessageRecorder()
-    assert torch.equal(evaluate_checkpoint(args, reporter).outputs.logits, cached.logits)
+    _, uncached = evaluate_checkpoint(args, reporter)
+    assert torch.equal(uncached.logits, cached.logits)
     assert sum(computed) == 2 * 12
     expected = "evaluating test: feature extraction: the features do not fit in the cache and are computed in each pass"
     assert reporter.messages == ("" if limit == "0" else expected)  # who keeps nothing on purpose knows
@@ -107,11 +109,14 @@ def test_extract_with_full_cache_is_bit_identical(
 
 def test_verify_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
     checkpoint = "runs/photos/best_loss.pt"
-    expected = ["--rehash: does nothing with --no-cache; leave one out"]
-    assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").errors == expected
-    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").errors == expected
+    assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").errors == [
+        "--rehash: has no effect with --no-cache; omit one of them"
+    ]
+    assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").errors == [
+        "--rehash: does nothing with --no-cache; leave one out"
+    ]
     assert ftcli("evaluate", checkpoint, "--rehash", "--tta", "flips").errors == [
-        "--rehash: does nothing with --tta flips, which uses no cache; leave one out"
+        "--rehash: has no effect with --tta flips, which uses no cache; omit one of them"
     ]
     assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--layer", "stage3").errors == [
         "--rehash: does nothing with --layer stage3, which uses no cache; leave one out"

@@ -1,4 +1,4 @@
-"""Figures equal those of scikit-learn, or of a count by hand."""
+"""Metrics equal those of scikit-learn or a direct computation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from ftcli.evaluation.metrics import (
     compute_reliability_bins,
     count_top_k_correct,
 )
+from tests.evaluation.conftest import create_outputs
 
 
-def create_outputs(seed: int, num_images: int, num_classes: int) -> EvalOutputs:
+def create_random_outputs(seed: int, num_images: int, num_classes: int) -> EvalOutputs:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_images, num_classes, generator=generator) * 3
     labels = torch.randint(num_classes, (num_images,), generator=generator)
-    return EvalOutputs(logits, labels, tuple(map(str, range(num_images))), ())
+    return create_outputs(logits, labels)
 
 
 @pytest.mark.parametrize(("seed", "images", "classes"), [(0, 1, 2), (1, 50, 2), (2, 300, 7), (3, 5, 100)])
 def test_metrics_match_sklearn(seed: int, images: int, classes: int) -> None:
-    outputs = create_outputs(seed, images, classes)
-    labels, predicted = outputs.labels.numpy(), outputs.logits.argmax(1).numpy()
-    probabilities = outputs.logits.double().softmax(1).numpy()
+    outputs = create_random_outputs(seed, images, classes)
+    labels, predicted = outputs.labels.numpy(), outputs.predicted.numpy()
+    probabilities = outputs.probabilities.numpy()
     assert compute_loss(outputs) == pytest.approx(log_loss(labels, probabilities, labels=range(classes)), rel=1e-12)
     assert compute_accuracy(outputs) == accuracy_score(labels, predicted)
     expected = confusion_matrix(labels, predicted, labels=range(classes))
@@ -39,23 +40,33 @@ def test_metrics_match_sklearn(seed: int, images: int, classes: int) -> None:
         assert count_top_k_correct(outputs, 5) == top
 
 
+def test_outputs_derive_predictions_from_logits() -> None:
+    outputs = create_outputs([[2.0, 0.0], [0.0, 0.0], [0.0, 1.0]], [0, 1, 1])
+    assert outputs.predicted.tolist() == [0, 0, 1]
+    assert outputs.correct.tolist() == [True, False, True]
+    assert outputs.probabilities.dtype == outputs.confidence.dtype == torch.float64
+    assert outputs.probabilities.sum(1).tolist() == pytest.approx([1.0] * 3)
+    assert outputs.confidence.tolist() == [
+        float(outputs.probabilities[i, label]) for i, label in enumerate(outputs.predicted)
+    ]
+
+
 def test_count_top_k_correct_breaks_ties_by_class_order() -> None:
-    outputs = EvalOutputs(torch.zeros(6, 6), torch.arange(6), ("",) * 6, ())
-    assert [count_top_k_correct(outputs, top) for top in (1, 5, 6)] == [1, 5, 6]
+    outputs = create_outputs(torch.zeros(6, 6), torch.arange(6))
+    assert [count_top_k_correct(outputs, k) for k in (1, 5, 6)] == [1, 5, 6]
     assert compute_accuracy(outputs) == 1 / 6
 
 
 def test_compute_calibration_error_of_one_bin() -> None:
-    # Ten images, each given class 0 with probability 0.8; six of them rightly.
+    # Ten images with predicted class 0 at confidence 0.8, six of them correct.
     logits = torch.tensor([[0.8, 0.2]]).log().repeat(10, 1)
     labels = torch.tensor([0] * 6 + [1] * 4)
-    assert compute_calibration_error(EvalOutputs(logits, labels, ("",) * 10, ())) == pytest.approx(0.2, abs=1e-6)
+    assert compute_calibration_error(create_outputs(logits, labels)) == pytest.approx(0.2, abs=1e-6)
 
 
 def test_compute_calibration_error_weights_bins_by_images() -> None:
-    outputs = create_outputs(4, 2000, 3)
-    confidence, predicted = outputs.logits.double().softmax(1).max(1)
-    correct = (predicted == outputs.labels).double()
+    outputs = create_random_outputs(4, 2000, 3)
+    confidence, correct = outputs.confidence, outputs.correct.double()
     gaps = 0.0
     for low in range(15):
         in_bin = (confidence > low / 15) & (confidence <= (low + 1) / 15)
@@ -65,22 +76,22 @@ def test_compute_calibration_error_weights_bins_by_images() -> None:
 
 
 def test_compute_reliability_bins_include_the_upper_bound() -> None:
-    bins = compute_reliability_bins(EvalOutputs(torch.zeros(3, 3), torch.arange(3), ("",) * 3, ()))
-    (filled,) = [one for one in bins if one.images]
+    bins = compute_reliability_bins(create_outputs(torch.zeros(3, 3), torch.arange(3)))
+    (filled,) = [reliability_bin for reliability_bin in bins if reliability_bin.images]
     assert (filled.low, filled.high, filled.images, filled.accuracy) == (4 / 15, 5 / 15, 3, 1 / 3)
 
 
 def test_compute_reliability_bins_sum_to_the_calibration_error() -> None:
-    outputs = create_outputs(5, 500, 4)
+    outputs = create_random_outputs(5, 500, 4)
     bins = compute_reliability_bins(outputs)
-    assert [(one.low, one.high) for one in bins] == [(index / 15, (index + 1) / 15) for index in range(15)]
-    assert sum(one.images for one in bins) == 500
+    assert [(b.low, b.high) for b in bins] == [(index / 15, (index + 1) / 15) for index in range(15)]
+    assert sum(b.images for b in bins) == 500
     gaps = 0.0
-    for one in bins:
-        if one.confidence is None or one.accuracy is None:
-            assert one.images == 0
+    for b in bins:
+        if b.confidence is None or b.accuracy is None:
+            assert b.images == 0
             continue
-        assert one.low < one.confidence <= one.high
-        gaps += one.images / 500 * abs(one.accuracy - one.confidence)
+        assert b.low < b.confidence <= b.high
+        gaps += b.images / 500 * abs(b.accuracy - b.confidence)
     assert gaps == pytest.approx(compute_calibration_error(outputs), abs=1e-12)
-    assert bins[0].confidence is None  # four classes leave no top probability below a quarter
+    assert bins[0].confidence is None  # with four classes, no confidence is below 1/4

@@ -1,4 +1,4 @@
-"""Thresholds are the best there are, which is tried for every one, and their figures are those of scikit-learn."""
+"""Thresholds are the best of all candidates, and their metrics equal those of scikit-learn."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.thresholds import class_scores, find_thresholds
+from tests.evaluation.conftest import create_outputs
 
 
-def create_outputs(rng: np.random.Generator, num_images: int) -> EvalOutputs:
+def create_binary_outputs(rng: np.random.Generator, num_images: int) -> EvalOutputs:
     labels = np.append([0, 1], rng.integers(2, size=num_images - 2))
     logits = (rng.normal(size=(num_images, 2)) + np.eye(2)[labels]).round(int(rng.integers(3)))
-    return EvalOutputs(torch.tensor(logits).float(), torch.tensor(labels), tuple(map(str, range(num_images))), ())
+    return create_outputs(logits, labels)
 
 
 def test_find_thresholds_is_optimal() -> None:
     rng = np.random.default_rng(0)
     for _ in range(30):
-        selection, evaluated = create_outputs(rng, int(rng.integers(2, 40))), create_outputs(rng, 25)
+        selection, evaluated = create_binary_outputs(rng, int(rng.integers(2, 40))), create_binary_outputs(rng, 25)
         min_recall = float(rng.choice([0.3, 0.5, 0.95, 1.0]))
         thresholds = find_thresholds(selection, evaluated, ("a", "b"), min_recall, "val")
-        assert [(one.positive, one.goal, one.wanted) for one in thresholds] == [
+        assert [(threshold.positive, threshold.goal, threshold.wanted) for threshold in thresholds] == [
             (name, goal, recall_goal) for name in "ab" for goal, recall_goal in (("f1", None), ("recall", min_recall))
         ]
         for label in range(2):
@@ -35,24 +36,28 @@ def test_find_thresholds_is_optimal() -> None:
                 for threshold in sorted(set(scores.tolist()))
             }
             f1, recall = thresholds[2 * label], thresholds[2 * label + 1]
-            assert f1.threshold == max(metrics_by_threshold, key=lambda one: (metrics_by_threshold[one][2], one))
-            eligible = [one for one in metrics_by_threshold if metrics_by_threshold[one][1] >= min_recall]
-            assert recall.threshold == max(
-                eligible, key=lambda one: (metrics_by_threshold[one][0], metrics_by_threshold[one][1])
+            assert f1.threshold == max(
+                metrics_by_threshold, key=lambda threshold: (metrics_by_threshold[threshold][2], threshold)
             )
+            eligible = {
+                threshold: metrics[:2]
+                for threshold, metrics in metrics_by_threshold.items()
+                if metrics[1] >= min_recall
+            }
+            assert recall.threshold == max(eligible, key=eligible.__getitem__)
             eval_scores, eval_is_positive = class_scores(evaluated, label)
-            for one in (f1, recall):
+            for threshold in (f1, recall):
                 expected = precision_recall_fscore_support(
-                    eval_is_positive, eval_scores >= one.threshold, average="binary", zero_division=0.0
+                    eval_is_positive, eval_scores >= threshold.threshold, average="binary", zero_division=0.0
                 )[:3]
-                assert (one.precision, one.recall, one.f1) == pytest.approx(expected, abs=1e-12)
+                assert (threshold.precision, threshold.recall, threshold.f1) == pytest.approx(expected, abs=1e-12)
 
 
 def test_find_thresholds_without_recall_returns_f1_only() -> None:
-    outputs = create_outputs(np.random.default_rng(1), 10)
-    assert [one.goal for one in find_thresholds(outputs, outputs, ("a", "b"), None, "test")] == ["f1", "f1"]
+    outputs = create_binary_outputs(np.random.default_rng(1), 10)
+    assert [threshold.goal for threshold in find_thresholds(outputs, outputs, ("a", "b"), None, "test")] == ["f1", "f1"]
 
 
 def test_find_thresholds_of_one_class_is_empty() -> None:
-    outputs = EvalOutputs(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), ("",) * 4, ())
+    outputs = create_outputs(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64))
     assert find_thresholds(outputs, outputs, ("a", "b"), None, "all") == ()

@@ -15,7 +15,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ftcli.data.samples import natural_key
-from ftcli.errors import RecipeError
 from ftcli.evaluation.report import sentences
 from ftcli.evaluation.report.plots import (
     CORRECT_COLOR,
@@ -26,7 +25,7 @@ from ftcli.evaluation.report.plots import (
     plot_reliability,
 )
 from ftcli.evaluation.report.thumbnails import Thumbnail, make_thumbnail
-from ftcli.files import atomic_write, check_output_path
+from ftcli.files import atomic_write
 from ftcli.results import METRIC_INFO, EpochMetrics, EvaluatedImage, EvaluateResult
 
 MAX_TABLE_CLASSES = 15
@@ -63,15 +62,6 @@ class _ExampleCard:
     example: EvaluatedImage
     thumbnail: Thumbnail
     alt_text: str
-
-
-def check_report_path(path: Path) -> None:
-    """Raise RecipeError unless a report can be written there."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise RecipeError(f"--report: {path} does not end in .html or .htm; give such a name")
-    if not path.parent.is_dir():
-        raise RecipeError(f"--report: the folder {path.parent} does not exist; create it, or give another path")
-    check_output_path(path, "--report")
 
 
 def write_report(evaluation: EvaluateResult, context: ReportContext, path: Path) -> None:

@@ -69,8 +69,8 @@ def create_evaluation(
         accuracy=accuracy,
         figures=(
             Metric("accuracy", accuracy, low, high, "wilson"),
-            *(Metric(name, 0.5, 0.4, 0.6, "bootstrap") for name in other_metrics[:-1]),
-            Metric(other_metrics[-1], None, None, None, "bootstrap"),
+            *(Metric(name, 0.5, 0.4, 0.6, "bca") for name in other_metrics[:-1]),
+            Metric(other_metrics[-1], None, None, None, "bca"),
         ),
         per_class=tuple(
             ClassMetrics(name, int(n), float(p), float(r), float(f), bound[0], bound[1], 0.9, None)

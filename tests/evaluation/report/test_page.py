@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftcli.errors import RecipeError
 from ftcli.evaluation import report
-from ftcli.evaluation.report.page import check_report_path, write_report
+from ftcli.evaluation.report.page import write_report
 from ftcli.evaluation.report.plots import CORRECT_COLOR, ERROR_COLOR
 from ftcli.evaluation.report.sentences import (
     describe_confidence,
@@ -322,23 +321,6 @@ def test_write_report_is_deterministic(hostile: EvaluateResult, pictures: Path, 
         write_report(hostile, create_report_context(pictures, create_metrics()), tmp_path / name)
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "two.html"]
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("report.pdf", "--report: report.pdf does not end in .html or .htm; give such a name"),
-        ("no/report.html", "--report: the folder no does not exist; create it, or give another path"),
-        ("taken.html", "--report: taken.html is a folder, link or device; give the name of a file"),
-    ],
-)
-def test_check_report_path_rejects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, sentence: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("taken.html").mkdir()
-    check_report_path(Path("report.HTM"))
-    with pytest.raises(RecipeError) as error:
-        check_report_path(Path(name))
-    assert error.value.messages == (sentence,)
 
 
 def test_sentences_describe_metrics() -> None:
