@@ -1,4 +1,4 @@
-"""Which axes of a layer's output are the image's, and which one holds the channels."""
+"""Channel and spatial axes of layer outputs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from torchvision.models import VisionTransformer
 
 @dataclass(frozen=True)
 class AxisLayout:
-    """`channels` is the axis, of those of one image, along which the channels lie; the others are places of the image.
-    None where that cannot be told. `prefixes` is how many places of a row of tokens come before those of the image:
-    class and register tokens."""
+    """The axes of a layer's output for one image.
+
+    `channel_axis` is None if it is unknown; the other axes are spatial. `num_prefix_tokens` counts the class and
+    register tokens before those of the image.
+    """
 
     channel_axis: int | None = None
     num_prefix_tokens: int = 0
 
 
 def infer_axis_layout(model: nn.Module, shape: tuple[int, ...], larger_shape: tuple[int, ...] | None) -> AxisLayout:
-    """The axes of a layer's output of this shape for one image.
+    """Infer the axes of a layer's output with this shape for one image.
 
-    `larger` is its shape for an image of twice the size: axes that grow are places of the image, the one that does not
-    holds the channels. Where none grows, as behind an adaptive pooling, or where `larger` is None because the network
-    takes no other images, two equal sides next to each other are the image's, if a third differs. In the latter case
-    they must not be as many as tokens may be, since attention has heads, tokens and dimensions too.
+    `larger_shape` is its shape for an image of twice the size: axes that grow are spatial, the other holds the
+    channels. If none grows (after adaptive pooling), or if `larger_shape` is None because the network has a fixed image
+    size, two equal sides next to each other are spatial if the third differs. Without `larger_shape` their length must
+    not be a possible number of tokens, since attention has axes for heads, tokens and dimensions.
     """
     if len(shape) == 1:
         return AxisLayout(0)
@@ -52,7 +54,7 @@ def _find_channel_axis(shape: tuple[int, ...]) -> int | None:
 def _infer_token_layout(
     token_counts: _TokenCounts, shape: tuple[int, ...], larger_shape: tuple[int, ...] | None
 ) -> AxisLayout:
-    """A row of tokens, each with its channels, or of channels, each with its tokens (inside an MLP-Mixer)."""
+    """Infer the axes of (tokens, channels), or of (channels, tokens) as within an MLP-Mixer."""
     grown_axes = (0, 1) if larger_shape is None else tuple(axis for axis in (0, 1) if shape[axis] != larger_shape[axis])
     if larger_shape is not None and len(grown_axes) == 2:
         return AxisLayout()
@@ -62,13 +64,13 @@ def _infer_token_layout(
         for axis in grown_axes
         for num_prefix_tokens in token_counts.list_prefix_counts(*sizes[axis])
     ]
-    if not candidates and shape.count(1) == 1:  # a class token alone
+    if not candidates and shape.count(1) == 1:  # the class token alone
         candidates = [(shape.index(1), 0)]
     return AxisLayout(1 - candidates[0][0], candidates[0][1]) if len(candidates) == 1 else AxisLayout()
 
 
 class _TokenCounts:
-    """How many tokens a network may have: a square of patches, and perhaps those that come before them."""
+    """The possible numbers of tokens in a network: a square grid of patches, and prefix tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         patch_counts = {getattr(module, "num_patches", None) for module in model.modules()} - {None}
@@ -76,8 +78,10 @@ class _TokenCounts:
         self.num_prefix_tokens = count_prefix_tokens(model)
 
     def list_prefix_counts(self, num_tokens: int, num_larger: int | None = None) -> list[int]:
-        """How many of some tokens may come before the image's, of which there are `larger` in an image of twice the
-        size; None stands for a network that takes no such image."""
+        """Return the possible numbers of prefix tokens among `num_tokens`.
+
+        `num_larger` is the number of tokens for an image of twice the size, None for a network of fixed image size.
+        """
         if num_larger is None:
             return [
                 num_prefix_tokens
@@ -101,7 +105,7 @@ def _is_square(number: int) -> bool:
 
 
 def count_prefix_tokens(model: nn.Module) -> int:
-    """How many tokens, the class token the first of them, a transformer puts before those of the image."""
+    """Return the number of class and register tokens, which come before those of the image."""
     if isinstance(model, VisionTransformer):
         return 1
     num_prefix_tokens = getattr(model, "num_prefix_tokens", None)
@@ -112,5 +116,5 @@ def count_prefix_tokens(model: nn.Module) -> int:
 
 
 def has_class_token(model: nn.Module) -> bool:
-    """Whether the first token of a transformer is its class token."""
+    """Return whether the network is a transformer whose first token is the class token."""
     return isinstance(model, VisionTransformer) or isinstance(getattr(model, "cls_token", None), Tensor)

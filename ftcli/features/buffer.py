@@ -1,4 +1,4 @@
-"""Features of images on the disk while they are computed, so that memory does not grow with their number."""
+"""A buffer of features in temporary files, so that memory use does not depend on the number of images."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from ftcli.files import describe_write_error
 if TYPE_CHECKING:
     from ftcli.features.extractor import FeatureBatch
 
-_READ_BYTES = 4 * 2**20  # bytes of one layer that are read at a time
+_READ_BYTES = 4 * 2**20  # of the largest layer, read at a time
 
 
 class FeatureBuffer:
-    """Features in float32, a file for each layer, in the order in which they are added; labels, paths and splits too.
+    """The features of images in float32, one file per layer, with labels, paths and splits. A context manager.
 
-    The files have no name: they lie in the folder of `target`, on whose disk there must be room for them, or with None
-    in the system's folder for such, and they are gone with this process, however it ends. `narrow` says that they are
-    to be written in float16, so that what does not fit it is told at once. Use it as a context manager.
+    The files have no name and vanish with the process. They are in the folder of `target`, or in the system's temporary
+    folder. With `as_float16` a value beyond the range of float16 is an error when it is added.
     """
 
     def __init__(
@@ -71,10 +70,9 @@ class FeatureBuffer:
         return np.array(self._labels, dtype=np.int64)
 
     def add(self, batch: FeatureBatch, split: str) -> None:
-        """Keep what the layers gave for some images of a split.
+        """Append the features of some images of a split.
 
-        Raises RunError that names the layer and the image for a number that float16 ends before, where that is wanted,
-        and for a disk that is full.
+        Raises RunError if the disk is full, or for a value beyond the range of float16.
         """
         for layer, file, tensor in zip(self.layers, self._files, batch.features, strict=True):
             values = np.ascontiguousarray(tensor.numpy(), dtype=np.float32)
@@ -86,17 +84,16 @@ class FeatureBuffer:
         self.splits += [split] * len(batch.paths)
 
     def features(self, layer_index: int) -> NDArray[np.float32]:
-        """What the layer of this number gave for all images, (n, *shape), mapped from the disk: not to be written to,
-        and gone with the spool."""
+        """Return the features of a layer, (n, *shape), as a read-only memory map."""
         shape = (len(self), *self.shapes[layer_index])
         return np.memmap(self._files[layer_index], dtype=np.float32, mode="r", shape=shape)
 
     def num_rows_per_chunk(self) -> int:
-        """How many images one should read at a time: some megabytes of the largest layer."""
+        """Return the number of images to read at a time: some megabytes of the largest layer."""
         return max(1, _READ_BYTES // (4 * max(map(math.prod, self.shapes))))
 
     def read(self, layer_index: int, start: int, end: int) -> NDArray[np.float32]:
-        """The same for the images from `start` up to `end`, in memory that is the caller's own."""
+        """Return a copy of a layer's features for images `start` up to `end`."""
         shape, end = self.shapes[layer_index], min(end, len(self))
         size = math.prod(shape)
         file = self._files[layer_index]
@@ -104,14 +101,14 @@ class FeatureBuffer:
         return np.fromfile(file, dtype=np.float32, count=(end - start) * size).reshape(end - start, *shape)
 
     def chunks(self) -> Iterator[tuple[int, int]]:
-        """The places from 0 up to the number of images, as many at a time as one should read."""
+        """Yield the ranges (start, end) to read one after another."""
         num_rows = self.num_rows_per_chunk()
         return ((start, min(start + num_rows, len(self))) for start in range(0, len(self), num_rows))
 
     def _write(self, file: IO[bytes], values: NDArray[np.float32]) -> None:
         remaining = values.data.cast("B") if values.size else memoryview(b"")
         try:
-            while remaining:  # a file without a buffer may take a part, when its disk is nearly full
+            while remaining:  # an unbuffered write may be partial when the disk is nearly full
                 remaining = remaining[file.write(remaining) :]
         except OSError as error:
             raise RunError(describe_write_error(self._target, 0, error)) from error
@@ -124,6 +121,6 @@ def _check_float16_range(layer: str, values: NDArray[np.float32], paths: Sequenc
         index = int(overflows.argmax())
         largest = float(np.abs(values[index]).max())
         raise RunError(
-            f"{layer}: its output for {paths[index]} reaches {largest:.6g}, and float16 ends at 65504; take --dtype "
-            "float32"
+            f"{layer}: the output for {paths[index]} reaches {largest:.6g}, beyond the maximum of float16 (65504); use "
+            "--dtype float32"
         )

@@ -1,10 +1,12 @@
-"""An image's way through a network: which module it passes after which, and what each gives."""
+"""The module calls of a forward pass, and the chain of blocks among them."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +17,21 @@ from torchvision.models import VisionTransformer
 from ftcli.models.fx_trace import preserve_training_mode
 from ftcli.models.summary import FORWARD_ERRORS
 
+MAX_BLOCKS = 36
+"""The longest chain of blocks: a deeper network is listed by its stages."""
+
+_MAX_DEPTH = 8
+_ABSORBED_MODULES = {
+    f"torch.nn.modules.{kind}" for kind in ("activation", "batchnorm", "normalization", "pooling", "dropout")
+}
+
 TensorVersion = tuple[int, int] | None
-"""Which tensor it is, and how often it was written into; None for what is no tensor."""
+"""A tensor's id and its count of in-place writes; None for any other value."""
 
 
 @dataclass
 class ModuleCall:
-    """One call of a module: the state of the first value that it was given and of what it gave, and the calls within,
-    in their order."""
+    """One call of a module, with the calls of its submodules in order."""
 
     name: str
     input_version: TensorVersion
@@ -32,12 +41,68 @@ class ModuleCall:
 
 @dataclass(frozen=True)
 class CallTrace:
-    """What a batch did in a network: the call of the whole, and the first input and the output of each module's last
-    call."""
+    """The calls of a forward pass, and the first input and the output of each module's last call."""
 
     root: ModuleCall
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
+
+
+def trace_calls(model: nn.Module, num_images: int, image_size: int) -> CallTrace:
+    """Run a network on the meta device in eval mode. Raises one of FORWARD_ERRORS for an unsupported image size."""
+    recorder = _CallRecorder()
+    with ExitStack() as hooks, preserve_training_mode(model), torch.no_grad():
+        for name, module in model.named_modules():
+            hooks.enter_context(
+                module.register_forward_pre_hook(lambda _module, inputs, name=name: recorder.enter(name, inputs))
+            )
+            hooks.enter_context(
+                module.register_forward_hook(lambda _module, _inputs, output, name=name: recorder.leave(name, output))
+            )
+        model.eval()(torch.empty(num_images, 3, image_size, image_size, device="meta"))
+    return CallTrace(recorder.stack[0].children[0], recorder.inputs, recorder.outputs)
+
+
+def resize_model_input(model: nn.Module, image_size: int) -> nn.Module:
+    """Return a copy of a network on the meta device that takes images of `image_size`, if its library can resize it.
+
+    Otherwise return a plain copy, which may take images of any size.
+    """
+    resized = copy.deepcopy(model)
+    if isinstance(resized, VisionTransformer):
+        num_tokens = (image_size // resized.patch_size) ** 2 + 1
+        resized.image_size = image_size
+        resized.encoder.pos_embedding = nn.Parameter(torch.empty(1, num_tokens, resized.hidden_dim, device="meta"))
+    elif callable(resize := getattr(resized, "set_input_size", None)):  # timm
+        try:
+            resize(img_size=image_size)
+        except FORWARD_ERRORS:
+            return copy.deepcopy(model)
+    return resized
+
+
+def list_blocks(model: nn.Module, trace: CallTrace, head: str) -> tuple[str, ...]:
+    """Return the chain of blocks from the first to the last before the head, at most 36 if the network allows it.
+
+    A container is divided into its children if they form a chain: each reads the output of the one before, and nothing
+    bypasses them. So the network, its stages and sequences of layers are divided, a residual or Inception block is not.
+    All modules of a class (except nn.Sequential) are divided alike; a container of single layers is divided only if it
+    is an nn.Sequential. A block has weights; the normalization, activation, pooling and dropout directly after it
+    belong to it, and it has the name of the last of them. The block whose output is the head's input is omitted. In a
+    network with more blocks, such as ResNet-152, containers are listed instead of their children.
+    """
+    finder = _BlockFinder(model, trace, head)
+    for depth in range(_MAX_DEPTH, -1, -1):
+        blocks = finder.expand(trace.root, depth)
+        if len(blocks) <= MAX_BLOCKS:
+            break
+    return tuple(
+        dict.fromkeys(
+            block.name
+            for block in blocks
+            if block.output_version is None or block.output_version != finder.head_input_version
+        )
+    )
 
 
 class _CallRecorder:
@@ -45,7 +110,7 @@ class _CallRecorder:
         self.stack = [ModuleCall("", None)]
         self.inputs: dict[str, Any] = {}
         self.outputs: dict[str, Any] = {}
-        self.keep_alive: list[Any] = []  # a tensor that is gone would leave its number to another
+        self.keep_alive: list[Any] = []  # so that no id is used twice
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         first_input = inputs[0] if inputs else None
@@ -65,36 +130,75 @@ def _get_version(value: Any) -> TensorVersion:
     return (id(value), value._version) if isinstance(value, Tensor) else None
 
 
-def trace_calls(model: nn.Module, num_images: int, image_size: int) -> CallTrace:
-    """Send images through a network on the meta device, in eval mode. Raises one of REFUSALS for a size that the
-    network does not take."""
-    recorder = _CallRecorder()
-    hooks = []
-    for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _module, inputs, name=name: recorder.enter(name, inputs)))
-        hooks.append(
-            module.register_forward_hook(lambda _module, _inputs, output, name=name: recorder.leave(name, output))
+class _BlockFinder:
+    def __init__(self, model: nn.Module, trace: CallTrace, head: str) -> None:
+        self.modules = dict(model.named_modules())
+        self.head = head
+        all_calls = _list_calls(trace.root)
+        self.head_input_version = next((call.input_version for call in all_calls if call.name == head), None)
+        self.call_counts = Counter(call.name for call in all_calls)
+        self.non_chain_types = {type(self.modules[call.name]) for call in all_calls if not _is_chain(call)} - {
+            nn.Sequential
+        }
+
+    def expand(self, call: ModuleCall, depth: int) -> list[ModuleCall]:
+        """Return the blocks within a call, at most `depth` containers down. Parents of the head are always divided."""
+        contains_head = self._contains_head(call.name)
+        if not contains_head and (depth == 0 or not self._is_divisible(call)):
+            return [call]
+        blocks: list[ModuleCall] = []
+        for index, child in enumerate(call.children):
+            if self._is_candidate(child):
+                parts = self.expand(child, depth - (call.name != ""))
+                blocks += [self._absorb_following(call, index)] if parts == [child] else parts
+        return blocks
+
+    def _absorb_following(self, call: ModuleCall, index: int) -> ModuleCall:
+        """Return the last of the calls that belong to the block that begins at `index`."""
+        block = call.children[index]
+        for next_call in call.children[index + 1 :]:
+            if (
+                next_call.input_version is None
+                or next_call.input_version != block.output_version
+                or not self._is_absorbed(next_call.name)
+            ):
+                break
+            block = next_call
+        return block
+
+    def _is_absorbed(self, name: str) -> bool:
+        module_type = type(self.modules[name])
+        is_absorbable_type = (
+            any(base.__module__ in _ABSORBED_MODULES for base in module_type.__mro__)
+            and "Adaptive" not in module_type.__name__
         )
-    try:
-        with preserve_training_mode(model), torch.no_grad():
-            model.eval()(torch.empty(num_images, 3, image_size, image_size, device="meta"))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return CallTrace(recorder.stack[0].children[0], recorder.inputs, recorder.outputs)
+        return is_absorbable_type and self.call_counts[name] == 1 and not self._has_weights(name)
+
+    def _is_divisible(self, call: ModuleCall) -> bool:
+        module_type = type(self.modules[call.name])
+        parts = [child for child in call.children if self._is_candidate(child)]
+        if module_type in self.non_chain_types or not _is_chain(call) or not parts:
+            return False
+        if len(parts) == 1:
+            return self._is_divisible(parts[0])
+        return issubclass(module_type, nn.Sequential) or any(list(self.modules[part.name].children()) for part in parts)
+
+    def _is_candidate(self, call: ModuleCall) -> bool:
+        return not f"{call.name}.".startswith(f"{self.head}.") and self._has_weights(call.name)
+
+    def _has_weights(self, name: str) -> bool:
+        return any(parameter.ndim > 1 for parameter in self.modules[name].parameters())
+
+    def _contains_head(self, name: str) -> bool:
+        return not name or f"{self.head}.".startswith(f"{name}.")
 
 
-def resize_model_input(model: nn.Module, image_size: int) -> nn.Module:
-    """A copy of a network on the meta device that takes images of `image_size`, if its library can make one of it;
-    else a copy that is as it was, which may take them too."""
-    resized = copy.deepcopy(model)
-    if isinstance(resized, VisionTransformer):
-        num_tokens = (image_size // resized.patch_size) ** 2 + 1
-        resized.image_size = image_size
-        resized.encoder.pos_embedding = nn.Parameter(torch.empty(1, num_tokens, resized.hidden_dim, device="meta"))
-    elif callable(resize := getattr(resized, "set_input_size", None)):  # timm's
-        try:
-            resize(img_size=image_size)
-        except FORWARD_ERRORS:
-            return copy.deepcopy(model)
-    return resized
+def _list_calls(call: ModuleCall) -> list[ModuleCall]:
+    return [call, *(nested for child in call.children for nested in _list_calls(child))]
+
+
+def _is_chain(call: ModuleCall) -> bool:
+    """Return whether each child reads the output of the one before and the last gives the output of the whole."""
+    outputs = [child.output_version for child in call.children]
+    next_inputs = [child.input_version for child in call.children[1:]] + [call.output_version]
+    return None not in outputs and outputs == (next_inputs if outputs else [])

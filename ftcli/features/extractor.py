@@ -1,9 +1,9 @@
-"""From images to the outputs of a network's layers."""
+"""Extraction of layer outputs from a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,9 @@ from ftcli.runtime import autocast, raise_on_oom
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """The features of n images: a tensor (n, *shape) of float32 on the CPU for each layer, labels as int64 (n,) and
-    paths relative to the root of the images.
+    """The features of n images: a float32 tensor (n, *shape) on the CPU per layer, with labels int64 (n,) and paths.
 
-    `left_out` are the images that are broken; if all are, n is 0.
+    Corrupt images are in `skipped`; n is 0 if all are.
     """
 
     features: tuple[Tensor, ...]
@@ -36,11 +35,10 @@ class FeatureBatch:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Takes the outputs of a network's layers for images, in one pass for all of them; graph nodes share one of their
-    own, for a graph does not call the modules that it goes through.
+    """Extracts the outputs of layers in one forward pass, and those of graph nodes in a second one.
 
-    The network, moved to the device, in the memory format that convolutions are fastest with, and in eval mode, is
-    otherwise left as it was: no hook stays on it. Memory does not depend on the number of images.
+    The network is moved to the device, to channels_last and to eval mode, and is otherwise unchanged. Memory use does
+    not depend on the number of images.
     """
 
     model: nn.Module
@@ -52,15 +50,14 @@ class Extractor:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """What is kept of each layer for one image. Raises RecipeError for what cannot be pooled."""
+        """The shape of each layer's features for one image. Raises RecipeError for a layer that cannot be pooled."""
         return tuple(pool_shape(self.model, layer, self.pool) for layer in self.layers)
 
     def extract(self, loader: ImageLoader) -> Iterator[FeatureBatch]:
-        """The features of every image of a loader, batch by batch, in its order.
+        """Yield the features of all images of a loader, batch by batch.
 
         The same batches give the same bits on the CPU. Raises RecipeError for a layer that cannot be pooled, RunError
-        where memory runs out or where a feature is not finite, with the layer and the first image, and what the loader
-        raises.
+        if memory runs out or a feature is not finite, and whatever the loader raises.
         """
         shapes = self.shapes
         with raise_on_oom():
@@ -80,10 +77,9 @@ class Extractor:
             yield FeatureBatch(features, batch.labels, batch.paths, batch.skipped)
 
     def pool_cached(self, loader: BatchLoader, indices: Sequence[int]) -> Iterator[FeatureBatch]:
-        """The same for the samples at some places of a feed of what the head is given, where that is the one layer.
-        This network does nothing.
+        """Yield the features of some samples from a loader of cached head inputs, without running the network.
 
-        Raises RunError where a value is not finite, and what the feed raises.
+        The input of the head must be the only layer. Raises RunError for a feature that is not finite.
         """
         (layer,) = self.layers
         assert layer.kind == "input"
@@ -99,7 +95,7 @@ class Extractor:
 
         def record(layer: LayerSpec, output: Tensor) -> None:
             pooled = pool_values(output, layer, self.pool)
-            outputs[layer] = pooled.clone(memory_format=torch.contiguous_format)  # what follows may work in place
+            outputs[layer] = pooled.clone(memory_format=torch.contiguous_format)  # later layers may change it in place
 
         if len(layer_of_node) < len(self.layers):
             with _forward_hooks(model, self.layers, record):
@@ -114,8 +110,8 @@ class Extractor:
             if nonfinite.any():
                 path = paths[int(nonfinite.nonzero()[0])]
                 raise RunError(
-                    f"{layer.name}: its output for {path} is not finite; the weights do not suit such images or are "
-                    "damaged, give others"
+                    f"{layer.name}: the output for {path} is not finite; the weights are damaged or do not suit such "
+                    "images, give others"
                 )
 
 
@@ -123,23 +119,16 @@ class Extractor:
 def _forward_hooks(
     model: nn.Module, layers: Sequence[LayerSpec], on_output: Callable[[LayerSpec, Tensor], None]
 ) -> Iterator[None]:
-    """Hand over each layer's output, or the input of the head, whenever it is there."""
-    hooks = []
-    try:
+    """Pass each layer's output to `on_output` during forward passes within the context."""
+    with ExitStack() as hooks:
         for layer in layers:
+            module = model.get_submodule(layer.target) if layer.kind != "node" else model
             if layer.kind == "input":
-                hooks.append(
-                    model.get_submodule(layer.target).register_forward_pre_hook(
-                        lambda _module, inputs, layer=layer: on_output(layer, inputs[0])
-                    )
+                hooks.enter_context(
+                    module.register_forward_pre_hook(lambda _module, inputs, layer=layer: on_output(layer, inputs[0]))
                 )
             elif layer.kind == "module":
-                hooks.append(
-                    model.get_submodule(layer.target).register_forward_hook(
-                        lambda _module, _inputs, output, layer=layer: on_output(layer, output)
-                    )
+                hooks.enter_context(
+                    module.register_forward_hook(lambda _module, _inputs, output, layer=layer: on_output(layer, output))
                 )
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,130 +1,118 @@
-"""Convolutions with the scaling that follows them folded into their weights: one pass over a map instead of three."""
+"""Convolutions fused with the BatchNorm that follows them, so that a frozen backbone computes faster."""
 
 from __future__ import annotations
 
 import copy
 import operator
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def fuse_conv_bn(network: fx.GraphModule) -> fx.GraphModule:
-    """A graph that gives what this one gives in eval mode, but for rounding, with fewer passes over its maps.
+    """Return a graph whose convolutions contain the scaling of their outputs; its values differ by rounding alone.
 
-    Each convolution whose output goes to a BatchNorm in eval mode alone, or is multiplied by and added to constants of
-    its channels as a frozen BatchNorm does, is replaced by a copy with other weights, worked out in float64. All else
-    is shared with the graph that was given, which stays as it was.
+    A BatchNorm in eval mode, and products and sums with a constant per channel (FrozenBatchNorm2d, layer scale), are
+    fused if they are all that reads the convolution's output. Fused weights are computed in float64. All other layers
+    are shared with `network`, which is unchanged.
     """
     graph = fx.Graph()
     graph.output(graph.graph_copy(network.graph, {}))
-    fused = fx.GraphModule(network, graph, "FusedPrefix")
+    fused = fx.GraphModule(network, graph, "FusedBackbone")
     call_counts = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for index, node in enumerate(list(graph.nodes)):
         if node.op == "call_module" and call_counts[node.target] == 1:
             layer = fused.get_submodule(str(node.target))
             if type(layer) is nn.Conv2d:  # a subclass may do more with its weights
-                _fuse_following(fused, node, layer, f"fused_{index}", call_counts)
+                _fuse_readers(fused, node, layer, f"fused_{index}", call_counts)
     graph.lint()
     fused.recompile()
     return fused
 
 
-@dataclass(frozen=True)
-class _ChannelAffine:
-    """What is done to each channel of a map, float64 (channels) on the CPU, since not every device has that format;
-    `rest` is what follows within the same layer."""
-
-    scale: Tensor
-    shift: Tensor
-    activation: nn.Module | None = None
-
-
-def _fuse_following(
-    fused: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, name: str, call_counts: Counter[Any]
+def _fuse_readers(
+    network: fx.GraphModule, node: fx.Node, conv: nn.Conv2d, name: str, call_counts: Counter[Any]
 ) -> None:
-    """Fold what follows a convolution into a copy of it, for as long as that is a scaling."""
-    scale = torch.ones(conv.out_channels, dtype=torch.float64)
-    shift = torch.zeros_like(scale)
-    activation: nn.Module | None = None
-    while len(node.users) == 1 and activation is None:
-        (user,) = node.users
-        affine = _match_channel_affine(fused, user, node, conv.out_channels, call_counts)
-        if affine is None:
+    """Replace a convolution by a copy that contains the layers after it."""
+    fused: nn.Conv2d | None = None
+    while len(node.users) == 1:
+        (reader,) = node.users
+        norm = _get_batch_norm(network, reader, call_counts)
+        constant = _get_channel_constant(network, reader, node, conv.out_channels)
+        if norm is None and constant is None:
             break
-        scale, shift, activation = scale * affine.scale, shift * affine.scale + affine.shift, affine.activation
-        user.replace_all_uses_with(node)
-        constants = [value for value in user.all_input_nodes if value.op == "get_attr"]
-        fused.graph.erase_node(user)
-        for constant in constants:
-            if not constant.users:
-                fused.graph.erase_node(constant)
-    else:
-        if activation is not None:
-            fused.add_submodule(f"{name}_eval_mode", activation)
-            with fused.graph.inserting_after(node):
-                activation_node = fused.graph.call_module(f"{name}_eval_mode")
-            node.replace_all_uses_with(activation_node)
-            activation_node.args = (node,)
-    if not torch.equal(scale, torch.ones_like(scale)) or shift.any():
-        fused.add_submodule(name, _scale_conv(conv, scale, shift))
+        fused = fused or _to_float64(conv)
+        if norm is not None:
+            fused = fuse_conv_bn_eval(fused, _to_float64(norm))
+        elif constant is not None:
+            _fuse_constant(fused, reader.target, constant)
+        _remove_reader(network, node, reader)
+        if norm is not None and type(norm) is not nn.BatchNorm2d:  # timm's BatchNormAct2d
+            _insert_layer(
+                network, node, f"{name}_act", nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
+            )
+            break
+    if fused is not None:
+        fused.to(conv.weight.device, conv.weight.dtype).to(memory_format=torch.channels_last).requires_grad_(False)
+        network.add_submodule(name, fused)
         node.target = name
 
 
-def _match_channel_affine(
-    fused: fx.GraphModule, user: fx.Node, node: fx.Node, channels: int, call_counts: Counter[Any]
-) -> _ChannelAffine | None:
-    if user.op == "call_module" and call_counts[user.target] == 1:
-        return _convert_batch_norm(fused.get_submodule(str(user.target)))
-    if user.op == "call_function" and user.target in (operator.mul, operator.add) and len(user.args) == 2:
-        other = user.args[1] if user.args[0] is node else user.args[0]
-        if isinstance(other, fx.Node) and other.op == "get_attr":
-            constant = _get_tensor(fused, str(other.target))
-            if constant is not None and constant.shape in ((1, channels, 1, 1), (channels, 1, 1)):
-                values = _to_float64(constant).flatten()
-                if user.target is operator.mul:
-                    return _ChannelAffine(values, torch.zeros_like(values))
-                return _ChannelAffine(torch.ones_like(values), values)
-    return None
-
-
-def _get_tensor(fused: fx.GraphModule, path: str) -> Tensor | None:
-    parent, _, name = path.rpartition(".")
-    value = getattr(fused.get_submodule(parent), name)
-    return value if isinstance(value, Tensor) else None
-
-
-def _convert_batch_norm(layer: nn.Module) -> _ChannelAffine | None:
-    """The scaling of a BatchNorm in eval mode; timm's own drops and activates after it."""
-    norm_type = type(layer)
-    has_activation = norm_type.__name__ == "BatchNormAct2d" and norm_type.__module__.startswith("timm.")
-    if not (norm_type is nn.BatchNorm2d or has_activation) or layer.training:
+def _get_batch_norm(network: fx.GraphModule, node: fx.Node, call_counts: Counter[Any]) -> nn.BatchNorm2d | None:
+    """Return the layer of a node if it is a BatchNorm in eval mode with running statistics."""
+    if node.op != "call_module" or call_counts[node.target] != 1:
         return None
-    assert isinstance(layer, nn.BatchNorm2d)
-    if layer.running_mean is None or layer.running_var is None:
-        return None  # it normalises by the batch
-    scale = (_to_float64(layer.running_var) + layer.eps).rsqrt()
-    shift = -_to_float64(layer.running_mean) * scale
-    if layer.affine:
-        scale, shift = scale * _to_float64(layer.weight), shift * _to_float64(layer.weight) + _to_float64(layer.bias)
-    activation = nn.Sequential(layer.get_submodule("drop"), layer.get_submodule("act")) if has_activation else None
-    return _ChannelAffine(scale, shift, activation)
+    layer = network.get_submodule(str(node.target))
+    is_norm_act = type(layer).__name__ == "BatchNormAct2d" and type(layer).__module__.startswith("timm.")
+    if not isinstance(layer, nn.BatchNorm2d) or not (type(layer) is nn.BatchNorm2d or is_norm_act):
+        return None
+    return None if layer.training or layer.running_mean is None or layer.running_var is None else layer
 
 
-def _scale_conv(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """A copy of a convolution whose outputs are scaled; it keeps the number format."""
-    scaled = copy.copy(conv)  # shallow: its tensors are replaced, not written into
-    scaled._parameters = dict(conv._parameters)
-    weight = _to_float64(conv.weight) * scale.view(-1, 1, 1, 1)
-    bias = shift if conv.bias is None else _to_float64(conv.bias) * scale + shift
-    fused_weight = weight.to(conv.weight).contiguous(memory_format=torch.channels_last)
-    scaled.weight = nn.Parameter(fused_weight, requires_grad=False)
-    scaled.bias = nn.Parameter(bias.to(conv.weight), requires_grad=False)
-    return scaled
+def _get_channel_constant(network: fx.GraphModule, node: fx.Node, conv: fx.Node, num_channels: int) -> Tensor | None:
+    """Return the other operand, (channels) in float64, of a node that multiplies or adds a constant to channels."""
+    if node.op != "call_function" or node.target not in (operator.mul, operator.add) or len(node.args) != 2:
+        return None
+    other = node.args[1] if node.args[0] is conv else node.args[0]
+    if not isinstance(other, fx.Node) or other.op != "get_attr":
+        return None
+    path, _, name = str(other.target).rpartition(".")
+    value = getattr(network.get_submodule(path), name)
+    if not isinstance(value, Tensor) or value.shape not in ((1, num_channels, 1, 1), (num_channels, 1, 1)):
+        return None
+    return value.detach().cpu().double().flatten()
 
 
-def _to_float64(values: Tensor) -> Tensor:
-    return values.detach().cpu().double()
+def _fuse_constant(conv: nn.Conv2d, operation: Any, constant: Tensor) -> None:
+    bias = torch.zeros_like(constant) if conv.bias is None else conv.bias.detach()
+    if operation is operator.mul:
+        conv.weight = nn.Parameter(conv.weight.detach() * constant.view(-1, 1, 1, 1))
+        conv.bias = nn.Parameter(bias * constant)
+    else:
+        conv.bias = nn.Parameter(bias + constant)
+
+
+def _to_float64(layer: Any) -> Any:
+    return copy.deepcopy(layer).cpu().double()  # on the CPU: MPS has no float64
+
+
+def _remove_reader(network: fx.GraphModule, node: fx.Node, reader: fx.Node) -> None:
+    """Let the readers of `reader` read `node`, and remove `reader` with its constants."""
+    reader.replace_all_uses_with(node)
+    constants = [value for value in reader.all_input_nodes if value.op == "get_attr"]
+    network.graph.erase_node(reader)
+    for constant in constants:
+        if not constant.users:
+            network.graph.erase_node(constant)
+
+
+def _insert_layer(network: fx.GraphModule, node: fx.Node, name: str, layer: nn.Module) -> None:
+    """Insert a layer after a node."""
+    network.add_submodule(name, layer)
+    with network.graph.inserting_after(node):
+        inserted = network.graph.call_module(name)
+    node.replace_all_uses_with(inserted)
+    inserted.args = (node,)

@@ -1,4 +1,4 @@
-"""Networks as torchvision's feature extraction sees them: a graph of named nodes."""
+"""Graphs of named nodes, made by torchvision's feature extraction."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ftcli.models.fx_trace import TRACING_ERRORS, preserve_training_mode
 
 
 def list_graph_nodes(model: nn.Module) -> tuple[str, ...] | None:
-    """The names of a network's nodes in eval mode, in the order in which they are computed; None where its code cannot
-    be traced."""
+    """Return the names of a network's nodes in eval mode, in order; None if its code cannot be traced."""
     with _restore_after_tracing(model):
         try:
             nodes: list[str] = get_graph_node_names(
@@ -28,13 +27,12 @@ def list_graph_nodes(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def build_node_graph(model: nn.Module, nodes: Collection[str]) -> fx.GraphModule:
-    """The graph in eval mode of a network up to some of its nodes. They share layers and tensors, and the shared layers
-    are then in eval mode."""
+    """Return the graph of a network up to some nodes, in eval mode. Its layers are shared and set to eval mode too."""
     input_name = next(iter(inspect.signature(model.forward).parameters))
     with _restore_after_tracing(model):
         graph: fx.GraphModule = create_feature_extractor(
             model,
-            train_return_nodes=[input_name],  # the graph in train mode is never run, and may lack the nodes
+            train_return_nodes=[input_name],  # not used: the graph in train mode may lack the nodes
             eval_return_nodes=list(nodes),
             suppress_diff_warning=True,
             concrete_args=_get_default_args(model),
@@ -43,8 +41,10 @@ def build_node_graph(model: nn.Module, nodes: Collection[str]) -> fx.GraphModule
 
 
 def run_node_graph(graph: fx.GraphModule, images: Tensor, on_value: Callable[[str, Any], None]) -> None:
-    """Compute a graph that `build_node_graph` made. `see` is given each node's name and value at the moment when it is
-    computed: what follows may work in place."""
+    """Run a graph of `build_node_graph` and pass each node's name and value to `on_value`.
+
+    The value must be used at once: nodes after it may change it in place.
+    """
     _NodeInterpreter(graph, on_value).run(images)
 
 
@@ -64,7 +64,7 @@ class _NodeInterpreter(fx.Interpreter):
 
 
 def _get_default_args(model: nn.Module) -> dict[str, Any] | None:
-    """What the network's forward takes beside the images: a tracer would put a value of its own into its place."""
+    """Return the defaults of forward's other arguments, which the tracer would replace by proxies."""
     parameters = inspect.signature(model.forward).parameters
     defaults = {
         name: parameter.default
@@ -76,11 +76,11 @@ def _get_default_args(model: nn.Module) -> dict[str, Any] | None:
 
 @contextmanager
 def _restore_after_tracing(model: nn.Module) -> Iterator[None]:
-    """Leave a network as it was: its modes, and without the constants that a tracer puts on it."""
+    """Restore train and eval modes, and remove the constants that the tracer adds to the network."""
     attributes = set(vars(model))
     try:
         with preserve_training_mode(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they speak of train mode and of the libraries' own code
+            warnings.simplefilter("ignore")  # about train mode and the libraries' own code
             yield
     finally:
         for name in set(vars(model)) - attributes:

@@ -1,4 +1,4 @@
-"""The layers of a network whose outputs are taken, by their names."""
+"""Layers of a network by name: modules, the input of the head, and graph nodes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from ftcli.errors import RecipeError, suggest
 from ftcli.features.axis_layout import AxisLayout, infer_axis_layout
-from ftcli.features.blocks import list_blocks
-from ftcli.features.call_graph import CallTrace, resize_model_input, trace_calls
+from ftcli.features.call_graph import CallTrace, list_blocks, resize_model_input, trace_calls
 from ftcli.features.graph_nodes import build_node_graph, list_graph_nodes, run_node_graph
 from ftcli.models.fx_trace import preserve_training_mode, to_meta
 from ftcli.models.summary import FORWARD_ERRORS, ModelSummary, summarize
@@ -24,12 +23,12 @@ LayerKind = Literal["input", "module", "node"]
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A value in a network. `name` is how it is shown; `target` is the path of the head whose input it is, the module
-    whose last output it is, or the node of the graph that torchvision's feature extraction makes.
+    """A layer whose output is extracted.
 
-    `output_shape` is that of one image, before pooling, for the images that the layer was resolved for, and `axes` what
-    is known of it. `depth` is the share of the network's multiply-adds done before the output is there, from 0 to 1:
-    for a node, up to the end of the last module before it that works once; 1 for the input of the head.
+    `name` is for display. `target` is the path of the head for the kind "input", the path of a module, or the name of a
+    node in torchvision's feature extraction graph. `output_shape` is the shape for one image before pooling. `depth` is
+    the fraction of the network's multiply-adds up to the layer: for a node, up to the last module before it that is
+    called once; 1 for the input of the head.
     """
 
     name: str
@@ -37,22 +36,20 @@ class LayerSpec:
     target: str
     output_shape: tuple[int, ...]
     depth: float
-    axis_layout: AxisLayout = AxisLayout()  # noqa: RUF009  # it is frozen
+    axis_layout: AxisLayout = AxisLayout()  # noqa: RUF009  # immutable
 
 
 def resolve_layers(
     model: nn.Module, head: str, names: Sequence[str], image_size: int, option: str = "--layer"
 ) -> tuple[LayerSpec, ...]:
-    """The layers of these names, in the order of the names, for images of `image_size` pixels a side.
+    """Return the layers with these names, in order.
 
-    Without names it is the input of the head, the module at the path `head`; for ("all",) it is the chain of blocks
-    that `list_blocks` finds, and the input of the head last. A name is that of a module, `input of <head>`, that of a
-    node of the graph in eval mode, or a pattern of module names, in which * stands for anything but a dot; a module
-    comes before a node. The network, which may hold real tensors or none, stays as it is.
+    A name is a module path, `input of <head>`, a node of the graph in eval mode, or a pattern of module paths in which
+    * matches anything but a dot. Without names the input of the head is returned; for ("all",) the blocks of
+    `list_blocks` and the input of the head. The network is unchanged.
 
-    Raises RecipeError with every fault of the names, each beginning with `option`: a layer that is not there, that is
-    named twice, or whose output is no single tensor with the images first. Raises UnsupportedImageSizeError if the network takes no
-    images of this size.
+    Raises RecipeError with every error: an unknown layer, one given twice, one whose output is not a tensor with the
+    batch first. Raises UnsupportedImageSizeError for images of an unsupported size.
     """
     resolver = _LayerResolver(to_meta(model), head, image_size)
     if tuple(names) in ((), ("all",)):
@@ -63,7 +60,7 @@ def resolve_layers(
     errors: list[str] = []
     for name in names:
         if name == "all" and not resolver.find(name):
-            errors.append(f"{option} all: stands for a chain of layers and takes no others beside it; give it alone")
+            errors.append(f"{option} all: cannot be combined with other layers; give it alone")
             continue
         matches = resolver.find(name)
         resolved += [(name, *match) for match in matches]
@@ -73,7 +70,7 @@ def resolve_layers(
     targets = [(kind, target) for _, kind, target in resolved]
     for index, (name, kind, target) in enumerate(resolved):
         if (kind, target) in targets[:index]:
-            errors.append(f"{option} {name}: {_format_name(kind, target)} is named twice; name it once")
+            errors.append(f"{option} {name}: {_format_name(kind, target)} is given twice; give it once")
         elif error := _find_error(resolver.get_values(kind, target)):
             errors.append(f"{option} {_format_name(kind, target)}: its output is {error}")
     if errors:
@@ -83,7 +80,7 @@ def resolve_layers(
 
 @dataclass(frozen=True)
 class _TwoShapes:
-    """A value for two images, and for three images, larger ones where `grown`."""
+    """A value for a batch of 2 images, and for a batch of 3, of twice the size if `is_enlarged`."""
 
     batch_of_two: Any
     batch_of_three: Any
@@ -91,21 +88,21 @@ class _TwoShapes:
 
 
 class _LayerResolver:
-    """What two small batches do in a network on the meta device."""
+    """Forward passes of two small batches on the meta device, to look names and shapes up."""
 
     def __init__(self, meta_model: nn.Module, head: str, image_size: int) -> None:
         self.meta_model, self.head, self.image_size = meta_model, head, image_size
         try:
             self.trace = trace_calls(meta_model, 2, image_size)
         except FORWARD_ERRORS:
-            summarize(meta_model, image_size)  # which tells it
+            summarize(meta_model, image_size)  # raises UnsupportedImageSizeError
             raise
         self.enlarged_model, self.enlarged_trace, self.enlarged_size = self._trace_enlarged()
         self.is_enlarged = self.enlarged_size != image_size
         self.node_values: dict[str, _TwoShapes] = {}
 
     def _trace_enlarged(self) -> tuple[nn.Module, CallTrace, int]:
-        """The network for images of twice the size and what three of them do in it; else for those of its own size."""
+        """Return the network, its trace and the image size for images of twice the size, if it takes them."""
         enlarged_size = 2 * self.image_size
         enlarged = resize_model_input(self.meta_model, enlarged_size)
         try:
@@ -137,16 +134,17 @@ class _LayerResolver:
     def describe_unknown(self, name: str) -> str:
         modules = [each for each in self.trace.outputs if each]
         if "*" in name:
-            return f"no image passes through a module that this matches; {suggest(name, modules)}"
+            return f"matches no module that the forward pass calls; {suggest(name, modules)}"
         if self.node_names is None:
             return (
-                "no image passes through a module of this name, and the network has no graph nodes, since its code "
+                "the forward pass calls no module of this name, and the network has no graph nodes, since its code "
                 f"cannot be traced; {suggest(name, modules)}"
             )
-        return f"no image passes through a module or graph node of this name; {suggest(name, [*modules, *self.node_names])}"
+        known = suggest(name, [*modules, *self.node_names])
+        return f"the forward pass has no module or graph node of this name; {known}"
 
     def compute_nodes(self, nodes: Sequence[str]) -> None:
-        """Find what nodes come to, so that they can be observed."""
+        """Compute the values of nodes, for `get_values`."""
         if nodes:
             small, large = (
                 _run_nodes(model, nodes, num_images, image_size)
@@ -208,15 +206,15 @@ def _run_nodes(model: nn.Module, nodes: Sequence[str], num_images: int, image_si
 
 
 def _find_error(pair: _TwoShapes) -> str | None:
-    """What an output is if it is no tensor with the images first, and what to choose; None if it is one."""
+    """Return why an output cannot be extracted, with a remedy; None for a tensor with the batch first."""
     two, three = pair.batch_of_two, pair.batch_of_three
     if isinstance(two, (tuple, list, dict)):
         return f"a {type(two).__name__} of {len(two)}, not one tensor; choose a layer within it or after it"
     if not isinstance(two, Tensor) or not isinstance(three, Tensor):
-        return f"no tensor but of type {type(two).__name__}; choose a layer that gives a tensor"
+        return f"of type {type(two).__name__}, not a tensor; choose a layer that gives a tensor"
     if tuple(two.shape[:1]) != (2,) or tuple(three.shape[:1]) != (3,) or two.ndim != three.ndim:
         return (
-            f"of shape {list(two.shape)} for 2 images, which does not begin with the number of images; choose a layer "
-            "around it or after it"
+            f"of shape {list(two.shape)} for 2 images, and its first axis is not the batch; choose a layer around it "
+            "or after it"
         )
     return None

@@ -1,4 +1,4 @@
-"""What is kept of a layer's output."""
+"""Pooling of layer outputs to one feature vector per image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ Pool = Literal["avg", "max", "flatten", "none", "token"]
 
 
 def pool_shape(model: nn.Module, layer: LayerSpec, pool: Pool | None) -> tuple[int, ...]:
-    """The shape for one image of what `pool_values` keeps.
+    """Return the shape of `pool_values` for one image.
 
-    Raises RecipeError for `token` where the layer's output has no class token, and for a mean or maximum over the image
-    where it cannot be told which of the axes are the image's.
+    Raises RecipeError for `token` without a class token, and for a mean or maximum over unknown axes.
     """
     shape, axis_layout = layer.output_shape, layer.axis_layout
     if pool == "none" or (len(shape) < 2 and pool != "token"):
@@ -30,24 +29,23 @@ def pool_shape(model: nn.Module, layer: LayerSpec, pool: Pool | None) -> tuple[i
             raise RecipeError("--pool token: the network has no class token; give avg, max, flatten or none")
         if len(shape) != 2 or axis_layout.channel_axis is None or not axis_layout.num_prefix_tokens:
             raise RecipeError(
-                f"--pool token: {layer.name} gives {list(shape)} for an image, in which there is no class token; give "
-                "avg, max, flatten or none, or choose a block of the transformer"
+                f"--pool token: the output of {layer.name} for an image, {list(shape)}, has no class token; give avg, "
+                "max, flatten or none, or choose a block of the transformer"
             )
     if axis_layout.channel_axis is None:
-        subject = "the mean, which is taken where --pool is not given" if pool is None else f"--pool {pool}"
+        option = "--pool avg (the default)" if pool is None else f"--pool {pool}"
         raise RecipeError(
-            f"{subject}: {layer.name} gives {list(shape)} for an image, and which of these are its height and width and "
-            "which its channels cannot be told; give --pool flatten or --pool none, or choose another layer"
+            f"{option}: the axes of {list(shape)}, the output of {layer.name} for an image, are ambiguous: height, "
+            "width or channels; give --pool flatten or --pool none, or choose another layer"
         )
     return (shape[axis_layout.channel_axis],)
 
 
 def pool_values(values: Tensor, layer: LayerSpec, pool: Pool | None) -> Tensor:
-    """What is kept of a layer's output for a batch, (n, *shape), as float32, where it was computed.
+    """Pool a layer's output for a batch, (n, *shape), and return it as float32 on its device.
 
-    avg and max are over all places of the image, class and register tokens left out; a vector has one place. flatten
-    lays everything in a row, none keeps it as it is, token takes the class token. None is avg. `pool_shape` must have
-    accepted the layer. What is returned may share its memory with `values`.
+    avg (also None) and max are over all positions of the image, without class and register tokens; token is the class
+    token. `pool_shape` must have accepted the layer. The result may share memory with `values`.
     """
     values = values.float()
     if pool == "flatten":

@@ -1,47 +1,44 @@
-"""Files of features: .npz, .npy, .parquet and .safetensors, with all that is needed to know what they hold."""
+"""Files of features: .npz, .npy, .parquet and .safetensors, written in chunks, so that their size is not limited."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.features.arrays import (
-    MAX_HEADER_BYTES,
-    ArrayStream,
-    dump_json,
-    encode_safetensors_header,
-    write_npy,
-    write_npz,
-    write_safetensors,
-)
 from ftcli.features.buffer import FeatureBuffer
-from ftcli.features.parquet import write_parquet
 from ftcli.files import atomic_open_binary, check_output_path
 from ftcli.results import format_count
 from ftcli.version import __version__
 
 FORMATS = (".npz", ".parquet", ".safetensors", ".npy")
-"""What the name of a store ends in; each is another format."""
 
 FeatureDtype = Literal["float32", "float16"]
-"""The types that features may be kept in."""
 
-_TEXT_CHUNK_SIZE = 1000  # texts that are copied at a time
+_TEXT_CHUNK_SIZE = 1000
+_MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; safetensors reads no longer header
+_SAFETENSORS_DTYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
 
 
 @dataclass(frozen=True)
 class FeatureMetadata:
-    """What features are of: the source as the user named it, the model, its weights and their SHA-256 (of their file,
-    or a checkpoint's digest), the layers as they are shown, how their outputs were pooled, the classes in the order of
-    the labels, how images became inputs, and the type of the numbers."""
+    """The origin of features.
+
+    `source` is the model, recipe or checkpoint as the user named it, `weights_sha256` the digest of the weights file or
+    of the checkpoint, `classes` are in the order of the labels. Field names are JSON keys.
+    """
 
     source: str
     model: str
@@ -54,12 +51,30 @@ class FeatureMetadata:
     dtype: FeatureDtype
 
 
+@dataclass(frozen=True)
+class ArrayStream:
+    """An array read in chunks along its first axis, as often as needed."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterator[NDArray[Any]]]
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the values."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the values in C order."""
+        for chunk in self.chunks():
+            file.write(np.ascontiguousarray(chunk, dtype=self.dtype).tobytes())
+
+
 def find_output_errors(target: Path, layers: Sequence[str]) -> list[str]:
-    """What keeps features of layers of these names (as the user gave them) from being written there, by the name of
-    the file alone."""
+    """Return the reasons why the features of these layers, named as by the user, cannot be written to a file."""
     suffix = target.suffix.lower()
     if suffix not in FORMATS:
-        return [f"--out: {target} has an ending of no known format; {suggest(suffix, FORMATS)}"]
+        return [f"--out: {target} has an unknown suffix {suffix!r}; {suggest(suffix, FORMATS)}"]
     if suffix == ".parquet" and not _has_pyarrow():
         return [f"--out: {target} needs the package pyarrow; pip install 'ftcli[parquet]'"]
     if suffix != ".npy":
@@ -67,9 +82,9 @@ def find_output_errors(target: Path, layers: Sequence[str]) -> list[str]:
     sidecar = sidecar_path(target)
     errors = []
     if len(layers) > 1 or "all" in layers:
-        errors.append(f"--out: {target} holds one array, and several layers are asked for; give a .npz file")
+        errors.append(f"--out: {target} holds one array, not several layers; give a .npz file")
     if sidecar.exists() and not target.exists():
-        errors.append(f"--out: {target} comes with {sidecar}, which is there already; remove it, or give another name")
+        errors.append(f"--out: {sidecar}, the file for the labels of {target}, exists; remove it, or give another name")
     else:
         try:
             check_output_path(sidecar, "--out")
@@ -79,12 +94,12 @@ def find_output_errors(target: Path, layers: Sequence[str]) -> list[str]:
 
 
 def check_header_size(target: Path, paths: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise RecipeError where the format could not hold the paths of so many images: a .safetensors file has them in
-    its header, of at most 100 MB."""
+    """Raise RecipeError if the paths do not fit into the header of a .safetensors file."""
     if target.suffix.lower() != ".safetensors":
         return
-    size = len(encode_safetensors_header({}, {"paths": dump_json(list(paths)), "splits": dump_json(list(splits))}))
-    if size > MAX_HEADER_BYTES - 1_000_000:  # for the rest: layers, classes and the description
+    metadata = {"paths": _dump_json(list(paths)), "splits": _dump_json(list(splits))}
+    size = len(_encode_safetensors_header({}, metadata))
+    if size > _MAX_SAFETENSORS_HEADER - 1_000_000:  # the rest is for layers, classes and the description
         raise RecipeError(
             f"--out: {target} would need a header of {size / 1e6:.0f} MB for the paths of "
             f"{format_count(len(paths), 'image')}, and safetensors reads at most 100 MB; give a .parquet or .npz file"
@@ -92,64 +107,126 @@ def check_header_size(target: Path, paths: Sequence[str], splits: Sequence[str])
 
 
 def write_features(target: Path, buffer: FeatureBuffer, feature_metadata: FeatureMetadata) -> None:
-    """Write what a spool holds in the format that the file's ending names. It is there whole or not at all, and is
-    copied part by part.
+    """Write features to a file, atomically and in chunks, in the format of its suffix.
 
-    .npz has the arrays features (n, *shape), labels (int64), paths, splits, classes, layers and about, a JSON text;
-    .safetensors features and labels, and the others as JSON in its metadata; .npy features alone, and the others are in
-    a .json file beside it; .parquet columns, as `write_parquet` says. Where there are several layers, each has an array
-    of its own, features/<layer>. Raises RunError where the disk is full or cannot be written.
+    .npz has the arrays features (n, *shape), labels (int64), paths, splits, classes, layers and about (JSON text).
+    .safetensors has features and labels, and the others as JSON in its metadata. .npy has features alone, and a .json
+    file next to it the others. .parquet has the columns of `_write_parquet`. Several layers are features/<layer>.
+    Raises RunError if the disk is full or the file cannot be written.
     """
     features, about = _stream_features(buffer, feature_metadata), _build_about(buffer, feature_metadata)
     lists = {"paths": buffer.paths, "splits": buffer.splits, **{key: about.pop(key) for key in ("classes", "layers")}}
     labels = {"labels": ArrayStream(np.dtype("<i8"), (len(buffer),), lambda: iter([buffer.labels]))}
-    match target.suffix.lower():
-        case ".npz":
-            texts = {name: _stream_texts(values) for name, values in lists.items()}
-            about_array = np.array(dump_json(about))
-            texts["about"] = ArrayStream(about_array.dtype, (), lambda: iter([about_array]))
-            with atomic_open_binary(target) as file:
-                write_npz(file, {**features, **labels, **texts})
-        case ".safetensors":
-            metadata = {name: dump_json(values) for name, values in (*lists.items(), ("about", about))}
-            with atomic_open_binary(target) as file:
-                write_safetensors(file, {**features, **labels}, metadata)
-        case ".parquet":
-            parquet_metadata = {name: dump_json(lists[name]) for name in ("classes", "layers")} | {
-                "about": dump_json(about)
-            }
-            with atomic_open_binary(target) as file:
-                write_parquet(
-                    file,
-                    buffer,
-                    make_column_names(buffer.layers),
-                    feature_metadata.classes,
-                    feature_metadata.dtype,
-                    parquet_metadata,
-                )
-        case _:
-            _write_with_sidecar(target, features, {**lists, "labels": buffer.labels.tolist(), "about": about})
+    if target.suffix.lower() == ".npy":
+        _write_with_sidecar(target, features, {**lists, "labels": buffer.labels.tolist(), "about": about})
+        return
+    with atomic_open_binary(target) as file:
+        match target.suffix.lower():
+            case ".npz":
+                texts = {name: _stream_texts(values) for name, values in lists.items()}
+                about_array = np.array(_dump_json(about))
+                texts["about"] = ArrayStream(about_array.dtype, (), lambda: iter([about_array]))
+                _write_npz(file, {**features, **labels, **texts})
+            case ".safetensors":
+                metadata = {name: _dump_json(values) for name, values in (*lists.items(), ("about", about))}
+                _write_safetensors(file, {**features, **labels}, metadata)
+            case _:
+                metadata = {name: _dump_json(lists[name]) for name in ("classes", "layers")}
+                _write_parquet(file, buffer, feature_metadata, metadata | {"about": _dump_json(about)})
 
 
 def make_column_names(layers: Sequence[str]) -> tuple[str, ...]:
-    """What the arrays of layers are called in a store."""
+    """Return the names of the layers' arrays in a file."""
     return ("features",) if len(layers) == 1 else tuple(f"features/{layer}" for layer in layers)
 
 
 def sidecar_path(target: Path) -> Path:
-    """The file beside a .npy file that says what its rows are."""
+    """Return the path of the .json file that describes the rows of a .npy file."""
     return target.with_suffix(".json")
 
 
+def _write_npy(file: IO[bytes], stream: ArrayStream) -> None:
+    header = {"descr": npy.dtype_to_descr(stream.dtype), "fortran_order": False, "shape": stream.shape}
+    npy.write_array_header_1_0(file, header)
+    stream.write(file)
+
+
+def _write_npz(file: IO[bytes], streams: Mapping[str, ArrayStream]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, stream in streams.items():
+            # A fixed date: the same features give the same bytes.
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            with archive.open(entry, "w", force_zip64=True) as member:
+                _write_npy(member, stream)
+
+
+def _write_safetensors(file: IO[bytes], streams: Mapping[str, ArrayStream], metadata: Mapping[str, str]) -> None:
+    # The safetensors package writes only arrays that are in memory.
+    header = _encode_safetensors_header(streams, metadata)
+    file.write(len(header).to_bytes(8, "little"))
+    file.write(header)
+    for stream in streams.values():
+        stream.write(file)
+
+
+def _encode_safetensors_header(streams: Mapping[str, ArrayStream], metadata: Mapping[str, str]) -> bytes:
+    """Return the header of a .safetensors file; https://github.com/huggingface/safetensors#format."""
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, stream in streams.items():
+        begin, end = end, end + stream.num_bytes
+        dtype = _SAFETENSORS_DTYPES[stream.dtype.name]
+        entries[name] = {"dtype": dtype, "shape": list(stream.shape), "data_offsets": [begin, end]}
+    header = _dump_json(entries).encode()
+    return header + b" " * (-len(header) % 8)  # the format aligns the values to 8 bytes
+
+
+def _write_parquet(
+    file: IO[bytes], buffer: FeatureBuffer, feature_metadata: FeatureMetadata, metadata: Mapping[str, str]
+) -> None:
+    """Write columns path, label (the class), label_index, split, and per layer a list of fixed size.
+
+    Feature maps are flattened in C order. Bytes that are not UTF-8 in a name are escaped with backslashes.
+    """
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    dtype, classes = feature_metadata.dtype, feature_metadata.classes
+    value_type = pyarrow.float16() if dtype == "float16" else pyarrow.float32()
+    sizes = [math.prod(shape) for shape in buffer.shapes]
+    columns = zip(make_column_names(buffer.layers), sizes, strict=True)
+    fields = [
+        ("path", pyarrow.string()),
+        ("label", pyarrow.string()),
+        ("label_index", pyarrow.int64()),
+        ("split", pyarrow.string()),
+        *((name, pyarrow.list_(value_type, size)) for name, size in columns),
+    ]
+    labels = buffer.labels
+    schema = pyarrow.schema(fields, metadata=dict(metadata))
+    # A dictionary is useful only for values that repeat.
+    with ParquetWriter(file, schema, compression="zstd", use_dictionary=["label", "split"]) as writer:
+        for start, end in buffer.chunks():
+            class_names = [classes[label] for label in labels[start:end]]
+            texts = map(_escape, (buffer.paths[start:end], class_names, buffer.splits[start:end]))
+            path, label, split = (pyarrow.array(values, pyarrow.string()) for values in texts)
+            lists = [
+                pyarrow.FixedSizeListArray.from_arrays(buffer.read(layer, start, end).astype(dtype).ravel(), size)
+                for layer, size in enumerate(sizes)
+            ]
+            arrays = [path, label, pyarrow.array(labels[start:end]), split, *lists]
+            writer.write_batch(pyarrow.record_batch(arrays, schema=schema), row_group_size=end - start)
+
+
 def _write_with_sidecar(target: Path, features: Mapping[str, ArrayStream], sidecar_data: dict[str, Any]) -> None:
-    """Both files or neither: they get their names when both are whole, the array last."""
+    """Write the array and its .json file; neither is visible before both are complete."""
     (stream,) = features.values()
     with atomic_open_binary(target) as file:
-        write_npy(file, stream)
+        _write_npy(file, stream)
         file.flush()
         os.fsync(file.fileno())
         with atomic_open_binary(sidecar_path(target)) as sidecar_file:
-            sidecar_file.write(dump_json(sidecar_data).encode())
+            sidecar_file.write(_dump_json(sidecar_data).encode())
 
 
 def _build_about(buffer: FeatureBuffer, feature_metadata: FeatureMetadata) -> dict[str, Any]:
@@ -158,16 +235,17 @@ def _build_about(buffer: FeatureBuffer, feature_metadata: FeatureMetadata) -> di
 
 
 def _stream_features(buffer: FeatureBuffer, feature_metadata: FeatureMetadata) -> dict[str, ArrayStream]:
+    dtype = np.dtype(feature_metadata.dtype).newbyteorder("<")
+
     def stream(layer: int) -> ArrayStream:
         shape = (len(buffer), *buffer.shapes[layer])
-        dtype = np.dtype(feature_metadata.dtype).newbyteorder("<")
         return ArrayStream(dtype, shape, lambda: (buffer.read(layer, *chunk) for chunk in buffer.chunks()))
 
     return {name: stream(layer) for layer, name in enumerate(make_column_names(buffer.layers))}
 
 
 def _stream_texts(values: Sequence[str]) -> ArrayStream:
-    """Texts as numpy has them, each as wide as the longest, some at a time."""
+    """Return texts as numpy stores them: all as wide as the longest."""
     dtype = np.dtype(f"<U{max(1, *map(len, values))}")
     starts = range(0, len(values), _TEXT_CHUNK_SIZE)
     return ArrayStream(
@@ -175,6 +253,16 @@ def _stream_texts(values: Sequence[str]) -> ArrayStream:
         (len(values),),
         lambda: (np.array(values[start : start + _TEXT_CHUNK_SIZE], dtype=dtype) for start in starts),
     )
+
+
+def _dump_json(value: object) -> str:
+    """Return compact JSON; lone surrogates (file names that are not UTF-8) are escaped as JSON escapes them."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _escape(values: Sequence[str]) -> list[str]:
+    return [value.encode("utf-8", "backslashreplace").decode() for value in values]
 
 
 def _has_pyarrow() -> bool:

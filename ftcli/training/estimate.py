@@ -21,7 +21,7 @@ from ftcli.data.transforms import build_train_transform
 from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.logits import image_forward
 from ftcli.features.pipeline import FeaturePipeline, ForwardFn, NoCut, create_pipeline
-from ftcli.features.solving import ProbeData, fit_logistic_head
+from ftcli.features.probes import ProbeData, fit_logistic_head
 from ftcli.models.factory import build_model
 from ftcli.models.freezing import list_norm_and_bias, set_requires_grad, set_train_mode
 from ftcli.models.heads import reset_classifier

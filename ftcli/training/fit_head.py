@@ -24,8 +24,7 @@ from ftcli.evaluation.logits import EvalOutputs, image_forward, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.features.cache import FeatureRequest
 from ftcli.features.pipeline import NoCut, create_pipeline
-from ftcli.features.probes import check_probe_labels
-from ftcli.features.solving import LogisticHead, ProbeData, fit_logistic_head
+from ftcli.features.probes import LogisticHead, ProbeData, check_probe_labels, fit_logistic_head
 from ftcli.models.freezing import list_frozen_tensors, set_requires_grad
 from ftcli.planning import HeadFitPlan
 from ftcli.results import EpochMetrics, StageResult, format_count

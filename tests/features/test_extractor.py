@@ -1,4 +1,4 @@
-"""What is taken from a network is what the network computes, bit for bit, and the network is left alone."""
+"""Tests that extracted features have the bits of the network's own forward pass, and that it is unchanged."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _open_loader(
     return ImageLoader(samples, build_eval_transform(pre), batch_size, LoaderConfig(root, on_corrupt_image, 0))
 
 
-def _extractor(
+def _create_extractor(
     model: nn.Module,
     size: int,
     names: Sequence[str],
@@ -115,14 +115,16 @@ def test_extract_gives_bits_of_manual_forward_for_each_family(
         model.to(memory_format=torch.channels_last)
         hooks = [
             model.get_submodule(head).register_forward_pre_hook(
-                lambda _m, given: expected.update(head=given[0].clone())
+                lambda _module, inputs: expected.update(head=inputs[0].clone())
             ),
-            model.get_submodule(inner).register_forward_hook(lambda _m, _g, out: expected.update(inner=out.clone())),
+            model.get_submodule(inner).register_forward_hook(
+                lambda _module, _inputs, output: expected.update(inner=output.clone())
+            ),
         ]
         model(_read_inputs(photo_folder, size))
     for hook in hooks:
         hook.remove()
-    extractor = _extractor(model, size, (f"input of {head}", inner), head=head)
+    extractor = _create_extractor(model, size, (f"input of {head}", inner), head=head)
     (batch,) = extractor.extract(_open_loader(photo_folder, _make_preprocessing(size)))
     for features, expected_features, shape in zip(
         batch.features, (expected["head"], expected["inner"]), extractor.shapes, strict=True
@@ -145,10 +147,10 @@ def test_extract_gives_bits_of_manual_forward_for_each_family(
 def test_extract_node_matches_single_node_graph(
     name: str, head: str, nodes: tuple[str, ...], photo_folder: Path
 ) -> None:
-    # Asked for together, torchvision's graph gives layer1.0.add as the ReLU behind it has left it.
+    # With several nodes, torchvision's own extractor returns layer1.0.add after the in-place ReLU.
     model = _build(name, 32)
     inputs = _read_inputs(photo_folder, 32)
-    extractor = _extractor(model, 32, (*nodes, f"input of {head}"), head=head)
+    extractor = _create_extractor(model, 32, (*nodes, f"input of {head}"), head=head)
     (batch,) = extractor.extract(_open_loader(photo_folder, _make_preprocessing(32)))
     for node, features in zip(nodes, batch.features, strict=False):
         single_node_graph = create_feature_extractor(model, [node], suppress_diff_warning=True).eval()
@@ -160,7 +162,7 @@ def test_extract_node_matches_single_node_graph(
 
 def test_extract_handles_in_place_and_reused_modules(resnet: nn.Module, photo_folder: Path) -> None:
     names = ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.relu", "layer1.0", "maxpool", "layer1.0.bn2", "layer1.0.conv2")
-    (batch,) = _extractor(resnet, 32, names).extract(_open_loader(photo_folder, _make_preprocessing(32)))
+    (batch,) = _create_extractor(resnet, 32, names).extract(_open_loader(photo_folder, _make_preprocessing(32)))
     conv1, bn1, relu, block, maxpool, bn2, conv2 = batch.features
     with torch.inference_mode():
         assert torch.equal(bn1, resnet.get_submodule("layer1.0.bn1")(conv1))
@@ -172,7 +174,7 @@ def test_extract_handles_in_place_and_reused_modules(resnet: nn.Module, photo_fo
 
 
 def test_extract_is_ordered_and_reproducible(resnet: nn.Module, photo_folder: Path) -> None:
-    extractor = _extractor(resnet, 32, ("layer2", "layer4.1.add"), "avg")
+    extractor = _create_extractor(resnet, 32, ("layer2", "layer4.1.add"), "avg")
     loader = _open_loader(photo_folder, _make_preprocessing(32), 7, 3)
     resnet.train()
     before = {name: tensor.clone() for name, tensor in resnet.state_dict().items()}
@@ -193,29 +195,28 @@ def test_extract_is_ordered_and_reproducible(resnet: nn.Module, photo_folder: Pa
 
 
 def test_extract_frees_previous_batch(resnet: nn.Module, photo_folder: Path) -> None:
-    batches = _extractor(resnet, 32, ("layer1", "layer2.0.add")).extract(
+    batches = _create_extractor(resnet, 32, ("layer1", "layer2.0.add")).extract(
         _open_loader(photo_folder, _make_preprocessing(32), 4, 2)
     )
     first = next(batches)
     references = [weakref.ref(features) for features in first.features]
     del first
-    assert _count_hooks(resnet) == 0  # while the caller works, too
+    assert _count_hooks(resnet) == 0  # between batches too
     next(batches)
     assert [ref() for ref in references] == [None, None]
 
 
 def test_extract_pools_in_float32(resnet: nn.Module, photo_folder: Path) -> None:
     loader = _open_loader(photo_folder, _make_preprocessing(32))
-    (maps,) = _extractor(resnet, 32, ("layer2",)).extract(loader)
-    (means,) = _extractor(resnet, 32, ("layer2",), None).extract(loader)
+    (maps,) = _create_extractor(resnet, 32, ("layer2",)).extract(loader)
+    (means,) = _create_extractor(resnet, 32, ("layer2",), None).extract(loader)
     assert torch.allclose(means.features[0], maps.features[0].mean((2, 3)), rtol=1e-6)
-    (bfloat16_means,) = _extractor(resnet, 32, ("layer2",), None, precision="bfloat16").extract(loader)
+    (bfloat16_means,) = _create_extractor(resnet, 32, ("layer2",), None, precision="bfloat16").extract(loader)
     assert bfloat16_means.features[0].dtype == torch.float32
     assert not torch.equal(bfloat16_means.features[0], means.features[0])
     assert torch.allclose(bfloat16_means.features[0], means.features[0], rtol=0.1, atol=0.1)
-    assert (
-        bfloat16_means.features[0] != bfloat16_means.features[0].bfloat16().float()
-    ).any()  # the mean itself is not rounded to it
+    # The mean itself is not rounded to bfloat16.
+    assert (bfloat16_means.features[0] != bfloat16_means.features[0].bfloat16().float()).any()
 
 
 def test_extract_skips_corrupt_images(resnet: nn.Module, photo_folder: Path, tmp_path: Path) -> None:
@@ -223,7 +224,9 @@ def test_extract_skips_corrupt_images(resnet: nn.Module, photo_folder: Path, tmp
         target = tmp_path / f"train/{name}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(b"" if number in (1, 2, 3) else (photo_folder / f"train/{name}.jpg").read_bytes())
-    batches = list(_extractor(resnet, 32, ()).extract(_open_loader(tmp_path, _make_preprocessing(32), 5, 2, "skip")))
+    batches = list(
+        _create_extractor(resnet, 32, ()).extract(_open_loader(tmp_path, _make_preprocessing(32), 5, 2, "skip"))
+    )
     assert [batch.paths for batch in batches] == [("train/china/0.jpg",), (), ("train/china/2.jpg",)]
     assert [tuple(batch.features[0].shape) for batch in batches] == [(1, 512), (0, 512), (1, 512)]
     assert [len(batch.skipped) for batch in batches] == [1, 2, 0]
@@ -238,23 +241,25 @@ def _tiny() -> nn.Sequential:
 
 def test_extract_reports_layer_and_image_of_nonfinite_value(photo_folder: Path) -> None:
     model = _tiny()
-    extractor = _extractor(model, 16, ("0",), head="4")
-    model[0].register_forward_hook(lambda _m, _g, out: out.index_fill(0, torch.tensor([1]), float("nan")))
+    extractor = _create_extractor(model, 16, ("0",), head="4")
+    model[0].register_forward_hook(
+        lambda _module, _inputs, output: output.index_fill(0, torch.tensor([1]), float("nan"))
+    )
     with pytest.raises(RunError) as error:
         list(extractor.extract(_open_loader(photo_folder, _make_preprocessing(16))))
     assert str(error.value) == (
-        "0: its output for train/flower/0.jpg is not finite; the weights do not suit such images or are damaged, give "
+        "0: the output for train/flower/0.jpg is not finite; the weights are damaged or do not suit such images, give "
         "others"
     )
-    assert _count_hooks(model) == 1  # its own
+    assert _count_hooks(model) == 1  # the one registered above
 
 
 @pytest.mark.parametrize("name", ["1", "0"])
 def test_extract_removes_hooks_when_out_of_memory(name: str, photo_folder: Path) -> None:
     model = _tiny()
-    extractor = _extractor(model, 16, (name,), head="4")
+    extractor = _create_extractor(model, 16, (name,), head="4")
 
-    def fail(*_given: Any) -> None:
+    def fail(*_inputs: Any) -> None:
         raise torch.OutOfMemoryError("no room for this.")
 
     model[3].forward = fail

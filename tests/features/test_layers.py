@@ -1,4 +1,4 @@
-"""A layer is what its name says, or it is refused in a sentence that tells what it is."""
+"""Tests of layer names, shapes and depths."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _resolve(name: str, size: int, *names: str) -> tuple[LayerSpec, ...]:
     return resolve_layers(model, find_head(model, summarize(model, size)).path, names, size)
 
 
-def _number_names(name: str, number: int) -> list[str]:
-    return [f"{name}.{index}" for index in range(number)]
+def _number_names(name: str, count: int) -> list[str]:
+    return [f"{name}.{index}" for index in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def resnet() -> nn.Module:
             [*(f"features.{n}" for n in (1, 4, 6, 9, 11, 13, 16, 18, 20, 23, 25, 27, 30)), "classifier.2"],
         ),
         (
-            "efficientnet_b0",  # whose blocks add to their own input in place, and some of them not at all
+            "efficientnet_b0",  # some blocks add to their input in place, some have no residual
             32,
             [
                 *("features.0", "features.1", *_number_names("features.2", 2), *_number_names("features.3", 2)),
@@ -112,41 +112,41 @@ class _Residual(nn.Module):
         return sum_
 
 
-def test_resolve_layers_all_takes_stages_of_deep_networks() -> None:
+def test_resolve_layers_all_lists_stages_of_deep_networks() -> None:
     def build(blocks: int) -> nn.Sequential:
         stages = [nn.Sequential(*(_Residual() for _ in range(blocks))) for _ in range(3)]
         return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
 
-    few, many = (resolve_layers(build(blocks), "5", ("all",), 8) for blocks in (12, 13))
-    assert [layer.name for layer in few] == [
+    twelve, thirteen = (resolve_layers(build(blocks), "5", ("all",), 8) for blocks in (12, 13))
+    assert [layer.name for layer in twelve] == [
         *_number_names("0", 12),
         *_number_names("1", 12),
         *_number_names("2", 12),
         "input of 5",
     ]
-    assert [layer.name for layer in many] == ["0", "1", "2", "input of 5"]
+    assert [layer.name for layer in thirteen] == ["0", "1", "2", "input of 5"]
 
 
 class _Shared(nn.Module):
-    """Uses a layer twice, and has a row of which one layer gives two values."""
+    """A network with a layer called twice, and a sequence in which one layer returns two values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.relu, self.second = nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)
-        self.whole = nn.Sequential(_Residual(), _Residual())
-        self.torn = nn.Sequential(_TupleOutput(), _Residual(), _Residual())
-        self.torn[1].register_forward_pre_hook(lambda _module, given: given[0][0])
+        self.chain = nn.Sequential(_Residual(), _Residual())
+        self.non_chain = nn.Sequential(_TupleOutput(), _Residual(), _Residual())
+        self.non_chain[1].register_forward_pre_hook(lambda _, inputs: inputs[0][0])
         self.fc = nn.Linear(3, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.torn(self.whole(self.relu(self.second(self.relu(self.first(images))))))
+        maps = self.non_chain(self.chain(self.relu(self.second(self.relu(self.first(images))))))
         logits: Tensor = self.fc(maps.mean((2, 3)))
         return logits
 
 
-def test_resolve_layers_all_does_not_split_non_chain_rows() -> None:
+def test_resolve_layers_all_does_not_divide_other_sequences() -> None:
     layers = resolve_layers(_Shared(), "fc", ("all",), 8)
-    assert [layer.name for layer in layers] == ["first", "second", "whole.0", "whole.1", "torn", "input of fc"]
+    assert [layer.name for layer in layers] == ["first", "second", "chain.0", "chain.1", "non_chain", "input of fc"]
 
 
 def test_resolve_layers_defaults_to_head_input(resnet: nn.Module) -> None:
@@ -159,8 +159,8 @@ def test_resolve_layers_defaults_to_head_input(resnet: nn.Module) -> None:
         1.0,
     )
     assert resolve_layers(resnet, "fc", ("input of fc",), 64) == (layer,)
-    (map_,) = resolve_layers(create_model("squeezenet1_1", True), "classifier.1", (), 64)
-    assert map_.output_shape == (512, 3, 3)
+    (feature_map,) = resolve_layers(create_model("squeezenet1_1", True), "classifier.1", (), 64)
+    assert feature_map.output_shape == (512, 3, 3)
 
 
 def test_resolve_layers_accepts_modules_nodes_and_patterns(resnet: nn.Module) -> None:
@@ -188,14 +188,14 @@ def test_resolve_layers_depth_is_fraction_of_macs() -> None:
 
 def test_resolve_layers_node_has_depth_of_preceding_module(resnet: nn.Module) -> None:
     names = ("x", "layer1.0.add", "layer1.0.bn2", "layer2.0.add", "layer2.0", "layer2.0.conv1")
-    image, add, before, second, block, inner = (layer.depth for layer in resolve_layers(resnet, "fc", names, 64))
+    image, add, before_add, second, block, inner = (layer.depth for layer in resolve_layers(resnet, "fc", names, 64))
     assert image == 0
-    assert add == before
+    assert add == before_add
     assert second == block > inner
 
 
 class _OddOutputs(nn.Module):
-    """Has modules that give what is no layer's output: a pair, windows, the same for any number of images."""
+    """A network with outputs that cannot be extracted: a tuple, windows, a constant shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _OddOutputs(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         images = self.pair(images)[0] + self.windows(images).sum() + self.fixed(images).sum()
         logits: Tensor = self.fc(images.mean((2, 3)))
-        return logits if float(images.shape[2]) else -logits  # which no tracer can tell
+        return logits if float(images.shape[2]) else -logits  # untraceable
 
 
 class _TupleOutput(nn.Module):
@@ -231,17 +231,17 @@ def test_resolve_layers_reports_all_errors_at_once() -> None:
     known = "known: fc, fixed, pair, windows"
     untraced = "the network has no graph nodes, since its code cannot be traced"
     assert error.value.messages == (
-        f"--layer unused: no image passes through a module of this name, and {untraced}; {known}",
-        f"--layer fcc: no image passes through a module of this name, and {untraced}; did you mean 'fc'?",
-        "--layer all: stands for a chain of layers and takes no others beside it; give it alone",
-        f"--layer q*: no image passes through a module that this matches; {known}",
+        f"--layer unused: the forward pass calls no module of this name, and {untraced}; {known}",
+        f"--layer fcc: the forward pass calls no module of this name, and {untraced}; did you mean 'fc'?",
+        "--layer all: cannot be combined with other layers; give it alone",
+        f"--layer q*: matches no module that the forward pass calls; {known}",
         "--layer pair: its output is a tuple of 2, not one tensor; choose a layer within it or after it",
-        "--layer windows: its output is of shape [8, 16, 3] for 2 images, which does not begin with the number of "
-        "images; choose a layer around it or after it",
-        "--layer fixed: its output is of shape [2, 5] for 2 images, which does not begin with the number of images; "
-        "choose a layer around it or after it",
-        "--layer pair: pair is named twice; name it once",
-        "--layer w*: windows is named twice; name it once",
+        "--layer windows: its output is of shape [8, 16, 3] for 2 images, and its first axis is not the batch; choose "
+        "a layer around it or after it",
+        "--layer fixed: its output is of shape [2, 5] for 2 images, and its first axis is not the batch; choose a "
+        "layer around it or after it",
+        "--layer pair: pair is given twice; give it once",
+        "--layer w*: windows is given twice; give it once",
     )
 
 
@@ -249,12 +249,12 @@ def test_resolve_layers_suggests_near_names(resnet: nn.Module) -> None:
     with pytest.raises(RecipeError) as error:
         resolve_layers(resnet, "fc", ("layer4.1.ad", "layr3", "layer4.1.*.conv1"), 64, "--layers")
     assert error.value.messages == (
-        "--layers layer4.1.ad: no image passes through a module or graph node of this name; did you mean "
+        "--layers layer4.1.ad: the forward pass has no module or graph node of this name; did you mean "
         "'layer4.1.add' or 'layer4.0.add' or 'layer3.1.add'?",
-        "--layers layr3: no image passes through a module or graph node of this name; did you mean 'layer3' or "
+        "--layers layr3: the forward pass has no module or graph node of this name; did you mean 'layer3' or "
         "'layer3.1' or 'layer3.0'?",
-        "--layers layer4.1.*.conv1: no image passes through a module that this matches; did you mean 'layer4.1.conv1' "
-        "or 'layer4.1.conv2' or 'layer4.0.conv1'?",
+        "--layers layer4.1.*.conv1: matches no module that the forward pass calls; did you mean 'layer4.1.conv1' or "
+        "'layer4.1.conv2' or 'layer4.0.conv1'?",
     )
 
 
@@ -263,13 +263,13 @@ def test_resolve_layers_describes_unusable_values() -> None:
         _resolve("swin_t", 32, "features.1.1.attn._get_relative_position_bias", "permute", "flatten")
     assert error.value.messages == (
         "--layer features.1.1.attn._get_relative_position_bias: its output is of shape [1, 3, 49, 49] for 2 images, "
-        "which does not begin with the number of images; choose a layer around it or after it",
+        "and its first axis is not the batch; choose a layer around it or after it",
     )
     with pytest.raises(RecipeError) as error:
         _resolve("shufflenet_v2_x0_5", 32, "stage2.1.chunk", "stage2.1.floordiv", "stage2.1.getitem_1")
     assert error.value.messages == (
         "--layer stage2.1.chunk: its output is a tuple of 2, not one tensor; choose a layer within it or after it",
-        "--layer stage2.1.floordiv: its output is no tensor but of type int; choose a layer that gives a tensor",
+        "--layer stage2.1.floordiv: its output is of type int, not a tensor; choose a layer that gives a tensor",
     )
 
 
@@ -279,7 +279,7 @@ def test_resolve_layers_raises_for_unsupported_image_size() -> None:
 
 
 class _Traced(nn.Module):
-    """Computes with a number of its own, uses a layer twice, and takes a switch beside the images."""
+    """A network with a constant, a layer called twice, and a second argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ def test_resolve_layers_leaves_traced_network_unchanged() -> None:
     attributes = set(vars(network))
     first, node, second = resolve_layers(network, "fc", ("first", "mul", "second"), 8)
     assert (node.kind, node.output_shape) == ("node", (3, 8, 8))
-    assert first.depth == node.depth < second.depth  # the ReLU before the node works again later
+    assert first.depth == node.depth < second.depth  # the ReLU before the node is called again later
     assert [name for name, module in network.named_modules() if not module.training] == ["relu"]
     assert set(vars(network)) == attributes
 

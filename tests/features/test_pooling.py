@@ -1,4 +1,4 @@
-"""Pooling is over the places of the image, wherever a network keeps them, and never over anything else."""
+"""Tests of pooling, and of the axes that it is over."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _make_random_values(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).bfloat16()
 
 
-VECTOR, MAP, MAP_LAST, TOKENS, ROW = (
+VECTOR, MAP, MAP_LAST, TOKENS, TOKENS_LAST = (
     _make_layer((5,), 0),
     _make_layer((5, 3, 4), 0),
     _make_layer((3, 4, 5), 2),
@@ -33,23 +33,25 @@ VIT = create_model("timm/vit_tiny_patch16_224", True, 32)
 
 
 @pytest.mark.parametrize("pool", [None, "avg", "max", "flatten", "none", "token"])
-@pytest.mark.parametrize("layer", [VECTOR, MAP, MAP_LAST, TOKENS, ROW], ids=["vector", "map", "last", "tokens", "row"])
+@pytest.mark.parametrize(
+    "layer", [VECTOR, MAP, MAP_LAST, TOKENS, TOKENS_LAST], ids=["vector", "map", "map_last", "tokens", "tokens_last"]
+)
 def test_pool_values_matches_torch(layer: LayerSpec, pool: Pool | None) -> None:
     values = _make_random_values(2, *layer.output_shape)
     exact = values.float()
-    image = {  # (n, channels, places)
+    image = {  # (n, channels, positions)
         VECTOR: lambda: exact[:, :, None],
         MAP: lambda: exact.flatten(2),
         MAP_LAST: lambda: exact.flatten(1, 2).mT,
         TOKENS: lambda: exact[:, 2:].mT,
-        ROW: lambda: exact,
+        TOKENS_LAST: lambda: exact,
     }[layer]()
     if pool == "token" and layer is not TOKENS:
         with pytest.raises(RecipeError) as error:
             pool_shape(VIT, layer, pool)
         assert str(error.value) == (
-            f"--pool token: block gives {list(layer.output_shape)} for an image, in which there is no class token; "
-            "give avg, max, flatten or none, or choose a block of the transformer"
+            f"--pool token: the output of block for an image, {list(layer.output_shape)}, has no class token; give "
+            "avg, max, flatten or none, or choose a block of the transformer"
         )
         return
     expected = {
@@ -58,7 +60,7 @@ def test_pool_values_matches_torch(layer: LayerSpec, pool: Pool | None) -> None:
         "max": image.amax(2),
         "flatten": exact.flatten(1),
         "none": exact,
-        "token": exact[:, 0],  # the first
+        "token": exact[:, 0],
     }[pool]
     pooled = pool_values(values, layer, pool)
     assert pooled.dtype == torch.float32
@@ -144,15 +146,15 @@ def test_infer_axis_layout_finds_axes_that_grow() -> None:
     assert infer_axis_layout(network, (2, 3, 4, 4), (2, 3, 8, 8)) == AxisLayout()
 
 
-class _OneSize(nn.Module):
-    """A network that takes images of 8 pixels a side alone, and turns its maps about."""
+class _FixedSize(nn.Module):
+    """A network for one image size, whose module `turned` has its channels last."""
 
-    def __init__(self, channel_axis: int, side: int = 8) -> None:
+    def __init__(self, num_channels: int, side: int = 8) -> None:
         super().__init__()
         self.side = side
-        self.first = nn.Conv2d(3, channel_axis, 1)
+        self.first = nn.Conv2d(3, num_channels, 1)
         self.turned = nn.Identity()
-        self.fc = nn.Linear(channel_axis, 2)
+        self.fc = nn.Linear(num_channels, 2)
 
     def forward(self, images: Tensor) -> Tensor:
         assert images.shape[2] == self.side
@@ -162,26 +164,24 @@ class _OneSize(nn.Module):
 
 
 def test_pool_shape_refuses_ambiguous_axes() -> None:
-    model = _OneSize(8)
+    model = _FixedSize(8)
     layers = resolve_layers(model, "fc", ("first", "turned"), 8)
-    for layer, pool, subject in zip(
-        layers, (None, "max"), ("the mean, which is taken where --pool is not given", "--pool max"), strict=True
-    ):
+    for layer, pool, option in zip(layers, (None, "max"), ("--pool avg (the default)", "--pool max"), strict=True):
         with pytest.raises(RecipeError) as error:
             pool_shape(model, layer, pool)  # type: ignore[arg-type]
         assert str(error.value) == (
-            f"{subject}: {layer.name} gives [8, 8, 8] for an image, and which of these are its height and width and "
-            "which its channels cannot be told; give --pool flatten or --pool none, or choose another layer"
+            f"{option}: the axes of [8, 8, 8], the output of {layer.name} for an image, are ambiguous: height, width "
+            "or channels; give --pool flatten or --pool none, or choose another layer"
         )
         assert pool_shape(model, layer, "flatten") == (512,)
         assert pool_shape(model, layer, "none") == (8, 8, 8)
     channel_axis = {
         layer.name: layer.axis_layout.channel_axis
-        for layer in resolve_layers(_OneSize(5), "fc", ("first", "turned"), 8)
+        for layer in resolve_layers(_FixedSize(5), "fc", ("first", "turned"), 8)
     }
     assert channel_axis == {"first": 0, "turned": 2}
     # 9 x 9 could be heads, 9 tokens and 9 dimensions, or windows.
-    nine = resolve_layers(_OneSize(5, 9), "fc", ("first", "turned"), 9)
+    nine = resolve_layers(_FixedSize(5, 9), "fc", ("first", "turned"), 9)
     assert [layer.axis_layout for layer in nine] == [AxisLayout(), AxisLayout()]
 
 

@@ -1,4 +1,4 @@
-"""Files of features hold what was computed, in the words of the libraries that read them, whole or not at all."""
+"""Tests of feature files, read with the libraries of their formats, and of the feature buffer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from ftcli.errors import RecipeError, RunError
-from ftcli.features import buffer as spooling
+from ftcli.features import buffer as buffer_module
 from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.writers import FeatureMetadata, check_header_size, find_output_errors, write_features
 
@@ -27,7 +27,7 @@ CLASSES = ("bird's nest", "狗 🐶", "\udcff")
 PATHS = [f"train/{number} 图 'x'\udcfe.jpg" if number % 2 else f"test/{number}.jpg" for number in range(11)]
 LABELS = [number % 3 for number in range(11)]
 SPLITS = ["train"] * 8 + ["test"] * 3
-DESCRIPTION = FeatureMetadata(
+METADATA = FeatureMetadata(
     source="r.yaml",
     model="resnet18",
     weights="none",
@@ -42,7 +42,7 @@ DESCRIPTION = FeatureMetadata(
 
 @dataclass(frozen=True)
 class FakeFeatureBatch:
-    """What a spool reads of what an extractor gives."""
+    """The attributes of a FeatureBatch that a FeatureBuffer reads."""
 
     features: tuple[torch.Tensor, ...]
     labels: torch.Tensor
@@ -51,7 +51,7 @@ class FakeFeatureBatch:
 
 @dataclass(frozen=True)
 class LoadedFeatures:
-    """What a library has read."""
+    """The content of a feature file."""
 
     features: dict[str, Any]
     labels: list[int]
@@ -67,12 +67,12 @@ def make_features() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FeatureBuffer]]:
-    """Spools of 11 images that came in batches of 8 and 3, and are read a few at a time."""
-    monkeypatch.setattr(spooling, "_READ_BYTES", 4 * 12 * 3)
+def make_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FeatureBuffer]]:
+    """A factory of buffers of 11 images, added in batches of 8 and 3 and read 3 at a time."""
+    monkeypatch.setattr(buffer_module, "_READ_BYTES", 4 * 12 * 3)
     buffers: list[FeatureBuffer] = []
 
-    def make(
+    def create(
         layers: tuple[str, ...] = tuple(SHAPES), target: Path | None = tmp_path / "x", **options: bool
     ) -> FeatureBuffer:
         buffer = FeatureBuffer(target, layers, [SHAPES[name] for name in layers], **options).__enter__()
@@ -83,7 +83,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
             buffer.add(FakeFeatureBatch(tensors, torch.tensor(LABELS[indices]), tuple(PATHS[indices])), split)  # type: ignore[arg-type]
         return buffer
 
-    yield make
+    yield create
     for buffer in buffers:
         buffer.__exit__(None, None, None)
 
@@ -128,72 +128,79 @@ def escape(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ending", "several"),
-    [("npy", False), *((ending, several) for ending in ("npz", "safetensors", "parquet") for several in (False, True))],
+    ("suffix", "has_two_layers"),
+    [
+        ("npy", False),
+        *((suffix, has_two_layers) for suffix in ("npz", "safetensors", "parquet") for has_two_layers in (False, True)),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_write_features_round_trips_every_format(
-    make: Callable[..., FeatureBuffer], tmp_path: Path, ending: str, dtype: Any, several: bool
+    make_buffer: Callable[..., FeatureBuffer], tmp_path: Path, suffix: str, dtype: Any, has_two_layers: bool
 ) -> None:
-    layers = tuple(SHAPES) if several else ("layer2",)
-    target = tmp_path / f"codes 多.{ending}"
-    write_features(target, make(layers), replace(DESCRIPTION, layers=layers, dtype=dtype))
+    layers = tuple(SHAPES) if has_two_layers else ("layer2",)
+    target = tmp_path / f"features 多.{suffix}"
+    write_features(target, make_buffer(layers), replace(METADATA, layers=layers, dtype=dtype))
     loaded = read(target)
-    assert list(loaded.features) == (["features/layer2", "features/input of fc"] if several else ["features"]) or (
-        ending == "safetensors" and len(loaded.features) == len(layers)
-    )
+    assert list(loaded.features) == (
+        ["features/layer2", "features/input of fc"] if has_two_layers else ["features"]
+    ) or (suffix == "safetensors" and len(loaded.features) == len(layers))
     for name in layers:
-        stored = loaded.features[f"features/{name}" if several else "features"]
+        stored = loaded.features[f"features/{name}" if has_two_layers else "features"]
         assert stored.dtype == dtype
         assert np.array_equal(stored.reshape(11, *SHAPES[name]), make_features()[name].astype(dtype))
-        assert stored.shape == (11, *SHAPES[name]) or ending == "parquet"
-    to_stored_text = escape if ending == "parquet" else str
+        assert stored.shape == (11, *SHAPES[name]) or suffix == "parquet"
+    to_stored_text = escape if suffix == "parquet" else str
     assert (loaded.labels, loaded.splits) == (LABELS, SPLITS)
     assert loaded.paths == [to_stored_text(path) for path in PATHS]
     assert loaded.classes == list(CLASSES)
     assert loaded.about["preprocessing"] == {"image_size": 32}
     assert loaded.about["shapes"] == [list(SHAPES[name]) for name in layers]
-    sidecar = ["codes 多.json"] if ending == "npy" else []
+    sidecar = ["features 多.json"] if suffix == "npy" else []
     assert list_names(tmp_path) == [*sidecar, target.name]
 
 
-def test_write_features_parquet_has_row_groups_and_columns(make: Callable[..., FeatureBuffer], tmp_path: Path) -> None:
-    target = tmp_path / "codes.parquet"
-    write_features(target, make(), DESCRIPTION)
+def test_write_features_parquet_has_row_groups_and_columns(
+    make_buffer: Callable[..., FeatureBuffer], tmp_path: Path
+) -> None:
+    target = tmp_path / "features.parquet"
+    write_features(target, make_buffer(), METADATA)
     with parquet.ParquetFile(target) as file:
         assert file.num_row_groups == 4
     assert parquet.read_table(target, columns=["features/input of fc"]).num_rows == 11
 
 
-def test_write_features_is_deterministic(make: Callable[..., FeatureBuffer], tmp_path: Path) -> None:
+def test_write_features_is_deterministic(make_buffer: Callable[..., FeatureBuffer], tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz"):
-        write_features(tmp_path / name, make(), DESCRIPTION)
+        write_features(tmp_path / name, make_buffer(), METADATA)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def test_feature_buffer_leaves_no_file_and_maps_features(make: Callable[..., FeatureBuffer], tmp_path: Path) -> None:
-    buffer = make(target=tmp_path / "codes.npz")
+def test_feature_buffer_leaves_no_file_and_maps_features(
+    make_buffer: Callable[..., FeatureBuffer], tmp_path: Path
+) -> None:
+    buffer = make_buffer(target=tmp_path / "features.npz")
     assert list_names(tmp_path) == []
     assert np.array_equal(buffer.features(0), make_features()["layer2"])
     assert isinstance(buffer.features(1), np.memmap)
     assert buffer.labels.tolist() == LABELS
 
 
-def test_feature_buffer_reports_float16_overflow(make: Callable[..., FeatureBuffer]) -> None:
+def test_feature_buffer_reports_float16_overflow(make_buffer: Callable[..., FeatureBuffer]) -> None:
     layer2, head_input = torch.zeros(2, 3, 2, 2), torch.zeros(2, 5)
     head_input[1, 2] = -70000
     batch = FakeFeatureBatch((layer2, head_input), torch.zeros(2, dtype=torch.int64), ("b.jpg", "a.jpg"))
-    make().add(batch, "train")  # type: ignore[arg-type]
+    make_buffer().add(batch, "train")  # type: ignore[arg-type]
     with pytest.raises(RunError) as caught:
-        make(narrow=True).add(batch, "train")  # type: ignore[arg-type]
+        make_buffer(as_float16=True).add(batch, "train")  # type: ignore[arg-type]
     assert str(caught.value) == (
-        "input of fc: its output for a.jpg reaches 70000, and float16 ends at 65504; take --dtype float32"
+        "input of fc: the output for a.jpg reaches 70000, beyond the maximum of float16 (65504); use --dtype float32"
     )
 
 
 @contextmanager
 def limit_file_size(size: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes, as on a disk that is full."""
+    """Limit the size of files, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -202,15 +209,15 @@ def limit_file_size(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("ending", ["npz", "safetensors", "parquet", "npy"])
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "parquet", "npy"])
 def test_write_features_leaves_old_file_when_disk_is_full(
-    make: Callable[..., FeatureBuffer], tmp_path: Path, ending: str
+    make_buffer: Callable[..., FeatureBuffer], tmp_path: Path, suffix: str
 ) -> None:
-    target = tmp_path / f"codes.{ending}"
-    buffer = make(("layer2",))
+    target = tmp_path / f"features.{suffix}"
+    buffer = make_buffer(("layer2",))
     target.write_text("old")
     with limit_file_size(300), pytest.raises(RunError) as caught:
-        write_features(target, buffer, replace(DESCRIPTION, layers=("layer2",)))
+        write_features(target, buffer, replace(METADATA, layers=("layer2",)))
     assert str(caught.value) == f"{target}: cannot be written (File too large); check the folder and its permissions"
     assert list_names(tmp_path) == [target.name]
     assert target.read_text() == "old"
@@ -221,16 +228,16 @@ def test_write_features_removes_sidecar_when_disk_is_full(tmp_path: Path) -> Non
         batch = FakeFeatureBatch((torch.zeros(1, 1000),), torch.tensor([0]), ("a.jpg",))
         buffer.add(batch, "train")  # type: ignore[arg-type]
         with limit_file_size(2000), pytest.raises(RunError):  # the .json is smaller, the .npy is not
-            write_features(tmp_path / "codes.npy", buffer, replace(DESCRIPTION, layers=("fc",)))
+            write_features(tmp_path / "features.npy", buffer, replace(METADATA, layers=("fc",)))
         assert list_names(tmp_path) == []
-        write_features(tmp_path / "codes.npy", buffer, replace(DESCRIPTION, layers=("fc",)))
-    assert (tmp_path / "codes.json").stat().st_size < 2000
+        write_features(tmp_path / "features.npy", buffer, replace(METADATA, layers=("fc",)))
+    assert (tmp_path / "features.json").stat().st_size < 2000
 
 
-def test_feature_buffer_reports_full_disk(make: Callable[..., FeatureBuffer], tmp_path: Path) -> None:
+def test_feature_buffer_reports_full_disk(make_buffer: Callable[..., FeatureBuffer], tmp_path: Path) -> None:
     with limit_file_size(300), pytest.raises(RunError) as caught:
-        make(target=tmp_path / "codes.npz")
-    expected = f"{tmp_path}/codes.npz: cannot be written (File too large); check the folder and its permissions"
+        make_buffer(target=tmp_path / "features.npz")
+    expected = f"{tmp_path}/features.npz: cannot be written (File too large); check the folder and its permissions"
     assert str(caught.value) == expected
     assert list_names(tmp_path) == []
 
@@ -239,12 +246,12 @@ def test_find_output_errors_reports_bad_file_names(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     assert find_output_errors(Path("a.npz"), ["all"]) == []
     assert find_output_errors(Path("a.nps"), []) == [
-        "--out: a.nps has an ending of no known format; did you mean '.npz' or '.npy'?"
+        "--out: a.nps has an unknown suffix '.nps'; did you mean '.npz' or '.npy'?"
     ]
     Path("a.json").write_text("{}")
     assert find_output_errors(Path("a.npy"), ["all"]) == [
-        "--out: a.npy holds one array, and several layers are asked for; give a .npz file",
-        "--out: a.npy comes with a.json, which is there already; remove it, or give another name",
+        "--out: a.npy holds one array, not several layers; give a .npz file",
+        "--out: a.json, the file for the labels of a.npy, exists; remove it, or give another name",
     ]
     Path("a.npy").write_text("")
     assert find_output_errors(Path("a.npy"), ["x"]) == []
