@@ -6,17 +6,17 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
-
 from ftcli.advice.dataset_stats import DatasetStats, compute_dataset_stats
 from ftcli.advice.recipe_text import ModelChoice, build_recipe_text
 from ftcli.errors import RecipeError
 from ftcli.files import atomic_write
 from ftcli.models.factory import check_model, create_model, has_fixed_image_size
+from ftcli.models.freezing import has_batch_norm
 from ftcli.models.pretrained.preprocessing import default_preprocessing
 from ftcli.models.pretrained_cfg import list_downloadable_weights
 from ftcli.models.summary import UnsupportedImageSizeError, summarize
 from ftcli.planning import plan_recipe
+from ftcli.recipe.drafting import to_recipe_name
 from ftcli.recipe.loading import recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
 from ftcli.results import InitResult, Reporter
@@ -88,11 +88,6 @@ def _choose_model(stats: DatasetStats, requested: str | None, has_gpu: bool) -> 
     return ModelChoice(name, weights, image_size, pretrained_size, has_batch_norm(model), has_gpu)
 
 
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether a network has BatchNorm of any kind."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-
-
 def _validate_draft(text: str, stats: DatasetStats, location: str) -> None:
     """Raise RecipeError where the text is no recipe: for a name that none may have, or a network that none can tune."""
     recipe_file = recipe_from_dict(parse_yaml(text, location).data, location)
@@ -104,13 +99,6 @@ def _default_recipe_name(data: Path) -> str:
     """A name that a recipe may have, made from that of the folder or manifest."""
     path = data.absolute()
     return to_recipe_name(path.stem if path.is_file() else path.name)
-
-
-def to_recipe_name(text: str) -> str:
-    """A name that a recipe may have, made from a text."""
-    cleaned = "".join(char if char.isalpha() or char.isdecimal() or char in "_.-" else "-" for char in text)
-    shortened = cleaned.strip("-.")[:100].encode()[:200].decode(errors="ignore")  # a letter that was cut is dropped
-    return shortened or "images"
 
 
 def _shell_quote(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A model's name, a recipe or a checkpoint, each as a recipe with its images, before any weights are loaded."""
+"""Sources of features: a model, recipe or checkpoint as a recipe with images and a network."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ftcli.advice.init import has_batch_norm, to_recipe_name
-from ftcli.advice.recipe_text import write_stages
 from ftcli.data.dataset import ImageDataset
 from ftcli.errors import RecipeError
 from ftcli.evaluation.loaded_model import LoadedModel, load_model
 from ftcli.models.factory import check_model, create_model
+from ftcli.models.freezing import has_batch_norm
 from ftcli.models.pretrained.preprocessing import default_preprocessing
 from ftcli.planning import align_classes, load_dataset, plan_recipe
+from ftcli.recipe.drafting import to_recipe_name, write_stages
 from ftcli.recipe.loading import RecipeFile, RecipeSource, backbone_from_options, recipe_from_dict
 from ftcli.recipe.parsing import KeyPath, parse_yaml
 from ftcli.recipe.schema import Backbone
@@ -25,9 +25,11 @@ from ftcli.runs.run_dir import find_checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class SourceArgs:
-    """What is looked at: the `source` as the user named it, with `document` where it is a recipe. What ends in .pt is a
-    checkpoint, and anything else the name of a model, with which `weights`, `match` and `sha256` go as in a recipe's
-    backbone. `data` and `image_size` stand in for the recipe's own."""
+    """The source of features as the user named it: a recipe (`recipe_file`), a checkpoint (.pt), or else a model.
+
+    `weights`, `match` and `sha256` belong to a model, as in a recipe's backbone. `data` and `image_size` override the
+    recipe's.
+    """
 
     source: str
     recipe_file: RecipeFile | None = None
@@ -39,22 +41,21 @@ class SourceArgs:
 
     @property
     def model_name(self) -> str | None:
-        """The name of a model, where it is one that is looked at."""
+        """The name of the model, unless the source is a recipe or checkpoint."""
         return None if self.recipe_file or self.source.endswith(".pt") else self.source
 
     @property
     def backbone(self) -> Backbone | None:
-        """The model with its weights. Raises RecipeError for options that do not go together."""
+        """The model with its weights. Raises RecipeError for options that cannot be combined."""
         chosen = backbone_from_options(self.model_name, self.weights, self.match, self.sha256)
         return chosen or (Backbone(name=self.model_name) if self.model_name else None)
 
 
 @dataclass(frozen=True)
 class ExtractionSource:
-    """A recipe and its network. That of a checkpoint, which was read from `path`, is whole; that of a recipe has no
-    values before `load_source_model`.
+    """A recipe and its network, which is on the meta device until `load_source_model`, except for a checkpoint's.
 
-    `held` tells the split that images had in the training of a checkpoint.
+    `previous_splits` maps image paths to their splits in the training of a checkpoint.
     """
 
     recipe_file: RecipeFile
@@ -64,12 +65,14 @@ class ExtractionSource:
 
 
 def open_source(source_args: SourceArgs, reporter: Reporter) -> ExtractionSource:
-    """Raises RecipeError for what is not known or does not fit, CheckpointError for a checkpoint that cannot be used.
-    Nothing is downloaded."""
+    """Return the recipe and network of a source without downloading anything.
+
+    Raises RecipeError for an unknown model or invalid options, CheckpointError for a checkpoint that cannot be used.
+    """
     backbone = source_args.backbone
     if backbone is not None:
         check_model(backbone.name, "extract")
-        default_preprocessing(backbone.name, backbone.weights, "--weights")  # are there such weights?
+        default_preprocessing(backbone.name, backbone.weights, "--weights")  # raises for unknown weights
         recipe_file = _draft_recipe(source_args, backbone, num_train=0)
     elif source_args.recipe_file is not None:
         recipe_file = _apply_options(source_args.recipe_file, source_args)
@@ -84,10 +87,10 @@ def open_source(source_args: SourceArgs, reporter: Reporter) -> ExtractionSource
 def load_source_dataset(
     source: ExtractionSource, source_args: SourceArgs, reporter: Reporter
 ) -> tuple[ExtractionSource, ImageDataset]:
-    """The images of a source, in the splits that they have or had in training; and the source again, whose recipe has
-    the stages that suit so many images where a model was named.
+    """Return the images of a source in their splits, and the source: a model's recipe gets stages for their number.
 
-    Raises DataError for faulty images, CheckpointError for classes that are not the checkpoint's.
+    The images of a checkpoint are in the splits of its training. Raises DataError for invalid data, CheckpointError for
+    classes that are not the checkpoint's.
     """
     dataset = load_dataset(source.recipe_file, reporter, source.previous_splits or None)
     if source.loaded.classes is not None:
@@ -102,7 +105,7 @@ def load_source_dataset(
 
 
 def load_source_model(source: ExtractionSource, dataset: ImageDataset, reporter: Reporter) -> LoadedModel:
-    """The network with its weights. Raises as `load_model` does."""
+    """Return the network with its weights. Raises what `load_model` raises."""
     return load_model(source.recipe_file, reporter, dataset) if source.checkpoint_path is None else source.loaded
 
 
@@ -117,7 +120,7 @@ def _open_checkpoint(source_args: SourceArgs, reporter: Reporter) -> ExtractionS
 
 
 def _draft_recipe(source_args: SourceArgs, backbone: Backbone, num_train: int, batch_norm: bool = False) -> RecipeFile:
-    """The recipe of a model's name: a linear head, and the stages that suit so many training images."""
+    """Return a recipe for a model: a linear head, and stages for the number of training images."""
     lines = ["stages:", *write_stages(num_train, backbone.weights != "none", batch_norm)]
     recipe_dict = {
         "name": to_recipe_name(backbone.name),
@@ -130,18 +133,18 @@ def _draft_recipe(source_args: SourceArgs, backbone: Backbone, num_train: int, b
 
 
 def _apply_options(recipe_file: RecipeFile, source_args: SourceArgs) -> RecipeFile:
-    """The recipe with what the command line says instead."""
+    """Return the recipe with the values of command-line options."""
     recipe_dict: dict[str, Any] = recipe_file.recipe.model_dump(mode="json")
     if source_args.data is not None:
         recipe_dict["data"] |= {"root": str(source_args.data), "download": None}
-        if source_args.recipe_file is None:  # a checkpoint's classes are matched by name, whatever their order here
+        if source_args.recipe_file is None:  # the classes of a checkpoint are matched by name
             recipe_dict["data"]["classes"] = None
     if source_args.image_size is not None:
         recipe_dict["data"]["image_size"] = source_args.image_size
         if (resize_size := recipe_dict["data"]["resize_size"]) is not None and resize_size < source_args.image_size:
             raise RecipeError(
-                f"--image-size {source_args.image_size}: {recipe_file.source.name} resizes images to {resize_size} pixels before it "
-                f"cuts them (data.resize_size); give at most {resize_size}, or a larger resize_size in the recipe"
+                f"--image-size {source_args.image_size}: {recipe_file.source.name} resizes images to {resize_size} pixels "
+                f"(data.resize_size); give at most {resize_size}, or set a larger data.resize_size"
             )
     recipe = recipe_from_dict(recipe_dict, recipe_file.source.name).recipe
     overrides = {**recipe_file.source.overrides, **_collect_overrides(source_args)}
@@ -149,7 +152,7 @@ def _apply_options(recipe_file: RecipeFile, source_args: SourceArgs) -> RecipeFi
 
 
 def _collect_overrides(source_args: SourceArgs) -> dict[KeyPath, str]:
-    """The options that values of the recipe come from, by the place of the value."""
+    """Return the command-line options that set recipe values, by key path."""
     options: dict[KeyPath, str] = {}
     if source_args.data is not None:
         options["data", "root"] = f"--data {source_args.data}"

@@ -249,3 +249,8 @@ def _group_by_frozen(model: nn.Module, frozen: Collection[str]) -> tuple[tuple[s
 
 def _join(parent: str, child: str) -> str:
     return f"{parent}.{child}" if parent else child
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Return whether a network has BatchNorm layers."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -79,7 +79,7 @@ name: x
 data:
   root: data/x                  # train 1,000, val 100, test 100
   image_size: 224               # what the weights were trained with
-  resize: crop               # the centre is cut out; squash or pad where what counts may lie at the border
+  resize: crop                  # the centre is cut out; squash or pad where what counts may lie at the border
   augment: standard             # crops of 8 to 100 % and mirror images; light where details count
   batch_size: 32                # 32 steps an epoch; lower it if memory runs out
 backbone:
@@ -87,14 +87,14 @@ backbone:
   weights: default              # downloaded once; from then on the internet is not needed
 stages:
   - name: head
-    freeze: backbone            # first the new head alone, for it begins at random
-    epochs: 4                   # more, where the validation loss still falls at the end
+    freeze: backbone            # first the new head alone: its weights are random
+    epochs: 4                   # more if the validation loss still falls at the end
     optimizer: {name: adamw, lr: 3.0e-3, weight_decay: 1.0e-2}
     schedule: one_cycle         # the learning rate rises and then falls to nearly 0
   - name: all
-    freeze: none                # then everything, gently
-    batch_norm: frozen          # the statistics of so few images are worse than those of the weights
-    epochs: 8                   # more, where the validation loss still falls at the end
+    freeze: none                # then all layers, with a lower learning rate
+    batch_norm: frozen          # the running statistics of so few images are worse than those of the weights
+    epochs: 8                   # more if the validation loss still falls at the end
     optimizer: {name: adamw, lr: 3.0e-4, weight_decay: 1.0e-2}
     schedule: one_cycle         # the learning rate rises and then falls to nearly 0
 """
@@ -272,7 +272,7 @@ def test_draft_recipe_reports_corrupt_images(fill: Fill) -> None:
     assert told.broken[0] == (
         "data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_corrupt_image: skip"
     )
-    assert "  on_corrupt_image: skip            # 2 of the 20 images looked at cannot be read; " in told.recipe
+    assert "  on_corrupt_image: skip        # 2 of the 20 images looked at cannot be read; " in told.recipe
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:
