@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
@@ -78,15 +78,22 @@ def _open_temporary(path: Path, open_file: Callable[[Path], _File]) -> Iterator[
             temporary.unlink(missing_ok=True)
 
 
-def check_output_path(path: Path, option: str) -> None:
-    """Raise RecipeError beginning with `option` if the path is a folder, link or device, which a file would replace."""
+def check_output_path(path: Path, option: str, suffixes: Sequence[str] = ()) -> None:
+    """Raise RecipeError unless a path is free or a regular file, and ends in one of the suffixes (if there are any).
+
+    A folder, link or device would be replaced by the file.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise RecipeError(f"{option}: {path} does not end in {' or '.join(suffixes)}; give such a name")
     if path.name in ("", "..") or (os.path.lexists(path) and (path.is_symlink() or not path.is_file())):
         raise RecipeError(f"{option}: {path} is a folder, link or device; give the name of a file")
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Raise RecipeError beginning with `option` unless a file can be written at the path."""
-    check_output_path(path, option)
+def check_writable(path: Path, option: str, suffixes: Sequence[str] = ()) -> None:
+    """Raise RecipeError unless a file can be written to a path: see `check_output_path`; its folder must be writable."""
+    check_output_path(path, option, suffixes)
+    if not path.parent.exists():
+        raise RecipeError(f"{option}: the folder {path.parent} does not exist; create it, or give another path")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -94,15 +101,6 @@ def check_writable(path: Path, option: str) -> None:
         raise RecipeError(
             f"{option}: the folder {path.parent} cannot be written ({error.strerror}); give a path in a writable folder"
         ) from error
-
-
-def check_png_path(path: Path, option: str) -> None:
-    """Raise RecipeError beginning with `option` unless a PNG file can be written at the path."""
-    if path.suffix.lower() != ".png":
-        raise RecipeError(f"{option}: {path} is not a PNG file; give a name that ends in .png")
-    if not path.parent.is_dir():
-        raise RecipeError(f"{option}: the folder {path.parent} does not exist; create it, or give another path")
-    check_writable(path, option)
 
 
 def is_same_file(path: Path, other: Path) -> bool:

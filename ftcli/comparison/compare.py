@@ -11,7 +11,7 @@ from ftcli.comparison.loaded_run import LoadedRun, load_runs
 from ftcli.comparison.predictions import RunEvaluation, evaluate_all
 from ftcli.comparison.significance import run_pairwise_tests
 from ftcli.errors import RecipeError
-from ftcli.files import atomic_write, check_png_path
+from ftcli.files import atomic_write, check_writable
 from ftcli.plotting import describe_missing_characters, fit_text
 from ftcli.results import ComparedRun, CompareResult, Reporter, format_count
 from ftcli.runs.compare_curves import plot_comparison
@@ -68,7 +68,7 @@ def _choose_plot_path(args: CompareArgs, runs: Sequence[LoadedRun]) -> Path | No
     """The file for the curves; None where no checkpoint lies in the folder of its run. Raises RecipeError where it
     cannot be written."""
     if any(run.history for run in runs):
-        check_png_path(path := args.out or DEFAULT_PLOT, "--out")
+        check_writable(path := args.out or DEFAULT_PLOT, "--out", [".png"])
         return path
     if args.out is not None:
         raise RecipeError(
