@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ftcli.data.batches import RngKey
 from ftcli.data.dataset import ImageDataset, sample_sort_key, split_images
 from ftcli.data.manifests import is_manifest
 from ftcli.datasets import download_dataset
@@ -196,3 +197,14 @@ def estimate_seconds(plan: AnyStagePlan, num_train: int, num_val: int, forward_s
     if isinstance(plan, HeadFitPlan):
         return forward_seconds * (num_train + num_val)
     return plan.stage.epochs * forward_seconds * (num_train * (1 + 2 * plan.backward_fraction) + num_val)
+
+
+def list_view_keys(seed: int, stage: Stage, has_frozen_backbone: bool) -> list[RngKey]:
+    """Return the random keys of a stage's views of the training images; epoch e, from 0, uses key e mod their number.
+
+    A stage that trains on the features of a frozen backbone has `cache.views` views, any other one for each epoch.
+    """
+    num_views = stage.epochs
+    if has_frozen_backbone and stage.cache != "off" and stage.cache.views != "all":
+        num_views = min(stage.cache.views, stage.epochs)
+    return [(seed, stage.name, view + 1) for view in range(num_views)]

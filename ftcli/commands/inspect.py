@@ -11,6 +11,7 @@ import typer
 from ftcli.commands.options import JSON, MATCH, SHA256, WEIGHTS, read_recipe_source
 from ftcli.console import TerminalReporter, print_result
 from ftcli.errors import RecipeError
+from ftcli.files import check_writable
 from ftcli.results import InspectResult
 
 SOURCE = Annotated[
@@ -65,15 +66,12 @@ def inspect(
     backbone = backbone_from_options(source if is_model else None, weights, match, sha256)
     _check_recipe_options(source, recipe_file is not None, plot_augment, estimate)
     _check_plot_options(plot_augment, plot_activations, layers)
+    from ftcli.inspection import PlotArgs
     from ftcli.inspection import inspect as run
 
+    plots = PlotArgs(augmentation=plot_augment, activations=plot_activations, layers=tuple(layers or ()))
     with TerminalReporter() as reporter:
-        result = run(recipe_file or source, depth, reporter, sort, backbone)
-        if plot_augment is not None or plot_activations is not None:
-            from ftcli.inspection.exhibits import PlotArgs, draw_plots  # imports matplotlib, which is slow
-
-            plot_args = PlotArgs(augmentation=plot_augment, activations=plot_activations, layers=tuple(layers or ()))
-            result = draw_plots(result, recipe_file or source, plot_args, backbone, reporter)
+        result = run(recipe_file or source, depth, reporter, sort, backbone, plots)
         if estimate and recipe_file is not None and isinstance(result, InspectResult):
             from ftcli.runtime import disable_malloc_trim
             from ftcli.training.estimate import estimate_training
@@ -96,9 +94,7 @@ def _check_plot_options(
     """Raise RecipeError if a plot cannot be written, or if --layer has no effect."""
     if layers and plot_activations is None:
         raise RecipeError(f"--layer {layers[0]}: has no effect without --plot-activations; add it")
-    from ftcli.files import check_png_path
-
     if plot_augment is not None:
-        check_png_path(plot_augment, "--plot-augment")
+        check_writable(plot_augment, "--plot-augment", [".png"])
     if plot_activations is not None:
-        check_png_path(plot_activations[1], "--plot-activations")
+        check_writable(plot_activations[1], "--plot-activations", [".png"])

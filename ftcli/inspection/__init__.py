@@ -1,5 +1,5 @@
-"""What is in a network: `inspect`. Pictures of it, which load matplotlib, are made by `exhibits`."""
+"""Inspection of models, recipes and checkpoints."""
 
-from ftcli.inspection.overview import inspect
+from ftcli.inspection.overview import PlotArgs, inspect
 
-__all__ = ["inspect"]
+__all__ = ["PlotArgs", "inspect"]

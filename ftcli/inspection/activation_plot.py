@@ -1,4 +1,4 @@
-"""A picture of what the layers of a network see in an image."""
+"""The plot of `ftcli inspect --plot-activations`: filters, and the activations of layers for an image."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ftcli.recipe.schema import Backbone
 from ftcli.results import Reporter
 
 CELL_SIZE = 120
-"""The side of a map, in pixels."""
+"""The side of a feature map on the plot, in pixels."""
 NUM_CHANNELS = 6
-"""Channels of a layer that are shown on their own."""
+"""The number of channels shown per layer."""
 MAX_FILTERS = 64
-"""Filters that are shown at most."""
+"""The number of filters shown at most."""
 
 _CELL_STEP = CELL_SIZE + 8
-_SHEET_WIDTH = 2 * MARGIN + (NUM_CHANNELS + 2) * _CELL_STEP - 8
+_CANVAS_WIDTH = 2 * MARGIN + (NUM_CHANNELS + 2) * _CELL_STEP - 8
 _INPUT_SIZE = 2 * _CELL_STEP - 8
 _MIN_FILTER_SIZE = 40
 
@@ -37,11 +37,11 @@ _MIN_FILTER_SIZE = 40
 def plot_activations(
     source: str | RecipeFile | Backbone, image_path: Path, path: Path, layers: Sequence[str], reporter: Reporter
 ) -> None:
-    """Draw an image as a network sees it, the filters of its first convolution, and what early and late layers give.
+    """Draw the network's input, the filters of its first convolution, and the activations of layers.
 
-    Each layer has a row: the mean of the absolute values over channels, laid over the input and alone, and the
-    channels that vary most over the image. A checkpoint's picture tells the class it gives too. Raises RecipeError,
-    DataError or CheckpointError for what cannot be had, RunError where nothing can be written.
+    Each layer has a row: the mean of the absolute values over its channels, on the input and alone, and the channels
+    that vary most. The plot of a checkpoint names the predicted class. Raises RecipeError, DataError, CheckpointError,
+    and RunError if the plot cannot be written.
     """
     loaded = load_model(source, reporter)
     try:
@@ -49,39 +49,40 @@ def plot_activations(
     except CorruptImageError as error:
         raise DataError(f"--plot-activations: {image_path} {error.reason}; give another image") from error
     activations = compute_activations(loaded, image_rgb, layers)
-    _build_sheet(loaded, image_path, activations).save(path, reporter)
+    _build_canvas(loaded, image_path, activations).save(path, reporter)
 
 
-def _build_sheet(loaded: LoadedModel, image_path: Path, activations: Activations) -> Canvas:
+def _build_canvas(loaded: LoadedModel, image_path: Path, activations: Activations) -> Canvas:
     top = MARGIN + 3 * LINE_HEIGHT + 8
     layers_top = top + LINE_HEIGHT + _INPUT_SIZE + 14
     row_height = CELL_SIZE + LINE_HEIGHT + 14
-    sheet = Canvas(_SHEET_WIDTH, layers_top + len(activations.layers) * row_height + MARGIN)
-    text_width = _SHEET_WIDTH - 2 * MARGIN
-    sheet.write(f"{loaded.name}, weights: {loaded.weights}", MARGIN, MARGIN, text_width, size=14)
+    canvas = Canvas(_CANVAS_WIDTH, layers_top + len(activations.layers) * row_height + MARGIN)
+    text_width = _CANVAS_WIDTH - 2 * MARGIN
+    canvas.write(f"{loaded.name}, weights: {loaded.weights}", MARGIN, MARGIN, text_width, size=14)
     caption = str(image_path)
     if loaded.classes is not None:
         best_class = int(activations.probabilities.argmax())
         caption = f"{loaded.classes[best_class]} ({float(activations.probabilities[best_class]):.1%}): {image_path}"
-    sheet.write(caption, MARGIN, MARGIN + LINE_HEIGHT + 4, text_width)
+    canvas.write(caption, MARGIN, MARGIN + LINE_HEIGHT + 4, text_width)
     pixels = activations.pixels.permute(1, 2, 0).numpy()
-    sheet.write(f"input: {pixels.shape[1]} x {pixels.shape[0]} pixels", MARGIN, top, _INPUT_SIZE, colour="0.35")
-    sheet.paste(_resize(pixels, _INPUT_SIZE), MARGIN, top + LINE_HEIGHT)
-    _paste_filters(sheet, activations, MARGIN + 2 * _CELL_STEP, top)
+    canvas.write(f"input: {pixels.shape[1]} x {pixels.shape[0]} pixels", MARGIN, top, _INPUT_SIZE, colour="0.35")
+    canvas.paste(_resize(pixels, _INPUT_SIZE), MARGIN, top + LINE_HEIGHT)
+    _paste_filters(canvas, activations, MARGIN + 2 * _CELL_STEP, top)
     for index, layer in enumerate(activations.layers):
-        _paste_layer(sheet, layer, pixels, layers_top + index * row_height)
-    return sheet
+        _paste_layer(canvas, layer, pixels, layers_top + index * row_height)
+    return canvas
 
 
-def _paste_filters(sheet: Canvas, activations: Activations, left: int, top: int) -> None:
-    width = _SHEET_WIDTH - MARGIN - left
+def _paste_filters(canvas: Canvas, activations: Activations, left: int, top: int) -> None:
+    width = _CANVAS_WIDTH - MARGIN - left
     if activations.filters is None:
-        sheet.write("no convolution", left, top, width, colour="0.35")
+        canvas.write("no convolution", left, top, width, colour="0.35")
         return
     count, channels, kernel_height, kernel_width = activations.filters.shape
-    truncation_note = f", the first {MAX_FILTERS}" if count > MAX_FILTERS else ""
-    caption = f"{activations.filter_layer}: {count} filters of {kernel_width} x {kernel_height}, {channels} channels{truncation_note}"
-    sheet.write(caption, left, top, width, colour="0.35")
+    shown = f", the first {MAX_FILTERS}" if count > MAX_FILTERS else ""
+    kernel_size = f"{kernel_width} x {kernel_height}"
+    caption = f"{activations.filter_layer}: {count} filters of {kernel_size}, {channels} channels{shown}"
+    canvas.write(caption, left, top, width, colour="0.35")
     side = _choose_filter_size(min(count, MAX_FILTERS), max(kernel_height, kernel_width), width)
     filters_per_row = width // (side + 4)
     for index, kernel in enumerate(filters_to_rgb(activations.filters[:MAX_FILTERS])):
@@ -90,54 +91,54 @@ def _paste_filters(sheet: Canvas, activations: Activations, left: int, top: int)
             top + LINE_HEIGHT + index // filters_per_row * (side + 4),
         )
         has_whole_blocks = kernel_height == kernel_width and side % kernel_height == 0
-        sheet.paste(resize_to_fit(kernel, side, side) if has_whole_blocks else _resize(kernel, side), *position)
+        canvas.paste(resize_to_fit(kernel, side, side) if has_whole_blocks else _resize(kernel, side), *position)
 
 
 def _choose_filter_size(count: int, kernel_size: int, width: int) -> int:
-    """The side of the largest filters, each weight a block of whole pixels, of which so many fit beside the input."""
+    """Return the largest side with which all filters fit next to the input and each weight is a whole block."""
     sides = [side for side in range(_MIN_FILTER_SIZE, 2 * _MIN_FILTER_SIZE + 1) if side % kernel_size == 0]
     fitting = [side for side in sides if -(-count // (width // (side + 4))) * (side + 4) <= _INPUT_SIZE]
     return max(fitting, default=_MIN_FILTER_SIZE)
 
 
-def _paste_layer(sheet: Canvas, layer: LayerActivation, pixels: Pixels, top: int) -> None:
+def _paste_layer(canvas: Canvas, layer: LayerActivation, pixels: Pixels, top: int) -> None:
     channels, height, width = layer.maps.shape
     most_varied = find_most_varied_channels(layer.maps)
     token_note = f", drawn as {height} x {width}" if len(layer.shape) == 2 else ""
     caption = (
-        f"{layer.name}: {' x '.join(map(str, layer.shape))}{token_note}; mean over {channels} channels, on the input and "
-        f"alone; channels {', '.join(map(str, most_varied))}"
+        f"{layer.name}: {' x '.join(map(str, layer.shape))}{token_note}; mean over {channels} channels, on the input "
+        f"and alone; channels {', '.join(map(str, most_varied))}"
     )
-    sheet.write(caption, MARGIN, top, _SHEET_WIDTH - 2 * MARGIN, colour="0.35")
+    canvas.write(caption, MARGIN, top, _CANVAS_WIDTH - 2 * MARGIN, colour="0.35")
     mean = min_max_scale(layer.maps.abs().mean(0))
     cells = [
         overlay_heatmap(pixels, mean),
         *(colorize(each) for each in (mean, *(min_max_scale(layer.maps[c]) for c in most_varied))),
     ]
     for index, cell in enumerate(cells):
-        sheet.paste(cell, MARGIN + index * _CELL_STEP, top + LINE_HEIGHT)
+        canvas.paste(cell, MARGIN + index * _CELL_STEP, top + LINE_HEIGHT)
 
 
 def find_most_varied_channels(maps: Tensor) -> tuple[int, ...]:
-    """The channels whose values differ most over the image, by standard deviation, the most varied first."""
+    """Return the channels with the largest standard deviation over the image, the largest first."""
     order = maps.flatten(1).std(1).argsort(descending=True, stable=True)
     return tuple(int(channel) for channel in order[:NUM_CHANNELS])
 
 
 def min_max_scale(values: Tensor) -> NDArray[np.float32]:
-    """The values from 0, the least, to 1, the largest; 0 where all are equal."""
+    """Scale values to [0, 1]; all are 0 if they are equal."""
     low, high = values.min(), values.max()
     scaled: NDArray[np.float32] = ((values - low) / (high - low).clamp(min=1e-12)).numpy()
     return scaled
 
 
 def colorize(values: NDArray[np.float32]) -> Pixels:
-    """Values from 0 (dark blue) to 1 (yellow) as a cell; each stays a block of its own."""
+    """Return values in [0, 1] in the colors of viridis, as a cell in which each is a block."""
     return _resize(_apply_colormap(values, "viridis"), CELL_SIZE, Image.Resampling.NEAREST)
 
 
 def overlay_heatmap(pixels: Pixels, values: NDArray[np.float32]) -> Pixels:
-    """The input in grey, lit where values are high."""
+    """Return the input in grey with values in [0, 1] on it as a heat map."""
     grey = np.asarray(Image.fromarray(_resize(pixels, CELL_SIZE)).convert("L"), dtype=np.float32)[..., None]
     heat = _resize(_apply_colormap(values, "inferno"), CELL_SIZE, Image.Resampling.BILINEAR).astype(np.float32)
     mixed: Pixels = (0.45 * grey + 0.55 * heat).round().astype(np.uint8)
@@ -145,9 +146,9 @@ def overlay_heatmap(pixels: Pixels, values: NDArray[np.float32]) -> Pixels:
 
 
 def filters_to_rgb(filters: Tensor) -> list[Pixels]:
-    """Filters (n, channels, h, w) as pictures: 0 is grey, and the largest weight of each reaches black or white.
+    """Return filters (n, channels, h, w) as images: 0 is grey, the largest absolute weight of each black or white.
 
-    Filters that read three channels are coloured; others are shown by their mean over channels.
+    Filters of three channels are in color; of others the mean over channels is shown.
     """
     kernels = filters.float() if filters.shape[1] == 3 else filters.float().mean(1, keepdim=True).expand(-1, 3, -1, -1)
     largest = kernels.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)

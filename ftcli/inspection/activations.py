@@ -1,9 +1,10 @@
-"""What the layers of a network give for one image."""
+"""Activations of a network's layers for one image."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,12 @@ from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.models.summary import ModelSummary, summarize
 
 DEFAULT_NUM_LAYERS = 5
-"""Layers that are shown where none are named."""
+"""The number of layers shown without --layer."""
 
 
 @dataclass(frozen=True)
 class LayerActivation:
-    """The output of a layer for one image: `maps` as float32 (channels, height, width), `shape` as the layer has it."""
+    """A layer's output for one image: its shape, and `maps`, float32 (channels, height, width)."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,8 +31,11 @@ class LayerActivation:
 
 @dataclass(frozen=True)
 class Activations:
-    """What a network makes of one image. `pixels` is its input as uint8 (3, size, size), `filters` the weights of the
-    first convolution (None where there is none), `probabilities` those of the classes."""
+    """The forward pass of one image.
+
+    `pixels` is the input as uint8 (3, size, size), `filters` the weights of the first convolution (None if there is
+    none), `probabilities` are those of the classes.
+    """
 
     pixels: Tensor
     filter_layer: str
@@ -41,10 +45,10 @@ class Activations:
 
 
 def compute_activations(loaded: LoadedModel, image: Image.Image, layer_names: Sequence[str]) -> Activations:
-    """Send an RGB image through a network, in eval mode on the CPU, and keep what the layers give.
+    """Run a network on an RGB image, in eval mode on the CPU, and return the activations of some layers.
 
-    Without `layers` five are chosen from the first to the last. Raises RecipeError for a layer that is not there or
-    whose output is no image.
+    Without names five layers are chosen. Raises RecipeError for an unknown layer, or one whose output is not a feature
+    map.
     """
     model, size = loaded.model.eval(), loaded.preprocessing.image_size
     summary = summarize(model, size)
@@ -55,7 +59,7 @@ def compute_activations(loaded: LoadedModel, image: Image.Image, layer_names: Se
         else choose_layers(model, summary, loaded.head, num_prefix_tokens)
     )
     pixels = build_eval_transform(loaded.preprocessing)(image)
-    outputs, logits = _forward_with_hooks(
+    outputs, logits = _run_with_hooks(
         model, Normalizer(loaded.preprocessing, torch.device("cpu"))(pixels[None]), chosen
     )
     layer_activations = tuple(
@@ -67,9 +71,9 @@ def compute_activations(loaded: LoadedModel, image: Image.Image, layer_names: Se
 
 
 def choose_layers(model: nn.Module, summary: ModelSummary, head: str, num_prefix_tokens: int) -> tuple[str, ...]:
-    """Layers from the first to the last whose outputs are images, of a level of the network that has at least four.
+    """Choose layers from the first to the last, at the shallowest depth of the module tree that has at least four.
 
-    They have parameters, are no norm layers and lie outside the head; of one within another the outer is taken.
+    They have weights, give feature maps, and do not contain each other or the head.
     """
     candidates = [
         name
@@ -98,26 +102,26 @@ def choose_layers(model: nn.Module, summary: ModelSummary, head: str, num_prefix
 
 
 def check_layers(summary: ModelSummary, layer_names: Sequence[str], num_prefix_tokens: int) -> tuple[str, ...]:
-    """The layers as they are, or a RecipeError with a sentence for each that cannot be drawn."""
+    """Return the layers, or raise RecipeError with an error for each that cannot be drawn."""
     errors = []
     for name in layer_names:
         if name not in summary.exit_order or not name:
             known = [known for known in summary.exit_order if known]
-            errors.append(f"--layer {name}: no image passes through a module of this name; {suggest(name, known)}")
+            errors.append(f"--layer {name}: the forward pass calls no module of this name; {suggest(name, known)}")
         elif infer_grid_size(summary.shapes[name], num_prefix_tokens) is None:
             shape = summary.shapes[name]
-            description = "no single tensor" if shape is None else f"of shape {list(shape)}"
-            errors.append(
-                f"--layer {name}: its output is {description}, which is no image; choose a layer that gives one"
-            )
+            description = "not one tensor" if shape is None else f"of shape {list(shape)}, not a feature map"
+            errors.append(f"--layer {name}: its output is {description}; choose a layer with feature maps")
     if errors:
         raise RecipeError(*errors)
     return tuple(layer_names)
 
 
 def infer_grid_size(shape: tuple[int, ...] | None, num_prefix_tokens: int) -> tuple[int, int] | None:
-    """Height and width of a layer's output for one image, read as (channels, h, w), (h, w, channels) or tokens
-    (h * w and class tokens, channels); None where it is none of these, or a single point."""
+    """Return height and width of a layer's output for one image; None if it is not a feature map.
+
+    It may be (channels, h, w), (h, w, channels) or tokens (prefix tokens and h * w, channels), with h = w > 1.
+    """
     if shape is None:
         return None
     if len(shape) == 3:
@@ -134,39 +138,35 @@ def infer_grid_size(shape: tuple[int, ...] | None, num_prefix_tokens: int) -> tu
 
 
 def to_channels_first(output: Tensor, num_prefix_tokens: int) -> Tensor:
-    """A layer's output for one image as float32 (channels, height, width), whose shape `infer_grid_size` knows."""
+    """Return a layer's output for a batch of one image as float32 (channels, height, width)."""
     values = output[0].float()
     grid_size = infer_grid_size(tuple(values.shape), num_prefix_tokens)
     assert grid_size is not None
-    if values.ndim == 2:  # class tokens come first
+    if values.ndim == 2:  # prefix tokens come first
         return values[values.shape[0] - grid_size[0] * grid_size[1] :].reshape(*grid_size, -1).permute(2, 0, 1)
     return values if tuple(values.shape[1:]) == grid_size else values.permute(2, 0, 1)
 
 
 def get_output_shape(summary: ModelSummary, name: str) -> tuple[int, ...]:
-    """The shape of a layer's output, which must be a tensor."""
+    """Return the shape of a layer's output, which must be a tensor."""
     shape = summary.shapes[name]
     assert shape is not None
     return shape
 
 
-def _forward_with_hooks(
+def _run_with_hooks(
     model: nn.Module, inputs: Tensor, layer_names: Sequence[str]
 ) -> tuple[Mapping[str, Tensor], Tensor]:
     outputs: dict[str, Tensor] = {}
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            # A copy: what follows may work in place.
-            lambda _module, _inputs, output, name=name: outputs.update({name: output.clone()})
-        )
-        for name in dict.fromkeys(layer_names)
-    ]
-    try:
-        with torch.inference_mode():
-            logits: Tensor = model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, torch.inference_mode():
+        for name in dict.fromkeys(layer_names):
+            hooks.enter_context(
+                model.get_submodule(name).register_forward_hook(
+                    # A copy: later layers may change it in place.
+                    lambda _module, _inputs, output, name=name: outputs.update({name: output.clone()})
+                )
+            )
+        logits: Tensor = model(inputs)
     return outputs, logits
 
 

@@ -1,4 +1,4 @@
-"""Pictures of exact pixels with words in any script beside them."""
+"""A canvas for images and text, saved as PNG with exact pixels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ftcli.plotting import FittedText, create_figure, describe_missing_character
 from ftcli.results import Reporter
 
 Pixels = NDArray[np.uint8]
-"""Height, width, and red, green, blue from 0 to 255."""
+"""RGB pixels (height, width, 3)."""
 
 MARGIN = 16
 LINE_HEIGHT = 18
-"""Pixels from one line of words to the next."""
+"""Pixels per line of text."""
 FONT_SIZE = 12.0
-"""The height of letters in pixels."""
+"""In pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,29 @@ class _TextItem:
 
 
 class Canvas:
-    """A white picture on which pixels are put as they are, and words beside them. Places count pixels from the top
-    left. The same sheet always gives the same bytes."""
+    """A white image to paste images on and write text on, at pixels from the top left. Equal content, equal bytes."""
 
     def __init__(self, width: int, height: int) -> None:
         self._pixels: Pixels = np.full((height, width, 3), 255, dtype=np.uint8)
         self._texts: list[_TextItem] = []
 
     def paste(self, pixels: Pixels, left: int, top: int) -> None:
-        """Put an image there, which must lie within the sheet."""
+        """Paste an image, which must fit on the canvas."""
         height, width = pixels.shape[:2]
         self._pixels[top : top + height, left : left + width] = pixels
 
     def write(
         self, text: str, left: int, top: int, width: int, *, colour: str = "black", size: float = FONT_SIZE
     ) -> FittedText:
-        """Write one line of at most `width` pixels below `top`; what is longer loses its middle."""
+        """Write one line below `top`; a text wider than `width` pixels is shortened in the middle."""
         fitted_text = fit_text(text, size, width)
         self._texts.append(_TextItem(fitted_text, left, top + size, colour, size))
         return fitted_text
 
     def save(self, path: Path, reporter: Reporter) -> None:
-        """Write the sheet as a PNG, whole or not at all, and warn of characters that no installed font has.
+        """Write a PNG atomically, and warn of characters that no installed font has.
 
-        Raises RunError where it cannot be written.
+        Raises RunError if it cannot be written.
         """
         if missing := describe_missing_characters(item.fitted_text for item in self._texts):
             reporter.warn(f"{path}: {missing}")
@@ -77,8 +76,10 @@ class Canvas:
 
 
 def resize_to_fit(pixels: Pixels, min_side: int, max_side: int) -> Pixels:
-    """A square image with a side of at least `low` pixels and at most `high`: as it is, every pixel as a block of
-    equal ones where it is smaller, or reduced where it is larger."""
+    """Return a square image scaled to a side between `min_side` and `max_side`.
+
+    A smaller image is enlarged by whole factors, so that every pixel is a block.
+    """
     side = pixels.shape[0]
     if side > max_side:
         return np.asarray(Image.fromarray(pixels).resize((max_side, max_side), Image.Resampling.BOX))

@@ -1,8 +1,8 @@
-"""What there is to know of a model, a recipe or a checkpoint before anything is trained."""
+"""Summary of a model, recipe or checkpoint: layers, head, weights, preprocessing, and the plots of `ftcli inspect`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -23,39 +23,76 @@ from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.run_dir import find_checkpoint
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlotArgs:
+    """The plots to draw: the file for augmented images, an image and the file for its activations, and their layers."""
+
+    augmentation: Path | None = None
+    activations: tuple[Path, Path] | None = None
+    layers: tuple[str, ...] = ()
+
+
 def inspect(
     source: str | RecipeFile | None,
     depth: int,
     reporter: Reporter,
     sort: str | None = None,
     pretrained: Backbone | None = None,
+    plots: PlotArgs = PlotArgs(),
 ) -> InspectResult | ModelListResult:
-    """Look at a recipe, at the model or checkpoint (.pt) that `source` names, or, with None or a glob, list the models
-    in the order that `sort` names.
+    """Inspect a recipe, model or checkpoint (.pt) and draw plots of it; list models if `source` is None or a glob.
 
-    Nothing is downloaded and no memory is taken for weights, but where `pretrained`, of the model `source`, asks for
-    them. Raises RecipeError, DataError or CheckpointError.
+    Downloads nothing and allocates no weights, except for `pretrained`, the weights of the model `source`, and for
+    plots of activations. Raises RecipeError, DataError, CheckpointError, and RunError if a plot cannot be written.
     """
+    result = _inspect_source(source, depth, reporter, sort, pretrained)
+    if source is None or isinstance(result, ModelListResult):
+        if plots.activations is not None:
+            raise RecipeError("--plot-activations: needs one network; give a model, recipe or checkpoint")
+        return result
+    return replace(result, pictures=_draw_plots(source, plots, pretrained, reporter))
+
+
+def _inspect_source(
+    source: str | RecipeFile | None, depth: int, reporter: Reporter, sort: str | None, pretrained: Backbone | None
+) -> InspectResult | ModelListResult:
     if source is None or _is_model_glob(source):
         if pretrained is not None:
-            raise RecipeError(f"--weights {pretrained.weights}: goes with one model, not with {source!r}; name one")
+            raise RecipeError(f"--weights {pretrained.weights}: needs one model, not {source!r}; name one")
         return build_model_list(source, sort or "name", "inspect", reporter)
     if sort is not None:
-        raise RecipeError(f"--sort {sort}: orders a list of models; give a glob such as 'resnet*', or leave it out")
+        raise RecipeError(f"--sort {sort}: sorts a list of models; give a glob such as 'resnet*', or omit it")
     if isinstance(source, RecipeFile):
         if is_url(weights := source.recipe.backbone.weights):
-            reporter.info(
-                f"{weights} is not asked here; unless it says otherwise, the preprocessing is the model's own"
-            )
+            reporter.info(f"{weights} is not downloaded here; the preprocessing shown is the model's own")
         if source.recipe.data.normalize == "dataset":
-            reporter.info("mean and std are measured when training begins; until then they are the model's own")
+            reporter.info("mean and std are measured at the start of training; those shown are the model's own")
         return _inspect_plan(plan_recipe(source), find_classes(source, reporter), depth)
     if source.endswith(".pt"):
         return _inspect_checkpoint(Path(source), depth, reporter)
     if Path(source).exists():
-        raise RecipeError(f"inspect: {source} is neither a recipe (.yaml) nor a checkpoint (.pt); give one in it")
+        raise RecipeError(f"inspect: {source} is neither a recipe (.yaml) nor a checkpoint (.pt); give one of these")
     check_model(source, "inspect")
     return inspect_model(source, depth) if pretrained is None else _inspect_pretrained(pretrained, depth, reporter)
+
+
+def _draw_plots(
+    source: str | RecipeFile, plots: PlotArgs, pretrained: Backbone | None, reporter: Reporter
+) -> tuple[Path, ...]:
+    """Draw the plots and return their files."""
+    paths: list[Path] = []
+    if plots.augmentation is not None and isinstance(source, RecipeFile):
+        from ftcli.inspection.augmentation_plot import plot_augmentation  # matplotlib is slow to import
+
+        plot_augmentation(source, plots.augmentation, reporter)
+        paths.append(plots.augmentation)
+    if plots.activations is not None:
+        from ftcli.inspection.activation_plot import plot_activations  # matplotlib is slow to import
+
+        image, path = plots.activations
+        plot_activations(pretrained or source, image, path, plots.layers, reporter)
+        paths.append(path)
+    return tuple(paths)
 
 
 def _is_model_glob(source: str | RecipeFile) -> TypeGuard[str]:

@@ -19,7 +19,7 @@ from ftcli.features.cache import FeatureRequest
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.features.pipeline import FeaturePipeline, ForwardFn, NoCut, create_pipeline
 from ftcli.models.freezing import list_frozen_tensors, set_train_mode
-from ftcli.planning import StagePlan
+from ftcli.planning import StagePlan, list_view_keys
 from ftcli.recipe.schema import Stage
 from ftcli.results import ProgressTask, Reporter, format_count, format_duration, format_size
 from ftcli.runtime import measure_free_memory
@@ -110,10 +110,7 @@ def plan_head_fit_cache(backbone: FrozenBackbone, num_train: int, num_val: int) 
 
 def count_views(stage: Stage, transform: ImageTransform) -> int:
     """Return the number of views of each training image whose features a stage uses."""
-    if not transform.is_random:
-        return 1
-    num_views = stage.epochs if stage.cache == "off" or stage.cache.views == "all" else stage.cache.views
-    return min(num_views, stage.epochs)
+    return len(list_view_keys(0, stage, has_frozen_backbone=True)) if transform.is_random else 1
 
 
 def estimate_cache_gain(
@@ -217,7 +214,7 @@ def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None
     transform = choose_transform(setup, "train")
     if not transform.is_random:
         return [None]
-    return [(setup.plan.recipe.seed, stage.name, view + 1) for view in range(count_views(stage, transform))]
+    return [*list_view_keys(setup.plan.recipe.seed, stage, has_frozen_backbone=True)]
 
 
 def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline, reporter: Reporter) -> bool:
@@ -258,7 +255,7 @@ def _open_images(setup: RunSetup, plan: StagePlan, profiler: StageProfiler, task
     with profiler.measure("data"):
         train_cache, val_cache = _fill_pixel_caches(setup, plan.stage, task)
     forward = image_forward(setup.classifier)
-    augmentation_keys = [(setup.plan.recipe.seed, plan.stage.name, view + 1) for view in range(plan.stage.epochs)]
+    augmentation_keys = list_view_keys(setup.plan.recipe.seed, plan.stage, has_frozen_backbone=False)
     with (
         open_loader(setup, "train", train_cache) as train_loader,
         open_loader(setup, "val", val_cache) as val_loader,

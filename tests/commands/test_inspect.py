@@ -103,11 +103,11 @@ def test_inspect_prints_dash_for_unknown(ftcli: Ftcli) -> None:
         ),
         (
             ["resnet18", "--sort", "size"],
-            "--sort size: orders a list of models; give a glob such as 'resnet*', or leave it out",
+            "--sort size: sorts a list of models; give a glob such as 'resnet*', or omit it",
         ),
         (
             ["resnet*", "--weights", "default"],
-            "--weights default: goes with one model, not with 'resnet*'; name one",
+            "--weights default: needs one model, not 'resnet*'; name one",
         ),
     ],
 )
@@ -142,7 +142,7 @@ def test_inspect_notes_measured_normalization(workplace: Path, ftcli: Ftcli) -> 
     recipe = workplace / "r.yaml"
     recipe.write_text(recipe.read_text().replace("  val: 0.2", "  val: 0.2\n  normalize: dataset"))
     assert ftcli("inspect", "r.yaml").err == (
-        "mean and std are measured when training begins; until then they are the model's own\n"
+        "mean and std are measured at the start of training; those shown are the model's own\n"
     )
 
 
@@ -200,16 +200,16 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
         (("--estimate",), "--estimate: needs a recipe (.yaml), not a list of models; give one"),
         (
             ("r.yaml", "--plot-augment", "a.gif"),
-            "--plot-augment: a.gif is not a PNG file; give a name that ends in .png",
+            "--plot-augment: a.gif does not end in .png; give such a name",
         ),
         (
             ("r.yaml", "--plot-activations", "x.jpg", "f"),
-            "--plot-activations: f is not a PNG file; give a name that ends in .png",
+            "--plot-activations: f does not end in .png; give such a name",
         ),
         (("r.yaml", "--layer", "fc"), "--layer fc: has no effect without --plot-activations; add it"),
         (
             ("resnet1*", "--plot-activations", "x.jpg", "f.png"),
-            "--plot-activations: needs one network; give the name of a model, a recipe or a checkpoint",
+            "--plot-activations: needs one network; give a model, recipe or checkpoint",
         ),
     ],
 )
@@ -227,10 +227,7 @@ def test_inspect_plot_does_not_download_dataset(few_cells: Path, ftcli: Ftcli) -
     assert outcome.code == 3
     (fault,) = outcome.errors
     assert fault.startswith("configs/solar-cells.yaml:")
-    assert fault.endswith(
-        ": data.root: data/solar-cells does not exist, so there are no images to draw; run `ftcli data download "
-        "solar-cells`"
-    )
+    assert fault.endswith(": data.root: data/solar-cells does not exist; run `ftcli data download solar-cells`")
     assert not (few_cells / "data").exists()
     assert not (few_cells / "a.png").exists()
 
