@@ -1,4 +1,4 @@
-"""What layers give for images, kept and probed: `extract`."""
+"""Extraction of features to files, probes on them, and checkpoints with a probe as the head."""
 
 from ftcli.extraction.args import ExtractArgs
 from ftcli.extraction.extract import extract

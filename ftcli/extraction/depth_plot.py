@@ -1,4 +1,4 @@
-"""The picture of how well a probe does by depth: which layers carry what tells the classes apart."""
+"""The plot of a probe's accuracy by the depth of its layer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from ftcli.plotting import (
 from ftcli.results import FeatureLayer, ProbeScore, Reporter, format_count
 
 _MAX_LABELLED_LAYERS = 24
-"""Up to so many layers have their names below them."""
+"""With more layers only some have their names on the axis."""
 _LABEL_WIDTH = 170.0  # points
 
 
 def plot_depth(
     scores: Sequence[ProbeScore], layers: Sequence[FeatureLayer], path: Path, title: str, reporter: Reporter
 ) -> None:
-    """Write a PNG: a probe's accuracy on test, with its 95 % bars, and in cross-validation, for each layer from first
-    to last; whole or not at all. The layers stand at equal distances, below each its name and its depth.
+    """Write a PNG of a probe's accuracy on test, with its 95% interval, and in cross-validation, for each layer.
 
-    Raises RunError where it cannot be written.
+    Raises RunError if it cannot be written.
     """
     figure = create_figure(min(15.0, max(8.0, 2 + 0.42 * len(layers))), 6.5, layout="constrained")
     ax = figure.subplots()
@@ -46,19 +45,19 @@ def plot_depth(
 
 
 def _plot_accuracies(ax: Any, scores: Sequence[ProbeScore]) -> None:
-    best_index = max(range(len(scores)), key=lambda place: scores[place].cv_accuracy)  # the first of equals
+    best_index = max(range(len(scores)), key=lambda index: scores[index].cv_accuracy)  # the first of equals
     cv_label = f"{scores[0].folds}-fold cross-validation in train"
     accuracies = [score.cv_accuracy for score in scores]
     ax.plot(range(len(scores)), accuracies, "-", color=ORANGE, linewidth=1, label=cv_label)
-    test_scores = [(place, score) for place, score in enumerate(scores) if score.test_accuracy is not None]
+    test_scores = [(index, score) for index, score in enumerate(scores) if score.test_accuracy is not None]
     if test_scores:
-        indices = [place for place, _ in test_scores]
+        indices = [index for index, _ in test_scores]
         test_accuracies = [score.test_accuracy or 0.0 for _, score in test_scores]
         errors_below = [(score.test_accuracy or 0.0) - (score.test_low or 0.0) for _, score in test_scores]
         errors_above = [(score.test_high or 0.0) - (score.test_accuracy or 0.0) for _, score in test_scores]
         ax.errorbar(
             indices, test_accuracies, (errors_below, errors_above), fmt="o-", color=BLUE, capsize=3, markersize=5,
-            label="test, with 95 % interval",
+            label="test, with 95% interval",
         )  # fmt: skip
         accuracies = test_accuracies
     majority_accuracy = scores[0].test_majority
@@ -67,27 +66,28 @@ def _plot_accuracies(ax: Any, scores: Sequence[ProbeScore]) -> None:
             majority_accuracy,
             color="0.4",
             linestyle=":",
-            label=f"always the commonest class of train: {majority_accuracy:.3f}",
+            label=f"always the most frequent class: {majority_accuracy:.3f}",
         )
     ax.plot(
-        best_index, accuracies[best_index], "o", markersize=13, markerfacecolor="none", markeredgecolor=GREEN, markeredgewidth=2,
+        best_index, accuracies[best_index], "o", markersize=13, markerfacecolor="none", markeredgecolor=GREEN,
+        markeredgewidth=2,
         label=f"best in cross-validation: {accuracies[best_index]:.3f}{' on test' if test_scores else ''}",
     )  # fmt: skip
 
 
 def _label_layers(ax: Any, layers: Sequence[FeatureLayer]) -> list[FittedText]:
-    """Below each layer its name and the share of the computation that is done there; below some where they are many."""
+    """Label the layers with their names and depths, or every n-th of many."""
     step = -(-len(layers) // _MAX_LABELLED_LAYERS)
-    indices = [place for place in range(len(layers)) if (len(layers) - 1 - place) % step == 0]  # the last among them
+    indices = [index for index in range(len(layers)) if (len(layers) - 1 - index) % step == 0]  # includes the last
     fitted_texts = [
-        fit_text(f"{layers[place].name}  {layers[place].depth:.0%}", width=_LABEL_WIDTH) for place in indices
+        fit_text(f"{layers[index].name}  {layers[index].depth:.0%}", width=_LABEL_WIDTH) for index in indices
     ]
     ax.set_xticks(
-        indices, [word.text for word in fitted_texts], rotation=50, rotation_mode="anchor", ha="right", va="top"
+        indices, [text.text for text in fitted_texts], rotation=50, rotation_mode="anchor", ha="right", va="top"
     )
-    for label, word in zip(ax.get_xticklabels(), fitted_texts, strict=True):
-        label.set(**word.options)
-    ax.set_xlabel("layer, and the share of the network's multiply-adds up to it")
+    for label, text in zip(ax.get_xticklabels(), fitted_texts, strict=True):
+        label.set(**text.options)
+    ax.set_xlabel("layer, with its depth as a fraction of the network's multiply-adds")
     return fitted_texts
 
 

@@ -1,4 +1,4 @@
-"""Features of images, kept in a file and tried on simple classifiers."""
+"""Extraction of features: `ftcli extract`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
 from ftcli.extraction.sources import ExtractionSource, load_source_dataset, load_source_model, open_source
 from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.extractor import Extractor
-from ftcli.features.folding import probe_to_linear
 from ftcli.features.layers import LayerSpec, resolve_layers
 from ftcli.features.pooling import pool_shape
-from ftcli.features.probes import FeatureSet, Probe, check_probe_labels, fit_probe
+from ftcli.features.probes import FeatureSet, Probe, check_probe_labels, fit_probe, probe_to_linear
 from ftcli.features.writers import FeatureMetadata, check_header_size, find_output_errors, write_features
 from ftcli.files import check_writable
-from ftcli.results import ExtractResult, FeatureLayer, Progress, Reporter
+from ftcli.results import ExtractResult, FeatureLayer, Progress, Reporter, format_count
 from ftcli.runtime import choose_device
 
 
 def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
-    """Send all images of a source through its network once, in the order train, val, test, as in evaluation, and keep
-    what its layers give, in a file, as a probe, or both. What the cache has of the head's input is taken from there.
+    """Extract features of all images of a source, in the order train, val, test, preprocessed as in evaluation.
 
-    Memory does not grow with the number of images, but for what a probe needs. Whatever is wrong with the wish, the
-    layers or the images is told before weights are loaded. Raises RecipeError, DataError, CheckpointError, and
-    RunError where the disk is full or a number is not finite; no file is half written then.
+    The features go to a file, a probe, or both. Inputs of the head are read from the feature cache. Memory use does not
+    depend on the number of images, except for a probe. Errors in arguments, layers and images are raised before weights
+    are loaded. Raises RecipeError, DataError, CheckpointError, and RunError if the disk is full or a feature is not
+    finite; files are written atomically.
     """
     validate_args(args)
     device = choose_device(args.device)
@@ -49,7 +48,7 @@ def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
     _check_images(args, dataset)
     loaded = load_source_model(source, dataset, reporter)
     if loaded.preprocessing.image_size != source.loaded.preprocessing.image_size:
-        layers = _resolve_layers(args, loaded)  # weights from an address may tell their size when they have come
+        layers = _resolve_layers(args, loaded)  # known only after the download
     precision = source.recipe_file.recipe.precision
     extractor = Extractor(loaded.model, loaded.preprocessing, layers, args.pool, device, precision)
     layer_names = [layer.name for layer in layers]
@@ -73,7 +72,7 @@ def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
 
 
 def _resolve_layers(args: ExtractArgs, loaded: LoadedModel) -> tuple[LayerSpec, ...]:
-    """The layers of the wish; `head` stands for the head in every network, as in a recipe's patterns."""
+    """Resolve the requested layers; `head` is an alias for the network's head, as in a recipe's patterns."""
     module_names = {name for name, _ in loaded.model.named_modules()}
     layer_names = []
     for name in args.layers:
@@ -86,7 +85,7 @@ def _resolve_layers(args: ExtractArgs, loaded: LoadedModel) -> tuple[LayerSpec, 
 
 
 def _check_layers(args: ExtractArgs, source: ExtractionSource, layers: Sequence[LayerSpec]) -> Path | None:
-    """Refuse what does not go with the layers; returns the file of the picture, if one is drawn."""
+    """Raise RecipeError for arguments that do not fit the layers; return the file of the plot, if one is drawn."""
     for layer in layers:
         pool_shape(source.loaded.model, layer, args.pool)
     if args.save_head is not None:
@@ -95,9 +94,7 @@ def _check_layers(args: ExtractArgs, source: ExtractionSource, layers: Sequence[
     if args.out is not None and len(layers) > 1:
         errors += find_output_errors(args.out, [layer.name for layer in layers])
     if args.plot is not None and len(layers) < 2:
-        errors.append(
-            f"--plot {args.plot}: shows accuracies by depth, and one layer is taken; add --layers all, or leave it out"
-        )
+        errors.append(f"--plot {args.plot}: needs several layers; add --layers all, or omit it")
     if errors:
         raise RecipeError(*errors)
     if args.probe is None or len(layers) < 2:
@@ -119,7 +116,7 @@ def _check_images(args: ExtractArgs, dataset: ImageDataset) -> None:
 
 
 def _list_groups(dataset: ImageDataset, paths: Sequence[str]) -> NDArray[np.str_] | None:
-    """The group of each of some images, where any has one; an image without one is a group of its own."""
+    """Return the group of each image, None if none has one; an image without a group is its own."""
     groups = {s.path: s.group for samples in dataset.splits.values() for s in samples if s.group is not None}
     return np.array([groups.get(path, f"path {path}") for path in paths]) if groups else None
 
@@ -155,11 +152,13 @@ def _check_readable_images(
     groups: NDArray[np.str_] | None,
     skipped: Sequence[str],
 ) -> None:
-    """Raise DataError where no probe can be fitted to the images that could be read."""
+    """Raise DataError if no probe can be fitted to the images that could be read."""
     try:
         check_probe_labels(labels, splits, dataset.classes, f"--probe {args.probe}", groups)
     except DataError as error:
-        skipped_message = f"--probe {args.probe}: broken images left out: {len(skipped)}; the first: {skipped[0]}"
+        skipped_message = (
+            f"--probe {args.probe}: {format_count(len(skipped), 'corrupt image')} skipped; the first: {skipped[0]}"
+        )
         raise DataError(*error.messages, skipped_message) from error
 
 
@@ -193,7 +192,7 @@ def _build_result(
     skipped: tuple[str, ...],
 ) -> ExtractResult:
     scores = tuple(probe.score for probe in probes)
-    # The first of equals: less of the network is computed for it.
+    # The first of equals: it needs the least computation.
     best_index = max(range(len(layers)), key=lambda n: scores[n].cv_accuracy if scores else n)
     return ExtractResult(
         source=args.source_args.source,

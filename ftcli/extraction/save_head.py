@@ -1,4 +1,4 @@
-"""A probe as the head of a network: a checkpoint to evaluate, to predict with, or to go on training from."""
+"""A probe saved as the head of a network: a checkpoint to evaluate, predict with and train."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ftcli.evaluation.head_features import capture_io, cut_at_head, open_eval_lo
 from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.evaluation.logits import EvalOutputs, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
-from ftcli.extraction import sources
 from ftcli.extraction.args import ExtractArgs
+from ftcli.extraction.sources import ExtractionSource
 from ftcli.features.pipeline import FeaturePipeline, ForwardFn
 from ftcli.features.probes import Probe
 from ftcli.models.factory import create_model
@@ -33,12 +33,12 @@ from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.runtime import raise_on_oom
 
 _ROUNDING_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""Where two scores differ by less than this share of the terms that they are sums of, rounding decides between them."""
+"""Two scores are equal but for rounding if their difference is below this fraction of the sum of their terms."""
 
 
 @dataclass(frozen=True)
 class ProbeHead:
-    """A probe, and the linear layer that it was folded into: weight (classes, features) and bias (classes), float32."""
+    """A probe and its linear layer: weight (classes, features) and bias (classes), float32."""
 
     probe: Probe
     weight: Tensor
@@ -46,20 +46,19 @@ class ProbeHead:
 
 
 def save_head(
-    source: sources.ExtractionSource,
+    source: ExtractionSource,
     dataset: ImageDataset,
     head: ProbeHead,
     args: ExtractArgs,
     reporter: Reporter,
 ) -> None:
-    """Write a checkpoint to `args.save_head`: the network of a source with the linear layer that a probe was folded into as its head.
+    """Write a checkpoint of a source's network, with the linear layer of a probe as its head, to `args.save_head`.
 
-    Its recipe is the source's without hidden layers, it stands at the end of the first stage, and its figures are
-    those on val. They are measured with the network as it will be read from the file, which has to answer as the probe
-    does for every image of val and test, and as often right as the probe was; images on the border of two classes,
-    where rounding decides, are told.
+    Its recipe is the source's without hidden layers; its stage is the first, its metrics are those on val. The network
+    as it will be read from the file must predict what the probe predicts for every image of val and test, except for
+    ties between two classes, which are reported.
 
-    Raises RecipeError for a network or a recipe that cannot have such a head, RunError where an answer differs or the
+    Raises RecipeError for a network or recipe that cannot have such a head, RunError if a prediction differs or the
     file cannot be written.
     """
     assert args.save_head is not None
@@ -102,10 +101,10 @@ def save_head(
 
 
 def plan_linear_head(recipe_file: RecipeFile, loaded: LoadedModel, location: str) -> Plan:
-    """The plan of a recipe whose head is a single linear layer on the network of a subject.
+    """Plan a recipe without the hidden layers of its head.
 
-    Raises RecipeError that begins with `where` if the network's own head is none on a vector; and the faults of a
-    recipe whose patterns name hidden layers that are no longer there.
+    Raises RecipeError if the network's own head is not a linear layer on a vector, or if patterns of the recipe match
+    the removed layers.
     """
     recipe_dict = recipe_file.recipe.model_dump(mode="json")
     recipe_dict["head"]["hidden"] = []
@@ -116,20 +115,20 @@ def plan_linear_head(recipe_file: RecipeFile, loaded: LoadedModel, location: str
         if not recipe_file.recipe.head.hidden:
             raise
         messages = (
-            f"{location}: puts one linear layer in the place of the hidden ones: {message}"
+            f"{location}: replaces the hidden layers of the head by one linear layer: {message}"
             for message in error.messages
         )
         raise RecipeError(*messages) from error
     if not plan.head_is_linear:
         raise RecipeError(
-            f"{location}: the head of {loaded.name}, {plan.head.path}, is no linear layer that reads a vector "
-            f"({plan.head.type}), so no probe can take its place; choose another model"
+            f"{location}: the head of {loaded.name}, {plan.head.path} ({plan.head.type}), is not a linear layer on a "
+            "vector, so a probe cannot replace it; choose another model"
         )
     return plan
 
 
 def _join_state_dict(loaded: LoadedModel, plan: Plan, probe_head: ProbeHead) -> dict[str, Tensor]:
-    """The tensors of the subject's network, but for its head, whose place a linear layer takes."""
+    """Return the state dict of the network with the linear layer as its head."""
     head_path, state = plan.head.path, loaded.model.state_dict()
     joined: dict[str, Tensor] = {}
     model = create_model(loaded.name, meta=True, image_size=plan.preprocessing.image_size)
@@ -143,7 +142,7 @@ def _join_state_dict(loaded: LoadedModel, plan: Plan, probe_head: ProbeHead) -> 
 
 
 def _describe_origin(loaded: LoadedModel, probe: Probe) -> Mapping[str, Any]:
-    is_checkpoint = loaded.classes is not None  # the weights are a checkpoint's, and sha256 is its digest
+    is_checkpoint = loaded.classes is not None  # then sha256 is the digest of the checkpoint
     return {
         "weights": loaded.weights,
         "weights_sha256": None if is_checkpoint else loaded.sha256,
@@ -159,7 +158,7 @@ def _describe_origin(loaded: LoadedModel, probe: Probe) -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class _HeadOutputs:
-    """The outputs of a network, and the features (n, d) that its head made them of, in the number format `dtype`."""
+    """The outputs of a network, the features (n, d) that its head read, and the number format of its outputs."""
 
     outputs: EvalOutputs
     features: Tensor
@@ -203,34 +202,35 @@ def _predict_split(
 def _check_same_predictions(
     head_outputs: _HeadOutputs, head: ProbeHead, known_accuracy: float | None, location: str, reporter: Reporter
 ) -> None:
-    """Raise RunError unless a network's answers are the probe's, and right as often as is known of that."""
+    """Raise RunError unless the network predicts the probe's classes and has its accuracy; report ties."""
     outputs, probe = head_outputs.outputs, head.probe
     expected, predicted = torch.from_numpy(probe.predict(head_outputs.features.numpy())), outputs.logits.argmax(1)
     is_borderline = _find_borderline(head_outputs, head)
     differs, num_images = expected != predicted, len(predicted)
     if len(wrong_indices := np.flatnonzero(differs & ~is_borderline)):
-        first_index = int(wrong_indices[0])
+        first = int(wrong_indices[0])
         raise RunError(
-            f"{location}: the head answers otherwise than the probe for {len(wrong_indices)} of {num_images} images, the first is "
-            f"{outputs.paths[first_index]} ({probe.classes[predicted[first_index]]} instead of {probe.classes[expected[first_index]]}), so it "
-            "is not written; set precision: float32 in the recipe, or leave --save-head out"
+            f"{location}: the head and the probe predict different classes for {len(wrong_indices)} of {num_images} "
+            f"images, first for {outputs.paths[first]} ({probe.classes[predicted[first]]} instead of "
+            f"{probe.classes[expected[first]]}); set precision: float32 in the recipe, or omit --save-head"
         )
     num_correct = int((predicted == outputs.labels).sum())
     if known_accuracy is not None and abs(num_correct - round(known_accuracy * num_images)) > int(is_borderline.sum()):
         raise RunError(
-            f"{location}: the head has {num_correct} of {num_images} images right, and the probe {round(known_accuracy * num_images)}, so the "
-            "network does not give the features that the probe was fitted to; the head is not written"
+            f"{location}: {num_correct} of {num_images} images are correct with the head, and "
+            f"{round(known_accuracy * num_images)} with the probe: the network's features are not those that the probe "
+            "was fitted to; extract them again with --no-cache, or omit --save-head"
         )
     if num_ties := int(differs.sum()):
-        verb = "is" if num_ties == 1 else "are"
+        are_ties = "is a tie" if num_ties == 1 else "are ties"
         reporter.info(
-            f"{location}: {num_ties} of {num_images} images {verb} on the border of two classes, where rounding decides, and "
-            f"{verb} given another class than by the probe"
+            f"{location}: {num_ties} of {num_images} images {are_ties} of two classes; rounding changes the predicted "
+            "class"
         )
 
 
 def _find_borderline(head_outputs: _HeadOutputs, head: ProbeHead) -> Tensor:
-    """Which images have two best scores that rounding may swap, bool (n)."""
+    """Return which images have two best classes that rounding may swap, bool (n)."""
     features, weights, biases = head_outputs.features.double(), head.weight.double(), head.bias.double()
     top_scores, top_classes = (features @ weights.T + biases).topk(2, dim=1)
     first, second = top_classes.T

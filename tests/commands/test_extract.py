@@ -23,12 +23,11 @@ import ftcli as package
 from ftcli.console.extractions import print_extraction
 from ftcli.data.loader import ImageLoader
 from ftcli.extraction.args import LINEAR_PROBES
-from ftcli.features.arrays import ArrayStream
 from ftcli.features.buffer import FeatureBuffer
 from ftcli.features.layers import LayerSpec
 from ftcli.features.pooling import Pool, pool_values
 from ftcli.features.probes import PROBES
-from ftcli.features.writers import FeatureDtype
+from ftcli.features.writers import ArrayStream, FeatureDtype
 from ftcli.planning import load_dataset
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import ExtractResult, FeatureLayer, NullReporter, ProbeScore
@@ -149,20 +148,17 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             ["r.yaml"],
             2,
-            [
-                "extract: nothing is asked for; add --out for a file of the features, or --probe for a classifier on "
-                "them"
-            ],
+            ["extract: no output is requested; add --out for a file of features, or --probe for a classifier on them"],
         ),
         (
             ["r.yaml", "--out", "a.npx", "--dtype", "float61", "--pool", "mean", "--probe", "swm", "--match", "name"],
             2,
             [
                 "--match: has no effect without --weights; add it",
-                "--pool mean: there is no such choice; known: avg, flatten, max, none, token",
-                "--dtype float61: there is no such choice; did you mean 'float16' or 'float32'?",
-                "--probe swm: there is no such probe; did you mean 'svm'?",
-                "--out: a.npx has an ending of no known format; did you mean '.npz' or '.npy'?",
+                "--pool: unknown value 'mean'; known: avg, flatten, max, none, token",
+                "--dtype: unknown value 'float61'; did you mean 'float16' or 'float32'?",
+                "--probe: unknown probe 'swm'; did you mean 'svm'?",
+                "--out: a.npx has an unknown suffix '.npx'; did you mean '.npz' or '.npy'?",
             ],
         ),
         (
@@ -181,11 +177,11 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
             ],
             2,
             [
-                "--layer x: stands twice; give it once",
-                "--dtype float16: does nothing without --out; add it",
-                "--plot a.jpg: does nothing without --probe; add it",
+                "--layer x: is given twice; give it once",
+                "--dtype float16: has no effect without --out; add it",
+                "--plot a.jpg: has no effect without --probe; add it",
                 "--save-head a.pth: needs a linear probe; add --probe svm or --probe logistic",
-                "--save-head a.pth: goes with the input of the head alone, not with --layer x; leave one out",
+                "--save-head a.pth: cannot be combined with --layer x: the head reads its input; omit one of them",
                 "--save-head: a.pth does not end in .pt; give such a name",
                 "--plot: a.jpg does not end in .png; give such a name",
             ],
@@ -198,32 +194,29 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             ["r.yaml", "--out", "/proc/a.npz"],
             2,
-            [
-                "--out: the folder /proc cannot be written (No such file or directory); give a place that you may "
-                "write to"
-            ],
+            ["--out: the folder /proc cannot be written (No such file or directory); give another path"],
         ),
         (
             ["r.yaml", "--out", "a.npy", "--layers", "all"],
             2,
-            ["--out: a.npy holds one array, and several layers are asked for; give a .npz file"],
+            ["--out: a.npy holds one array, not several layers; give a .npz file"],
         ),
         (
             [MODEL, *FAST_OPTIONS, "--data", "one", "--out", "a.npy", "--layer", "layer*"],
             2,
-            ["--out: a.npy holds one array, and several layers are asked for; give a .npz file"],
+            ["--out: a.npy holds one array, not several layers; give a .npz file"],
         ),
         (
             [MODEL, *FAST_OPTIONS, "--data", "one", "--probe", "svm", "--plot", "a.png"],
             2,
             [
-                "--plot a.png: shows accuracies by depth, and one layer is taken; add --layers all, or leave it out",
+                "--plot a.png: needs several layers; add --layers all, or omit it",
             ],
         ),
         (
             ["resnet18", "--out", "a.npz"],
             2,
-            ["extract: resnet18 is the name of a model, which has no images; add --data with a folder or manifest"],
+            ["extract: resnet18 is a model, which has no images; add --data with a folder or manifest"],
         ),
         (
             ["resnot18", "--data", "one", "--out", "a.npz"],
@@ -233,21 +226,21 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             ["one", "--out", "a.npz"],
             2,
-            ["extract: one is neither a recipe (.yaml) nor a checkpoint (.pt); give one in it"],
+            ["extract: one is neither a recipe (.yaml) nor a checkpoint (.pt); give one of these"],
         ),
         (
             ["x.pt", "--image-size", "64", "--weights", "none", "--out", "a.npz"],
             2,
             [
                 "--weights none: requires a model name; recipes and checkpoints have their own weights",
-                "--image-size 64: x.pt has the size that it was trained with; leave it out",
+                "--image-size 64: x.pt has a fixed image size; omit it",
             ],
         ),
         (
             [MODEL, *FAST_OPTIONS, "--data", "one", "--layer", "layer9", "--out", "a.npz"],
             2,
             [
-                "--layer layer9: no image passes through a module or graph node of this name; did you mean 'layer4' or "
+                "--layer layer9: the forward pass has no module or graph node of this name; did you mean 'layer4' or "
                 "'layer3' or 'layer2'?"
             ],
         ),
@@ -274,7 +267,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
             3,
             [
                 "--probe svm: cross-validation needs at least 2 images of each class in train, and 2 of 2 classes "
-                "have fewer: china (1), flower (1); add images to their folders in train, or take these classes out"
+                "have fewer: china (1), flower (1); add images to their folders in train, or remove these classes"
             ],
         ),
     ],
@@ -339,8 +332,8 @@ def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkey
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz", "--dtype", "float16")
     assert outcome.code == 1
     (message,) = outcome.errors
-    assert message.startswith("input of fc: its output for train/china/")
-    assert message.endswith(", and float16 ends at 65504; take --dtype float32")
+    assert message.startswith("input of fc: the output for train/china/")
+    assert message.endswith(", beyond the maximum of float16 (65504); use --dtype float32")
     assert list_names(workplace) == ["r.yaml"]
 
 

@@ -1,4 +1,4 @@
-"""The picture of accuracies by depth shows where a probe does best, and invents nothing where there is no test."""
+"""Tests of the plot of accuracies by depth."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ftcli.statistics import wilson_interval
 BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 
 
-class WarningRecorder(NullReporter):
-    """A Reporter that remembers warnings."""
+class RecordingReporter(NullReporter):
+    """A Reporter that records warnings."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -27,7 +27,7 @@ class WarningRecorder(NullReporter):
 
 
 def create_score(num_correct: int, has_test: bool = True) -> ProbeScore:
-    """A probe that has `right` of 100 images right, in cross-validation and, where it is tested, on test."""
+    """Return the score of a probe with `num_correct` of 100 images in cross-validation and on test."""
     low, high = wilson_interval(num_correct, 100)
     return ProbeScore(
         name="svm",
@@ -51,7 +51,7 @@ def create_layers(count: int) -> list[FeatureLayer]:
 
 
 def find_colour(path: Path, colour: tuple[int, int, int]) -> tuple[float, float, int]:
-    """The mean column and row, as shares of the picture above its legend, and the number of pixels of a colour."""
+    """Return the mean column and row of a color, as fractions of the plot without its legend, and its pixel count."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     pixels = pixels[: int(pixels.shape[0] * 0.66)]
     rows, columns = np.nonzero((abs(pixels - colour) < 6).all(axis=2))
@@ -87,21 +87,21 @@ def test_plot_depth_without_test_shows_cross_validation_only(tmp_path: Path) -> 
 
 
 def test_plot_depth_error_bars_match_interval(tmp_path: Path) -> None:
-    one, many = create_score(60), create_score(60)
-    few = ProbeScore(**{**vars(one), "test_low": 0.5, "test_high": 0.98})
-    plot_depth([one, many], create_layers(2), tmp_path / "a.png", "x", NullReporter())
-    plot_depth([few, many], create_layers(2), tmp_path / "b.png", "x", NullReporter())
+    score = create_score(60)
+    uncertain = ProbeScore(**{**vars(score), "test_low": 0.5, "test_high": 0.98})
+    plot_depth([score, score], create_layers(2), tmp_path / "a.png", "x", NullReporter())
+    plot_depth([uncertain, score], create_layers(2), tmp_path / "b.png", "x", NullReporter())
     assert find_colour(tmp_path / "b.png", BLUE)[1] != pytest.approx(find_colour(tmp_path / "a.png", BLUE)[1], abs=0.02)
 
 
 def test_plot_depth_draws_sixty_layers_with_unicode_names(tmp_path: Path) -> None:
-    listener, target = WarningRecorder(), tmp_path / "d.png"
+    reporter, target = RecordingReporter(), tmp_path / "d.png"
     named = [FeatureLayer(f"狗 $x_{n} {'long' * 30}", (3,), (3,), n / 60) for n in range(60)]
-    plot_depth([create_score(50 + n % 40) for n in range(60)], named, target, "a title of many words " * 30, listener)
+    plot_depth([create_score(50 + n % 40) for n in range(60)], named, target, "a title of many words " * 30, reporter)
     with Image.open(target) as image:
         assert image.size == (1800, 780)
-    plot_depth([create_score(60)] * 2, create_layers(2), target, "\U000e1000", listener)
-    assert listener.warnings[-1].startswith(f"{target}: no installed font has \U000e1000 (U+E1000)")
+    plot_depth([create_score(60)] * 2, create_layers(2), target, "\U000e1000", reporter)
+    assert reporter.warnings[-1].startswith(f"{target}: no installed font has \U000e1000 (U+E1000)")
 
 
 def test_plot_depth_reports_unwritable_path(tmp_path: Path) -> None:

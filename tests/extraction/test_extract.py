@@ -1,4 +1,4 @@
-"""What features are taken of: a model's name and a checkpoint come to a recipe and its images, as in training."""
+"""Tests of the sources of features and of the checks of their images."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def test_load_source_dataset_keeps_training_splits(finished: Path, photo_folder:
     del splits_by_path["new.jpg"]
     assert splits_by_path == {str(photo_folder / path): split for split, paths in splits.items() for path in paths}
     assert (source.loaded.sha256, source.loaded.epoch > 0) == (source.loaded.sha256, True)
-    other = ExtractionSource(
+    swapped = ExtractionSource(
         source.recipe_file, replace(source.loaded, classes=("flower", "china")), source.checkpoint_path
     )
-    _, turned = load_source_dataset(other, source_args, NullReporter())
-    assert {"flower" in sample.path for sample in turned.splits["train"] if sample.label == 0} == {True}
+    _, relabeled = load_source_dataset(swapped, source_args, NullReporter())
+    assert {"flower" in sample.path for sample in relabeled.splits["train"] if sample.label == 0} == {True}
 
 
 def test_extract_checks_images_before_loading_weights(workplace: Path, photo_folder: Path) -> None:
@@ -87,14 +87,14 @@ def test_extract_reports_corrupt_images_with_too_small_class(workplace: Path, ph
     corrupt_paths = [
         sample.path for samples in images.splits.values() for sample in samples if "train/china" in sample.path
     ]
-    flowers = sum("flower" in sample.path for sample in images.splits["train"])
+    num_flowers = sum("flower" in sample.path for sample in images.splits["train"])
     with pytest.raises(DataError) as caught:
         extract(ExtractArgs(source_args=source_args, probe="svm"), NullReporter())
     assert caught.value.messages == (
-        f"--probe svm: all {flowers} images of train are of the class flower, and a probe tells at least two apart; "
-        "add a folder with images of another class to train",
-        f"--probe svm: broken images left out: {len(corrupt_paths)}; the first: photos/{corrupt_paths[0]}: is not a readable "
-        "image; replace it, remove it, or set data.on_corrupt_image: skip",
+        f"--probe svm: all {num_flowers} images of train have the class flower, and at least 2 classes are needed; add "
+        "a folder with images of another class to train",
+        f"--probe svm: {len(corrupt_paths)} corrupt images skipped; the first: photos/{corrupt_paths[0]}: is not a "
+        "readable image; replace it, remove it, or set data.on_corrupt_image: skip",
     )
 
 
@@ -103,24 +103,24 @@ def test_extract_refuses_to_overwrite_its_source(finished: Path, photo_folder: P
     shutil.copy(run / "best_loss.pt", "own.pt")
     Path("link").symlink_to(finished, target_is_directory=True)
 
-    def check_refused(source: str, place: str) -> tuple[str, ...]:
-        target = SourceArgs(source=source)
-        if target.model_name is not None:
-            target = replace(target, weights=place, data=photo_folder, image_size=32)
-        before = Path(place).read_bytes()
+    def check_refused(source: str, path: str) -> tuple[str, ...]:
+        source_args = SourceArgs(source=source)
+        if source_args.model_name is not None:
+            source_args = replace(source_args, weights=path, data=photo_folder, image_size=32)
+        before = Path(path).read_bytes()
         with pytest.raises(RecipeError) as caught:
-            extract(ExtractArgs(source_args=target, probe="svm", save_head=Path(place)), NullReporter())
-        assert Path(place).read_bytes() == before
+            extract(ExtractArgs(source_args=source_args, probe="svm", save_head=Path(path)), NullReporter())
+        assert Path(path).read_bytes() == before
         return caught.value.messages
 
     assert check_refused("own.pt", "link/own.pt") == (
-        "--save-head: link/own.pt is the checkpoint itself, which stays as it is; give another name",
+        "--save-head: link/own.pt is the checkpoint that is read; give another name",
     )
     assert check_refused("shufflenet_v2_x0_5", "own.pt") == (
-        "--save-head: own.pt holds the weights, and stays as it is; give another name",
+        "--save-head: own.pt is the weights file that is read; give another name",
     )
     assert check_refused("own.pt", f"{run}/last.pt") == (
-        f"--save-head: {run}/last.pt is a checkpoint that its run goes on from; give another name",
+        f"--save-head: {run}/last.pt is a checkpoint that its run resumes from; give another name",
     )
 
 
@@ -131,8 +131,8 @@ def test_open_source_reports_image_size_above_resize_size(workplace: Path) -> No
     with pytest.raises(RecipeError) as caught:
         open_source(source_args, NullReporter())
     assert str(caught.value) == (
-        "--image-size 64: r.yaml resizes images to 40 pixels before it cuts them (data.resize_size); give at most 40, "
-        "or a larger resize_size in the recipe"
+        "--image-size 64: r.yaml resizes images to 40 pixels (data.resize_size); give at most 40, or set a larger "
+        "data.resize_size"
     )
     assert open_source(replace(source_args, image_size=40), NullReporter()).loaded.preprocessing.image_size == 40
 

@@ -1,4 +1,4 @@
-"""A probe that became a head: the network answers as the probe did, and goes on from there."""
+"""Tests of probes saved as the head of a network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from ftcli.extraction.args import ExtractArgs
 from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
 from ftcli.extraction.sources import ExtractionSource, SourceArgs
 from ftcli.features.extractor import Extractor
-from ftcli.features.folding import probe_to_linear
 from ftcli.features.layers import resolve_layers
-from ftcli.features.probes import FeatureSet, Probe, fit_probe
+from ftcli.features.probes import FeatureSet, Probe, fit_probe, probe_to_linear
 from ftcli.planning import load_dataset
 from ftcli.recipe.loading import RecipeFile, read_recipe
 from ftcli.results import NullReporter
@@ -31,8 +30,8 @@ from ftcli.runs.checkpoint import read_checkpoint
 from tests.conftest import Ftcli, read_npz
 
 
-class InfoRecorder(NullReporter):
-    """A Reporter that remembers what is said."""
+class RecordingReporter(NullReporter):
+    """A Reporter that records messages."""
 
     def __init__(self) -> None:
         self.messages: list[str] = []
@@ -47,7 +46,7 @@ def make_args(path: Path) -> ExtractArgs:
 
 
 def fit_probe_on_recipe(name: str = "logistic") -> tuple[RecipeFile, LoadedModel, ImageDataset, Probe, FeatureSet]:
-    """The recipe of the current folder, its network and images, and a probe on the input of the head."""
+    """Return the recipe of the current folder, its network and images, and a probe on the input of the head."""
     recipe_file = read_recipe(Path("r.yaml"))
     loaded, dataset = load_model(recipe_file, NullReporter()), load_dataset(recipe_file, NullReporter())
     layers = resolve_layers(loaded.model, loaded.head, (), 32)
@@ -82,10 +81,10 @@ def test_saved_head_predicts_as_probe_and_can_be_trained(ftcli: Ftcli, few_cells
     stored = read_npz("f.npz")
     feature_set = FeatureSet(stored["features"], stored["labels"], stored["splits"])
     probe = fit_probe("logistic", "x", feature_set, ("defective", "functional"), seed=0)
-    tested = feature_set.splits == "test"
-    expected_names = [probe.classes[label] for label in probe.predict(feature_set.features[tested])]
-    paths = [Path("data/solar-cells") / path for path in stored["paths"][tested]]
-    assert [guess.classes[0].name for guess in package.load("head.pt").predict(paths)] == expected_names
+    in_test = feature_set.splits == "test"
+    expected_names = [probe.classes[label] for label in probe.predict(feature_set.features[in_test])]
+    paths = [Path("data/solar-cells") / path for path in stored["paths"][in_test]]
+    assert [score.classes[0].name for score in package.load("head.pt").predict(paths)] == expected_names
     predicted = ftcli("predict", "head.pt", paths[0], "--json").json["predictions"][0]
     assert predicted["classes"][0]["name"] == expected_names[0]
 
@@ -94,9 +93,9 @@ def test_saved_head_predicts_as_probe_and_can_be_trained(ftcli: Ftcli, few_cells
     assert evaluated["images"] == len(paths)
     val = ftcli("evaluate", "head.pt", "--split", "val", "--json").json
     assert val["accuracy"] == extracted["probe"]["val_accuracy"]
-    truth = feature_set.labels[tested]
-    shares = probe.estimator.predict_proba(feature_set.features[tested].astype(np.float64))
-    assert evaluated["loss"] == pytest.approx(-np.log(shares[np.arange(len(truth)), truth]).mean(), abs=1e-5)
+    truth = feature_set.labels[in_test]
+    probabilities = probe.estimator.predict_proba(feature_set.features[in_test].astype(np.float64))
+    assert evaluated["loss"] == pytest.approx(-np.log(probabilities[np.arange(len(truth)), truth]).mean(), abs=1e-5)
     run = ftcli("train", "--resume", "head.pt", "--out", "on", "--json").json
     assert [stage["name"] for stage in run["stages"]] == ["all"]
     assert run["stages"][0]["start_val_loss"] == pytest.approx(val["loss"], rel=1e-5)
@@ -146,9 +145,9 @@ def test_save_head_refuses_head_with_other_predictions(workplace: Path) -> None:
     count, first = len(dataset.splits["val"]), dataset.splits["val"][0].path
     label = int(probe.predict(feature_set.features[feature_set.splits == "val"])[0])
     assert str(error.value) == (
-        f"{target}: val: the head answers otherwise than the probe for {count} of {count} images, the first is {first} "
-        f"({dataset.classes[1 - label]} instead of {dataset.classes[label]}), so it is not written; set precision: "
-        "float32 in the recipe, or leave --save-head out"
+        f"{target}: val: the head and the probe predict different classes for {count} of {count} images, first for "
+        f"{first} ({dataset.classes[1 - label]} instead of {dataset.classes[label]}); set precision: float32 in the "
+        "recipe, or omit --save-head"
     )
     assert not target.exists()
 
@@ -167,14 +166,15 @@ def test_save_head_refuses_network_with_other_features(workplace: Path) -> None:
             NullReporter(),
         )
     assert str(error.value) == (
-        f"{target}: val: the head has {num_correct} of {count} images right, and the probe 0, so the network does not give "
-        "the features that the probe was fitted to; the head is not written"
+        f"{target}: val: {num_correct} of {count} images are correct with the head, and 0 with the probe: the "
+        "network's features are not those that the probe was fitted to; extract them again with --no-cache, or "
+        "omit --save-head"
     )
     assert not target.exists()
 
 
 def test_save_head_reports_borderline_image(workplace: Path) -> None:
-    """The head is moved so that the image nearest to the border lies just beyond it, nearer than rounding tells."""
+    """The bias is moved so that the image with the smallest margin changes its class, within the rounding tolerance."""
     recipe_file, loaded, dataset, probe, feature_set = fit_probe_on_recipe()
     weight, bias = probe_to_linear(probe, 1024)
     held_out = np.flatnonzero(feature_set.splits != "train")
@@ -184,13 +184,13 @@ def test_save_head_reports_borderline_image(workplace: Path) -> None:
     terms = float((features[nearest].abs() * line.abs()).sum() + abs(bias[1] - bias[0]))
     margin = float(margins[nearest])
     moved = bias.double() - torch.tensor([0.0, margin + np.sign(margin) * 4e-6 * terms], dtype=torch.float64)
-    listener = InfoRecorder()
+    reporter = RecordingReporter()
     head = ProbeHead(probe, weight, moved.float())
-    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(workplace / "head.pt"), listener)
+    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(workplace / "head.pt"), reporter)
     split = feature_set.splits[held_out[nearest]]
-    assert listener.messages == [
-        f"{workplace}/head.pt: {split}: 1 of {len(dataset.splits[split])} images is on the border of two classes, where "
-        "rounding decides, and is given another class than by the probe"
+    assert reporter.messages == [
+        f"{workplace}/head.pt: {split}: 1 of {len(dataset.splits[split])} images is a tie of two classes; rounding "
+        "changes the predicted class"
     ]
 
 
@@ -213,8 +213,8 @@ def test_plan_linear_head_reports_unsupported_heads(ftcli: Ftcli, workplace: Pat
     refused = ftcli("extract", "squeezenet1_1", *arguments, "--save-head", "head.pt")
     assert refused.code == 2
     assert refused.errors == [
-        "--save-head head.pt: the head of squeezenet1_1, classifier.1, is no linear layer that reads a vector "
-        "(Conv2d), so no probe can take its place; choose another model"
+        "--save-head head.pt: the head of squeezenet1_1, classifier.1 (Conv2d), is not a linear layer on a vector, so "
+        "a probe cannot replace it; choose another model"
     ]
     text = Path("r.yaml").read_text().replace("lr_mult: {head: 10}", 'lr_mult: {"fc.0": 10}')
     Path("r.yaml").write_text(text)
@@ -222,6 +222,6 @@ def test_plan_linear_head_reports_unsupported_heads(ftcli: Ftcli, workplace: Pat
     with pytest.raises(RecipeError) as caught:
         plan_linear_head(recipe_file, load_model(recipe_file, NullReporter()), "--save-head head.pt")
     assert str(caught.value) == (
-        "--save-head head.pt: puts one linear layer in the place of the hidden ones: r.yaml:21:14: stages.all.lr_mult: "
-        "'fc.0' matches no parameter of the network; did you mean 'fc.1' or 'fc'?"
+        "--save-head head.pt: replaces the hidden layers of the head by one linear layer: r.yaml:21:14: "
+        "stages.all.lr_mult: 'fc.0' matches no parameter of the network; did you mean 'fc.1' or 'fc'?"
     )
