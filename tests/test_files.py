@@ -16,6 +16,7 @@ from ftcli.files import (
     atomic_open,
     atomic_write,
     check_output_path,
+    check_writable,
     commit_dir,
     commit_file,
     describe_write_error,
@@ -66,6 +67,17 @@ def test_check_output_path_rejects_folders_and_links(tmp_path: Path) -> None:
         with pytest.raises(RecipeError) as caught:
             check_output_path(taken, "--out")
         assert str(caught.value) == f"--out: {taken} is a folder, link or device; give the name of a file"
+
+
+def test_check_writable_requires_suffix_and_folder(tmp_path: Path) -> None:
+    check_writable(tmp_path / "out.PNG", "--plot", [".png"])
+    for path, message in (
+        (tmp_path / "out.jpg", f"--plot: {tmp_path}/out.jpg does not end in .png or .pdf; give such a name"),
+        (tmp_path / "no/out.png", f"--plot: the folder {tmp_path}/no does not exist; create it, or give another path"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            check_writable(path, "--plot", [".png", ".pdf"])
+        assert str(caught.value) == message
 
 
 def test_make_dir_reports_failure(tmp_path: Path) -> None:

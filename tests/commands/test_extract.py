@@ -194,7 +194,7 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
         (
             ["r.yaml", "--out", "/proc/a.npz"],
             2,
-            ["--out: the folder /proc cannot be written (No such file or directory); give another path"],
+            ["--out: the folder /proc cannot be written (No such file or directory); give a path in a writable folder"],
         ),
         (
             ["r.yaml", "--out", "a.npy", "--layers", "all"],

@@ -45,7 +45,8 @@ def test_plot_activations_of_checkpoint_shows_predicted_class(
 
     monkeypatch.setattr(Canvas, "write", record)
     plot_activations("runs/photos/best_loss.pt", image, Path("out.png"), ["stage2"], NullReporter())
-    classifier, checkpoint, *_ = load_classifier(finished / "runs/photos/best_loss.pt", torch.device("cpu"))
+    loaded = load_classifier(finished / "runs/photos/best_loss.pt", torch.device("cpu"))
+    classifier, checkpoint = loaded.classifier, loaded.checkpoint
     pixels = build_eval_transform(checkpoint.preprocessing)(read_rgb(image))
     with torch.inference_mode():
         confidence, predicted = classifier.compute_logits(pixels[None]).softmax(1)[0].max(0)
