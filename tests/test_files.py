@@ -72,7 +72,7 @@ def test_check_output_path_rejects_folders_and_links(tmp_path: Path) -> None:
 def test_check_writable_requires_suffix_and_folder(tmp_path: Path) -> None:
     check_writable(tmp_path / "out.PNG", "--plot", [".png"])
     for path, message in (
-        (tmp_path / "out.jpg", f"--plot: {tmp_path}/out.jpg does not end in .png or .pdf; give such a name"),
+        (tmp_path / "out.jpg", f"--plot: {tmp_path}/out.jpg does not end in .png or .pdf; give a path that does"),
         (tmp_path / "no/out.png", f"--plot: the folder {tmp_path}/no does not exist; create it, or give another path"),
     ):
         with pytest.raises(RecipeError) as caught:

@@ -332,7 +332,7 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
         ),
         (
             ("runs/photos", "runs/photos/last.pt", "--out", "c.gif"),
-            "--out: c.gif does not end in .png; give such a name",
+            "--out: c.gif does not end in .png; give a path that does",
         ),
         (
             ("runs/photos", "runs/photos/last.pt", "--out", "nowhere/c.png"),

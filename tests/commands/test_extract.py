@@ -182,8 +182,8 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
                 "--plot a.jpg: has no effect without --probe; add it",
                 "--save-head a.pth: needs a linear probe; add --probe svm or --probe logistic",
                 "--save-head a.pth: cannot be combined with --layer x: the head reads its input; omit one of them",
-                "--save-head: a.pth does not end in .pt; give such a name",
-                "--plot: a.jpg does not end in .png; give such a name",
+                "--save-head: a.pth does not end in .pt; give a path that does",
+                "--plot: a.jpg does not end in .png; give a path that does",
             ],
         ),
         (

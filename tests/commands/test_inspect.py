@@ -200,11 +200,11 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
         (("--estimate",), "--estimate: needs a recipe (.yaml), not a list of models; give one"),
         (
             ("r.yaml", "--plot-augment", "a.gif"),
-            "--plot-augment: a.gif does not end in .png; give such a name",
+            "--plot-augment: a.gif does not end in .png; give a path that does",
         ),
         (
             ("r.yaml", "--plot-activations", "x.jpg", "f"),
-            "--plot-activations: f does not end in .png; give such a name",
+            "--plot-activations: f does not end in .png; give a path that does",
         ),
         (("r.yaml", "--layer", "fc"), "--layer fc: has no effect without --plot-activations; add it"),
         (
