@@ -23,7 +23,7 @@ from PIL import Image
 
 from ftcli import cli
 from ftcli.datasets import download_dataset
-from ftcli.results import NullReporter
+from ftcli.results import NullReporter, Progress
 from tests.server import Server, run_server
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -47,6 +47,24 @@ class CommandResult:
 
 
 Ftcli = Callable[..., CommandResult]
+
+
+class RecordingReporter(NullReporter):
+    """A reporter that records messages, warnings and progress."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.warnings: list[str] = []
+        self.progress: list[Progress] = []
+
+    def info(self, text: str) -> None:
+        self.messages.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def update_progress(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import pytest
 from ftcli import __version__, downloads
 from ftcli.downloads import download_file, is_offline
 from ftcli.errors import DataError, RunError
-from ftcli.results import NullReporter, Progress
+from ftcli.results import NullReporter
+from tests.conftest import RecordingReporter
 from tests.server import Response, Server, run_server
 
 FILE = random.Random(0).randbytes(3_000_000)
@@ -27,24 +28,6 @@ SHA256 = hashlib.sha256(FILE).hexdigest()
 SHA1 = hashlib.sha1(FILE).hexdigest()
 OTHER_SHA256 = hashlib.sha256(OTHER).hexdigest()
 CERTIFICATE = Path(__file__).with_name("localhost.pem")  # for 127.0.0.1, self-signed
-
-
-class RecordingReporter(NullReporter):
-    """A reporter that records its messages."""
-
-    def __init__(self) -> None:
-        self.infos: list[str] = []
-        self.warnings: list[str] = []
-        self.updates: list[Progress] = []
-
-    def info(self, text: str) -> None:
-        self.infos.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def update_progress(self, progress: Progress) -> None:
-        self.updates.append(progress)
 
 
 def download(url: str, digest: str = f"sha256:{SHA256}", target: Path | None = None) -> Path:
@@ -76,8 +59,8 @@ def test_download_file_downloads_once(tmp_path: Path, server: Server) -> None:
     assert (request.method, request.headers["Accept-Encoding"]) == ("GET", "identity")
     assert request.headers["User-Agent"] == f"ftcli/{__version__}"
     assert list_names(path.parent) == [path.name]
-    assert reporter.infos == [f"downloading {url} to {path}"]
-    last = reporter.updates[-1]
+    assert reporter.messages == [f"downloading {url} to {path}"]
+    last = reporter.progress[-1]
     assert (last.task, last.done, last.total, last.unit) == (f"download {path.name}", 3_000_000, 3_000_000, "bytes")
     assert last.rate is not None
 
@@ -119,7 +102,7 @@ def test_download_file_resumes_after_disconnect(tmp_path: Path, server: Server) 
     ranges = [request.range for request in server.requests]
     assert ranges[:4] == [None, "bytes=500000-", "bytes=900000-", "bytes=1900000-"]
     assert [request.headers["If-Range"] for request in server.requests] == [None, '"1"', '"1"', '"1"', '"1"']
-    assert reporter.infos[1] == f"{url}: connection closed at 0.5 MB; trying again"
+    assert reporter.messages[1] == f"{url}: connection closed at 0.5 MB; trying again"
     assert list_names(cached_path(tmp_path).parent) == [cached_path(tmp_path).name]
 
 
@@ -133,7 +116,7 @@ def test_download_file_stops_after_five_retries(tmp_path: Path, server: Server) 
     server.serve("/a.zip", FILE)
     reporter = RecordingReporter()
     assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
-    assert reporter.infos == [f"downloading {url} to {cached_path(tmp_path)}, resuming at 0.0 MB"]
+    assert reporter.messages == [f"downloading {url} to {cached_path(tmp_path)}, resuming at 0.0 MB"]
     assert server.requests[-1].range == "bytes=1000-"
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.results import NullReporter
-
 SUBPROCESS_PRELUDE = """
 import sys
 from ftcli.caching import store as store_module
@@ -29,20 +27,6 @@ def say(word):
     print(word, flush=True)
 
 """
-
-
-class RecordingReporter(NullReporter):
-    """A reporter that records its messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.messages.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture(autouse=True)

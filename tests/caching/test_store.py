@@ -18,7 +18,8 @@ from ftcli.caching.chunks import Chunk
 from ftcli.caching.store import Store, StoreWriter, make_key
 from ftcli.errors import RunError
 from ftcli.results import NullReporter
-from tests.caching.conftest import RecordingReporter, StartProcess, read_line
+from tests.caching.conftest import StartProcess, read_line
+from tests.conftest import RecordingReporter
 
 ROWS = np.random.default_rng(0).normal(size=(300, 25)).astype(np.float32)
 KEYS = [make_key("image", str(number)) for number in range(len(ROWS))]

@@ -14,27 +14,10 @@ from torch import nn
 from ftcli.data.input_paths import InputPaths
 from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.predict import stream_predictions
-from ftcli.results import NullReporter, Prediction, PredictionError, Preprocessing, Progress
+from ftcli.results import NullReporter, Prediction, PredictionError, Preprocessing
+from tests.conftest import RecordingReporter
 
 PREPROCESSING = Preprocessing(8, 8, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-
-class RecordingReporter(NullReporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.messages: list[str] = []
-        self.progress: list[Progress] = []
-
-    def info(self, text: str) -> None:
-        self.messages.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def update_progress(self, progress: Progress) -> None:
-        self.progress.append(progress)
 
 
 @pytest.fixture(scope="module")

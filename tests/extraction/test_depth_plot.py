@@ -12,18 +12,9 @@ from ftcli.errors import RunError
 from ftcli.extraction.depth_plot import plot_depth
 from ftcli.results import FeatureLayer, NullReporter, ProbeScore
 from ftcli.statistics import wilson_interval
+from tests.conftest import RecordingReporter
 
 BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
-
-
-class RecordingReporter(NullReporter):
-    """A Reporter that records warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 def create_score(num_correct: int, has_test: bool = True) -> ProbeScore:

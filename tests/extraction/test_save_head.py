@@ -27,17 +27,7 @@ from ftcli.planning import load_dataset
 from ftcli.recipe.loading import RecipeFile, read_recipe
 from ftcli.results import NullReporter
 from ftcli.runs.checkpoint import read_checkpoint
-from tests.conftest import Ftcli, read_npz
-
-
-class RecordingReporter(NullReporter):
-    """A Reporter that records messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.messages.append(text)
+from tests.conftest import Ftcli, RecordingReporter, read_npz
 
 
 def make_args(path: Path) -> ExtractArgs:

@@ -9,7 +9,8 @@ import torch
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional
 
-from ftcli.results import NullReporter, Preprocessing
+from ftcli.results import Preprocessing
+from tests.conftest import RecordingReporter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,20 +20,6 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
-
-
-class RecordingReporter(NullReporter):
-    """A Reporter that records messages and warnings."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.warnings: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.messages.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture

@@ -10,18 +10,7 @@ from ftcli.models.factory import create_model, list_timm_models, list_torchvisio
 from ftcli.models.model_list import build_model_list, is_glob
 from ftcli.models.summary import count_parameters, summarize
 from ftcli.results import ModelEntry, NullReporter, Progress
-
-
-class _RecordingReporter(NullReporter):
-    def __init__(self) -> None:
-        self.progress: list[Progress] = []
-        self.warnings: list[str] = []
-
-    def update_progress(self, progress: Progress) -> None:
-        self.progress.append(progress)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
+from tests.conftest import RecordingReporter
 
 
 def _list(glob: str | None, sort_by: str = "name") -> tuple[ModelEntry, ...]:
@@ -52,7 +41,7 @@ def test_build_model_list_without_glob_creates_no_model(monkeypatch: pytest.Monk
 
 
 def test_build_model_list_counts_few_timm_models() -> None:
-    reporter = _RecordingReporter()
+    reporter = RecordingReporter()
     rows = build_model_list("timm/efficientnet_lite[01]", "name", "inspect", reporter).models
     assert [row.name for row in rows] == ["timm/efficientnet_lite0", "timm/efficientnet_lite1"]
     for row in rows:
@@ -74,7 +63,7 @@ def test_build_model_list_warns_of_model_that_cannot_be_created(monkeypatch: pyt
         raise RecipeError(f"{location}: {name} cannot be created (no reason); choose another model")
 
     monkeypatch.setattr(model_list, "create_model", fail)
-    reporter = _RecordingReporter()
+    reporter = RecordingReporter()
     (row,) = build_model_list("timm/efficientnet_lite0*", "name", "inspect", reporter).models
     assert row.parameters is None
     assert reporter.warnings == ["inspect: timm/efficientnet_lite0 cannot be created (no reason); choose another model"]

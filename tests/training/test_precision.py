@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,13 @@ from torch import Tensor, nn
 
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.classifier import Classifier, load_classifier
-from ftcli.results import NullReporter, Preprocessing
+from ftcli.results import Preprocessing
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training import precision
 from ftcli.training.precision import check_compiler, choose_precision, compile_forward, resolve_classifier_precision
-from tests.conftest import Ftcli
+from tests.conftest import Ftcli, RecordingReporter
 
 CPU = torch.device("cpu")
-
-
-@dataclass
-class RecordingReporter(NullReporter):
-    messages: list[str] = field(default_factory=list)
-
-    def info(self, text: str) -> None:
-        self.messages.append(text)
 
 
 def fake_clock(*durations: float) -> Callable[[], float]:

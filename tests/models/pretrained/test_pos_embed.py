@@ -15,7 +15,7 @@ from ftcli.errors import CheckpointError
 from ftcli.models.pretrained.loading import load_pretrained
 from ftcli.models.pretrained.pos_embed import PosEmbedResizeError, resize_pos_embed
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import RecordingReporter
+from tests.conftest import RecordingReporter
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 TINY = "timm/vit_tiny_patch16_224"

@@ -16,7 +16,7 @@ from ftcli.models.factory import create_model
 from ftcli.models.pretrained.loading import PretrainedModel, load_pretrained
 from ftcli.models.pretrained.state_dict_matching import guess_architecture
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import RecordingReporter
+from tests.conftest import RecordingReporter
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 State = dict[str, torch.Tensor]

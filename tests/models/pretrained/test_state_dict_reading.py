@@ -15,7 +15,7 @@ from ftcli.errors import CheckpointError
 from ftcli.models.pretrained.state_dict_reading import StateDictFile, read_state_dict
 from ftcli.models.pretrained.weights_files import WeightsFile, resolve_weights
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import RecordingReporter
+from tests.conftest import RecordingReporter
 from tests.server import Server
 
 LOCATION = "x.yaml:3:22: backbone.weights"

@@ -13,7 +13,7 @@ from ftcli.errors import CheckpointError, FtcliError, RecipeError
 from ftcli.models.pretrained.state_dict_reading import read_state_dict
 from ftcli.models.pretrained.weights_files import WeightsFile, find_local_file, resolve_weights
 from ftcli.recipe.schema import Backbone
-from tests.models.conftest import RecordingReporter
+from tests.conftest import RecordingReporter
 from tests.server import Response, Server
 
 LOCATION = "x.yaml:3:22: backbone.weights"
