@@ -13,7 +13,7 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True)
 class ErrorTable:
-    """A table below the messages of an error, with a note below it. A column whose title begins with > is numeric."""
+    """A table below the messages of an error, with a note below it. Titles of numeric columns begin with >."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -69,7 +69,7 @@ class RunTerminatedError(RunInterruptedError):
 
 
 class StopRequestedError(Exception):
-    """A task ended early because a signal asked for it. The run saves its state and raises RunInterruptedError instead."""
+    """A task that a signal ended early; the run saves its state and raises RunInterruptedError instead."""
 
 
 def suggest(value: str, known: Iterable[str], *, max_shown: int = 12) -> str:

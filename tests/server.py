@@ -21,8 +21,8 @@ class Response:
     """The response to a request.
 
     `cut_after` closes the connection after that many bytes of the body (with `reset`, without a shutdown).
-    `content_length` replaces the true Content-Length (-1: no header). `ranges` and `if_range` enable Range and If-Range.
-    `delay` is a pause in seconds after `cut_after` bytes (None: 0 bytes) before the rest is sent.
+    `content_length` replaces the true Content-Length (-1: no header). `ranges` and `if_range` enable Range and
+    If-Range. `delay` is a pause in seconds after `cut_after` bytes (None: 0 bytes) before the rest is sent.
     """
 
     content: bytes = b""
@@ -52,7 +52,7 @@ class ReceivedRequest:
 
 
 class Server(ThreadingHTTPServer):
-    """A server of the responses given to `serve`. The requests of a path get them in order, and then the last one again.
+    """A server of the responses given to `serve`: in order for each path, the last one repeatedly.
 
     As a proxy it receives complete URLs as paths: serve("http://example.org/a.zip", …).
     """

@@ -1,1 +1,1 @@
-"""What the user asked for. Imports no torch."""
+"""Recipes: schema, YAML, --set, messages and JSON Schema, without torch."""
