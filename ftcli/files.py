@@ -90,7 +90,7 @@ def check_output_path(path: Path, option: str, suffixes: Sequence[str] = ()) -> 
 
 
 def check_writable(path: Path, option: str, suffixes: Sequence[str] = ()) -> None:
-    """Raise RecipeError unless a file can be written to a path: see `check_output_path`; its folder must be writable."""
+    """Raise RecipeError as `check_output_path` does, and if the folder is missing or not writable."""
     check_output_path(path, option, suffixes)
     if not path.parent.exists():
         raise RecipeError(f"{option}: the folder {path.parent} does not exist; create it, or give another path")

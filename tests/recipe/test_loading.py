@@ -9,6 +9,7 @@ import pytest
 
 from ftcli.errors import RecipeError
 from ftcli.recipe.loading import dump_recipe, read_recipe, recipe_from_dict
+from ftcli.recipe.parsing import dump_yaml, parse_yaml
 from ftcli.recipe.schema import HeadFitStage, Stage
 
 RECIPE = """\
@@ -227,6 +228,15 @@ def test_dump_recipe_keeps_ambiguous_text(recipe_path: Path, tmp_path: Path, nam
     recipe = read_recipe(recipe_path, (f"data.classes={json.dumps([name, 'b'])}",)).recipe
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert read_recipe(tmp_path / "again.yaml").recipe.data.classes == (name, "b")
+
+
+def test_dump_yaml_suits_other_readers() -> None:
+    shared = ["off", "1:30"]
+    text = dump_yaml({"lr": 1e-5, "first": shared, "second": shared, "line": "a\x85b"})
+    assert text == (
+        'lr: 1.0e-05\nfirst:\n- "off"\n- "1:30"\nsecond:\n- "off"\n- "1:30"\nline: "a\\Nb"\n'  # no aliases
+    )
+    assert parse_yaml(text, "r.yaml").data == {"lr": 1e-5, "first": shared, "second": shared, "line": "a\x85b"}
 
 
 @pytest.mark.parametrize(("old", "new", "message"), INVALID_RECIPES)
