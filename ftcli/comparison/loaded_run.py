@@ -38,7 +38,7 @@ class LoadedRun:
     def list_image_paths(self, split: str) -> set[str]:
         """The real, absolute paths of the images that the run had in a split."""
         base = find_base_folder(self.checkpoint.recipe["data"]["root"]).absolute()
-        return {os.path.realpath(base / path) for path in self.checkpoint.held.get(split, ())}
+        return {os.path.realpath(base / path) for path in self.checkpoint.splits.get(split, ())}
 
 
 def load_runs(paths: Sequence[Path], reporter: Reporter) -> tuple[LoadedRun, ...]:

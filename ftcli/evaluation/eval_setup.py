@@ -75,10 +75,10 @@ def setup_eval(args: EvaluateArgs, reporter: Reporter, dataset: ImageDataset | N
         return EvalSetup(path, checkpoint, recipe_file, classifier, dataset, split, args, get_head_features)
     if dataset is None:
         dataset = load_checkpoint_dataset(recipe_file, checkpoint, path, reporter)
-    known_splits = {*dataset.splits, *checkpoint.held}
+    known_splits = {*dataset.splits, *checkpoint.splits}
     split = ("test" if "test" in known_splits else "val") if args.split is None else args.split
     if split not in dataset.splits:
-        if previous_paths := checkpoint.held.get(split):
+        if previous_paths := checkpoint.splits.get(split):
             num_images = format_count(len(previous_paths), "image")
             raise DataError(
                 f"{path}: {dataset.source} no longer has the split {split} ({num_images} in training); restore it, or "
@@ -94,7 +94,7 @@ def _warn_about_split_changes(
 ) -> None:
     """Warn if a split does not have the same images as in training."""
     previous_paths, current_paths = (
-        set(checkpoint.held.get(split, ())),
+        set(checkpoint.splits.get(split, ())),
         {sample.path for sample in dataset.splits[split]},
     )
     changes = [

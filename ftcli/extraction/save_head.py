@@ -74,7 +74,7 @@ def save_head(
         epoch=0,
         metrics={},
         origin=_describe_origin(loaded, probe),
-        held={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
+        splits={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
         state=_join_state_dict(loaded, plan, head),
     )
     image_size = plan.preprocessing.image_size

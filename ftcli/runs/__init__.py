@@ -1,1 +1,1 @@
-"""What a run leaves behind."""
+"""Runs on disk: their directories, checkpoints, histories and plots."""

@@ -1,4 +1,4 @@
-"""A checkpoint carries its world: weights, classes, preprocessing, recipe, origin, and a digest of itself."""
+"""Checkpoints: the weights of a model with everything that is needed to use or resume them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ftcli.results import Preprocessing
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network at one moment of a run.
+    """The weights of a model at one step of a run.
 
-    `kind` is best (lowest validation loss of its stage, at least) or last (with `progress`, all that is needed to go on
-    exactly). `metrics` are those of these very weights, empty where they were not measured, as in the
-    middle of an epoch. `head_path` is the module path of the head. `precisions` are the number formats that `precision: auto` came to in training, by the kind of
-    device. `held` tells which split each image was in. `digest` is that of the file it was read
-    from, empty before it is written.
+    `kind` is best (lowest validation loss of its stage or run) or last (with `progress`, from which the run resumes
+    exactly). `metrics` are those of these weights, empty within an epoch. `head_path` is the module path of the head.
+    `origin` says which weights the run started from. `splits` are the paths of the images of each split. `precisions`
+    are the number formats that `precision: auto` was resolved to, by device type. `digest` is that of the file, empty
+    before it is written.
     """
 
     kind: Literal["best", "last"]
@@ -40,27 +40,28 @@ class Checkpoint:
     epoch: int
     metrics: Mapping[str, float]
     origin: Mapping[str, Any]
-    held: Mapping[str, tuple[str, ...]]
+    splits: Mapping[str, tuple[str, ...]]
     state: Mapping[str, Tensor]
     progress: Mapping[str, Any] | None = None
     precisions: Mapping[str, str] = field(default_factory=dict)
     digest: str = field(default="", compare=False)
 
     def splits_by_path(self) -> dict[str, str]:
-        """The split of each image, by its path below the data's root."""
-        return {path: split for split, paths in self.held.items() for path in paths}
+        """Return the split of each image by its path relative to the data root."""
+        return {path: split for split, paths in self.splits.items() for path in paths}
 
     def splits_by_any_path(self) -> dict[str, str]:
-        """The split of each image, by its path below the data's root and by its absolute one, by which another root
-        that leads to it knows it."""
+        """Return the split of each image by its relative and by its absolute path, so that other roots find it too."""
         splits = self.splits_by_path()
         root = find_base_folder(self.recipe["data"]["root"]).absolute()
         return splits | {os.path.normpath(root / path): split for path, split in splits.items()}
 
 
 def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
-    """Write a checkpoint to each path, atomically, and return its digest. Raises RunError if the disk is full or not
-    writable."""
+    """Write a checkpoint atomically to each path and return its digest.
+
+    Raises RunError if the disk is full or not writable.
+    """
     data: dict[str, Any] = {
         "kind": checkpoint.kind,
         "recipe": dict(checkpoint.recipe),
@@ -71,7 +72,7 @@ def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
         "epoch": checkpoint.epoch,
         "metrics": dict(checkpoint.metrics),
         "origin": dict(checkpoint.origin),
-        "held": {split: list(paths) for split, paths in checkpoint.held.items()},
+        "splits": {split: list(paths) for split, paths in checkpoint.splits.items()},
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
         "progress": None if checkpoint.progress is None else dict(checkpoint.progress),
         "precisions": dict(checkpoint.precisions),
@@ -80,10 +81,10 @@ def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint; its tensors are on the CPU.
+    """Read and verify a checkpoint, with its tensors on the CPU. Executes nothing in the file.
 
-    Raises CheckpointError for a file that is missing, cut short, damaged, hostile, of another program or of a newer
-    format. Nothing in the file is executed.
+    Raises CheckpointError for a file that is missing, truncated, damaged, hostile, of another program or of a newer
+    format.
     """
     data, digest = read_checkpoint_file(path, str(path))
     try:
@@ -97,5 +98,5 @@ def _from_dict(data: dict[str, Any], digest: str) -> Checkpoint:
         Checkpoint(**data, digest=digest),
         classes=tuple(data["classes"]),
         preprocessing=Preprocessing.from_dict(data["preprocessing"]),
-        held={split: tuple(paths) for split, paths in data["held"].items()},
+        splits={split: tuple(paths) for split, paths in data["splits"].items()},
     )

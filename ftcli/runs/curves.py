@@ -1,4 +1,4 @@
-"""The picture of a run: losses and accuracies over its epochs."""
+"""The plot of a run: losses and accuracies over its epochs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ftcli.results import EpochMetrics
 
 
 def render_curves(history: Sequence[EpochMetrics]) -> bytes:
-    """A PNG with the loss above and the accuracy below; stages follow one another and are named at the top.
+    """Return a PNG with the losses above the accuracies, one stage after another, each labelled at its start.
 
-    Epoch 0 of a stage, the measurement before its first step, has a validation point and no training point.
+    Epoch 0 of a stage, the validation before its first step, has no training metrics.
     """
     figure = create_figure(8, 6, layout="constrained")
     axes = figure.subplots(2, 1, sharex=True)
@@ -22,36 +22,37 @@ def render_curves(history: Sequence[EpochMetrics]) -> bytes:
 
 
 def plot_curves(axes: Sequence[Any], history: Sequence[EpochMetrics]) -> list[tuple[int, str]]:
-    """Draw the loss on the first of two axes and the accuracy on the second.
+    """Plot the losses on the first axis and the accuracies on the second.
 
-    Returns the place on the axis of epochs where each stage begins, with its name.
+    Returns the x position at which each stage starts, with its name.
     """
     stages = split_by_stage(history)
     for axis, metric in zip(axes, ("loss", "accuracy"), strict=True):
-        for split, colour in (("train", BLUE), ("val", ORANGE)):
+        for split, color in (("train", BLUE), ("val", ORANGE)):
             for start, stage_history in stages:
                 points = metric_points(start, stage_history, f"{split}_{metric}")
                 label = {"train": "training", "val": "validation"}[split] if start == 0 else None
-                axis.plot(*points, "o-", color=colour, label=label, markersize=4)
+                axis.plot(*points, "o-", color=color, label=label, markersize=4)
     style_axes(axes, [start for start, _ in stages])
     return [(start, stage_history[0].stage) for start, stage_history in stages]
 
 
 def split_by_stage(history: Sequence[EpochMetrics]) -> list[tuple[int, Sequence[EpochMetrics]]]:
-    """The rows of each stage, with the place of its first on the axis of epochs: where the stage before ended."""
-    starts = [i for i, row in enumerate(history) if i == 0 or row.stage != history[i - 1].stage]
+    """Return the epochs of each stage, with the x position of its epoch 0: that of the last epoch before it."""
+    starts = [i for i, metrics in enumerate(history) if i == 0 or metrics.stage != history[i - 1].stage]
     ends = [*starts[1:], len(history)]
     return [(start - number, history[start:end]) for number, (start, end) in enumerate(zip(starts, ends, strict=True))]
 
 
 def metric_points(start: int, stage_history: Sequence[EpochMetrics], metric: str) -> tuple[list[int], list[float]]:
-    """The epochs and values of a stage's figure, such as val_loss, where it has one; `begin` is the first's place."""
-    points = [(start + n, value) for n, row in enumerate(stage_history) if (value := getattr(row, metric)) is not None]
+    """Return the x positions and values of a metric, such as val_loss, in the epochs that have it."""
+    values = [getattr(metrics, metric) for metrics in stage_history]
+    points = [(start + epoch, value) for epoch, value in enumerate(values) if value is not None]
     return [x for x, _ in points], [value for _, value in points]
 
 
 def style_axes(axes: Sequence[Any], stage_starts: Iterable[int]) -> None:
-    """Name two axes, of the loss and of the accuracy over the epochs, and mark where stages after the first begin."""
+    """Label the axes of losses and accuracies, and draw a line where a stage after the first starts."""
     from matplotlib.ticker import MaxNLocator
 
     for axis, label in zip(axes, ("cross-entropy (nats)", "accuracy"), strict=True):
@@ -65,7 +66,7 @@ def style_axes(axes: Sequence[Any], stage_starts: Iterable[int]) -> None:
 
 
 def label_stages(axis: Any, stages: Iterable[tuple[int, str]]) -> None:
-    """Write above an axis what begins at places on it."""
+    """Write the names of stages above an axis, at the x positions where they start."""
     for start, name in stages:
         fitted = fit_text(name, width=150)
         axis.annotate(

@@ -1,4 +1,4 @@
-"""The folder of a run: its name, its files, and finding a checkpoint in one."""
+"""Run directories: their names, their files, and the search for a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS_DIR = Path("runs")
 
 @dataclass(frozen=True)
 class RunDir:
-    """Where the files of one run are."""
+    """The directory of a run and the paths of its files."""
 
     path: Path
 
@@ -43,46 +43,47 @@ class RunDir:
         return self.path / "recipe.yaml"
 
     def stage_checkpoint(self, name: str) -> Path:
-        """The best checkpoint of a stage."""
+        """Return the path of the best checkpoint of a stage."""
         return self.path / "stages" / f"{name}.pt"
 
     def has_run(self) -> bool:
-        """Whether a run has come to something here. One that was killed before its first measurement has not: nothing
-        could go on from it, and its place is free again."""
+        """Return whether the directory has a run. One that was killed before its first save does not count: it cannot
+        be resumed, and its name is free again."""
         return any(file.exists() for file in (self.metrics, self.last, self.best_loss))
 
     def is_taken(self) -> bool:
-        """Whether a run is here, or one is beginning at this moment. Not to be asked by the one that is beginning."""
+        """Return whether the directory has a run or is locked by one that is starting."""
         return self.has_run() or is_locked(self.path)
 
     def write_initial_files(self, recipe: str, metadata: Mapping[str, Any]) -> None:
-        """Write what is known before training begins."""
+        """Write recipe.yaml and run.json, which are known before training."""
         make_dir(self.path / "stages")
         atomic_write(self.recipe, recipe)
         self.write_metadata(metadata)
 
     def write_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Write run.json."""
         atomic_write(self.metadata, json.dumps(metadata, ensure_ascii=False, indent=1) + "\n")
 
     def write_metrics(self, history: Iterable[EpochMetrics]) -> None:
-        """Write a line an epoch, all of them anew: what a killed run left is overwritten, never repeated."""
-        atomic_write(self.metrics, "".join(json.dumps(row.to_dict()) + "\n" for row in history))
+        """Write metrics.jsonl, one line per epoch. The whole file is replaced, so that no epoch is repeated."""
+        atomic_write(self.metrics, "".join(json.dumps(metrics.to_dict()) + "\n" for metrics in history))
 
     def write_curves(self, history: Iterable[EpochMetrics]) -> None:
-        """Draw losses and accuracies over the epochs into curves.png."""
+        """Plot losses and accuracies to curves.png."""
         atomic_write(self.path / "curves.png", render_curves(tuple(history)))
 
     def check_resumable(self, stages: Iterable[str]) -> None:
-        """Raise CheckpointError if a run cannot go on for want of its best checkpoints, of these stages and its own."""
+        """Raise CheckpointError unless the best checkpoints of the run and of these stages exist."""
         for file in (self.best_loss, *(self.stage_checkpoint(name) for name in stages)):
             if not file.exists():
                 raise CheckpointError(
-                    f"{file}: is missing, and {self.last} cannot go on without it; put it back, or add --stage to "
-                    "begin a new run from these weights"
+                    f"{file}: does not exist, and {self.last} cannot be resumed without it; restore it, or add --stage "
+                    "to start a new run from the weights of last.pt"
                 )
 
     def remove_if_empty(self) -> None:
-        """Take away what was written if no last.pt came of it, so that the name is free again."""
+        """Delete the files of a run without a last.pt, so that its name is free again."""
         if self.last.exists():
             return
         files = (self.recipe, self.metadata, self.metrics, self.best_loss, self.path / ".lock")
@@ -94,14 +95,14 @@ class RunDir:
 
 
 def choose_run_dir(out: Path | None, name: str) -> tuple[RunDir, str | None]:
-    """The folder of a new run, not yet made, and a sentence where it is another than runs/<name>.
+    """Return the directory of a new run, which is not created yet, and a note if it is not runs/<name>.
 
-    Raises RecipeError if `out` holds a run.
+    Raises RecipeError if `out` already has a run.
     """
     if out is not None:
         if RunDir(out).has_run():
             raise RecipeError(
-                f"--out: {out} already holds a run; give another folder, or go on with --resume {out}/last.pt"
+                f"--out: {out} already has a run; choose another folder, or continue it with --resume {out}/last.pt"
             )
         return RunDir(out), None
     default = RunDir(RUNS_DIR / name)
@@ -111,14 +112,14 @@ def choose_run_dir(out: Path | None, name: str) -> tuple[RunDir, str | None]:
     while RunDir(RUNS_DIR / f"{name}-{number}").is_taken():
         number += 1
     chosen = RunDir(RUNS_DIR / f"{name}-{number}")
-    return chosen, f"{default.path} already holds a run; this one goes to {chosen.path}"
+    return chosen, f"{default.path} already has a run; writing to {chosen.path}"
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str | None]:
-    """The checkpoint that --resume or an argument names, and a sentence where it was looked for.
+    """Return the path of a checkpoint, and a note if it was found in runs/*/.
 
-    A bare file name that is not in the current folder is looked for in runs/*/: one hit is used; several are listed
-    and refused. Raises CheckpointError.
+    A bare file name that is not in the current folder is searched there. Raises CheckpointError unless exactly one run
+    has it.
     """
     if path.is_file():
         return path, None
@@ -127,13 +128,11 @@ def find_checkpoint(path: Path) -> tuple[Path, str | None]:
     if path.name == str(path):
         matches = sorted(match for match in RUNS_DIR.glob(f"*/{path.name}") if match.is_file())
         if len(matches) == 1:
-            return matches[0], f"{path} is not in this folder; {matches[0]} is used"
+            return matches[0], f"{path} does not exist in this folder; using {matches[0]}"
         if matches:
-            listed = ", ".join(str(match) for match in matches)
-            raise CheckpointError(f"{path}: is in {len(matches)} runs: {listed}; give the path of one")
+            paths = ", ".join(str(match) for match in matches)
+            raise CheckpointError(f"{path}: exists in {len(matches)} runs: {paths}; give the path of one")
         raise CheckpointError(
-            f"{path}: there is no such file, here or in {RUNS_DIR}/*/; train first, or give the path of a checkpoint"
+            f"{path}: does not exist, here or in {RUNS_DIR}/*/; train first, or give the path of a checkpoint"
         )
-    raise CheckpointError(
-        f"{path}: there is no such file; give the path of a checkpoint, such as runs/NAME/best_loss.pt"
-    )
+    raise CheckpointError(f"{path}: does not exist; give the path of a checkpoint, such as runs/NAME/best_loss.pt")

@@ -11,8 +11,6 @@ import torch
 
 from ftcli.errors import RecipeError
 
-Clock = Callable[[], float]
-
 
 def choose_device(requested: str) -> torch.device:
     """Return the device named auto, cpu, cuda, cuda:N or mps.
@@ -59,7 +57,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def measure_seconds(
-    function: Callable[[], object], device: torch.device | None = None, clock: Clock = time.perf_counter
+    function: Callable[[], object], device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter
 ) -> float:
     """Return the seconds that a call takes, including its work on a GPU."""
     start_time = clock()

@@ -1,4 +1,4 @@
-"""What a run has come to, written down so that it can be read, used and gone on with."""
+"""The checkpoints of a run: the best weights of each stage and of the run, and last.pt to resume from."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from ftcli.runs.run_dir import RunDir
 from ftcli.training.profiler import StageProfiler
 
 SAVE_INTERVAL_FACTOR = 20.0
-"""Checkpoints wait until so many times the seconds have passed that writing them takes: a stage whose epochs are short
-spends 5 % of its time on them, and a kill costs it no more than that pause."""
+"""The interval between saves, as a multiple of the seconds that a save takes: saving costs a stage with short epochs at
+most 5% of its time, and a kill loses at most one interval."""
 
 
 @dataclass
 class StageState:
-    """How far a stage is. `epoch` is the last one measured (-1 before the first measurement), `step` counts those
-    taken of the next; the sums are over these steps' images. `frozen` are the digests that the proof compares with,
-    `times` what a ledger keeps."""
+    """The progress of a stage, stored in last.pt.
+
+    `epoch` is the last validated one, -1 before the first validation. `step` counts the steps taken of the next epoch;
+    the sums and `training_seconds` are over these steps. `frozen_digests` are the digests of the frozen tensors at the
+    start of the stage, `times` is the state of its profiler.
+    """
 
     stage: str
     frozen_digests: dict[str, str]
@@ -40,21 +43,21 @@ class StageState:
     times: dict[str, float] = field(default_factory=dict)
 
     def reset_epoch_sums(self) -> None:
-        """The epoch was measured; count the next one from nothing."""
+        """Start the next epoch from zero."""
         self.step, self.loss_sum, self.correct, self.num_samples = 0, 0.0, 0, 0
         self.training_seconds = 0.0
 
 
 @dataclass
 class CheckpointManager:
-    """The rows and stage results of a run, and its files.
+    """The history and stage results of a run, and the files that store them.
 
-    `world` is what every checkpoint of the run carries besides weights and figures; `begun` are the times at which it
-    was begun and gone on with. The best checkpoints are always written before `last.pt`: a kill between the two repeats
-    an epoch and ends in the same bits, and loses nothing. Until they are written, copies of the best weights wait.
+    `checkpoint_template` has what all checkpoints of the run share; `start_times` are the times at which the run was
+    started and resumed. Best checkpoints are written before last.pt: after a kill between the two, an epoch is repeated
+    with the same bits. Until a save is due, a copy of the best weights is in memory.
     """
 
-    folder: RunDir
+    run_dir: RunDir
     checkpoint_template: Checkpoint
     stage_names: tuple[str, ...]
     history: list[EpochMetrics] = field(default_factory=list)
@@ -68,63 +71,70 @@ class CheckpointManager:
     _last_save_time: float = field(default_factory=time.monotonic)
     _last_save_seconds: float = 0.1
 
+    def load_progress(self, progress: Mapping[str, Any]) -> None:
+        """Restore history, results, skipped images and start times from the progress in last.pt."""
+        self.history = [EpochMetrics(**metrics) for metrics in progress["history"]]
+        self.results = results_from_dict(progress)
+        self.skipped = set(progress["skipped"])
+        self.start_times = list(progress["start_times"])
+
+    def list_val_losses(self, stage: str) -> list[float]:
+        """Return the validation losses of a stage, in the order of its epochs."""
+        return [metrics.val_loss for metrics in self.history if metrics.stage == stage]
+
     def reset_save_timer(self) -> None:
-        """Training begins now: what was computed before is in the cache, and no checkpoint need hold it."""
+        """Count the time to the next save from now, when training starts: cached features need no checkpoint."""
         self._last_save_time = time.monotonic()
 
     def on_epoch_end(
         self, metrics: EpochMetrics, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState
     ) -> bool:
-        """Note a measured epoch, and save it if the last time was long enough ago; returns whether it is the run's
-        lowest validation loss so far."""
-        stage_losses = [previous.val_loss for previous in self.history if previous.stage == metrics.stage]
-        is_stage_best = metrics.val_loss < min(stage_losses, default=float("inf"))
+        """Add an epoch to the history, save if a save is due, and return whether its loss is the lowest of the run."""
+        is_stage_best = metrics.val_loss < min(self.list_val_losses(metrics.stage), default=float("inf"))
         is_run_best = metrics.val_loss < min((previous.val_loss for previous in self.history), default=float("inf"))
         self.history.append(metrics)
         if is_stage_best:
-            paths = (self.folder.stage_checkpoint(metrics.stage), *([self.folder.best_loss] if is_run_best else []))
-            self._pending_best = (
-                self._create_best_checkpoint(metrics, _copy_weights(model, state.frozen_digests)),
-                paths,
-            )
+            paths = (self.run_dir.stage_checkpoint(metrics.stage), *([self.run_dir.best_loss] if is_run_best else []))
+            weights = _copy_weights(model, state.frozen_digests)
+            self._pending_best = self._create_best_checkpoint(metrics, weights), paths
         if time.monotonic() - self._last_save_time >= SAVE_INTERVAL_FACTOR * self._last_save_seconds:
             self.save(model, optimizer, state)
         return is_run_best
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> None:
-        """Write the best checkpoints that wait, and last.pt: from it the run goes on exactly where it is."""
+        """Write the pending best checkpoints, last.pt and metrics.jsonl."""
         start_time = time.monotonic()
         self._write_pending_best()
         progress = {**self._progress_to_dict(), "state": dataclasses.asdict(state), "optimizer": optimizer.state_dict()}
-        is_validated = state.epoch >= 0 and state.step == 0  # the last row is then of these very weights
+        is_validated = state.epoch >= 0 and state.step == 0  # then the last metrics are those of these weights
         metrics = _val_metrics(self.history[-1]) if is_validated else {}
         self._write_last(model, state.stage, max(state.epoch, 0), metrics, progress)
-        self.folder.write_metrics(self.history)
+        self.run_dir.write_metrics(self.history)
         self._saved_position = (state.stage, state.epoch, state.step)
         self._last_save_time = time.monotonic()
         self._last_save_seconds = self._last_save_time - start_time
 
     def save_if_stale(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: StageState) -> None:
-        """The same, unless it was done since the last epoch ended."""
+        """Save unless the last save was at this step."""
         if self._saved_position != (state.stage, state.epoch, state.step):
             self.save(model, optimizer, state)
 
     def save_final(self, model: nn.Module, test: TestResult | None) -> None:
-        """Write the last.pt of a run that has nothing left to do, and whose best weights are in the model."""
+        """Write the last.pt of a finished run, whose best weights are in the model, and metrics.jsonl."""
         last, best = self.history[-1], min(self.history, key=lambda metrics: metrics.val_loss)
         progress = {**self._progress_to_dict(), "finished": True, "test": None if test is None else test.to_dict()}
         self._write_last(model, last.stage, last.epoch, _val_metrics(best), progress)
-        self.folder.write_metrics(self.history)
+        self.run_dir.write_metrics(self.history)
 
     def restore_best(self, stage: str, model: nn.Module) -> None:
-        """Put the best weights of a stage into the network; where they wait they are written too."""
+        """Load the best weights of a stage into the model; write them first if they are pending."""
         self._write_pending_best()
         best = self._best if self._best is not None and self._best.stage == stage else None
-        copy_state_dict(model, (best or read_checkpoint(self.folder.stage_checkpoint(stage))).state)
+        copy_state_dict(model, (best or read_checkpoint(self.run_dir.stage_checkpoint(stage))).state)
         self._best = None
 
     def summarize_stage(self, state: StageState, num_trainable_parameters: int, profiler: StageProfiler) -> StageResult:
-        """Sum up a stage that has ended."""
+        """Add the result of a finished stage to the results and return it."""
         stage_history = [metrics for metrics in self.history if metrics.stage == state.stage]
         best = min(stage_history, key=lambda metrics: metrics.val_loss)
         result = StageResult(
@@ -150,10 +160,10 @@ class CheckpointManager:
         return {
             "finished": False,
             "stages": list(self.stage_names),
-            "rows": [metrics.to_dict() for metrics in self.history],
+            "history": [metrics.to_dict() for metrics in self.history],
             "results": [result.to_dict() for result in self.results],
             "skipped": sorted(self.skipped),
-            "begun": list(self.start_times),
+            "start_times": list(self.start_times),
             "fingerprint": self.fingerprint,
         }
 
@@ -169,7 +179,7 @@ class CheckpointManager:
             state=model.state_dict(),
             progress=progress,
         )
-        write_checkpoint(checkpoint, self.folder.last)
+        write_checkpoint(checkpoint, self.run_dir.last)
 
     def _create_best_checkpoint(self, metrics: EpochMetrics, weights: Mapping[str, Tensor]) -> Checkpoint:
         return dataclasses.replace(
@@ -183,18 +193,13 @@ class CheckpointManager:
 
 
 def _copy_weights(model: nn.Module, frozen_names: Collection[str]) -> dict[str, Tensor]:
-    """The weights as they are now. Those that the stage leaves alone are no copies."""
+    """Return a copy of the weights; frozen tensors, which do not change, are shared."""
     tensors = model.state_dict().items()
     return {name: tensor.detach() if name in frozen_names else tensor.detach().clone() for name, tensor in tensors}
 
 
-def history_from_dict(progress: Mapping[str, Any]) -> list[EpochMetrics]:
-    """The measured epochs that a last.pt holds."""
-    return [EpochMetrics(**metrics) for metrics in progress["rows"]]
-
-
 def results_from_dict(progress: Mapping[str, Any]) -> list[StageResult]:
-    """The ended stages that a last.pt holds."""
+    """Return the results of the finished stages from the progress in last.pt."""
     return [StageResult(**{**result, "times": StageTimes(**result["times"])}) for result in progress["results"]]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from ftcli.data.batches import Batch
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig, max_workers
 from ftcli.data.transforms import build_train_transform
@@ -36,10 +35,12 @@ from ftcli.planning import (
 )
 from ftcli.recipe.loading import RecipeFile
 from ftcli.results import MemoryBreakdown, Progress, Reporter, StageEstimate
-from ftcli.runtime import choose_device, count_cores, raise_on_oom
+from ftcli.runtime import choose_device, count_cores, measure_seconds, raise_on_oom
 from ftcli.training.optim import build_optimizer
 from ftcli.training.precision import resolve_classifier_precision
+from ftcli.training.profiler import StageProfiler
 from ftcli.training.stage_data import plan_head_fit_cache, plan_stage_cache
+from ftcli.training.step import take_step
 
 NUM_READ_IMAGES = 16
 """Images that are read to measure the time to load one."""
@@ -148,7 +149,7 @@ def _measure_read_seconds(plan: Plan, dataset: ImageDataset) -> float:
 
 
 def _estimate_features(context: _EstimateContext, stage: AnyStagePlan) -> _FeatureEstimate | None:
-    """Estimate the features of a stage, cached as in `open_stage_data` and `fit_head_stage`; None for an uncut model."""
+    """Estimate the features of a stage, cached as in `open_stage_data` or `fit_head_stage`; None if it is uncut."""
     plan, classifier, data_stats = context.plan, context.classifier, context.data_stats
     if not stage.frozen_names.parameters or (isinstance(stage, StagePlan) and stage.stage.cache == "off"):
         return None
@@ -345,15 +346,13 @@ def profile_step(
     model = classifier.model
     optimizer = build_optimizer(model, stage.stage.optimizer, stage.lr_mults, list_norm_and_bias(model))
 
+    profiler = StageProfiler(classifier.device)
+
     def step(inputs: tuple[Tensor, ...]) -> None:
-        logits = step_inputs.train_forward(inputs)
-        labels = torch.arange(len(logits), device=classifier.device) % len(classifier.classes)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=stage.stage.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if stage.stage.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], stage.stage.clip_grad_norm)
-        optimizer.step()
+        num_images = len(inputs[0])
+        labels = torch.arange(num_images) % len(classifier.classes)
+        batch = Batch(inputs, labels, torch.ones(num_images), ("random",) * num_images)
+        take_step(model, step_inputs.train_forward, batch, optimizer, stage.stage, profiler)
 
     set_train_mode(model, stage.frozen_names)
     warmup_size = min(batch_size, 4)
@@ -415,15 +414,6 @@ def _random_tensor(count: int, shape: tuple[int, ...]) -> Tensor:
 def list_tensor_bytes(values: Iterable[object]) -> list[int]:
     """Return the bytes of each tensor among the values."""
     return [value.numel() * value.element_size() for value in values if isinstance(value, Tensor)]
-
-
-def measure_seconds(function: Callable[[], object], device: torch.device | None = None) -> float:
-    """Return the seconds that a call takes, including its work on a GPU."""
-    start_time = time.perf_counter()
-    function()
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start_time
 
 
 def measure_peak_bytes(device: torch.device) -> int:

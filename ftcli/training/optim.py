@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, as functions of the recipe and the step."""
+"""Optimizers and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from ftcli.recipe.schema import Adam, AdamW, Constant, Cosine, OneCycle, Optimizer, Schedule, Sgd, StepDecay
 
 FUSED_SGD_MAX_MEAN_NUMEL = 2**16
-"""The mean size of a parameter, in numbers, from which the fused kernel of SGD is slower on the CPU than plain
-arithmetic: it saves calls, which dominate where parameters are small, but each number takes 1.5 to 3 times as long."""
+"""The mean number of elements of a parameter from which fused SGD is slower on the CPU: it saves calls, which dominate
+for small parameters, but takes 1.5 to 3 times as long per element."""
 
 
 def build_optimizer(
     model: nn.Module, optimizer: Optimizer, lr_mults: Mapping[str, float], no_weight_decay: Collection[str]
 ) -> torch.optim.Optimizer:
-    """An optimizer over the parameters that require gradients.
+    """Return an optimizer over the parameters that require gradients, fused where that is faster.
 
-    Parameters are grouped by their multiple of the learning rate (`rates`, 1 where it is silent), kept in the group
-    as `lr_mult`, and by whether weight decay reaches them: with `decay_norm_and_bias: false` it skips those whose
-    names are in `undecayed`. Where that is faster, a step is one pass over all parameters (fused).
+    Parameters are grouped by their lr multiplier (1 if not in `lr_mults`), which the group stores as `lr_mult`, and by
+    weight decay: with `decay_norm_and_bias: false` the parameters named in `no_weight_decay` have none.
     """
     grouped: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
@@ -49,8 +48,8 @@ def build_optimizer(
 
 
 def choose_fused(optimizer: Optimizer, parameters: Sequence[Tensor]) -> bool | None:
-    """True where PyTorch's fused kernels are the fastest, None where it is to choose by itself (foreach on a GPU, one
-    parameter after the other elsewhere)."""
+    """Return True if PyTorch's fused kernel is the fastest, None for PyTorch's own choice (foreach on a GPU, else a
+    loop over the parameters)."""
     if any(parameter.device.type not in ("cpu", "cuda") for parameter in parameters):
         return None
     is_large = sum(parameter.numel() for parameter in parameters) > FUSED_SGD_MAX_MEAN_NUMEL * len(parameters)
@@ -58,17 +57,16 @@ def choose_fused(optimizer: Optimizer, parameters: Sequence[Tensor]) -> bool | N
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of the next step; each group gets its multiple."""
+    """Set the learning rate of the next step, times the lr multiplier of each group."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
 
 
 def lr_at_step(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of a step of a stage, counted from 0.
+    """Return the learning rate of a step of a stage, counted from 0, for a base rate `lr`.
 
-    A function of the step alone, so a resumed stage goes on with the rate it would have had. Over the warm-up's W
-    steps the rate of step s is (s + 1) / W of what the schedule begins with; after it the schedule runs over what
-    is left.
+    It depends on the step alone, so that a resumed stage has the same rates. Step s of W warm-up steps has (s + 1) / W
+    of the schedule's first rate; the schedule covers the remaining steps.
     """
     total_steps = steps_per_epoch * epochs
     if isinstance(schedule, OneCycle):
@@ -88,7 +86,10 @@ def lr_at_step(schedule: Schedule, lr: float, step: int, steps_per_epoch: int, e
 
 
 def _one_cycle_factor(step: int, peak_step: float, last_step: int) -> float:
-    """Smith and Topin, arXiv 1708.07120, with half cosines: from 1/25 to 1 at `peak`, to 1/250,000 at the last step."""
+    """Return the factor of the one-cycle policy with half cosines: from 1/25 to 1 at the peak, to 1/250,000 at the end.
+
+    Smith and Topin, arXiv 1708.07120.
+    """
     if step <= peak_step:
         return _cosine_anneal(1 / 25, 1.0, step / peak_step if peak_step else 1.0)
     return _cosine_anneal(1.0, 1 / 250_000, (step - peak_step) / (last_step - peak_step))

@@ -1,4 +1,4 @@
-"""Where the time of a stage goes."""
+"""The profiler of a stage: seconds spent in each part of training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ TimedPart = Literal[
 
 
 class StageProfiler:
-    """Seconds by what they were spent on, and in all, from the moment it is made.
+    """The seconds of a stage, in total and in each part, from its creation on.
 
-    `before` is what `spent` gave when the stage was left, and is counted on from. Of parts within one another each
-    second counts as the innermost's. On a GPU, which computes while Python goes on, the parts of a step are measured
-    there, by events in its queue.
+    `state_dict` is that of the profiler of an interrupted stage, whose seconds are added. In nested parts each second
+    counts for the innermost one. On a GPU, which computes asynchronously, the parts of a step are measured by events.
     """
 
     def __init__(self, device: torch.device, state_dict: Mapping[str, float] | None = None) -> None:
@@ -34,7 +33,7 @@ class StageProfiler:
 
     @contextmanager
     def measure(self, part: TimedPart) -> Iterator[None]:
-        """Count what the context takes as time of a part."""
+        """Count the seconds of the context as those of a part."""
         if self._cuda_device is not None and part in ("forward", "backward", "optimizer"):
             start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start_event.record()
@@ -52,7 +51,7 @@ class StageProfiler:
             self._nested_seconds[-1] += elapsed
 
     def synchronize(self) -> None:
-        """Wait for the device and count what it has done; to be called once an epoch, lest events pile up."""
+        """Wait for the device and count its finished events. Call once per epoch, so that events do not accumulate."""
         if self._cuda_device is not None:
             torch.cuda.synchronize(self._cuda_device)
         for part, start_event, end_event in self._pending_events:
@@ -61,19 +60,15 @@ class StageProfiler:
 
     @property
     def total_seconds(self) -> float:
-        """All seconds so far."""
+        """The seconds of the stage so far."""
         return self._previous_seconds + time.perf_counter() - self._start_time
 
-    def seconds_in(self, part: TimedPart) -> float:
-        """The seconds of a part so far."""
-        return self._seconds_by_part.get(part, 0.0)
-
     def state_dict(self) -> dict[str, float]:
-        """What a ledger begins from that goes on where this one is."""
+        """Return the seconds so far, from which another profiler continues."""
         return {**self._seconds_by_part, "all": self.total_seconds}
 
     def summary(self) -> StageTimes:
-        """The parts, and what is left of the whole."""
+        """Return the seconds of all parts, and the rest as `other`."""
         parts = {name: round(value, 3) for name, value in self._seconds_by_part.items()}
         return StageTimes(**parts, other=max(0.0, round(self.total_seconds - sum(self._seconds_by_part.values()), 3)))
 
@@ -82,24 +77,24 @@ class StageProfiler:
 
 
 _BOTTLENECK_ADVICE = {
-    "frozen": "the frozen part and the decoding of images; a later run reads what the cache could keep of them",
-    "data": "waiting for images; raise data.num_workers, or make the image files smaller",
+    "frozen": "feature extraction; later runs read the features that fit in the cache",
+    "data": "data loading; raise data.num_workers, or use smaller image files",
     "compiling": "compiling the steps; train more epochs, or set compile: false",
-    "forward": "the forward passes of what trains; freeze more, lower data.image_size, or take a smaller network",
-    "backward": "the backward passes of what trains; freeze more, lower data.image_size, or take a smaller network",
-    "optimizer": "the optimizer's steps; raise data.batch_size",
-    "solving": "solving the head; train it instead",
-    "validation": "the validations; lower data.val",
-    "checkpoints": "writing checkpoints; give --out on a faster disk",
-    "other": "preparing the stages; train more epochs in one run",
+    "forward": "forward passes; freeze more, lower data.image_size, or choose a smaller model",
+    "backward": "backward passes; freeze more, lower data.image_size, or choose a smaller model",
+    "optimizer": "optimizer steps; raise data.batch_size",
+    "solving": "the head fit; train the head with an optimizer instead",
+    "validation": "validation; lower data.val",
+    "checkpoints": "writing checkpoints; set --out to a faster disk",
+    "other": "starting the stages; train more epochs in one run",
 }
 
 
 def describe_bottleneck(times: StageTimes) -> str | None:
-    """What most of the time of some stages went into, and what would shorten it; None where they took none."""
+    """Return a sentence on the part with the most seconds and how to shorten it; None if there are no seconds."""
     seconds: dict[str, float] = times.to_dict()
     total = sum(seconds.values())
     if not total:
         return None
     part = max(seconds, key=lambda name: seconds[name])
-    return f"{seconds[part] / total:.0%} of the time went into {_BOTTLENECK_ADVICE[part]}"
+    return f"{seconds[part] / total:.0%} of the time was spent on {_BOTTLENECK_ADVICE[part]}"

@@ -1,17 +1,20 @@
-"""Everything that a run needs, gathered and checked before its folder is made."""
+"""The setup of a run: plan, dataset, classifier and checkpoints, complete and checked before anything is written."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import torch
 import torchvision
+from torch import nn
 
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers, measure_preprocessing
@@ -29,14 +32,16 @@ from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema.network import is_url
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runs.checkpoint import Checkpoint
-from ftcli.training.checkpointing import CheckpointManager, history_from_dict, results_from_dict
+from ftcli.training.checkpointing import CheckpointManager
+from ftcli.training.compile import check_compiler
+from ftcli.training.precision import resolve_classifier_precision
 from ftcli.training.resume import StartPoint
 from ftcli.version import __version__
 
 
 @dataclass(frozen=True)
 class RunSetup:
-    """A beginning whose network, images and plan are there and fit together. `stages` are those left to train."""
+    """All that a run trains with. `remaining_stages` are those that are still to be trained."""
 
     start_point: StartPoint
     plan: Plan
@@ -45,19 +50,61 @@ class RunSetup:
     classifier: Classifier
     checkpointer: CheckpointManager
 
-    @property
-    def saved_progress(self) -> Mapping[str, Any] | None:
-        """What last.pt holds, where the run goes on exactly."""
-        checkpoint = self.start_point.checkpoint
-        return checkpoint.progress if checkpoint and self.start_point.is_exact_resume else None
+    def is_last_task(self, plan: AnyStagePlan) -> bool:
+        """Return whether the run is finished after this stage: no other stage and no test follows."""
+        return plan is self.remaining_stages[-1] and "test" not in self.dataset.splits
+
+    @cached_property
+    def mean_sample_weight(self) -> float | None:
+        """The mean weight of the training images; None if all weigh the same, so that weights have no effect."""
+        sample_weights = [sample.weight for sample in self.dataset.splits["train"]]
+        return None if min(sample_weights) == max(sample_weights) else math.fsum(sample_weights) / len(sample_weights)
 
 
 def setup_run(start_point: StartPoint, device: torch.device, reporter: Reporter) -> RunSetup:
-    """Plan, find the images, and build the network with its weights.
+    """Plan a run, load its dataset, and build its model with its weights.
 
-    Raises RecipeError, DataError and CheckpointError, in this order; nothing was written then, but for a known data
-    set that was fetched.
+    Raises RecipeError, DataError and CheckpointError, in this order. Writes nothing, except for the download of a
+    known dataset.
     """
+    plan, dataset = _plan_run(start_point, reporter)
+    model, origin = _load_model(start_point, plan, dataset, reporter)
+    recipe, checkpoint = plan.recipe, start_point.checkpoint
+    classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, recipe.precision)
+    if recipe.compile:
+        check_compiler(start_point.recipe_file.locate("compile"), device)
+    known_precisions = checkpoint.precisions if checkpoint else {}
+    classifier = resolve_classifier_precision(
+        classifier, recipe.backbone.name, recipe.data.batch_size, known_precisions, reporter
+    )
+    checkpoint_template = Checkpoint(
+        kind="best",
+        recipe=recipe.model_dump(mode="json"),
+        classes=dataset.classes,
+        preprocessing=plan.preprocessing,
+        head_path=plan.head.path,
+        stage="",
+        epoch=0,
+        metrics={},
+        origin=origin,
+        splits={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
+        state={},
+        precisions={**known_precisions, device.type: classifier.precision} if recipe.precision == "auto" else {},
+    )
+    checkpointer = CheckpointManager(
+        start_point.run_dir, checkpoint_template, start_point.stage_names, fingerprint=dataset.fingerprint()
+    )
+    if start_point.saved_progress is not None:
+        checkpointer.load_progress(start_point.saved_progress)
+    checkpointer.start_times.append(utc_now())
+    remaining_names = start_point.stage_names[len(checkpointer.results) :]
+    stages_by_name = {stage.stage.name: stage for stage in plan.stages}
+    remaining_stages = tuple(stages_by_name[name] for name in remaining_names)
+    return RunSetup(start_point, plan, remaining_stages, dataset, classifier, checkpointer)
+
+
+def _plan_run(start_point: StartPoint, reporter: Reporter) -> tuple[Plan, ImageDataset]:
+    """Plan the recipe and load its dataset, with the classes and splits of the checkpoint if there is one."""
     recipe_file, checkpoint = start_point.recipe_file, start_point.checkpoint
     plan = plan_recipe(recipe_file, _resolve_preprocessing(start_point, reporter))
     dataset = load_dataset(recipe_file, reporter, checkpoint.splits_by_any_path() if checkpoint else None)
@@ -65,67 +112,66 @@ def setup_run(start_point: StartPoint, device: torch.device, reporter: Reporter)
         dataset = align_classes(dataset, checkpoint.classes, str(start_point.checkpoint_path))
         if start_point.is_exact_resume:
             dataset = _restrict_to_checkpoint_images(dataset, checkpoint, start_point, reporter)
-    if checkpoint is None and is_url(recipe_file.recipe.backbone.weights):  # what it is shows when it has come
+    elif is_url(recipe_file.recipe.backbone.weights):  # the preprocessing is known only after the download
         plan = plan_recipe(recipe_file, _read_weights_preprocessing(recipe_file, reporter))
     if recipe_file.recipe.data.normalize == "dataset" and not _uses_checkpoint_normalization(start_point):
         measured_preprocessing = measure_preprocessing(plan.preprocessing, dataset, recipe_file.recipe.data)
         plan = dataclasses.replace(plan, preprocessing=measured_preprocessing)
-    if checkpoint is None:
-        model = build_model(plan.recipe, plan.preprocessing.image_size)
-        weights_info = load_weights(
-            model, plan.recipe.backbone, plan.head.path, recipe_file.locate("backbone", "weights"), reporter
-        )
-        reset_classifier(model, plan.recipe, plan.head.path, len(dataset.classes))
-        provenance = {"weights": weights_info.source, "weights_sha256": weights_info.sha256, "checkpoint": None}
-    else:
+    return plan, dataset
+
+
+def _load_model(
+    start_point: StartPoint, plan: Plan, dataset: ImageDataset, reporter: Reporter
+) -> tuple[nn.Module, Mapping[str, Any]]:
+    """Return the model with the weights of the checkpoint or of the recipe, on the CPU, and the origin of these."""
+    checkpoint = start_point.checkpoint
+    if checkpoint is not None:
         image_size, location = plan.preprocessing.image_size, str(start_point.checkpoint_path)
         model = model_from_checkpoint(checkpoint, plan.recipe, plan.head.path, image_size, location)
-        provenance = {**checkpoint.origin, "checkpoint": checkpoint.digest}
-    classifier = Classifier.create(model, plan.preprocessing, dataset.classes, device, plan.recipe.precision)
-    checkpointer = _create_checkpoint_manager(
-        start_point,
-        plan,
-        dataset,
-        dict(checkpoint.origin) if start_point.is_exact_resume and checkpoint else provenance,
-    )
-    remaining_names = start_point.stage_names[len(checkpointer.results) :]
-    remaining_stages = tuple(
-        next(stage for stage in plan.stages if stage.stage.name == name) for name in remaining_names
-    )
-    return RunSetup(start_point, plan, remaining_stages, dataset, classifier, checkpointer)
+        if start_point.is_exact_resume:
+            return model, dict(checkpoint.origin)
+        return model, {**checkpoint.origin, "checkpoint": checkpoint.digest}
+    model = build_model(plan.recipe, plan.preprocessing.image_size)
+    location = start_point.recipe_file.locate("backbone", "weights")
+    weights_info = load_weights(model, plan.recipe.backbone, plan.head.path, location, reporter)
+    reset_classifier(model, plan.recipe, plan.head.path, len(dataset.classes))
+    return model, {"weights": weights_info.source, "weights_sha256": weights_info.sha256, "checkpoint": None}
 
 
 def _read_weights_preprocessing(recipe_file: RecipeFile, reporter: Reporter) -> Preprocessing:
-    """What the recipe makes of its weights' preprocessing, when their file is here or has been downloaded."""
+    """Read the preprocessing of the weights, downloading their file if necessary, and adapt it to the recipe."""
     recipe = recipe_file.recipe
     weights_preprocessing = read_preprocessing(recipe.backbone, recipe_file.locate("backbone", "weights"), reporter)
     return adapt_preprocessing(weights_preprocessing, recipe.data)
 
 
 def _resolve_preprocessing(start_point: StartPoint, reporter: Reporter) -> Preprocessing | None:
-    """A checkpoint's own, exactly where the run goes on, else with the sizes that the recipe asks for.
+    """Return the checkpoint's preprocessing: unchanged for an exact resume, else with the sizes that the recipe sets.
 
-    A file that its weights once came from is needed only where the recipe asks for the file's mean and std.
+    The weights file that the checkpoint was trained from is read only if the recipe sets `normalize: pretrained` and
+    the checkpoint's recipe did not. None without a checkpoint.
     """
     checkpoint, recipe = start_point.checkpoint, start_point.recipe_file.recipe
-    if checkpoint is None or start_point.is_exact_resume:
-        return checkpoint.preprocessing if checkpoint else None
-    checkpoint_preprocessing, weights = checkpoint.preprocessing, recipe.backbone.weights
+    if checkpoint is None:
+        return None
+    if start_point.is_exact_resume:
+        return checkpoint.preprocessing
+    weights = recipe.backbone.weights
     if weights == "none" or is_weights_name(weights):
         preprocessing = adapt_preprocessing(default_preprocessing(recipe.backbone.name, weights), recipe.data)
     elif recipe.data.normalize == "pretrained" and not _uses_checkpoint_normalization(start_point):
         preprocessing = _read_weights_preprocessing(start_point.recipe_file, reporter)
     else:
-        preprocessing = adapt_preprocessing(checkpoint_preprocessing, recipe.data)
+        preprocessing = adapt_preprocessing(checkpoint.preprocessing, recipe.data)
     if _uses_checkpoint_normalization(start_point):
         preprocessing = dataclasses.replace(
-            preprocessing, mean=checkpoint_preprocessing.mean, std=checkpoint_preprocessing.std
+            preprocessing, mean=checkpoint.preprocessing.mean, std=checkpoint.preprocessing.std
         )
-    return dataclasses.replace(preprocessing, interpolation=checkpoint_preprocessing.interpolation)
+    return dataclasses.replace(preprocessing, interpolation=checkpoint.preprocessing.interpolation)
 
 
 def _uses_checkpoint_normalization(start_point: StartPoint) -> bool:
-    """Whether mean and std are those of a checkpoint: where the run goes on, or asks for what the checkpoint asked."""
+    """Return whether mean and std are the checkpoint's: on exact resume, or if both recipes set the same normalize."""
     if start_point.checkpoint is None:
         return False
     checkpoint_normalize = start_point.checkpoint.recipe["data"]["normalize"]
@@ -136,17 +182,18 @@ def _uses_checkpoint_normalization(start_point: StartPoint) -> bool:
 def _restrict_to_checkpoint_images(
     dataset: ImageDataset, checkpoint: Checkpoint, start_point: StartPoint, reporter: Reporter
 ) -> ImageDataset:
-    """The images that the run began with, no others."""
+    """Return the dataset with exactly the images that the run started with. Raises DataError if some are missing."""
     checkpoint_splits = checkpoint.splits_by_path()
     current_paths = {sample.path for samples in dataset.splits.values() for sample in samples}
     missing_paths = [path for path in checkpoint_splits if path not in current_paths]
     if missing_paths:
         raise DataError(
-            f"{dataset.source}: {len(missing_paths)} images that the run began with are no longer there, the first is "
-            f"{missing_paths[0]}; put them back, or add --stage to begin a new run from the weights of {start_point.checkpoint_path}"
+            f"{dataset.source}: {len(missing_paths)} of {len(checkpoint_splits)} images that the run started with "
+            f"do not exist; the first: {missing_paths[0]}; put them back, or add --stage to start a new run from the "
+            f"weights of {start_point.checkpoint_path}"
         )
     if num_added := len(current_paths - checkpoint_splits.keys()):
-        reporter.warn(f"{dataset.source}: {num_added} images were added since the run began; it goes on without them")
+        reporter.warn(f"{dataset.source}: {num_added} images were added after the run started; it does not use them")
     restricted_splits = {
         split: tuple(sample for sample in samples if sample.path in checkpoint_splits)
         for split, samples in dataset.splits.items()
@@ -154,50 +201,24 @@ def _restrict_to_checkpoint_images(
     dataset = dataclasses.replace(dataset, splits=restricted_splits)
     assert checkpoint.progress is not None
     if dataset.fingerprint() != checkpoint.progress["fingerprint"]:
-        reporter.warn(f"{dataset.source}: images have changed since the run began; what follows differs from one run")
+        reporter.warn(
+            f"{dataset.source}: images changed after the run started; the result will differ from an uninterrupted run"
+        )
     return dataset
 
 
-def _create_checkpoint_manager(
-    start_point: StartPoint, plan: Plan, dataset: ImageDataset, provenance: Mapping[str, Any]
-) -> CheckpointManager:
-    checkpoint_template = Checkpoint(
-        kind="best",
-        recipe=plan.recipe.model_dump(mode="json"),
-        classes=dataset.classes,
-        preprocessing=plan.preprocessing,
-        head_path=plan.head.path,
-        stage="",
-        epoch=0,
-        metrics={},
-        origin=provenance,
-        held={split: tuple(sample.path for sample in samples) for split, samples in dataset.splits.items()},
-        state={},
-    )
-    checkpointer = CheckpointManager(
-        start_point.folder, checkpoint_template, start_point.stage_names, fingerprint=dataset.fingerprint()
-    )
-    if start_point.is_exact_resume and start_point.checkpoint and (progress := start_point.checkpoint.progress):
-        checkpointer.history = history_from_dict(progress)
-        checkpointer.results = results_from_dict(progress)
-        checkpointer.skipped = set(progress["skipped"])
-        checkpointer.start_times = list(progress["begun"])
-        if checkpointer.history:
-            start_point.folder.check_resumable(sorted({metrics.stage for metrics in checkpointer.history}))
-    checkpointer.start_times.append(utc_now())
-    return checkpointer
-
-
 def choose_transform(setup: RunSetup, split: str) -> ImageTransform:
-    """How the images of a split reach the network."""
+    """Return the transform of a split: augmented for training, else that of evaluation."""
     if split == "train":
         return build_train_transform(setup.plan.preprocessing, setup.plan.recipe.data.augment)
     return build_eval_transform(setup.plan.preprocessing)
 
 
 def open_loader(setup: RunSetup, split: str, pixel_cache: PixelCache | None = None) -> ImageLoader:
-    """A loader of a split, augmented for training; its processes end with its context. What `pixels` holds is not
-    decoded anew. What a device other than the CPU can change by itself, in whole batches, is left to it."""
+    """Open a loader of a split, augmented for training; its worker processes end with its context.
+
+    On a GPU, transforms of whole batches are deferred to it.
+    """
     transform = choose_transform(setup, split)
     if defers_to_device(setup.classifier.device):
         transform = transform.defer_to_device()
@@ -224,13 +245,13 @@ def create_loader_config(setup: RunSetup, pixel_cache: PixelCache | None = None)
 
 
 def defers_to_device(device: torch.device) -> bool:
-    """Whether a device makes the changes of images that it can make itself."""
+    """Return whether transforms of whole batches are computed on the device."""
     return device.type != "cpu"
 
 
 def run_metadata(setup: RunSetup, end_time: str | None = None) -> dict[str, Any]:
-    """What run.json tells of a run: what it ran with and on, when, and whether it has ended."""
-    data = setup.plan.recipe.data
+    """Return the content of run.json: versions, machine, command, data and times."""
+    data, checkpoint_template = setup.plan.recipe.data, setup.checkpointer.checkpoint_template
     return {
         "ftcli": __version__,
         "python": platform.python_version(),
@@ -241,12 +262,12 @@ def run_metadata(setup: RunSetup, end_time: str | None = None) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "command": sys.argv,
         "seed": setup.plan.recipe.seed,
-        "origin": dict(setup.checkpointer.checkpoint_template.origin),
+        "origin": dict(checkpoint_template.origin),
         "data": {
             "root": data.root,
             "fingerprint": setup.checkpointer.fingerprint,
             "classes": list(setup.dataset.classes),
-            "splits": {split: list(paths) for split, paths in setup.checkpointer.checkpoint_template.held.items()},
+            "splits": {split: list(paths) for split, paths in checkpoint_template.splits.items()},
         },
         "started": setup.checkpointer.start_times[0],
         "resumed": setup.checkpointer.start_times[1:],
@@ -255,5 +276,5 @@ def run_metadata(setup: RunSetup, end_time: str | None = None) -> dict[str, Any]
 
 
 def utc_now() -> str:
-    """The time in UTC, to the second, as ISO 8601 writes it."""
+    """Return the time in UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask for a stop; the loop stops where everything can be saved."""
+"""A graceful stop on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ftcli.results import Reporter
 
 
 class GracefulStop:
-    """A context in which the first SIGINT or SIGTERM is noted instead of raised; a second one raises at once.
+    """A context in which the first SIGINT or SIGTERM sets a flag; a second one raises KeyboardInterrupt at once.
 
-    Outside the main thread, where Python allows no handlers, signals stay as they are.
+    Has no effect outside the main thread, where Python does not allow signal handlers.
     """
 
     def __init__(self, reporter: Reporter) -> None:
@@ -31,18 +31,18 @@ class GracefulStop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for signum, handler in self._previous_handlers.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]  # what signal.signal returned
+            signal.signal(signum, handler)  # type: ignore[arg-type]  # the return value of signal.signal
 
     def is_set(self) -> bool:
-        """Whether a stop was asked for."""
+        """Return whether a stop was requested."""
         return self._received is not None
 
-    def error(self, text: str) -> RunInterruptedError:
-        """The error that the stop ends in, with its exit code."""
-        return RunTerminatedError(text) if self._received == signal.SIGTERM else RunInterruptedError(text)
+    def create_error(self, message: str) -> RunInterruptedError:
+        """Return the error, with the exit code of the received signal, that ends the run."""
+        return RunTerminatedError(message) if self._received == signal.SIGTERM else RunInterruptedError(message)
 
     def _handle_signal(self, signum: int, _frame: FrameType | None) -> None:
         if self._received is not None:
             raise KeyboardInterrupt
         self._received = signum
-        self._reporter.info("Stopping after this step; once more stops at once, without saving")
+        self._reporter.info("Stopping after this step; a second signal (Ctrl-C) stops at once, without saving")

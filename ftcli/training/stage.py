@@ -1,34 +1,69 @@
-"""What the stages of a run work with, and how they end before their time."""
+"""One stage of a run: its optimizer, progress, profiler and data, and how it is saved, interrupted and finished."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NoReturn
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ftcli.errors import RunError
-from ftcli.models.freezing import list_frozen_tensors
-from ftcli.planning import AnyStagePlan, StagePlan
-from ftcli.results import ProgressTask, Reporter, StageResult
-from ftcli.training.checkpointing import StageState
+from ftcli.errors import RunError, format_list
+from ftcli.evaluation.logits import EvalOutputs
+from ftcli.evaluation.metrics import compute_accuracy, compute_loss
+from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad
+from ftcli.models.state_dict import hash_tensor
+from ftcli.planning import AnyStagePlan, HeadFitPlan
+from ftcli.recipe.schema import Stage
+from ftcli.results import EpochMetrics, ProgressTask, Reporter, StageResult
+from ftcli.training.checkpointing import CheckpointManager, StageState
+from ftcli.training.optim import build_optimizer
 from ftcli.training.profiler import StageProfiler
-from ftcli.training.proof import check_frozen_unchanged
 from ftcli.training.setup import RunSetup
 from ftcli.training.signals import GracefulStop
 from ftcli.training.stage_data import StageData
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """What all stages of a run share."""
+@dataclass
+class StageContext:
+    """A stage while it trains. `data` is set once its loaders are open."""
 
     setup: RunSetup
+    plan: AnyStagePlan
     reporter: Reporter
     stop: GracefulStop
+    optimizer: torch.optim.Optimizer
+    state: StageState
+    profiler: StageProfiler
+    data: StageData = field(init=False)
+
+    @classmethod
+    def create(
+        cls,
+        setup: RunSetup,
+        plan: AnyStagePlan,
+        saved_progress: Mapping[str, Any] | None,
+        reporter: Reporter,
+        stop: GracefulStop,
+    ) -> StageContext:
+        """Freeze the model's parameters and build the optimizer, with the progress in a last.pt of this stage if given.
+
+        Raises RunError if the frozen tensors of that last.pt are not those that the stage started with.
+        """
+        model = setup.classifier.model
+        state = None if saved_progress is None else StageState(**saved_progress["state"])
+        profiler = StageProfiler(setup.classifier.device, state.times if state else None)
+        set_requires_grad(model, plan.frozen_names)
+        optimizer = _create_optimizer(model, plan)
+        frozen_tensors = list_frozen_tensors(model, plan.frozen_names)
+        if state is None or saved_progress is None:
+            state = StageState(plan.stage.name, hash_tensors(frozen_tensors))
+        else:
+            optimizer.load_state_dict(saved_progress["optimizer"])
+            check_frozen_unchanged(state.frozen_digests, frozen_tensors, state.stage)
+        return cls(setup, plan, reporter, stop, optimizer, state, profiler)
 
     @property
     def model(self) -> nn.Module:
@@ -38,69 +73,121 @@ class Trainer:
     def seed(self) -> int:
         return self.setup.plan.recipe.seed
 
+    @property
+    def stage(self) -> Stage:
+        """The recipe's settings of a stage with epochs."""
+        assert isinstance(self.plan.stage, Stage)
+        return self.plan.stage
+
+    @property
+    def checkpointer(self) -> CheckpointManager:
+        return self.setup.checkpointer
+
     def task(self, name: str) -> ProgressTask:
-        """Return a task that reports to the run's reporter and that a signal stops."""
+        """Return a task that reports to the run's reporter and raises StopRequestedError after a signal."""
         return ProgressTask(name, self.reporter, self.stop.is_set)
 
-    def ends_after(self, plan: AnyStagePlan) -> bool:
-        """Whether the run has come to its end when this stage has: what is left is to note that."""
-        return plan is self.setup.remaining_stages[-1] and "test" not in self.setup.dataset.splits
+    def record_epoch(
+        self,
+        val_outputs: EvalOutputs,
+        *,
+        seconds: float,
+        lr: float | None = None,
+        train_loss: float | None = None,
+        train_accuracy: float | None = None,
+        images_per_second: float | None = None,
+    ) -> None:
+        """Add the metrics of the next epoch to the history, save if a save is due, and report the epoch.
 
-    @cached_property
-    def mean_sample_weight(self) -> float | None:
-        """The mean weight of the training images; None where all weigh the same, so that weights change nothing."""
-        sample_weights = [sample.weight for sample in self.setup.dataset.splits["train"]]
-        return None if min(sample_weights) == max(sample_weights) else math.fsum(sample_weights) / len(sample_weights)
+        `lr` is that of the epoch's last step. Raises RunError if the validation loss is not finite.
+        """
+        epoch, val_loss = self.state.epoch + 1, compute_loss(val_outputs)
+        self.checkpointer.skipped.update(val_outputs.skipped)
+        if not math.isfinite(val_loss):
+            self.abort_on_nonfinite_loss(f"epoch {epoch}, validation", val_loss, lr)
+        metrics = EpochMetrics(
+            stage=self.state.stage,
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=val_loss,
+            val_accuracy=compute_accuracy(val_outputs),
+            lr=lr,
+            seconds=round(seconds, 3),
+            images_per_second=images_per_second,
+        )
+        self.state.epoch = epoch
+        self.state.reset_epoch_sums()
+        self.state.times = self.profiler.state_dict()
+        with self.profiler.measure("checkpoints"):
+            is_run_best = self.checkpointer.on_epoch_end(metrics, self.model, self.optimizer, self.state)
+        num_epochs = 1 if isinstance(self.plan, HeadFitPlan) else self.plan.stage.epochs
+        self.reporter.log_epoch(metrics, num_epochs, is_run_best)
+
+    def interrupt(self, position: str) -> NoReturn:
+        """Save everything after a signal and raise RunInterruptedError with the command that resumes the run."""
+        self._save()
+        raise self.stop.create_error(
+            f"Stopped in stage {self.state.stage}, {position}; "
+            f"continue with: ftcli train --resume {self.checkpointer.run_dir.last}"
+        )
+
+    def abort_on_nonfinite_loss(self, position: str, loss: float, lr: float | None) -> NoReturn:
+        """Save everything and raise RunError. `lr` is that of the last step, None if there was no step."""
+        if lr is None:
+            details, remedy = "", "check the weights, or set precision: float32"
+        else:
+            key = f"stages.{self.state.stage}"
+            details, remedy = f" at learning rate {lr:g}", f"lower {key}.optimizer.lr or set {key}.clip_grad_norm"
+        saved_note = ""
+        if self.checkpointer.history:
+            self._save()
+            saved_note = f"; the best checkpoint so far is {self.checkpointer.run_dir.best_loss}"
+        raise RunError(f"stage {self.state.stage}, {position}: the loss is {loss}{details}; {remedy}{saved_note}")
+
+    def save_after_error(self) -> None:
+        """Save the progress if an epoch was measured and the last save was before this step."""
+        if self.checkpointer.history:
+            self.state.times = self.profiler.state_dict()
+            self.checkpointer.save_if_stale(self.model, self.optimizer, self.state)
+
+    def finish(self) -> StageResult:
+        """Check the frozen tensors, save, load the stage's best weights into the model and return the stage's result.
+
+        Raises RunError if a frozen tensor changed.
+        """
+        frozen_tensors = list_frozen_tensors(self.model, self.plan.frozen_names)
+        check_frozen_unchanged(self.state.frozen_digests, frozen_tensors, self.state.stage)
+        with self.profiler.measure("checkpoints"):
+            self.state.times = self.profiler.state_dict()
+            if not self.setup.is_last_task(self.plan):  # else the final save follows at once
+                self.checkpointer.save_if_stale(self.model, self.optimizer, self.state)
+            self.checkpointer.restore_best(self.state.stage, self.model)
+        num_trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        return self.checkpointer.summarize_stage(self.state, num_trainable, self.profiler)
+
+    def _save(self) -> None:
+        self.state.times = self.profiler.state_dict()
+        self.checkpointer.save(self.model, self.optimizer, self.state)
 
 
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage works with."""
-
-    plan: StagePlan
-    optimizer: torch.optim.Optimizer
-    state: StageState
-    profiler: StageProfiler
-    stage_data: StageData
+def _create_optimizer(model: nn.Module, plan: AnyStagePlan) -> torch.optim.Optimizer:
+    if isinstance(plan, HeadFitPlan):  # takes no step; last.pt contains the state of an optimizer
+        return torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad])
+    return build_optimizer(model, plan.stage.optimizer, plan.lr_mults, list_norm_and_bias(model))
 
 
-def save_and_interrupt(
-    trainer: Trainer, optimizer: torch.optim.Optimizer, state: StageState, profiler: StageProfiler, position: str
-) -> NoReturn:
-    """Save everything after a signal and raise RunInterruptedError, which tells how to go on."""
-    state.times = profiler.state_dict()
-    checkpointer = trainer.setup.checkpointer
-    checkpointer.save(trainer.model, optimizer, state)
-    last_checkpoint = checkpointer.folder.last
-    raise trainer.stop.error(
-        f"Stopped in stage {state.stage}, {position}; go on with: ftcli train --resume {last_checkpoint}"
-    )
+def hash_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return a digest of the bits of each tensor."""
+    return {name: hash_tensor(tensor) for name, tensor in tensors.items()}
 
 
-def finish_stage(
-    trainer: Trainer, plan: AnyStagePlan, optimizer: torch.optim.Optimizer, state: StageState, profiler: StageProfiler
-) -> StageResult:
-    """Prove that what was frozen did not move, write what is not written yet, put the best weights into the model and
-    sum up. Raises RunError for a frozen tensor that moved."""
-    model, checkpointer = trainer.model, trainer.setup.checkpointer
-    check_frozen_unchanged(state.frozen_digests, list_frozen_tensors(model, plan.frozen_names), state.stage)
-    with profiler.measure("checkpoints"):
-        state.times = profiler.state_dict()
-        if not trainer.ends_after(plan):
-            checkpointer.save_if_stale(model, optimizer, state)
-        checkpointer.restore_best(state.stage, model)
-    return checkpointer.summarize_stage(state, sum(p.numel() for p in model.parameters() if p.requires_grad), profiler)
-
-
-def abort_on_nonfinite_loss(trainer: Trainer, context: StageContext, position: str, loss: float, lr: float) -> NoReturn:
-    """Raise RunError for a loss that is not finite. What was best until then is saved."""
-    checkpointer, stage_name = trainer.setup.checkpointer, context.plan.stage.name
-    checkpoint_note = ""
-    if checkpointer.history:
-        context.state.times = context.profiler.state_dict()
-        checkpointer.save(trainer.model, context.optimizer, context.state)
-        checkpoint_note = f"; the best checkpoint so far stays at {checkpointer.folder.best_loss}"
-    raise RunError(
-        f"stage {stage_name}, {position}: the loss is {loss} at learning rate {lr:g}; lower stages.{stage_name}.optimizer.lr or set "
-        f"stages.{stage_name}.clip_grad_norm{checkpoint_note}"
-    )
+def check_frozen_unchanged(expected_digests: Mapping[str, str], tensors: Mapping[str, Tensor], stage: str) -> None:
+    """Raise RunError with the names of the frozen tensors that differ from their digests in any bit."""
+    digests = hash_tensors(tensors)
+    changed = [name for name in expected_digests if digests.get(name) != expected_digests[name]]
+    if changed:
+        raise RunError(
+            f"stage {stage}: frozen tensors changed: {format_list(changed, 3)}; do not use the stage's weights, and "
+            "report this with the recipe"
+        )

@@ -23,7 +23,7 @@ from ftcli.planning import StagePlan, list_view_keys
 from ftcli.recipe.schema import Stage
 from ftcli.results import ProgressTask, Reporter, format_count, format_duration, format_size
 from ftcli.runtime import measure_free_memory
-from ftcli.training.precision import compile_forward
+from ftcli.training.compile import compile_forward
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.setup import RunSetup, choose_transform, create_loader_config, open_loader
 

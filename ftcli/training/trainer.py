@@ -1,153 +1,330 @@
-"""A training, from an order to its result."""
+"""The trainer: the stages of a run, one after another, and the test of its best weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
-import torch._dynamo  # noqa: F401  the first optimizer would import it, which takes seconds that are no stage's
+import torch._dynamo  # noqa: F401  the first optimizer imports it, which takes seconds that belong to no stage
 
-from ftcli.data.loader import LoaderConfig, default_num_workers
-from ftcli.errors import RecipeError, StopRequestedError
+from ftcli.data.batches import Batch
+from ftcli.data.loader import LoaderConfig, default_num_workers, epoch_permutation
+from ftcli.errors import DataError, FtcliError, RecipeError, RunError, StopRequestedError
 from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
-from ftcli.evaluation.logits import EvalOutputs, predict_logits
+from ftcli.evaluation.logits import predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.files import lock_dir, make_dir
+from ftcli.models.freezing import set_train_mode
 from ftcli.models.state_dict import copy_state_dict
-from ftcli.planning import HeadFitPlan
+from ftcli.planning import AnyStagePlan, HeadFitPlan, StagePlan, estimate_seconds
 from ftcli.recipe.loading import dump_recipe
-from ftcli.recipe.schema import HeadFitStage
-from ftcli.results import Reporter, StageResult, StageTimes, TestResult, TrainResult
+from ftcli.recipe.schema import EarlyStopping, HeadFitStage
+from ftcli.results import (
+    Progress,
+    ProgressTask,
+    Reporter,
+    StageResult,
+    StageTimes,
+    TestResult,
+    TrainResult,
+    format_count,
+    format_duration,
+)
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.runtime import choose_device, raise_on_oom
+from ftcli.runtime import choose_device, derive_seed, raise_on_oom, seed_step
 from ftcli.training.checkpointing import results_from_dict
 from ftcli.training.fit_head import fit_head_stage
-from ftcli.training.loop import fit_stage
-from ftcli.training.precision import resolve_run_precision
-from ftcli.training.profiler import describe_bottleneck
+from ftcli.training.optim import lr_at_step, set_lr
+from ftcli.training.profiler import StageProfiler, describe_bottleneck
 from ftcli.training.resume import StartPoint, TrainArgs, list_stage_names, resolve_start
 from ftcli.training.setup import RunSetup, run_metadata, setup_run, utc_now
 from ftcli.training.signals import GracefulStop
-from ftcli.training.stage import Trainer
+from ftcli.training.stage import StageContext
+from ftcli.training.stage_data import open_stage_data
+from ftcli.training.step import take_step
 
 
 def train(args: TrainArgs, reporter: Reporter) -> TrainResult:
-    """Train what an order asks for, stage after stage, each from the best weights of the one before.
+    """Train the stages that the arguments select, each from the best weights of the one before.
 
-    Raises FtcliError: before anything is written for an order, recipe, data or weights that cannot be used, and
-    while running for what goes wrong then; what was reached is saved.
+    Raises FtcliError: before anything is written for unusable arguments, recipe, data or weights; later, after the
+    progress is saved, for errors during training.
     """
-    start_point = replace(resolve_start(args, reporter), rehash=args.rehash)
+    start_point = resolve_start(args, reporter)
     device = choose_device(args.device)
     if start_point.is_finished:
         return _report_finished_run(start_point, reporter)
-    setup = resolve_run_precision(setup_run(start_point, device, reporter), reporter)
-    with _open_run(setup, reporter) as trainer:
-        saved_progress = setup.saved_progress
-        for stage in setup.remaining_stages:
-            if isinstance(stage, HeadFitPlan):
-                fit_head_stage(trainer, stage, saved_progress)
-            else:
-                fit_stage(trainer, stage, saved_progress)
-            setup.checkpointer.folder.write_curves(setup.checkpointer.history)
-            saved_progress = None
-        return _finish_run(setup, trainer)
+    return Trainer(setup_run(start_point, device, reporter), reporter).fit()
 
 
-@contextmanager
-def _open_run(setup: RunSetup, reporter: Reporter) -> Iterator[Trainer]:
-    folder, is_exact_resume = setup.start_point.folder, setup.start_point.is_exact_resume
-    make_dir(folder.path)
-    with lock_dir(folder.path), GracefulStop(reporter) as stop, raise_on_oom():
-        if not is_exact_resume and folder.has_run():
-            raise RecipeError(
-                f"{folder.path}: another run has begun there in the meantime; start again, or give another --out"
-            )
+class Trainer:
+    """Trains the remaining stages of a run and tests its best weights."""
+
+    def __init__(self, setup: RunSetup, reporter: Reporter) -> None:
+        self.setup, self.reporter = setup, reporter
+        self.model, self.checkpointer = setup.classifier.model, setup.checkpointer
+        self.run_dir = setup.start_point.run_dir
+        self.stop = GracefulStop(reporter)
+
+    def fit(self) -> TrainResult:
+        """Train all remaining stages, test the best weights of the run, and return its result."""
+        with self._open_run_dir():
+            saved_progress = self.setup.start_point.saved_progress
+            for plan in self.setup.remaining_stages:
+                self.fit_stage(plan, saved_progress)
+                saved_progress = None
+            copy_state_dict(self.model, read_checkpoint(self.run_dir.best_loss).state)
+            test_result = self.test() if "test" in self.setup.dataset.splits else None
+            self.checkpointer.save_final(self.model, test_result)
+            self.run_dir.write_metadata(run_metadata(self.setup, utc_now()))
+        results, skipped = self.checkpointer.results, self.checkpointer.skipped
+        return _create_result(self.setup.start_point, results, test_result, skipped)
+
+    def fit_stage(self, plan: AnyStagePlan, saved_progress: Mapping[str, Any] | None = None) -> StageResult:
+        """Train one stage and leave its best weights in the model.
+
+        With the progress in a last.pt of this stage it resumes exactly there. Raises RunError for a loss that is not
+        finite and for a frozen tensor that changed, RunInterruptedError after a signal, once everything is saved.
+        """
+        context = StageContext.create(self.setup, plan, saved_progress, self.reporter, self.stop)
         try:
-            folder.write_initial_files(dump_recipe(setup.plan.recipe), run_metadata(setup))
-            reporter.info(_run_banner(setup))
-            yield Trainer(setup, reporter, stop)
-        finally:
-            folder.remove_if_empty()
+            if isinstance(plan, HeadFitPlan):
+                fit_head_stage(context, plan)
+            else:
+                self._fit_epochs(context, plan)
+        except StopRequestedError:
+            context.interrupt("feature extraction")
+        except FtcliError:
+            with suppress(RunError):  # a full disk must not hide the first error
+                context.save_after_error()
+            raise
+        result = context.finish()
+        self.run_dir.write_curves(self.checkpointer.history)
+        return result
+
+    def _fit_epochs(self, context: StageContext, plan: StagePlan) -> None:
+        state, stage, digests = context.state, plan.stage, context.state.frozen_digests
+        with open_stage_data(self.setup, plan, context.profiler, context.task(stage.name), digests) as context.data:
+            self.checkpointer.reset_save_timer()
+            while state.epoch < stage.epochs and not should_stop_early(
+                self.checkpointer.list_val_losses(stage.name), stage.early_stopping
+            ):
+                if state.epoch >= 0:
+                    self.train_one_epoch(context)
+                self.validate(context)
+                if state.epoch == 0:
+                    self.reporter.info(self._stage_banner(context, plan))
+
+    def train_one_epoch(self, context: StageContext) -> None:
+        """Train the rest of an epoch, from the step that the stage has reached.
+
+        Step t of epoch e depends on the seed, the stage, e and t alone, so that a resumed run computes the same bits.
+        """
+        stage, state, train_loader = context.stage, context.state, context.data.train_loader
+        epoch, steps_per_epoch = state.epoch + 1, train_loader.count_batches(merge_last=True)
+        permutation = epoch_permutation(context.seed, stage.name, epoch, len(train_loader.samples))
+        rng_key = context.data.key_for_epoch(state.epoch)
+        set_train_mode(self.model, context.plan.frozen_names)
+        seconds_before, start_time = state.training_seconds, time.perf_counter()
+        batches = train_loader.batches(permutation, rng_key=rng_key, start=state.step, merge_last=True)
+        while (batch := _next_batch(batches, context.profiler)) is not None:
+            self.checkpointer.skipped.update(batch.skip_messages)
+            position = f"epoch {epoch}, step {state.step + 1} of {steps_per_epoch}"
+            if batch.paths:
+                self._train_batch(context, batch, position)
+            state.step += 1
+            state.training_seconds = seconds_before + time.perf_counter() - start_time
+            self.reporter.update_progress(
+                Progress(
+                    f"{stage.name} {epoch}/{stage.epochs}",
+                    state.step,
+                    steps_per_epoch,
+                    state.num_samples / state.training_seconds,
+                    f"loss {state.loss_sum / max(1, state.num_samples):.4f}",
+                )
+            )
+            if self.stop.is_set():
+                context.interrupt(position)
+        context.profiler.synchronize()
+        if not state.num_samples:
+            raise DataError(
+                f"stage {stage.name}: none of the {len(permutation)} training images can be read; the first: "
+                f"{min(self.checkpointer.skipped)}"
+            )
+
+    def _train_batch(self, context: StageContext, batch: Batch, position: str) -> None:
+        stage, state = context.stage, context.state
+        lr = _lr_at_step(context, state.epoch, state.step)
+        set_lr(context.optimizer, lr)
+        seed = derive_seed(context.seed, stage.name, state.epoch + 1, "step", state.step)
+        seed_step(seed, self.setup.classifier.device)
+        loss, num_correct = take_step(
+            self.model,
+            context.data.train_forward,
+            batch,
+            context.optimizer,
+            stage,
+            context.profiler,
+            self.setup.mean_sample_weight,
+        )
+        if not math.isfinite(loss):
+            context.abort_on_nonfinite_loss(position, loss, lr)
+        state.loss_sum += loss * len(batch.paths)
+        state.correct += num_correct
+        state.num_samples += len(batch.paths)
+
+    def validate(self, context: StageContext) -> None:
+        """Compute the validation metrics of an epoch and record them with its training metrics."""
+        stage, state, data = context.stage, context.state, context.data
+        epoch, start_time = state.epoch + 1, time.perf_counter()
+        task = context.task(f"{stage.name} {epoch} validation")
+        try:
+            with context.profiler.measure("validation"):
+                outputs = predict_logits(self.model, data.eval_forward, data.val_loader, task)
+        except StopRequestedError:
+            context.interrupt(f"the validation of epoch {epoch}")
+        seconds = state.training_seconds + time.perf_counter() - start_time
+        if not state.num_samples:
+            context.record_epoch(outputs, seconds=seconds)
+            return
+        context.record_epoch(
+            outputs,
+            seconds=seconds,
+            lr=_lr_at_step(context, epoch, -1),
+            train_loss=state.loss_sum / state.num_samples,
+            train_accuracy=state.correct / state.num_samples,
+            images_per_second=round(state.num_samples / state.training_seconds, 2),
+        )
+
+    def test(self) -> TestResult:
+        """Compute the test metrics of the weights in the model, as `ftcli evaluate` does."""
+        data, dataset, classifier = self.setup.plan.recipe.data, self.setup.dataset, self.setup.classifier
+        pipeline = None
+        if all(isinstance(plan.stage, HeadFitStage) or plan.stage.cache != "off" for plan in self.setup.plan.stages):
+            pipeline = cut_at_head(
+                self.model,
+                self.setup.plan.head.path,
+                classifier.preprocessing,
+                classifier.device,
+                classifier.precision,
+            )
+        num_workers = default_num_workers(data.num_workers, classifier.device, dataset)
+        rehash = self.setup.start_point.rehash
+        loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers, rehash=rehash)
+        samples, task = dataset.splits["test"], ProgressTask("test", self.reporter, self.stop.is_set)
+        try:
+            with open_eval_loader(classifier, pipeline, samples, loader_config, data.batch_size, task) as (
+                loader,
+                forward,
+            ):
+                outputs = predict_logits(self.model, forward, loader, task)
+        except StopRequestedError:
+            raise self.stop.create_error(
+                f"Stopped in the test; continue with: ftcli train --resume {self.run_dir.last}"
+            ) from None
+        self.checkpointer.skipped.update(outputs.skipped)
+        return TestResult(compute_loss(outputs), compute_accuracy(outputs), len(outputs.paths))
+
+    @contextmanager
+    def _open_run_dir(self) -> Iterator[None]:
+        """Lock the run directory and write its first files; delete them at the end if there is nothing to resume."""
+        make_dir(self.run_dir.path)
+        with lock_dir(self.run_dir.path), self.stop, raise_on_oom():
+            if not self.setup.start_point.is_exact_resume and self.run_dir.has_run():
+                raise RecipeError(
+                    f"{self.run_dir.path}: another run has started there in the meantime; run again, or set another "
+                    "--out"
+                )
+            try:
+                self.run_dir.write_initial_files(dump_recipe(self.setup.plan.recipe), run_metadata(self.setup))
+                self.reporter.info(_run_banner(self.setup))
+                yield
+            finally:
+                self.run_dir.remove_if_empty()
+
+    def _stage_banner(self, context: StageContext, plan: StagePlan) -> str:
+        """Return the epochs of a stage and, if the validation has run the whole model, the expected duration."""
+        data, stages = context.data, self.setup.remaining_stages
+        num_steps = data.train_loader.count_batches(merge_last=True)
+        banner = (
+            f"Stage {plan.stage.name}: {format_count(plan.stage.epochs, 'epoch')} of {format_count(num_steps, 'step')}"
+        )
+        if data.is_cached:
+            return banner
+        num_train, num_val = len(data.train_loader.samples), len(data.val_loader.samples)
+        # An upper bound: the first validation includes the start of the workers.
+        seconds_per_image = self.checkpointer.history[-1].seconds / num_val
+        remaining_plans = stages[stages.index(plan) :]
+        seconds = [estimate_seconds(other, num_train, num_val, seconds_per_image) for other in remaining_plans]
+        banner += f", about {format_duration(seconds[0])}"
+        if len(remaining_plans) > 1:
+            banner += f", about {format_duration(sum(seconds))} for the {len(remaining_plans)} stages"
+        return banner
+
+
+def should_stop_early(val_losses: Sequence[float], early_stopping: EarlyStopping | None) -> bool:
+    """Return whether none of the last `patience` losses is lower by more than `min_delta` than the best before it."""
+    if early_stopping is None:
+        return False
+    best_loss, epochs_since_best = math.inf, 0
+    for loss in val_losses:
+        if loss < best_loss - early_stopping.min_delta:
+            best_loss, epochs_since_best = loss, 0
+        else:
+            epochs_since_best += 1
+    return epochs_since_best >= early_stopping.patience
+
+
+def _lr_at_step(context: StageContext, epoch_index: int, step: int) -> float:
+    """Return the learning rate of a step, counted from the start of an epoch, which is counted from 0."""
+    stage, steps_per_epoch = context.stage, context.data.train_loader.count_batches(merge_last=True)
+    total_step = epoch_index * steps_per_epoch + step
+    return lr_at_step(stage.schedule, stage.optimizer.lr, total_step, steps_per_epoch, stage.epochs)
+
+
+def _next_batch(batches: Iterator[Batch], profiler: StageProfiler) -> Batch | None:
+    with profiler.measure("data"):
+        return next(batches, None)
 
 
 def _run_banner(setup: RunSetup) -> str:
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in setup.dataset.splits.items())
-    action = "Going on in" if setup.start_point.is_exact_resume else "Training in"
+    action = "Resuming run in" if setup.start_point.is_exact_resume else "Training in"
     return (
-        f"{action} {setup.start_point.folder.path} on {setup.classifier.device}: {setup.plan.recipe.backbone.name}, "
+        f"{action} {setup.start_point.run_dir.path} on {setup.classifier.device}: {setup.plan.recipe.backbone.name}, "
         f"{len(setup.dataset.classes)} classes, {counts} images at {setup.plan.preprocessing.image_size} px"
     )
 
 
-def _finish_run(setup: RunSetup, trainer: Trainer) -> TrainResult:
-    folder, checkpointer, model = setup.start_point.folder, setup.checkpointer, setup.classifier.model
-    copy_state_dict(model, read_checkpoint(folder.best_loss).state)
-    test_result = None
-    if "test" in setup.dataset.splits:
-        try:
-            outputs = _test(setup, trainer)
-        except StopRequestedError:
-            raise trainer.stop.error(f"Stopped in the test; go on with: ftcli train --resume {folder.last}") from None
-        checkpointer.skipped.update(outputs.skipped)
-        test_result = TestResult(compute_loss(outputs), compute_accuracy(outputs), len(outputs.paths))
-    checkpointer.save_final(model, test_result)
-    folder.write_metadata(run_metadata(setup, utc_now()))
-    return TrainResult(
-        folder.path,
-        folder.best_loss,
-        tuple(checkpointer.results),
-        test_result,
-        tuple(sorted(checkpointer.skipped)),
-        _next_command(setup.start_point),
-        _describe_bottleneck(checkpointer.results),
-    )
-
-
-def _test(setup: RunSetup, trainer: Trainer) -> EvalOutputs:
-    """Compute the outputs of the best weights for the test images as `evaluate` does. Raises StopRequestedError."""
-    data, dataset, classifier = setup.plan.recipe.data, setup.dataset, setup.classifier
-    pipeline = None
-    if all(isinstance(plan.stage, HeadFitStage) or plan.stage.cache != "off" for plan in setup.plan.stages):
-        head_path = setup.plan.head.path
-        pipeline = cut_at_head(
-            classifier.model, head_path, classifier.preprocessing, classifier.device, classifier.precision
-        )
-    num_workers = default_num_workers(data.num_workers, classifier.device, dataset)
-    loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers, rehash=setup.start_point.rehash)
-    samples, task = dataset.splits["test"], trainer.task("test")
-    with open_eval_loader(classifier, pipeline, samples, loader_config, data.batch_size, task) as (loader, forward):
-        return predict_logits(classifier.model, forward, loader, task)
-
-
 def _report_finished_run(start_point: StartPoint, reporter: Reporter) -> TrainResult:
-    """The result of a run that has nothing left to do."""
-    assert start_point.checkpoint is not None
-    assert start_point.checkpoint.progress is not None
-    progress, folder = start_point.checkpoint.progress, start_point.folder
-    folder.check_resumable(())
-    reporter.info(f"{folder.path} is finished; this is its result")
+    """Return the result of a run that is finished already."""
+    progress = start_point.saved_progress
+    assert progress is not None  # StartPoint.is_finished
+    reporter.info(f"{start_point.run_dir.path} is finished; this is its result")
     test_result = None if progress["test"] is None else TestResult(**progress["test"])
-    results = results_from_dict(progress)
+    return _create_result(start_point, results_from_dict(progress), test_result, progress["skipped"])
+
+
+def _create_result(
+    start_point: StartPoint, stages: Sequence[StageResult], test: TestResult | None, skipped: Iterable[str]
+) -> TrainResult:
     return TrainResult(
-        folder.path,
-        folder.best_loss,
-        tuple(results),
-        test_result,
-        tuple(progress["skipped"]),
+        start_point.run_dir.path,
+        start_point.run_dir.best_loss,
+        tuple(stages),
+        test,
+        tuple(sorted(skipped)),
         _next_command(start_point),
-        _describe_bottleneck(results),
+        describe_bottleneck(sum((stage.times for stage in stages), StageTimes())),
     )
-
-
-def _describe_bottleneck(results: Sequence[StageResult]) -> str | None:
-    return describe_bottleneck(sum((stage.times for stage in results), StageTimes()))
 
 
 def _next_command(start_point: StartPoint) -> str:
-    """The command to type next: train the stage that follows, or evaluate."""
-    best_checkpoint, stage_names = start_point.folder.best_loss, list_stage_names(start_point.recipe_file.recipe)
+    """Return the command that trains the next stage, or evaluates if there is none."""
+    best_checkpoint, stage_names = start_point.run_dir.best_loss, list_stage_names(start_point.recipe_file.recipe)
     remaining_names = stage_names[stage_names.index(start_point.stage_names[-1]) + 1 :]
     if remaining_names:
         return f"ftcli train --stage {remaining_names[0]} --resume {best_checkpoint}"

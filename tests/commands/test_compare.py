@@ -21,7 +21,7 @@ from ftcli.recipe.loading import read_recipe
 from ftcli.results import ComparedRun, CompareResult, ConfigDifference, NullReporter
 from ftcli.runs.run_dir import RunDir
 from ftcli.training.resume import TrainArgs
-from ftcli.training.steps import take_step
+from ftcli.training.step import take_step
 from ftcli.training.trainer import train
 from tests.conftest import Ftcli
 
@@ -244,7 +244,7 @@ def test_compare_has_no_metrics_within_epoch(three_runs: Path, ftcli: Ftcli, mon
             os.kill(os.getpid(), signal.SIGINT)
         return take_step(*given)
 
-    monkeypatch.setattr("ftcli.training.loop.take_step", stop_at_sixth)
+    monkeypatch.setattr("ftcli.training.trainer.take_step", stop_at_sixth)
     assert ftcli("train", "r.yaml", "--set=name=young").code == 130
     result = ftcli("compare", "runs/young/last.pt", "runs/photos/last.pt", "runs/photos", "--json").json
     young, last, best = result["runs"]
@@ -312,9 +312,9 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
         "runs/young: has not finished its first epoch, so there is nothing to compare; go on with `ftcli train "
         "--resume runs/young/last.pt`",
         "runs/headless/best_loss.pt: is missing; put it back, or give another checkpoint of the run",
-        "runs/damaged/metrics.jsonl:1: is no line that ftcli train wrote (Expecting value: line 1 column 1 (char 0)); "
-        "put the file back as it was",
-        "runs/photos/x.pt: there is no such file; give the path of a checkpoint, such as runs/NAME/best_loss.pt",
+        "runs/damaged/metrics.jsonl:1: was not written by ftcli train (Expecting value: line 1 column 1 (char 0)); "
+        "restore the file",
+        "runs/photos/x.pt: does not exist; give the path of a checkpoint, such as runs/NAME/best_loss.pt",
     ]
     assert not Path("c.png").exists()
 

@@ -211,7 +211,7 @@ def test_train_stops_if_all_images_are_corrupt(ftcli: Ftcli, photo_copy: Path) -
     assert outcome.code == 3
     (message,) = outcome.errors
     assert message.startswith(
-        "stage head: not one of the 40 training images can be read; the first: photos/train/china/0.jpg: is not a readable image;"
+        "stage head: none of the 40 training images can be read; the first: photos/train/china/0.jpg: is not a readable image;"
     )
 
 
@@ -228,7 +228,7 @@ def test_train_reports_batch_norm_with_one_image(workplace: Path, ftcli: Ftcli) 
     outcome = ftcli("train", "r.yaml", "--set", "data.batch_size=1")
     assert outcome.code == 1
     (message,) = outcome.errors
-    assert message.startswith("stage all: BatchNorm cannot take statistics from a batch of one image (train/")
+    assert message.startswith("stage all: BatchNorm cannot compute statistics from a batch of one image (train/")
     assert message.endswith("; raise data.batch_size, or set stages.all.batch_norm: frozen")
 
 
@@ -237,8 +237,8 @@ def test_train_resume_requires_best_checkpoint(finished: Path, ftcli: Ftcli) -> 
     outcome = ftcli("train", "--resume", "runs/photos/last.pt")
     assert outcome.code == 4
     assert outcome.errors == [
-        "runs/photos/best_loss.pt: is missing, and runs/photos/last.pt cannot go on without it; put it back, or add "
-        "--stage to begin a new run from these weights"
+        "runs/photos/best_loss.pt: does not exist, and runs/photos/last.pt cannot be resumed without it; restore it, "
+        "or add --stage to start a new run from the weights of last.pt"
     ]
 
 
@@ -248,7 +248,7 @@ def test_train_refuses_run_dir_taken_meanwhile(ftcli: Ftcli, finished: Path, mon
     outcome = ftcli("train", "r.yaml", "--set", "seed=7")
     assert outcome.code == 2
     assert outcome.errors == [
-        "runs/photos: another run has begun there in the meantime; start again, or give another --out"
+        "runs/photos: another run has started there in the meantime; run again, or set another --out"
     ]
     assert (finished / "runs/photos/best_loss.pt").read_bytes() == before
 
@@ -305,19 +305,18 @@ def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -
         (
             ("train", "r.yaml", "--stage", "all"),
             2,
-            "--stage all: begins from the checkpoint of stage head, and none is given; add --resume "
-            "runs/photos/stages/head.pt",
+            "--stage all: requires a checkpoint of stage head; add --resume runs/photos/stages/head.pt",
         ),
         (
             ("train", "--stage", "all"),
             2,
-            "train: neither a recipe nor a checkpoint is given; give one, as in `ftcli train configs/hotdog.yaml` or "
+            "train: no recipe and no checkpoint; give one, as in `ftcli train configs/hotdog.yaml` or "
             "`ftcli train --stage all --resume best_loss.pt`",
         ),
         (
             ("train", "--stage", "all", "--resume", "best_loss.pt"),
             4,
-            "best_loss.pt: there is no such file, here or in runs/*/; train first, or give the path of a checkpoint",
+            "best_loss.pt: does not exist, here or in runs/*/; train first, or give the path of a checkpoint",
         ),
         (("train", "x.yaml"), 2, "x.yaml: does not exist; did you mean 'r.yaml'?"),
         (

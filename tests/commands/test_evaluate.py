@@ -191,7 +191,7 @@ def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_pa
     _, calibrated = evaluate_checkpoint(EvaluateArgs(checkpoint=new, split="val", device="cpu"), NullReporter())
     assert torch.allclose(calibrated.logits * temperature_scaling["temperature"], old.logits, rtol=1e-4, atol=1e-6)
     assert torch.equal(calibrated.predicted, old.predicted)
-    assert (made.kind, made.progress, made.stage, made.held) == ("best", None, source.stage, source.held)
+    assert (made.kind, made.progress, made.stage, made.splits) == ("best", None, source.stage, source.splits)
     assert made.origin == {
         **source.origin,
         "temperature": temperature_scaling["temperature"],
@@ -378,8 +378,8 @@ def test_evaluate_report_includes_training_curves(ftcli: Ftcli, checkpoint_path:
     line = (checkpoint_path.parent / "metrics.jsonl").read_text().count("\n")
     assert (outcome.code, outcome.err.splitlines()[0]) == (
         0,
-        f"warning: --report: omits the training curves: {checkpoint_path.parent}/metrics.jsonl:{line}: is no "
-        "line that ftcli train wrote (it holds no mapping); put the file back as it was",
+        f"warning: --report: omits the training curves: {checkpoint_path.parent}/metrics.jsonl:{line}: was "
+        "not written by ftcli train (it does not contain a mapping); restore the file",
     )
     assert 'id="training"' in report
     assert 'id="training"' not in Path("damaged.html").read_text()

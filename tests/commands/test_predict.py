@@ -225,7 +225,7 @@ def test_predict_reports_invalid_options(ftcli: Ftcli, checkpoint_path: Path) ->
     missing = ftcli("predict", "none.pt", "photos")
     assert missing.code == 4
     assert missing.errors == [
-        "none.pt: there is no such file, here or in runs/*/; train first, or give the path of a checkpoint"
+        "none.pt: does not exist, here or in runs/*/; train first, or give the path of a checkpoint"
     ]
     shutil.copy(checkpoint_path, "some.jpg")
     assert ftcli("predict", "photos/china/20.jpg", "photos").code == 4

@@ -79,7 +79,7 @@ def test_train_writes_run_dir(workplace: Path, ftcli: Ftcli) -> None:
 def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli) -> None:
     first = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     again = ftcli("train", "runs/photos/recipe.yaml", "--json")
-    assert "runs/photos already holds a run; this one goes to runs/photos-2" in again.err
+    assert "runs/photos already has a run; writing to runs/photos-2" in again.err
     assert again.json["test"] == first["test"]
     one, other = (read_checkpoint(Path(run["best_loss"])).state for run in (first, again.json))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
@@ -128,8 +128,8 @@ def test_resume_after_last_stage_reports_error(finished: Path, ftcli: Ftcli) -> 
     outcome = ftcli("train", "--resume", "runs/photos/stages/all.pt")
     assert outcome.code == 2
     assert outcome.errors == [
-        "--resume runs/photos/stages/all.pt: comes from all, the last stage, so no stage is left to train; add --stage "
-        "all to train it once more from these weights, or evaluate it with `ftcli evaluate runs/photos/stages/all.pt`"
+        "--resume runs/photos/stages/all.pt: is from all, the last stage, so no stage is left to train; add --stage "
+        "all to train it again from these weights, or evaluate it with `ftcli evaluate runs/photos/stages/all.pt`"
     ]
 
 
@@ -146,8 +146,8 @@ def test_exact_resume_refuses_overrides(finished: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "seed=1")
     assert outcome.code == 2
     assert outcome.errors == [
-        "--set seed=1: runs/photos/last.pt goes on exactly where it stopped, in its own folder and with its own "
-        "settings; add --stage to begin a new run from its weights"
+        "--set seed=1: runs/photos/last.pt resumes exactly, in its own run directory and with its own settings; "
+        "omit --set, or add --stage to start a new run from its weights"
     ]
 
 
@@ -238,7 +238,7 @@ def test_train_refuses_out_with_existing_run(finished: Path, ftcli: Ftcli) -> No
     outcome = ftcli("train", "r.yaml", "--out", "runs/photos")
     assert outcome.code == 2
     assert outcome.errors == [
-        "--out: runs/photos already holds a run; give another folder, or go on with --resume runs/photos/last.pt"
+        "--out: runs/photos already has a run; choose another folder, or continue it with --resume runs/photos/last.pt"
     ]
 
 
@@ -254,7 +254,7 @@ def test_train_stops_on_nonfinite_loss_and_keeps_best(finished: Path, ftcli: Ftc
         r"stage all, epoch \d, (step \d of 4|validation): the loss is (nan|inf) at learning rate 1e\+06; ", message
     )
     assert message.endswith(
-        "; lower stages.all.optimizer.lr or set stages.all.clip_grad_norm; the best checkpoint so far stays at "
+        "; lower stages.all.optimizer.lr or set stages.all.clip_grad_norm; the best checkpoint so far is "
         "runs/photos-2/best_loss.pt"
     )
     assert read_checkpoint(finished / "runs/photos-2/best_loss.pt").epoch == 0

@@ -102,7 +102,7 @@ def test_save_head_drops_hidden_layers_only(
     assert (before.recipe["head"]["hidden"], after.recipe["head"]["hidden"]) == ([16], [])
     assert after.recipe["head"]["dropout"] == 0.5
     assert (after.kind, after.stage, after.epoch) == ("best", "head", 0)
-    assert (after.classes, after.held, after.preprocessing) == (before.classes, before.held, before.preprocessing)
+    assert (after.classes, after.splits, after.preprocessing) == (before.classes, before.splits, before.preprocessing)
     backbone_keys = [key for key in before.state if not key.startswith("fc.")]
     assert all(torch.equal(before.state[key], after.state[key]) for key in backbone_keys)
     assert {key: tuple(after.state[key].shape) for key in after.state if key not in backbone_keys} == {

@@ -17,7 +17,7 @@ from ftcli.planning import Plan, StagePlan, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.training.optim import build_optimizer
-from ftcli.training.proof import check_frozen_unchanged, hash_tensors
+from ftcli.training.stage import check_frozen_unchanged, hash_tensors
 
 FAMILIES = {
     "alexnet": 64,
@@ -119,7 +119,7 @@ def _make_checkpoint(plan: Plan, classifier: Classifier) -> Checkpoint:
         epoch=1,
         metrics={},
         origin={},
-        held={},
+        splits={},
         state=classifier.model.state_dict(),
     )
 

@@ -1,4 +1,4 @@
-"""A checkpoint carries its world, and neither a damaged nor a hostile file gets past its reader."""
+"""Tests of checkpoints: round trips, and the refusal of damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECKPOINT = Checkpoint(
     epoch=3,
     metrics={"val_loss": 0.1},
     origin={"weights": None},
-    held={"train": ("a/1.png",), "val": ("a/2.png",)},
+    splits={"train": ("a/1.png",), "val": ("a/2.png",)},
     state={"fc.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)},
     progress={"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "groups": [1, None, True]}},
 )
@@ -66,10 +66,10 @@ def test_torch_load_reads_checkpoint(written: Path) -> None:
     assert torch.load(written, weights_only=True)["classes"] == ["b", "a", "ü 猫"]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.9, 0.999])
-def test_read_checkpoint_detects_flipped_bit(written: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.2, 0.5, 0.9, 0.999])
+def test_read_checkpoint_detects_flipped_bit(written: Path, fraction: float) -> None:
     content = bytearray(written.read_bytes())
-    content[int(share * len(content))] ^= 4
+    content[int(fraction * len(content))] ^= 4
     written.write_bytes(content)
     assert checkpoint_error(written) == (
         f"{written}: is damaged (its SHA-256 is not the one that was written); copy it again or use another checkpoint"
@@ -101,7 +101,7 @@ def test_read_checkpoint_rejects_foreign_weights(tmp_path: Path) -> None:
 
 
 class Hostile:
-    """Its pickle makes a folder when it is opened."""
+    """An object whose pickle creates a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,20 +111,20 @@ class Hostile:
 
 
 def sign(content: bytes) -> bytes:
-    """Give an archive the comment of a checkpoint, as someone who means harm can."""
+    """Add the digest of a checkpoint to an archive, as an attacker could."""
     content = content[:-2] + struct.pack("<H", 71)
     return content + b"sha256:" + sha256(content).hexdigest().encode()
 
 
 def test_read_checkpoint_never_runs_pickled_code(tmp_path: Path) -> None:
-    path, made = tmp_path / "x.pt", tmp_path / "made"
-    for hostile in (Hostile(made), {"format": 2, "state": Hostile(made)}):
+    path, created = tmp_path / "x.pt", tmp_path / "created"
+    for hostile in (Hostile(created), {"format": 2, "state": Hostile(created)}):
         buffer = io.BytesIO()
         torch.save(hostile, buffer)
         path.write_bytes(sign(buffer.getvalue()))
-        told = checkpoint_error(path)
-        assert told.startswith(f"{path}: was not loaded, since its contents are not those of a checkpoint (")
-        assert not made.exists()
+        message = checkpoint_error(path)
+        assert message.startswith(f"{path}: was not loaded, since its contents are not those of a checkpoint (")
+        assert not created.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The picture of several runs."""
+"""Tests of the plot of several runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from ftcli.results import EpochMetrics
 from ftcli.runs.compare_curves import _choose_line_style, plot_comparison
 
-ROWS = (
+HISTORY = (
     EpochMetrics("head", 0, None, None, 0.7, 0.5, None, 1, None),
     EpochMetrics("head", 1, 0.6, 0.6, 0.65, 0.6, 0.1, 1, 1),
     EpochMetrics("all", 0, None, None, 0.65, 0.6, None, 1, None),
@@ -16,23 +16,24 @@ ROWS = (
 
 
 def test_plot_comparison_shows_all_values_in_any_script() -> None:
-    last = ROWS[3]
-    others = (
+    last = HISTORY[3]
+    changed_metrics = (
         replace(last, train_loss=0.4),
         replace(last, train_accuracy=0.6),
         replace(last, val_loss=0.67),
         replace(last, val_accuracy=0.6),
     )
-    renamed = (*ROWS[:2], *(replace(row, stage="الكل 猫") for row in ROWS[2:]))
-    drawn = [(["a", "b"], [ROWS, rows]) for rows in (ROWS, *((*ROWS[:3], row) for row in others), renamed)]
-    # A name that begins with _ is left out by matplotlib, and $x$ is a formula to it, if it is let.
-    drawn += [(["a", name], [ROWS, ROWS]) for name in ("_b", "_c", r"$\bad$", "x" * 300)]
-    pictures = [plot_comparison(names, runs) for names, runs in drawn]
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-    assert len(set(pictures)) == len(pictures)
+    renamed = (*HISTORY[:2], *(replace(metrics, stage="الكل 猫") for metrics in HISTORY[2:]))
+    histories = [HISTORY, *((*HISTORY[:3], metrics) for metrics in changed_metrics), renamed]
+    cases = [(["a", "b"], [HISTORY, history]) for history in histories]
+    # By default matplotlib omits names that begin with _ and parses $x$ as math.
+    cases += [(["a", name], [HISTORY, HISTORY]) for name in ("_b", "_c", r"$\bad$", "x" * 300)]
+    plots = [plot_comparison(names, run_histories) for names, run_histories in cases]
+    assert all(plot.startswith(b"\x89PNG") for plot in plots)
+    assert len(set(plots)) == len(plots)
 
 
-def test_line_styles_differ() -> None:
-    looks = [_choose_line_style(number) for number in range(24)]
-    assert len({look["color"] for look in looks[:8]}) == len({look["marker"] for look in looks[:8]}) == 8
-    assert len({tuple(look.values()) for look in looks}) == 24
+def test_choose_line_style_differs_between_runs() -> None:
+    styles = [_choose_line_style(run_index) for run_index in range(24)]
+    assert len({style["color"] for style in styles[:8]}) == len({style["marker"] for style in styles[:8]}) == 8
+    assert len({tuple(style.values()) for style in styles}) == 24

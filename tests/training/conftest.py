@@ -1,4 +1,4 @@
-"""Whole trainings in processes of their own, which can be killed at a given moment."""
+"""Fixtures that run `ftcli` in a process that can be killed at a given moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Training = Callable[..., int]
 
 @dataclass(frozen=True)
 class Kill:
-    """Send a signal to the training when it tells of a moment: ("update_progress", task, done) or ("log_epoch", stage, epoch)."""
+    """A signal to send at a call of the reporter: ("update_progress", task, done) or ("log_epoch", stage, epoch)."""
 
     signum: int
     moment: tuple[str, str, int]
@@ -38,7 +38,7 @@ def _run_ftcli(
     from ftcli.results import EpochMetrics, Progress
     from ftcli.training import checkpointing
 
-    gc.freeze()  # what the server has imported need not be gone through, nor copied for that
+    gc.freeze()  # no collection visits, and so copies, the memory of the server's imports
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -56,8 +56,8 @@ def _run_ftcli(
     def update_progress(_self: TerminalReporter, progress: Progress) -> None:
         kill_at_moment("update_progress", progress.task, progress.done)
 
-    def log_epoch(_self: TerminalReporter, row: EpochMetrics, _epochs: int, _best: bool) -> None:
-        kill_at_moment("log_epoch", row.stage, row.epoch)
+    def log_epoch(_self: TerminalReporter, metrics: EpochMetrics, _num_epochs: int, _is_best: bool) -> None:
+        kill_at_moment("log_epoch", metrics.stage, metrics.epoch)
 
     TerminalReporter.update_progress = update_progress  # type: ignore[assignment, method-assign]
     TerminalReporter.log_epoch = log_epoch  # type: ignore[assignment, method-assign]
@@ -66,8 +66,7 @@ def _run_ftcli(
 
 @pytest.fixture(scope="session")
 def _server() -> Any:
-    # A server that has imported all that a training does, torch and matplotlib among it, and computed nothing: its
-    # children start at once, and their threads are whole.
+    # The server imports all that training needs and computes nothing: its children start at once, with sound threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -86,19 +85,23 @@ def _server() -> Any:
 
 @pytest.fixture
 def training(_server: Any) -> Training:
-    """Run `ftcli` with arguments in a folder and give its exit code, which is -9 if it was killed. Checkpoints are
-    written after every epoch, unless `patience` lets them wait; `cache` is one of its own, below the folder."""
+    """Run `ftcli` in a folder and return its exit code, -9 if it was killed.
+
+    By default checkpoints are saved after every epoch. `cache` is the folder of a separate cache.
+    """
 
     def run(
         folder: Path,
         *arguments: str | Path,
         kill: Kill | None = None,
-        times: int = 1,
+        num_signals: int = 1,
         save_interval_factor: float = 0.0,
         cache: str = "",
     ) -> int:
         args = tuple(map(str, arguments))
-        process = _server.Process(target=_run_ftcli, args=(str(folder), args, kill, times, save_interval_factor, cache))
+        process = _server.Process(
+            target=_run_ftcli, args=(str(folder), args, kill, num_signals, save_interval_factor, cache)
+        )
         process.start()
         process.join(timeout=120)
         if process.is_alive():
@@ -111,7 +114,7 @@ def training(_server: Any) -> Training:
 
 @pytest.fixture
 def kill_by() -> Callable[..., Kill]:
-    """A kill by a signal's name at a moment."""
+    """Return a Kill, given the name of a signal and a moment."""
 
     def make(name: str, *moment: Any) -> Kill:
         return Kill(getattr(signal, name), (moment[0], moment[1], moment[2]))

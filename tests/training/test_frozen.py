@@ -1,4 +1,4 @@
-"""Frozen means frozen, and what breaks it is caught."""
+"""Tests that frozen tensors keep their bits, and that a change is detected."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 
 from ftcli.errors import RunError
 from ftcli.runs.checkpoint import read_checkpoint
-from ftcli.training import loop
-from ftcli.training.proof import check_frozen_unchanged, hash_tensors
+from ftcli.training import trainer
+from ftcli.training.stage import check_frozen_unchanged, hash_tensors
 from tests.conftest import Ftcli
 
 State = Mapping[str, torch.Tensor]
@@ -21,12 +21,12 @@ State = Mapping[str, torch.Tensor]
 
 @pytest.fixture
 def state_at(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> Callable[..., State]:
-    """The weights in last.pt of a training that was killed after an epoch of a stage."""
+    """Return the weights in the last.pt of a run that was killed after an epoch of a stage."""
 
-    def train(stage: str, epoch: int, *more: str) -> State:
+    def train(stage: str, epoch: int, *options: str) -> State:
         folder = f"{stage}-{epoch}"
         kill = kill_by("SIGKILL", "log_epoch", stage, epoch)
-        assert training(workplace, "train", "r.yaml", "--out", folder, *more, kill=kill) == -9
+        assert training(workplace, "train", "r.yaml", "--out", folder, *options, kill=kill) == -9
         return read_checkpoint(workplace / folder / "last.pt").state
 
     return train
@@ -41,12 +41,12 @@ def test_frozen_backbone_is_bit_identical_after_stage(state_at: Callable[..., St
 
 
 def test_batch_norm_in_train_mode_is_detected(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "set_train_mode", lambda model, _freezing: model.train())
+    monkeypatch.setattr(trainer, "set_train_mode", lambda model, _freezing: model.train())
     outcome = ftcli("train", "r.yaml", "--set", "stages.head.cache=off")
     assert outcome.code == 1
     assert outcome.errors == [
-        "stage head: frozen tensors moved: conv1.1.running_mean, conv1.1.running_var, conv1.1.num_batches_tracked and "
-        "165 more; the stage's result is not to be trusted, please report this with the recipe"
+        "stage head: frozen tensors changed: conv1.1.running_mean, conv1.1.running_var, conv1.1.num_batches_tracked "
+        "and 165 more; do not use the stage's weights, and report this with the recipe"
     ]
 
 
@@ -69,6 +69,5 @@ def test_check_frozen_unchanged_detects_one_bit_in_any_memory_format() -> None:
     with pytest.raises(RunError) as caught:
         check_frozen_unchanged(before, same, "head")
     assert str(caught.value) == (
-        "stage head: frozen tensors moved: weight; the stage's result is not to be trusted, please report this with "
-        "the recipe"
+        "stage head: frozen tensors changed: weight; do not use the stage's weights, and report this with the recipe"
     )

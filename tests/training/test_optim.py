@@ -1,4 +1,4 @@
-"""Optimizers and learning rates do what the recipe says."""
+"""Tests of optimizers and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build_model() -> nn.Sequential:
 def test_build_optimizer_groups_by_lr_mult_and_weight_decay() -> None:
     model = build_model()
     model[0].weight.requires_grad_(False)
-    built = build_optimizer(
+    optimizer = build_optimizer(
         model,
         parse_optimizer(name="adamw", lr=0.1, weight_decay=0.5, decay_norm_and_bias=False),
         {"2.weight": 10.0, "2.bias": 10.0},
@@ -47,24 +47,24 @@ def test_build_optimizer_groups_by_lr_mult_and_weight_decay() -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = {
         tuple(names[id(parameter)] for parameter in group["params"]): (group["lr_mult"], group["weight_decay"])
-        for group in built.param_groups
+        for group in optimizer.param_groups
     }
     assert groups == {
         ("0.bias", "1.weight", "1.bias"): (1.0, 0.0),
         ("2.weight",): (10.0, 0.5),
         ("2.bias",): (10.0, 0.0),
     }
-    set_lr(built, 0.01)
-    assert sorted(group["lr"] for group in built.param_groups) == [0.01, 0.1, 0.1]
+    set_lr(optimizer, 0.01)
+    assert sorted(group["lr"] for group in optimizer.param_groups) == [0.01, 0.1, 0.1]
 
 
 def test_build_optimizer_decays_all_parameters_by_default() -> None:
-    built = build_optimizer(build_model(), parse_optimizer(name="sgd", lr=0.1, weight_decay=0.5), {}, {"0.bias"})
-    assert [group["weight_decay"] for group in built.param_groups] == [0.5]
+    optimizer = build_optimizer(build_model(), parse_optimizer(name="sgd", lr=0.1, weight_decay=0.5), {}, {"0.bias"})
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5]
 
 
 @pytest.mark.parametrize(
-    ("plain", "kind", "settings"),
+    ("settings", "optimizer_class", "defaults"),
     [
         ({"name": "sgd", "momentum": 0.5, "nesterov": True}, torch.optim.SGD, {"momentum": 0.5, "nesterov": True}),
         ({"name": "adam", "betas": [0.8, 0.9]}, torch.optim.Adam, {"betas": (0.8, 0.9)}),
@@ -77,10 +77,12 @@ def test_build_optimizer_decays_all_parameters_by_default() -> None:
     "stages.optimizer.nesterov",
     "stages.optimizer.betas",
 )
-def test_build_optimizer_passes_settings(plain: dict[str, Any], kind: type, settings: dict[str, Any]) -> None:
-    built = build_optimizer(build_model(), parse_optimizer(lr=0.1, **plain), {}, ())
-    assert type(built) is kind
-    assert {key: built.defaults[key] for key in settings} == settings
+def test_build_optimizer_passes_settings(
+    settings: dict[str, Any], optimizer_class: type, defaults: dict[str, Any]
+) -> None:
+    optimizer = build_optimizer(build_model(), parse_optimizer(lr=0.1, **settings), {}, ())
+    assert type(optimizer) is optimizer_class
+    assert {key: optimizer.defaults[key] for key in defaults} == defaults
 
 
 def test_lr_at_step_constant_with_warmup() -> None:
@@ -90,35 +92,35 @@ def test_lr_at_step_constant_with_warmup() -> None:
 
 @pytest.mark.covers("stages.schedule.warmup")
 @pytest.mark.parametrize(
-    "plain", [{"name": "constant"}, {"name": "step", "every": 9}, {"name": "cosine"}, {"name": "one_cycle"}]
+    "settings", [{"name": "constant"}, {"name": "step", "step_size": 9}, {"name": "cosine"}, {"name": "one_cycle"}]
 )
-def test_lr_at_step_rises_during_warmup(plain: dict[str, Any]) -> None:
-    lrs = list_lrs({**plain, "warmup": 0.5})
-    assert all(one < other for one, other in itertools.pairwise(lrs[:20]))
+def test_lr_at_step_rises_during_warmup(settings: dict[str, Any]) -> None:
+    lrs = list_lrs({**settings, "warmup": 0.5})
+    assert all(lr < next_lr for lr, next_lr in itertools.pairwise(lrs[:20]))
     assert lrs[19] == max(lrs)
 
 
 @pytest.mark.covers("stages.schedule", "stages.schedule.step_size", "stages.schedule.gamma")
 def test_lr_at_step_step_decay_counts_epochs() -> None:
-    assert list_lrs({"name": "step", "every": 2, "gamma": 0.5}) == [1.0] * 20 + [0.5] * 20
+    assert list_lrs({"name": "step", "step_size": 2, "gamma": 0.5}) == [1.0] * 20 + [0.5] * 20
 
 
 def test_lr_at_step_cosine_matches_pytorch() -> None:
-    built = torch.optim.SGD(build_model().parameters(), lr=1.0)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(built, 40)
+    optimizer = torch.optim.SGD(build_model().parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
     for lr in list_lrs({"name": "cosine"}):
         assert math.isclose(lr, scheduler.get_last_lr()[0], abs_tol=1e-12)
-        built.step()
+        optimizer.step()
         scheduler.step()
 
 
 def test_lr_at_step_one_cycle_matches_pytorch() -> None:
-    built = torch.optim.SGD(build_model().parameters(), lr=1.0, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(built, 1.0, total_steps=40, pct_start=0.3, cycle_momentum=False)
+    optimizer = torch.optim.SGD(build_model().parameters(), lr=1.0, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=40, pct_start=0.3, cycle_momentum=False)
     lrs = list_lrs({"name": "one_cycle"})
     for step in range(40):
         assert math.isclose(lrs[step], scheduler.get_last_lr()[0], abs_tol=1e-12)
-        built.step()
+        optimizer.step()
         scheduler.step()
     assert math.isclose(lrs[0], 1 / 25)
     assert math.isclose(lrs[-1], 1 / 250_000)
@@ -133,9 +135,9 @@ def test_choose_fused_picks_fastest_kernel() -> None:
     small, large = [nn.Parameter(torch.zeros(100))], [nn.Parameter(torch.zeros(2**17))]
     meta = [nn.Parameter(torch.zeros(100, device="meta"))]
     sgd, adam, adamw = (parse_optimizer(name=name, lr=0.1) for name in ("sgd", "adam", "adamw"))
-    assert [choose_fused(each, small) for each in (sgd, adam, adamw)] == [True, True, True]
-    assert [choose_fused(each, large) for each in (sgd, adam, adamw)] == [None, True, True]
-    assert [choose_fused(each, meta) for each in (sgd, adam, adamw)] == [None, None, None]
+    assert [choose_fused(optimizer, small) for optimizer in (sgd, adam, adamw)] == [True, True, True]
+    assert [choose_fused(optimizer, large) for optimizer in (sgd, adam, adamw)] == [None, True, True]
+    assert [choose_fused(optimizer, meta) for optimizer in (sgd, adam, adamw)] == [None, None, None]
 
 
 OPTIMIZERS = [
@@ -145,13 +147,13 @@ OPTIMIZERS = [
 ]
 
 
-def take_steps(model: nn.Module, built: torch.optim.Optimizer, steps: range) -> None:
+def take_steps(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         torch.manual_seed(step)
-        built.zero_grad()
+        optimizer.zero_grad()
         model(torch.randn(5, 3)).square().sum().backward()
-        set_lr(built, 0.01 / (step + 1))
-        built.step()
+        set_lr(optimizer, 0.01 / (step + 1))
+        optimizer.step()
 
 
 def build_model_and_optimizer(settings: dict[str, Any]) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -160,22 +162,22 @@ def build_model_and_optimizer(settings: dict[str, Any]) -> tuple[nn.Module, torc
     return model, build_optimizer(model, parse_optimizer(**settings), {"2.weight": 10.0}, ())
 
 
-@pytest.mark.parametrize("plain", OPTIMIZERS, ids=lambda plain: plain["name"])
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=lambda settings: settings["name"])
 def test_fused_optimizer_matches_unfused_and_resumes_exactly(
-    plain: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uninterrupted, built = build_model_and_optimizer(plain)
-    assert built.defaults["fused"] is True
-    take_steps(uninterrupted, built, range(6))
-    first, half = build_model_and_optimizer(plain)
-    take_steps(first, half, range(3))
-    second, rest = build_model_and_optimizer(plain)
-    second.load_state_dict(first.state_dict())
-    rest.load_state_dict(half.state_dict())
-    take_steps(second, rest, range(3, 6))
+    uninterrupted, optimizer = build_model_and_optimizer(settings)
+    assert optimizer.defaults["fused"] is True
+    take_steps(uninterrupted, optimizer, range(6))
+    interrupted, optimizer = build_model_and_optimizer(settings)
+    take_steps(interrupted, optimizer, range(3))
+    resumed, resumed_optimizer = build_model_and_optimizer(settings)
+    resumed.load_state_dict(interrupted.state_dict())
+    resumed_optimizer.load_state_dict(optimizer.state_dict())
+    take_steps(resumed, resumed_optimizer, range(3, 6))
     monkeypatch.setattr(optim, "choose_fused", lambda *_: False)
-    other, unfused = build_model_and_optimizer(plain)
-    take_steps(other, unfused, range(6))
+    unfused, optimizer = build_model_and_optimizer(settings)
+    take_steps(unfused, optimizer, range(6))
     for name, tensor in uninterrupted.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name]), name
-        assert torch.allclose(tensor, other.state_dict()[name], rtol=1e-4, atol=1e-5), name
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+        assert torch.allclose(tensor, unfused.state_dict()[name], rtol=1e-4, atol=1e-5), name

@@ -1,4 +1,4 @@
-"""Where the time of a stage goes."""
+"""Tests of the stage profiler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_summary_adds_up_after_restore() -> None:
         time.sleep(0.05)
     time.sleep(0.02)
     state_dict = profiler.state_dict()
-    time.sleep(0.2)  # the run is stopped meanwhile
+    time.sleep(0.2)  # the run is interrupted meanwhile
     profiler = StageProfiler(CPU, state_dict)
     with suppress(KeyError), profiler.measure("data"):
         time.sleep(0.03)
@@ -59,13 +59,12 @@ def test_measure_counts_nested_seconds_for_inner_part(monkeypatch: pytest.Monkey
 def test_describe_bottleneck_names_largest_part_and_remedy() -> None:
     first, second = StageTimes(data=3.0, forward=1.0), StageTimes(data=3.0, backward=2.0, other=1.0)
     assert describe_bottleneck(first + second) == (
-        "60% of the time went into waiting for images; raise data.num_workers, or make the image files smaller"
+        "60% of the time was spent on data loading; raise data.num_workers, or use smaller image files"
     )
     assert describe_bottleneck(StageTimes(frozen=2.0)) == (
-        "100% of the time went into the frozen part and the decoding of images; a later run reads what the cache could "
-        "keep of them"
+        "100% of the time was spent on feature extraction; later runs read the features that fit in the cache"
     )
     assert describe_bottleneck(StageTimes(compiling=3.0, forward=1.0)) == (
-        "75% of the time went into compiling the steps; train more epochs, or set compile: false"
+        "75% of the time was spent on compiling the steps; train more epochs, or set compile: false"
     )
     assert describe_bottleneck(StageTimes()) is None

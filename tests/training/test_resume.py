@@ -1,4 +1,4 @@
-"""A training that was killed anywhere and resumed ends in the same bits as one in one go."""
+"""Tests that a run that was killed and resumed ends in the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from ftcli.files import lock_dir
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 
-TIMING_KEYS = {"seconds", "images_per_second", "training_seconds", "begun", "times"}
+TIMING_KEYS = {"seconds", "images_per_second", "training_seconds", "start_times", "times"}
 
 
 def flatten(value: Any, key_path: str = "") -> dict[str, Any]:
-    """Every leaf of a checkpoint by its place, but for what clocks told."""
+    """Return the leaves of a checkpoint by their key path, without those of TIMING_KEYS."""
     if isinstance(value, dict):
         items = [(key, inner) for key, inner in value.items() if key not in TIMING_KEYS]
     elif isinstance(value, (list, tuple)):
@@ -29,17 +29,17 @@ def flatten(value: Any, key_path: str = "") -> dict[str, Any]:
     return {key: leaf for name, inner in items for key, leaf in flatten(inner, f"{key_path}/{name}").items()}
 
 
-def assert_same_checkpoint(one: Checkpoint, other: Checkpoint) -> None:
-    first, second = flatten(vars(one)), flatten(vars(other))
-    for leaves in (first, second):
+def assert_same_checkpoint(actual: Checkpoint, expected: Checkpoint) -> None:
+    actual_leaves, expected_leaves = flatten(vars(actual)), flatten(vars(expected))
+    for leaves in (actual_leaves, expected_leaves):
         del leaves["/digest"]
-    assert first.keys() == second.keys()
-    for key_path, value in first.items():
+    assert actual_leaves.keys() == expected_leaves.keys()
+    for key_path, value in actual_leaves.items():
         if isinstance(value, torch.Tensor):
-            assert value.dtype == second[key_path].dtype
-            assert torch.equal(value, second[key_path]), key_path
+            assert value.dtype == expected_leaves[key_path].dtype
+            assert torch.equal(value, expected_leaves[key_path]), key_path
         else:
-            assert value == second[key_path], key_path
+            assert value == expected_leaves[key_path], key_path
 
 
 CHECKPOINT_FILES = ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt")
@@ -47,12 +47,12 @@ CHECKPOINT_FILES = ("last.pt", "best_loss.pt", "stages/head.pt", "stages/all.pt"
 
 @pytest.fixture(scope="module")
 def checkpoints_by_file() -> dict[str, Checkpoint]:
-    """What an uninterrupted training leaves, by file; filled by the first test that needs it."""
+    """The checkpoints of an uninterrupted run, by file; filled by the first test that needs them."""
     return {}
 
 
 def read_without_run_settings(path: Path) -> Checkpoint:
-    """A checkpoint without the number of workers, which changes no bit, and without the place of its run."""
+    """Read a checkpoint without the number of workers, which changes no bit, and without the path of its run."""
     checkpoint = read_checkpoint(path)
     checkpoint.recipe["data"].pop("num_workers")
     checkpoint.origin.pop("run", None)  # type: ignore[attr-defined]  # a plain dict when read
@@ -64,9 +64,9 @@ def uninterrupted(
     workplace: Path, training: Callable[..., int], checkpoints_by_file: dict[str, Checkpoint]
 ) -> dict[str, Checkpoint]:
     if not checkpoints_by_file:
-        assert training(workplace, "train", "r.yaml", "--out", "whole", cache="of its own") == 0
+        assert training(workplace, "train", "r.yaml", "--out", "uninterrupted", cache="own-cache") == 0
         checkpoints_by_file.update(
-            {name: read_without_run_settings(workplace / "whole" / name) for name in CHECKPOINT_FILES}
+            {name: read_without_run_settings(workplace / "uninterrupted" / name) for name in CHECKPOINT_FILES}
         )
     return checkpoints_by_file
 
@@ -91,8 +91,8 @@ KILLS = [
 EXITS = {"SIGKILL": -9, "SIGINT": 130, "SIGTERM": 143}
 
 
-# The frozen part of stage head is kept, and no process reads images while its head trains. With processes there is one
-# case in the midst of images, one between two epochs, one in each other look at images, and one of each signal.
+# The features of stage head are cached, so that no worker loads images while its head trains. With workers there are
+# kills within an epoch, between epochs, in validation and in the test, and each signal.
 WITH_WORKERS = [KILLS[number] for number in (5, 7, 11, 12, 14)]
 CASES = [*((kill, 0) for kill in KILLS), *((kill, 2) for kill in WITH_WORKERS)]
 
@@ -107,13 +107,15 @@ def test_resume_after_kill_gives_same_bits(
     kill: tuple[str, str, str, int],
     num_workers: int,
 ) -> None:
-    number = ("--set", f"data.num_workers={num_workers}")
-    assert training(workplace, "train", "r.yaml", "--out", "run", *number, kill=kill_by(*kill)) == EXITS[kill[0]]
+    setting = f"--set=data.num_workers={num_workers}"
+    assert training(workplace, "train", "r.yaml", "--out", "run", setting, kill=kill_by(*kill)) == EXITS[kill[0]]
     assert training(workplace, "train", "--resume", "run/last.pt") == 0
     for name in CHECKPOINT_FILES:
-        assert_same_checkpoint(uninterrupted[name], read_without_run_settings(workplace / "run" / name))
-    rows = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
-    assert [(row["stage"], row["epoch"]) for row in rows] == [(s, e) for s in ("head", "all") for e in range(3)]
+        assert_same_checkpoint(read_without_run_settings(workplace / "run" / name), uninterrupted[name])
+    history = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
+    assert [(metrics["stage"], metrics["epoch"]) for metrics in history] == [
+        (s, e) for s in ("head", "all") for e in range(3)
+    ]
 
 
 @pytest.mark.slow
@@ -128,10 +130,10 @@ def test_kill_during_feature_caching_gives_same_bits(
 ) -> None:
     kill = kill_by(signal, "update_progress", "head: feature extraction, train", 46)
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="cold") == code
-    again = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
-    assert training(workplace, "train", *again, cache="cold") == 0
+    arguments = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
+    assert training(workplace, "train", *arguments, cache="cold") == 0
     for name in CHECKPOINT_FILES:
-        assert_same_checkpoint(uninterrupted[name], read_without_run_settings(workplace / "run" / name))
+        assert_same_checkpoint(read_without_run_settings(workplace / "run" / name), uninterrupted[name])
 
 
 def test_resume_uses_images_of_original_run(
@@ -140,35 +142,37 @@ def test_resume_uses_images_of_original_run(
     shutil.copytree(photo_folder, workplace / "photos")
     root = ("--set", "data.root=photos")
     arguments = ("train", "r.yaml", "--stage", "head", *root)
-    assert training(workplace, *arguments, "--out", "whole") == 0
+    assert training(workplace, *arguments, "--out", "uninterrupted") == 0
     assert (
         training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 1))
         == 143
     )
     log = workplace / "log.txt"
-    assert "error: Stopped in stage head, epoch 2, step 1 of 4; go on with: ftcli train --resume run/last.pt" in (
+    assert "error: Stopped in stage head, epoch 2, step 1 of 4; continue with: ftcli train --resume run/last.pt" in (
         log.read_text().splitlines()
     )
     image = workplace / "photos/train/china/5.jpg"
-    moved = image.rename(workplace / "kept.jpg")
+    moved = image.rename(workplace / "moved.jpg")
     assert training(workplace, "train", "--resume", "run/last.pt") == 3
     assert log.read_text().splitlines()[-1] == (
-        "error: photos: 1 images that the run began with are no longer there, the first is train/china/5.jpg; put them "
-        "back, or add --stage to begin a new run from the weights of run/last.pt"
+        "error: photos: 1 of 40 images that the run started with do not exist; the first: train/china/5.jpg; put them "
+        "back, or add --stage to start a new run from the weights of run/last.pt"
     )
     moved.rename(image)
     shutil.copy(image, image.with_name("new.jpg"))
     assert training(workplace, "train", "--resume", "run/last.pt") == 0
-    assert "warning: photos: 1 images were added since the run began; it goes on without them" in log.read_text()
-    one, other = (read_checkpoint(workplace / folder / "last.pt").state for folder in ("whole", "run"))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert "warning: photos: 1 images were added after the run started; it does not use them" in log.read_text()
+    uninterrupted, resumed = (
+        read_checkpoint(workplace / folder / "last.pt").state for folder in ("uninterrupted", "run")
+    )
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in uninterrupted.items())
 
 
 def test_second_signal_stops_immediately(
     workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
     kill = kill_by("SIGINT", "update_progress", "head 1/2", 1)
-    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, times=2) == 130
+    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, num_signals=2) == 130
 
 
 def test_resume_refuses_locked_run_directory(

@@ -1,4 +1,4 @@
-"""What an image weighs is what it counts in the training loss, and nowhere else."""
+"""Tests that sample weights scale the training loss and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ftcli.runs.checkpoint import read_checkpoint
+from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from tests.conftest import Ftcli
 
 DETERMINISTIC_SETTINGS = (
@@ -23,7 +23,7 @@ DETERMINISTIC_SETTINGS = (
 
 
 def write_manifest(folder: Path, photos: Path, name: str, weight_of: Callable[[Path], float] | None = None) -> str:
-    """A manifest of the photographs: 16 to train and 4 to validate of each class, and those of the test."""
+    """Write a manifest of the photos: 16 for train and 4 for val of each class, and those for test."""
     lines = ["path,label,split" + (",weight" if weight_of else "")]
     for path in sorted(photos.rglob("*.jpg")):
         split = "test" if path.parts[-3] == "test" else "val" if int(path.stem) < 4 else "train"
@@ -33,10 +33,15 @@ def write_manifest(folder: Path, photos: Path, name: str, weight_of: Callable[[P
 
 
 def train(ftcli: Ftcli, root: str, *settings: str) -> tuple[Path, list[dict[str, Any]]]:
-    outcome = ftcli("train", "r.yaml", "--stage", "head", root, *(f"--set={one}" for one in settings), "--json")
+    outcome = ftcli("train", "r.yaml", "--stage", "head", root, *(f"--set={setting}" for setting in settings), "--json")
     assert outcome.code == 0, outcome.err
     run = Path(outcome.json["run"])
     return run, [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def list_train_losses(checkpoint: Checkpoint) -> list[float | None]:
+    assert checkpoint.progress is not None
+    return [metrics["train_loss"] for metrics in checkpoint.progress["history"]]
 
 
 def weigh_unevenly(path: Path) -> float:
@@ -44,27 +49,27 @@ def weigh_unevenly(path: Path) -> float:
 
 
 def test_equal_sample_weights_change_nothing(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    plain, plain_rows = train(ftcli, write_manifest(workplace, photo_folder, "plain.csv"))
-    equal, equal_rows = train(ftcli, write_manifest(workplace, photo_folder, "equal.csv", lambda _: 0.7))
-    uneven, uneven_rows = train(ftcli, write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly))
+    plain, plain_history = train(ftcli, write_manifest(workplace, photo_folder, "plain.csv"))
+    equal, equal_history = train(ftcli, write_manifest(workplace, photo_folder, "equal.csv", lambda _: 0.7))
+    uneven, uneven_history = train(ftcli, write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly))
     states = [read_checkpoint(run / "last.pt").state for run in (plain, equal, uneven)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     assert not all(torch.equal(tensor, states[2][name]) for name, tensor in states[0].items())
-    assert [row["train_loss"] for row in plain_rows] == [row["train_loss"] for row in equal_rows]
-    assert plain_rows[0]["val_loss"] == uneven_rows[0]["val_loss"]
-    assert plain_rows[1]["train_loss"] != uneven_rows[1]["train_loss"]
+    assert [m["train_loss"] for m in plain_history] == [m["train_loss"] for m in equal_history]
+    assert plain_history[0]["val_loss"] == uneven_history[0]["val_loss"]
+    assert plain_history[1]["train_loss"] != uneven_history[1]["train_loss"]
 
 
 def test_train_loss_ignores_zero_weight_images(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     root = write_manifest(workplace, photo_folder, "one.csv", lambda path: 3.0 * (path.parent.name == "flower"))
-    run, rows = train(ftcli, root, *DETERMINISTIC_SETTINGS)
+    run, history = train(ftcli, root, *DETERMINISTIC_SETTINGS)
     lines = (workplace / "one.csv").read_text().splitlines()
     (workplace / "flowers.csv").write_text("\n".join([lines[0], *(line for line in lines if "/flower/" in line)]))
     outcome = ftcli("evaluate", run / "best_loss.pt", "--data", "flowers.csv", "--split", "train", "--json").json
     assert outcome["images"] == 16
-    assert rows[1]["train_loss"] == pytest.approx(outcome["loss"], rel=1e-5)
-    smooth_rows = train(ftcli, root, *DETERMINISTIC_SETTINGS, "stages.head.label_smoothing=0.5")[1]
-    assert smooth_rows[1]["train_loss"] != pytest.approx(outcome["loss"], rel=1e-3)
+    assert history[1]["train_loss"] == pytest.approx(outcome["loss"], rel=1e-5)
+    smooth_history = train(ftcli, root, *DETERMINISTIC_SETTINGS, "stages.head.label_smoothing=0.5")[1]
+    assert smooth_history[1]["train_loss"] != pytest.approx(outcome["loss"], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -73,18 +78,13 @@ def test_resume_keeps_sample_weights(
 ) -> None:
     root = write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly)
     arguments = ("train", "r.yaml", "--stage", "head", root)
-    assert training(workplace, *arguments, "--out", "whole") == 0
+    assert training(workplace, *arguments, "--out", "uninterrupted") == 0
     assert (
         training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 2))
         == 143
     )
     assert training(workplace, "train", "--resume", "run/last.pt", "--set", "data.num_workers=2") == 0
-    assert "images have changed" not in (workplace / "log.txt").read_text()
-    one, other = (read_checkpoint(workplace / folder / "last.pt") for folder in ("whole", "run"))
-    assert all(torch.equal(tensor, other.state[name]) for name, tensor in one.state.items())
-    assert one.progress is not None
-    assert other.progress is not None
-    losses = [
-        [row["train_loss"] for row in checkpoint.progress["rows"]] for checkpoint in (one, other) if checkpoint.progress
-    ]
-    assert losses[0] == losses[1]
+    assert "images changed" not in (workplace / "log.txt").read_text()
+    uninterrupted, resumed = (read_checkpoint(workplace / folder / "last.pt") for folder in ("uninterrupted", "run"))
+    assert all(torch.equal(tensor, resumed.state[name]) for name, tensor in uninterrupted.state.items())
+    assert list_train_losses(uninterrupted) == list_train_losses(resumed)

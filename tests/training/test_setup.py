@@ -1,4 +1,4 @@
-"""What a recipe asks of the preparation of a run."""
+"""Tests of the setup of a run: workers and known datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ftcli.training.trainer import train
 
 
 class ProcessCountReporter(NullReporter):
-    """A Reporter that counts the processes beside this one whenever work has moved on."""
+    """A reporter that counts the child processes at each progress report."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -30,9 +30,9 @@ def test_train_starts_requested_workers(workplace: Path, num_workers: int) -> No
     recipe = read_recipe(
         workplace / "r.yaml", (f"data.num_workers={num_workers}", "stages.head.epochs=1", "stages.head.cache=off")
     )
-    counter = ProcessCountReporter()
-    train(TrainArgs(recipe=recipe, stage="head", device="cpu"), counter)
-    assert counter.counts[0] == num_workers  # the first validation; later the training and the test have theirs too
+    reporter = ProcessCountReporter()
+    train(TrainArgs(recipe=recipe, stage="head", device="cpu"), reporter)
+    assert reporter.counts[0] == num_workers  # in the first validation; later training and test have workers too
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ def test_compile_time_is_reported_as_bottleneck(workplace: Path, ftcli: Ftcli, m
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 5000.0 * len(compiled))
     monkeypatch.setattr("ftcli.training.profiler.time", clock)
     monkeypatch.setattr("ftcli.training.stage_data.compile_forward", compile_slowly)
-    monkeypatch.setattr("ftcli.training.precision.check_compiler", lambda *_: None)
+    monkeypatch.setattr("ftcli.training.setup.check_compiler", lambda *_: None)
     outcome = ftcli("train", "r.yaml", "--set", "compile=true", "--json")
     assert outcome.code == 0, outcome.err
     for stage in outcome.json["stages"]:  # the frozen part of the first is kept, the second has none
@@ -291,7 +291,7 @@ def test_compile_uses_full_batch_with_corrupt_images(
         return look
 
     monkeypatch.setattr("ftcli.training.stage_data.compile_forward", record_batch_size)
-    monkeypatch.setattr("ftcli.training.precision.check_compiler", lambda *_: None)
+    monkeypatch.setattr("ftcli.training.setup.check_compiler", lambda *_: None)
     settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_corrupt_image=skip")
     outcome = ftcli("train", "r.yaml", *(part for setting in settings for part in ("--set", setting)))
     if broken == 40:

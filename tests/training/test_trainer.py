@@ -1,4 +1,4 @@
-"""What a step and an epoch do."""
+"""Tests of the trainer: early stopping, and the settings of a stage."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from ftcli.recipe.schema import EarlyStopping
-from ftcli.training.loop import should_stop_early
+from ftcli.training.trainer import should_stop_early
 from tests.conftest import Ftcli
 
 
 @pytest.mark.covers("stages.early_stopping.min_delta")
 @pytest.mark.parametrize(
-    ("losses", "stale"),
+    ("losses", "stops"),
     [
         ([1.0], False),
         ([1.0, 1.1], False),
@@ -25,13 +25,13 @@ from tests.conftest import Ftcli
         ([1.0, float("inf"), 0.5], False),
     ],
 )
-def test_should_stop_early_counts_epochs_without_improvement(losses: list[float], stale: bool) -> None:
-    assert should_stop_early(losses, EarlyStopping(patience=2, min_delta=0.1)) is stale
+def test_should_stop_early_counts_epochs_without_improvement(losses: list[float], stops: bool) -> None:
+    assert should_stop_early(losses, EarlyStopping(patience=2, min_delta=0.1)) is stops
     assert not should_stop_early(losses, None)
 
 
 @pytest.mark.parametrize(
-    "change",
+    "setting",
     [
         "stages.all.label_smoothing=0.2",
         "stages.all.clip_grad_norm=1e-4",
@@ -59,27 +59,27 @@ def test_should_stop_early_counts_epochs_without_improvement(losses: list[float]
     "seed",
     "precision",
 )
-def test_train_each_stage_setting_changes_result(finished: Path, ftcli: Ftcli, change: str) -> None:
-    run = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--set", change, "--json")
+def test_train_each_stage_setting_changes_result(finished: Path, ftcli: Ftcli, setting: str) -> None:
+    run = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--set", setting, "--json")
     assert run.code == 0, run.err
-    rows, unchanged = (
+    losses, unchanged_losses = (
         [json.loads(line)["train_loss"] for line in (finished / folder / "metrics.jsonl").read_text().splitlines()[-2:]]
         for folder in (run.json["run"], "runs/photos")
     )
-    assert rows != unchanged
+    assert losses != unchanged_losses
 
 
 def test_val_loss_is_plain_cross_entropy(finished: Path, ftcli: Ftcli) -> None:
-    smooth = ("--set", "stages.all.label_smoothing=0.5", "--set", "stages.all.optimizer.lr=1e-30")
-    run = ftcli("train", "--resume", "runs/photos/stages/head.pt", *smooth, "--json").json
+    settings = ("--set", "stages.all.label_smoothing=0.5", "--set", "stages.all.optimizer.lr=1e-30")
+    run = ftcli("train", "--resume", "runs/photos/stages/head.pt", *settings, "--json").json
     (stage,) = run["stages"]
-    head = [json.loads(line) for line in (finished / "runs/photos/metrics.jsonl").read_text().splitlines()][:3]
-    assert stage["start_val_loss"] == min(row["val_loss"] for row in head)
+    history = [json.loads(line) for line in (finished / "runs/photos/metrics.jsonl").read_text().splitlines()]
+    assert stage["start_val_loss"] == min(metrics["val_loss"] for metrics in history[:3])
 
 
 @pytest.mark.covers("stages.epochs")
 def test_train_runs_requested_epochs(workplace: Path, ftcli: Ftcli) -> None:
     run = ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=3", "--json").json
     assert run["stages"][0]["epochs"] == 3
-    rows = (Path(run["run"]) / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["epoch"] for row in rows] == [0, 1, 2, 3]
+    lines = (Path(run["run"]) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3]
