@@ -1,4 +1,4 @@
-"""`ftcli cache`: what is kept, and how it is cleared."""
+"""Tests of `ftcli cache`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Ftcli
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with two stores, a download and a part of another, and the digest of one image file."""
+    """A cache with two stores, a complete and an incomplete download, and the hash of one image file."""
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 MB")
     for kind, count, day in (("features", 3, 2), ("pixels", 5, 3)):
@@ -64,7 +64,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     ]
     result = ftcli("cache", "--json").json
     assert (result["folder"], result["limit"], result["cleared"], result["freed"]) == (str(cache), 10**6, [], 0)
-    assert result["bytes"] == sum(shelf["bytes"] for shelf in result["shelves"])
+    assert result["bytes"] == sum(entry["bytes"] for entry in result["shelves"])
     assert result["shelves"][1] == {
         "name": PIXELS_ENTRY,
         "kind": "pixels",
@@ -73,7 +73,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
         "bytes": 5 * (944 + 36) + 20,
         "used": "1970-01-04T00:00:00+00:00",
     }
-    assert {shelf["kind"]: shelf["records"] for shelf in result["shelves"][3:]} == {"downloads": 1, "images": 0}
+    assert {entry["kind"]: entry["records"] for entry in result["shelves"][3:]} == {"downloads": 1, "images": 0}
 
 
 def test_cache_listing_creates_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ftcli: Ftcli) -> None:
@@ -93,9 +93,9 @@ def test_cache_clear_removes_named_entries(cache: Path, ftcli: Ftcli) -> None:
     assert [line.split()[0] for line in outcome.out.splitlines()] == ["name", FEATURES_ENTRY, "cleared:"]
     assert list((cache / "features").iterdir()) == []
     result = ftcli("cache", "--json", "clear", "downloads").json
-    assert sorted(shelf["about"] for shelf in result["cleared"]) == ["a.pth", "b.zip (incomplete)"]
+    assert sorted(entry["about"] for entry in result["cleared"]) == ["a.pth", "b.zip (incomplete)"]
     assert result["freed"] == 2 * 1234
-    assert [shelf["kind"] for shelf in result["shelves"]] == ["pixels", "images"]
+    assert [entry["kind"] for entry in result["shelves"]] == ["pixels", "images"]
     assert list((cache / "downloads").iterdir()) == []
     assert len(ftcli("cache", "clear", "--all", "--json").json["cleared"]) == 2
     assert sorted(path for path in cache.rglob("*") if path.is_file()) == []
@@ -128,9 +128,10 @@ def test_cache_clear_requires_names_or_all(cache: Path, ftcli: Ftcli) -> None:
 def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli: Ftcli) -> None:
     code = (
         "import fcntl, sys; from ftcli.caching.store import Store; from ftcli.results import NullReporter\n"
-        f"part = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
-        "fcntl.lockf(part, fcntl.LOCK_EX)\n"
-        "with Store('pixels', {'of': 'pixels'}, '').writer(NullReporter()): print('writing', flush=True); sys.stdin.read()\n"
+        f"file = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "with Store('pixels', {'of': 'pixels'}, '').writer(NullReporter()):\n"
+        "    print('writing', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
         assert process.stdout
@@ -152,7 +153,7 @@ def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli:
             "warning: fedcba98: another ftcli is writing to it (b.zip (incomplete)); it was not removed",
         ]
     )
-    assert [shelf["kind"] for shelf in everything.json["shelves"]] == ["downloads", "pixels"]
+    assert [entry["kind"] for entry in everything.json["shelves"]] == ["downloads", "pixels"]
     assert len(ftcli("cache", "clear", "--all", "--json").json["cleared"]) == 2
 
 
@@ -161,7 +162,7 @@ def test_cache_lists_and_clears_damaged_entries(cache: Path, ftcli: Ftcli) -> No
     (cache / "images.sqlite").write_bytes(b"nonsense" * 100)
     (chunk,) = (cache / "pixels").glob("*/*.chunk")
     os.truncate(chunk, 7)
-    result = {shelf["kind"]: (shelf["about"], shelf["records"]) for shelf in ftcli("cache", "--json").json["shelves"]}
+    result = {entry["kind"]: (entry["about"], entry["records"]) for entry in ftcli("cache", "--json").json["shelves"]}
     assert result["features"] == ("unknown", 3)
     assert result["images"] == ("digests of image files", 0)
     assert result["pixels"] == ("pixels of a network", 0)

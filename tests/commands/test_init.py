@@ -1,4 +1,4 @@
-"""`ftcli init`: a recipe on standard output that trains as it stands."""
+"""Tests of `ftcli init`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.conftest import Ftcli
 
 @pytest.mark.slow
 def test_init_recipe_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    drafted = ftcli("init", photo_folder, "--name", "drafted", "--backbone", "shufflenet_v2_x0_5")
-    assert (drafted.code, drafted.err) == (0, "")
-    assert drafted.out.startswith("# ftcli train recipe.yaml\n#\n# 52 images of 2 classes: 'china', 'flower'. ")
-    Path("recipe.yaml").write_text(drafted.out)
+    outcome = ftcli("init", photo_folder, "--name", "drafted", "--backbone", "shufflenet_v2_x0_5")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("# ftcli train recipe.yaml\n#\n# 52 images of 2 classes: 'china', 'flower'. ")
+    Path("recipe.yaml").write_text(outcome.out)
     short = [f"--set=stages.{stage}.epochs=1" for stage in ("head", "all")]
     trained = ftcli("train", "recipe.yaml", "--set=backbone.weights=none", "--set=data.num_workers=0", *short, "--json")
     assert trained.code == 0, trained.err
@@ -62,10 +62,10 @@ def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: 
     ],
 )
 def test_init_reports_errors(workplace: Path, ftcli: Ftcli, arguments: list[str], code: int, sentence: str) -> None:
-    for place in ("empty", "one/a", "two/a", "two/b"):
-        Path(place).mkdir(parents=True)
-        for number in range(0 if place == "empty" else 5):
-            Image.new("RGB", (40, 40)).save(Path(place) / f"{number}.png")
+    for folder in ("empty", "one/a", "two/a", "two/b"):
+        Path(folder).mkdir(parents=True)
+        for number in range(0 if folder == "empty" else 5):
+            Image.new("RGB", (40, 40)).save(Path(folder) / f"{number}.png")
     outcome = ftcli("init", *arguments)
     assert (outcome.code, outcome.out) == (code, "")
     (message,) = outcome.errors

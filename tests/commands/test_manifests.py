@@ -1,4 +1,4 @@
-"""Trainings and evaluations of manifests, through the command line."""
+"""Tests of manifests in the commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import Ftcli
 
 @pytest.fixture
 def manifest(workplace: Path, photo_folder: Path) -> Path:
-    """The photographs in cells.csv, ten parts of a photograph to a group, without splits."""
+    """The photographs in cells.csv, in groups of up to four, without splits."""
     lines = ["path;label;group"]
     for path in sorted(photo_folder.rglob("*.jpg")):
         name = {"china": "寺 🏯", "flower": 'une "fleur"'}[path.parent.name].replace('"', '""')
@@ -41,7 +41,7 @@ def test_manifest_splits_are_stable_when_it_grows(ftcli: Ftcli, manifest: Path) 
     result = ftcli("evaluate", run / "best_loss.pt", "--json").json
     assert result["classes"] == ['une "fleur"', "寺 🏯"]
     assert result["images"] == sum(split == "test" for split in before.values())
-    # A third more images, all of groups that are there already.
+    # A third more images, all of existing groups.
     extra = manifest.parent / "extra"
     extra.mkdir()
     rows = []

@@ -1,4 +1,4 @@
-"""`ftcli predict`: every image gets its classes in every form, or is named."""
+"""Tests of `ftcli predict`: output formats, corrupt images, streams."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ CLASS_NAMES = ('a, "b"\nc\\n', "قطة 狗 🐶")
 
 @pytest.fixture
 def checkpoint_path(finished: Path, photo_folder: Path) -> Path:
-    """A checkpoint in a current folder that has photos/, the test images of two classes."""
+    """A checkpoint in a current folder with photos/, the test images of two classes."""
     shutil.copytree(photo_folder / "test", finished / "photos")
     return Path("runs/photos/best_loss.pt")
 
 
 @pytest.fixture
 def renamed_checkpoint(checkpoint_path: Path) -> Path:
-    """The checkpoint with classes whose names are hard to write."""
+    """The checkpoint with class names that need escaping."""
     write_checkpoint(replace(read_checkpoint(checkpoint_path), classes=CLASS_NAMES), Path("odd.pt"))
     return Path("odd.pt")
 
 
 @pytest.fixture
 def set_stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
-    """Let standard input hold some bytes."""
+    """Return a function that sets the bytes of standard input."""
     return lambda content: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
@@ -56,24 +56,27 @@ def test_predict_agrees_with_evaluate(ftcli: Ftcli, checkpoint_path: Path) -> No
     assert result["checkpoint"] == str(checkpoint_path.absolute())
     assert result["classes"] == ["china", "flower"]
     assert result["failed"] == []
-    paths = [one["path"] for one in result["predictions"]]
+    paths = [item["path"] for item in result["predictions"]]
     assert paths == sorted(str(path) for path in Path("photos").rglob("*.jpg"))
     assert all(
-        sum(guess["probability"] for guess in one["classes"]) == pytest.approx(1) for one in result["predictions"]
+        sum(score["probability"] for score in item["classes"]) == pytest.approx(1) for item in result["predictions"]
     )
     evaluated = ftcli("evaluate", checkpoint_path, "--data", "photos", "--json").json
-    wrong = {one["path"]: one for one in result["predictions"] if one["classes"][0]["name"] not in one["path"]}
+    wrong = {item["path"]: item for item in result["predictions"] if item["classes"][0]["name"] not in item["path"]}
     assert 1 - len(wrong) / 12 == pytest.approx(evaluated["accuracy"])
-    for mistake in evaluated["worst"]:
-        first = wrong[f"photos/{mistake['path']}"]["classes"][0]
-        assert first["name"] == mistake["predicted"]
-        assert first["probability"] == pytest.approx(mistake["probability"], abs=1e-6)
+    for error in evaluated["worst"]:
+        first = wrong[f"photos/{error['path']}"]["classes"][0]
+        assert first["name"] == error["predicted"]
+        assert first["probability"] == pytest.approx(error["probability"], abs=1e-6)
 
 
 def test_predict_does_not_depend_on_batch(ftcli: Ftcli, checkpoint_path: Path) -> None:
     def predict(*arguments: str) -> dict[str, float]:
-        told = ftcli("predict", checkpoint_path, *arguments, "--json").json["predictions"]
-        return {one["path"]: {g["name"]: g["probability"] for g in one["classes"]}["china"] for one in told}
+        predictions = ftcli("predict", checkpoint_path, *arguments, "--json").json["predictions"]
+        return {
+            item["path"]: {score["name"]: score["probability"] for score in item["classes"]}["china"]
+            for item in predictions
+        }
 
     full_result = predict("photos")
     assert len(set(full_result.values())) > 6
@@ -91,10 +94,10 @@ def test_predict_csv_matches_json(ftcli: Ftcli, renamed_checkpoint: Path) -> Non
     rows = list(csv.reader(io.StringIO(ftcli("predict", renamed_checkpoint, "photos", "--format", "csv").out)))
     assert rows[0] == ["path", "class_1", "probability_1", "class_2", "probability_2"]
     assert len(rows) == 14
-    for row, one in zip(rows[1:], result["predictions"], strict=True):
-        first, second = one["classes"]
+    for row, item in zip(rows[1:], result["predictions"], strict=True):
+        first, second = item["classes"]
         assert row == [
-            one["path"],
+            item["path"],
             first["name"],
             str(first["probability"]),
             second["name"],
@@ -126,17 +129,19 @@ def test_predict_reports_corrupt_image_and_continues(ftcli: Ftcli, checkpoint_pa
     )
     assert outcome.code == 3
     assert outcome.errors == ["predict: 3 of 15 images cannot be read; the warnings name them"]
-    warned = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]
-    assert [f"{one['path']}: {one['why']}" for one in outcome.json["failed"]] == warned
-    assert warned[0].startswith("photos/china/0.jpg: is truncated (")
-    assert warned[1:] == [
+    warnings = [line.removeprefix("warning: ") for line in outcome.err.splitlines() if line.startswith("warning: ")]
+    assert [f"{item['path']}: {item['why']}" for item in outcome.json["failed"]] == warnings
+    assert warnings[0].startswith("photos/china/0.jpg: is truncated (")
+    assert warnings[1:] == [
         "photos/flower/x.png: is empty (0 bytes)",
         "gone.jpg: cannot be opened (No such file or directory)",
     ]
-    assert [one["path"] for one in outcome.json["predictions"]] == [one["path"] for one in full_result["predictions"]]
-    table = ftcli("predict", checkpoint_path, "photos/flower/x.png", "--out", "told.csv", "--format", "csv")
+    assert [item["path"] for item in outcome.json["predictions"]] == [
+        item["path"] for item in full_result["predictions"]
+    ]
+    table = ftcli("predict", checkpoint_path, "photos/flower/x.png", "--out", "out.csv", "--format", "csv")
     assert (table.code, table.out) == (3, "")
-    assert Path("told.csv").read_text() == "path,class_1,probability_1,class_2,probability_2\n"
+    assert Path("out.csv").read_text() == "path,class_1,probability_1,class_2,probability_2\n"
     nothing = ftcli("predict", checkpoint_path, "photos/flower/x.png", "--json")
     assert nothing.json["failed"] == [{"path": "photos/flower/x.png", "why": "is empty (0 bytes)"}]
     assert nothing.json["predictions"] == []
@@ -148,7 +153,7 @@ def test_predict_reads_paths_from_stdin(
     name = os.fsdecode(b"photos/\xff\n.jpg")
     shutil.copy("photos/china/20.jpg", name)
     set_stdin(b"photos/flower/20.jpg\nphotos/china/21.jpg\n")
-    paths = [one["path"] for one in ftcli("predict", checkpoint_path, "-", "--json").json["predictions"]]
+    paths = [item["path"] for item in ftcli("predict", checkpoint_path, "-", "--json").json["predictions"]]
     assert paths == ["photos/flower/20.jpg", "photos/china/21.jpg"]
     set_stdin(b"photos/\xff\n.jpg\0photos/china/20.jpg\0")
     same, other = ftcli("predict", checkpoint_path, "-", "--json").json["predictions"]
@@ -156,14 +161,14 @@ def test_predict_reads_paths_from_stdin(
 
 
 def test_predict_out_is_written_atomically(ftcli: Ftcli, checkpoint_path: Path) -> None:
-    Path("told.json").write_text("old")
-    outcome = ftcli("predict", checkpoint_path, "photos", "--json", "--out", "told.json")
+    Path("out.json").write_text("old")
+    outcome = ftcli("predict", checkpoint_path, "photos", "--json", "--out", "out.json")
     assert (outcome.code, outcome.out) == (0, "")
-    assert json.loads(Path("told.json").read_text()) == ftcli("predict", checkpoint_path, "photos", "--json").json
-    missing = ftcli("predict", checkpoint_path, "photos", "--out", "no/told.csv")
+    assert json.loads(Path("out.json").read_text()) == ftcli("predict", checkpoint_path, "photos", "--json").json
+    missing = ftcli("predict", checkpoint_path, "photos", "--out", "no/out.csv")
     assert missing.code == 1
     assert missing.errors == [
-        "no/told.csv: cannot be written (No such file or directory); check the folder and its permissions"
+        "no/out.csv: cannot be written (No such file or directory); check the folder and its permissions"
     ]
 
 
@@ -171,17 +176,17 @@ def test_predict_out_is_written_atomically(ftcli: Ftcli, checkpoint_path: Path) 
 def test_predict_out_is_absent_when_terminated(checkpoint_path: Path) -> None:
     line = b"photos/china/20.jpg\n"
     with start_predict(
-        checkpoint_path, "-", "--format", "csv", "--out", "told.csv", stdin=subprocess.PIPE, stderr=-1
+        checkpoint_path, "-", "--format", "csv", "--out", "out.csv", stdin=subprocess.PIPE, stderr=-1
     ) as process:
         assert process.stdin
-        process.stdin.write(line * 5_000)  # more than is read ahead, and no end
+        process.stdin.write(line * 5_000)  # more than is read ahead, without end of file
         process.stdin.flush()
         until = time.monotonic() + 120
-        while not any(path.stat().st_size for path in Path().glob(".told.csv.*.tmp")) and time.monotonic() < until:
+        while not any(path.stat().st_size for path in Path().glob(".out.csv.*.tmp")) and time.monotonic() < until:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
-    assert not [path.name for path in Path().iterdir() if "told" in path.name]
+    assert not [path.name for path in Path().iterdir() if "out." in path.name]
 
 
 @pytest.mark.slow
@@ -208,19 +213,19 @@ def test_predict_reports_no_images(ftcli: Ftcli, checkpoint_path: Path) -> None:
         (["", "photos"], "predict: an argument is empty; give a file or folder (. is the current folder)"),
         (["p/*.jpg"], "p/*.jpg: matches no image; fix the pattern (** matches any number of folders)"),
     ):
-        outcome = ftcli("predict", checkpoint_path, *arguments, "--json", "--out", "told.json")
+        outcome = ftcli("predict", checkpoint_path, *arguments, "--json", "--out", "out.json")
         assert (outcome.code, outcome.out, outcome.errors) == (3, "", [sentence])
-    assert not Path("told.json").exists()
+    assert not Path("out.json").exists()
 
 
 def test_predict_reports_invalid_options(ftcli: Ftcli, checkpoint_path: Path) -> None:
     outcome = ftcli("predict", checkpoint_path, "photos", "--format", "csv", "--json")
     assert outcome.code == 2
     assert outcome.errors == ["--format csv: cannot be combined with --json; remove one of them"]
-    for taken in (".", "photos"):
-        outcome = ftcli("predict", checkpoint_path, "photos", "--out", taken)
+    for folder in (".", "photos"):
+        outcome = ftcli("predict", checkpoint_path, "photos", "--out", folder)
         assert outcome.code == 2
-        assert outcome.errors == [f"--out: {taken} is a folder, link or device; give the name of a file"]
+        assert outcome.errors == [f"--out: {folder} is a folder, link or device; give the name of a file"]
     assert ftcli("predict", checkpoint_path, "photos", "--top", "0").code == 2
     missing = ftcli("predict", "none.pt", "photos")
     assert missing.code == 4
@@ -245,8 +250,8 @@ def test_predict_uses_preprocessing_of_checkpoint(ftcli: Ftcli, checkpoint_path:
         )
         image.save("upright.jpg", quality=100)
     turned, upright = ftcli("predict", checkpoint_path, "turned.jpg", "upright.jpg", "--json").json["predictions"]
-    assert {g["name"]: g["probability"] for g in turned["classes"]} == pytest.approx(
-        {g["name"]: g["probability"] for g in upright["classes"]}, abs=0.02
+    assert {score["name"]: score["probability"] for score in turned["classes"]} == pytest.approx(
+        {score["name"]: score["probability"] for score in upright["classes"]}, abs=0.02
     )
 
 

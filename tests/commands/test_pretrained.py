@@ -1,4 +1,4 @@
-"""Weights from anywhere, through the command line: an earlier run, an address, a file of another program."""
+"""Tests of pretrained weights on the command line: from a run, a URL, or a file of another program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEAD_TENSORS = "fc.0.weight [16, 1024], fc.0.bias [16], fc.3.weight [2, 16], fc.
 
 @pytest.fixture
 def earlier_checkpoint(finished: Path) -> Checkpoint:
-    """A checkpoint of another run, `earlier.pt`, with a preprocessing of its own, and `r2.yaml` that begins from it."""
+    """The checkpoint `earlier.pt` of another run with other preprocessing, and `r2.yaml` that starts from it."""
     checkpoint = replace(read_checkpoint(finished / "runs/photos/best_loss.pt"), preprocessing=PREPROCESSING)
     write_checkpoint(checkpoint, finished / "earlier.pt")
     text = (finished / "r.yaml").read_text().replace("  image_size: 32\n", "").replace("name: photos", "name: later")
@@ -36,9 +36,9 @@ def train_head(ftcli: Ftcli, *more: str) -> CommandResult:
     return ftcli("train", "r2.yaml", "--stage", "head", "--set", "stages.head.epochs=1", "--json", *more)
 
 
-def has_same_backbone(one: Checkpoint, other: Checkpoint) -> bool:
-    names = [name for name in one.state if not name.startswith("fc.")]
-    return all(torch.equal(one.state[name], other.state[name]) for name in names)
+def has_same_backbone(first: Checkpoint, second: Checkpoint) -> bool:
+    names = [name for name in first.state if not name.startswith("fc.")]
+    return all(torch.equal(first.state[name], second.state[name]) for name in names)
 
 
 @pytest.mark.slow
@@ -168,12 +168,12 @@ def test_inspect_shows_loaded_weights(workplace: Path, ftcli: Ftcli) -> None:
     torch.save({"state_dict": {f"model.{n}": t for n, t in state.items()} | {"loss.weight": torch.ones(3)}}, "w.ckpt")
     digest = hashlib.sha256(Path("w.ckpt").read_bytes()).hexdigest()
     result = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt", "--sha256", digest, "--json").json
-    left = ["loss.weight [3]", "classifier.1.weight [3, 512, 1, 1]", "classifier.1.bias [3]"]
-    assert result["loaded"] == {"source": "./w.ckpt", "sha256": digest, "tensors": 50, "left_out": left}
+    skipped = ["loss.weight [3]", "classifier.1.weight [3, 512, 1, 1]", "classifier.1.bias [3]"]
+    assert result["loaded"] == {"source": "./w.ckpt", "sha256": digest, "tensors": 50, "left_out": skipped}
     lines = ftcli("inspect", "squeezenet1_1", "--weights", "./w.ckpt").out.splitlines()
     assert "weights: 50 tensors from ./w.ckpt" in lines
     assert f"  sha256: {digest}" in lines
-    assert f"  skipped: {', '.join(left)}" in lines
+    assert f"  skipped: {', '.join(skipped)}" in lines
     assert ftcli("inspect", "squeezenet1_1", "--json").json["loaded"] is None
 
 
@@ -224,8 +224,8 @@ def test_inspect_shows_mismatched_tensors(
     assert outcome.code == 4
     assert outcome.out == ""
     assert [" ".join(line.split()) for line in outcome.err.splitlines()[:4]] == [
-        "error: --weights: w.pth has 338 tensors and the network 52, and match: position needs the same number; the file's "
-        "tensors are those of shufflenet_v2_x0_5; set backbone.name: shufflenet_v2_x0_5",
+        "error: --weights: w.pth has 338 tensors and the network 52, and match: position needs the same number; the "
+        "file's tensors are those of shufflenet_v2_x0_5; set backbone.name: shufflenet_v2_x0_5",
         "network shape file shape",
         "1 features.0.weight [64, 3, 3, 3] conv1.0.weight [24, 3, 3, 3]",
         "2 features.0.bias [64] conv1.1.weight [24]",

@@ -1,4 +1,4 @@
-"""`ftcli schema`: one JSON document, that which stands beside the shipped recipes."""
+"""Tests of `ftcli schema`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words in any script: names of classes and files go through every command and every file as they are."""
+"""Tests of class and file names in many scripts, in all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def unicode_dir(many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder, whose own name is in two scripts, with a finished run."""
+    """A current folder with a name in two scripts and a finished run."""
     folder = tmp_path / "多 قطة"
     shutil.copytree(many_scripts, folder)
     monkeypatch.chdir(folder)
@@ -25,29 +25,29 @@ def unicode_dir(many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_train_preserves_unicode_names(unicode_dir: Path, ftcli: Ftcli) -> None:
-    manifest = json.loads((unicode_dir / "runs/photos/run.json").read_text(encoding="utf-8"))
-    assert set(manifest["data"]["classes"]) == set(UNICODE_CLASS_NAMES)
+    metadata = json.loads((unicode_dir / "runs/photos/run.json").read_text(encoding="utf-8"))
+    assert set(metadata["data"]["classes"]) == set(UNICODE_CLASS_NAMES)
     assert all(
-        (unicode_dir / "data" / path).is_file() for paths in manifest["data"]["splits"].values() for path in paths
+        (unicode_dir / "data" / path).is_file() for paths in metadata["data"]["splits"].values() for path in paths
     )
     result = ftcli("evaluate", "best_loss.pt", "--json").json
     assert [row["name"] for row in result["per_class"]] == sorted(UNICODE_CLASS_NAMES)
-    assert all((unicode_dir / "data" / mistake["path"]).is_file() for mistake in result["worst"])
+    assert all((unicode_dir / "data" / error["path"]).is_file() for error in result["worst"])
     assert ftcli("inspect", "best_loss.pt", "--json").json["classes"] == sorted(UNICODE_CLASS_NAMES)
 
 
-@pytest.mark.parametrize("form", ["csv", "json", "table"])
-def test_predict_prints_unicode_names(unicode_dir: Path, ftcli: Ftcli, form: str) -> None:
-    outcome = ftcli("predict", "best_loss.pt", "data/test", "--format", form, "--top", "5")
+@pytest.mark.parametrize("output_format", ["csv", "json", "table"])
+def test_predict_prints_unicode_names(unicode_dir: Path, ftcli: Ftcli, output_format: str) -> None:
+    outcome = ftcli("predict", "best_loss.pt", "data/test", "--format", output_format, "--top", "5")
     assert outcome.code == 0
-    assert all(name in outcome.out for name in UNICODE_CLASS_NAMES if form == "table")
-    if form == "table":
+    assert all(name in outcome.out for name in UNICODE_CLASS_NAMES if output_format == "table")
+    if output_format == "table":
         return
-    if form == "csv":
+    if output_format == "csv":
         rows = list(csv.DictReader(io.StringIO(outcome.out)))
-        result = {row["path"]: {row[f"class_{place}"] for place in range(1, 6)} for row in rows}
+        result = {row["path"]: {row[f"class_{number}"] for number in range(1, 6)} for row in rows}
     else:
-        result = {row["path"]: {one["name"] for one in row["classes"]} for row in outcome.json["predictions"]}
+        result = {row["path"]: {score["name"] for score in row["classes"]} for row in outcome.json["predictions"]}
     assert len(result) == 20
     assert all(Path(path).is_file() for path in result)
     assert all(names == set(UNICODE_CLASS_NAMES) for names in result.values())
@@ -58,8 +58,8 @@ def test_init_and_manifest_accept_unicode_names(unicode_dir: Path, ftcli: Ftcli)
     rows = [(path.relative_to(unicode_dir / "data").as_posix(), path.parent.name) for path in images]
     with (unicode_dir / "data/清单.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
-    drafted = ftcli("init", "data/清单.csv", "--backbone", "shufflenet_v2_x0_5", "--out", "配方.yaml")
-    assert drafted.code == 0, drafted.err
+    initialized = ftcli("init", "data/清单.csv", "--backbone", "shufflenet_v2_x0_5", "--out", "配方.yaml")
+    assert initialized.code == 0, initialized.err
     small = [f"--set={setting}" for setting in ("data.num_workers=0", "backbone.weights=none", "stages.head.epochs=1")]
     trained = ftcli("train", "配方.yaml", *small, "--stage", "head", "--out", "runs/清单", "--json")
     assert trained.code == 0, trained.err
@@ -70,5 +70,5 @@ def test_inspect_plot_warns_of_missing_glyphs(unicode_dir: Path, ftcli: Ftcli) -
     outcome = ftcli("inspect", "r.yaml", "--plot-augment", "图.png")
     assert outcome.code == 0, outcome.err
     assert (unicode_dir / "图.png").read_bytes().startswith(b"\x89PNG")
-    assert "🐶" in outcome.err  # no font that is drawn with has it; its name stands in the picture
+    assert "🐶" in outcome.err  # no installed font has it; its name is drawn instead
     assert "drawn as names or codes" in outcome.err
