@@ -8,7 +8,16 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 
 from ftcli.console.tables import cell_width, print_skipped, print_table
-from ftcli.results import METRIC_INFO, ClassMetrics, EvaluatedImage, EvaluateResult, TemperatureScaling, Threshold
+from ftcli.results import (
+    METRIC_INFO,
+    ClassMetrics,
+    EvaluatedImage,
+    EvaluateResult,
+    Threshold,
+    describe_confidence,
+    describe_temperature_scaling,
+    format_percent,
+)
 
 _MAX_MATRIX_CLASSES = 12
 _METRIC_COLUMNS_WIDTH = 86
@@ -22,7 +31,8 @@ def print_evaluation(console: Console, result: EvaluateResult) -> None:
     console.print(f"{result.checkpoint} on {result.split}:", soft_wrap=True)
     tta = f", averaged over {result.views} views of each image" if result.views > 1 else ""
     console.print(
-        f"accuracy {result.accuracy:.1%}, loss {result.loss:.4f}, {result.images:,} images{tta}", soft_wrap=True
+        f"accuracy {format_percent(result.accuracy)}, loss {result.loss:.4f}, {result.images:,} images{tta}",
+        soft_wrap=True,
     )
     rows = [
         (METRIC_INFO[metric.name].label, _format_value(metric.value), _format_interval(metric.low, metric.high))
@@ -68,7 +78,9 @@ def _print_confusion_matrix(console: Console, result: EvaluateResult) -> None:
         print_table(console, header, [(name, *map(str, row)) for name, row in counts])
     if result.confused:
         console.print("\nmost frequent errors:")
-        rows = [(pair.label, pair.predicted, f"{pair.images:,}", f"{pair.share:.1%}") for pair in result.confused]
+        rows = [
+            (pair.label, pair.predicted, f"{pair.images:,}", format_percent(pair.share)) for pair in result.confused
+        ]
         print_table(console, ("true class", "predicted class", ">images", ">of true class"), rows)
 
 
@@ -104,22 +116,9 @@ def _format_goal(threshold: Threshold) -> str:
 
 
 def _print_calibration(console: Console, result: EvaluateResult) -> None:
-    confidence = result.judge_confidence()
-    verdict = "no significant difference" if confidence == "fair" else f"the model is {confidence}"
-    console.print(
-        f"\nmean confidence {result.calibration['mean_confidence']:.1%}, accuracy {result.accuracy:.1%}: {verdict}",
-        soft_wrap=True,
-    )
+    console.print(f"\n{describe_confidence(result)}", soft_wrap=True)
     if result.scaling is not None:
-        console.print(_format_temperature_scaling(result.scaling), soft_wrap=True)
-
-
-def _format_temperature_scaling(scaling: TemperatureScaling) -> str:
-    return (
-        f"temperature {scaling.temperature:.4f}, fitted on {scaling.images:,} images of {scaling.split}: log loss "
-        f"{scaling.log_loss_before:.4f} -> {scaling.log_loss_after:.4f} there, calibration error "
-        f"{scaling.error_before:.3f} -> {scaling.error_after:.3f}"
-    )
+        console.print(describe_temperature_scaling(result.scaling), soft_wrap=True)
 
 
 def _suggest_commands(result: EvaluateResult) -> list[str]:

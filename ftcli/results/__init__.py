@@ -13,7 +13,7 @@ from ftcli.results.evaluation import (
     Threshold,
 )
 from ftcli.results.extraction import ExtractResult, FeatureLayer, ProbeScore
-from ftcli.results.formatting import format_count, format_duration, format_size
+from ftcli.results.formatting import format_count, format_duration, format_percent, format_size
 from ftcli.results.inspection import (
     BoundaryTensor,
     HeadInfo,
@@ -26,7 +26,7 @@ from ftcli.results.inspection import (
     StageSummary,
     WeightsEntry,
 )
-from ftcli.results.metric_info import METRIC_INFO, MetricInfo
+from ftcli.results.metric_info import METRIC_INFO, MetricInfo, describe_confidence, describe_temperature_scaling
 from ftcli.results.prediction import DEFAULT_TOP_K, ClassScore, Prediction, PredictionError, PredictResult
 from ftcli.results.recipe import InitResult, SchemaResult
 from ftcli.results.reporter import NullReporter, Progress, ProgressCounter, ProgressTask, Reporter
@@ -92,7 +92,10 @@ __all__ = [
     "Threshold",
     "TrainResult",
     "WeightsEntry",
+    "describe_confidence",
+    "describe_temperature_scaling",
     "format_count",
     "format_duration",
+    "format_percent",
     "format_size",
 ]

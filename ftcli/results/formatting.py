@@ -18,6 +18,11 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def format_percent(fraction: float) -> str:
+    """Return a fraction in percent, such as 85.4%."""
+    return f"{fraction:.1%}"
+
+
 def format_size(num_bytes: int) -> str:
     """Return a size in MB or GB, such as 12.3 MB."""
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"

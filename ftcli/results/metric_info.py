@@ -1,8 +1,11 @@
-"""Labels and descriptions of the metrics, shared by the console and the HTML report."""
+"""Labels and sentences about metrics, shared by the console and the HTML report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from ftcli.results.evaluation import EvaluateResult, TemperatureScaling
+from ftcli.results.formatting import format_count, format_percent
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,20 @@ METRIC_INFO = {
     ),
 }
 """Metrics by `Metric.name`."""
+
+
+def describe_confidence(result: EvaluateResult) -> str:
+    """Compare the mean confidence with the accuracy."""
+    judgement = result.judge_confidence()
+    verdict = "no significant difference" if judgement == "fair" else f"the model is {judgement}"
+    mean_confidence = format_percent(result.calibration["mean_confidence"])
+    return f"Mean confidence {mean_confidence}, accuracy {format_percent(result.accuracy)}: {verdict}."
+
+
+def describe_temperature_scaling(scaling: TemperatureScaling) -> str:
+    """Report a temperature with the log loss and calibration error before and after."""
+    return (
+        f"Temperature {scaling.temperature:.4f}, fitted on {format_count(scaling.images, 'image')} of {scaling.split}: "
+        f"there the log loss changes from {scaling.log_loss_before:.4f} to {scaling.log_loss_after:.4f} and the "
+        f"calibration error from {scaling.error_before:.3f} to {scaling.error_after:.3f}."
+    )

@@ -400,5 +400,5 @@ def test_evaluate_prints_tables(ftcli: Ftcli, checkpoint_path: Path) -> None:
     ):
         assert f"\n{title}" in out
     assert "thresholds, chosen on val and measured on test:" in out
-    assert "\ntemperature " in out
+    assert "\nTemperature " in out
     assert out.endswith(f"next: ftcli evaluate {new} --report report.html\n")

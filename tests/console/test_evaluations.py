@@ -71,7 +71,7 @@ def test_print_evaluation_omits_wide_confusion_matrix(classes: int, width: int, 
     assert ("confusion matrix (rows: true class, columns: predicted):" in lines) == shown
     start = lines.index("most frequent errors:")
     assert lines[start + 2].split() == ["class", "1", "class", "0", "10", "10.0%"]
-    assert all(len(line) <= width for line in lines if not line.startswith(("mean confidence", "next:")))
+    assert all(len(line) <= width for line in lines if not line.startswith(("Mean confidence", "next:")))
 
 
 def test_print_evaluation_shows_all_class_metrics_if_wide() -> None:
@@ -90,7 +90,7 @@ def test_print_evaluation_shows_all_class_metrics_if_wide() -> None:
     ],
 )
 def test_print_evaluation_compares_confidence_with_accuracy(mean_confidence: float, verdict: str) -> None:
-    assert f"mean confidence {mean_confidence:.1%}, accuracy 90.0%: {verdict}" in render(
+    assert f"Mean confidence {mean_confidence:.1%}, accuracy 90.0%: {verdict}." in render(
         create_evaluation(3, mean_confidence=mean_confidence)
     )
 

@@ -1,9 +1,10 @@
-"""The report of an evaluation: one HTML file that needs nothing beside it."""
+"""The report of an evaluation as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
+from ftcli.data.images import CorruptImageError, read_rgb
 from ftcli.data.samples import natural_key
 from ftcli.evaluation.report import sentences
 from ftcli.evaluation.report.plots import (
@@ -24,20 +27,28 @@ from ftcli.evaluation.report.plots import (
     plot_history,
     plot_reliability,
 )
-from ftcli.evaluation.report.thumbnails import Thumbnail, make_thumbnail
 from ftcli.files import atomic_write
-from ftcli.results import METRIC_INFO, EpochMetrics, EvaluatedImage, EvaluateResult
+from ftcli.results import (
+    METRIC_INFO,
+    EpochMetrics,
+    EvaluatedImage,
+    EvaluateResult,
+    describe_confidence,
+    describe_temperature_scaling,
+    format_percent,
+)
 
 MAX_TABLE_CLASSES = 15
-"""The classes up to which the confusion matrix is a table; that of more is a picture."""
+"""The confusion matrix is a table up to this number of classes, and a plot above."""
+_MAX_THUMBNAIL_SIDE = 160
 
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What a report tells beside the evaluation itself.
+    """Facts of a report that are not part of the evaluation.
 
-    `source` says where the images are; their paths are relative to `root`. `recipe` is YAML. `rows` are the epochs of
-    the run, none where it is not beside the checkpoint. `made` is a time as ISO 8601 writes it.
+    `source` names the images, `root` is the folder of their paths. `recipe` is YAML. `history` is empty if the
+    checkpoint is outside a run directory. `created_at` is an ISO 8601 time.
     """
 
     model: str
@@ -56,21 +67,30 @@ class ReportContext:
 
 
 @dataclass(frozen=True)
+class _Thumbnail:
+    """A reduced image as a data: URL with its size in pixels, or the reason why it cannot be read."""
+
+    data_url: str = ""
+    width: int = 0
+    height: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class _ExampleCard:
-    """An example with its picture."""
+    """An evaluated image with its thumbnail."""
 
     example: EvaluatedImage
-    thumbnail: Thumbnail
+    thumbnail: _Thumbnail
     alt_text: str
 
 
 def write_report(evaluation: EvaluateResult, context: ReportContext, path: Path) -> None:
-    """Write an evaluation as a page, whole or not at all.
+    """Write the report atomically.
 
-    It opens without a network: plots, pictures, style and script are in it, and its content security policy lets
-    nothing else in. Names are shown as text, whatever is in them. The same evaluation, background and image files give
-    the same bytes. An image that can no longer be read is said so in its place. Raises RunError where the page cannot
-    be written.
+    Plots, images, style and script are embedded, and the content security policy blocks everything else. Names are
+    escaped. The same evaluation, context and image files give the same bytes. Images that can no longer be read are
+    replaced by the reason. Raises RunError if the file cannot be written.
     """
     page = _render(evaluation, context)
     atomic_write(path, page.encode("utf-8", "backslashreplace"))
@@ -85,60 +105,66 @@ def _render(evaluation: EvaluateResult, context: ReportContext) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        shown=sentences.escape_text,
-        share=sentences.format_percent,
-        figure=sentences.format_metric,
+        escape_text=sentences.escape_text,
+        percent=format_percent,
+        metric=sentences.format_metric,
         goal=sentences.describe_goal,
     )
     script = (resources.files(__package__) / "templates/report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html.jinja").render(
         evaluation=evaluation,
-        background=context,
-        script=Markup(script),  # our own; names never get into it
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        context=context,
+        script=Markup(script),  # safe: contains no names
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         **_build_text_variables(evaluation, context),
-        **_draw_plots(evaluation, context),
+        **_build_image_variables(evaluation, context),
     )
 
 
 def _build_text_variables(evaluation: EvaluateResult, context: ReportContext) -> dict[str, Any]:
-    """The words and numbers of the page that are not in the evaluation as they stand."""
-    sorted_indices = sorted(range(len(evaluation.classes)), key=lambda i: natural_key(evaluation.classes[i]))
+    classes = evaluation.classes
+    class_order = sorted(classes, key=natural_key)
     confusion = np.asarray(evaluation.confusion, dtype=np.int64)
     return {
         "summary": sentences.summarize_accuracy(evaluation),
-        "confidence": sentences.describe_confidence(evaluation),
-        "scaling": sentences.describe_temperature_scaling(evaluation.scaling) if evaluation.scaling else "",
-        "meanings": METRIC_INFO,
-        "wilsons": sentences.describe_wilson_intervals(evaluation.figures),
-        "alike": any(figure.low is None and figure.value is not None for figure in evaluation.figures),
-        "optimistic": any(threshold.chosen_on == evaluation.split for threshold in evaluation.thresholds),
-        "places": {evaluation.classes[i]: rank for rank, i in enumerate(sorted_indices)},
-        "shares": normalize_rows(confusion).tolist(),
-        "colours": (CORRECT_COLOR, ERROR_COLOR),
-        "stages": sentences.count_stage_epochs(context.history),
+        "confidence_sentence": describe_confidence(evaluation),
+        "scaling_sentence": describe_temperature_scaling(evaluation.scaling) if evaluation.scaling else "",
+        "metric_info": METRIC_INFO,
+        "intervals_note": sentences.describe_intervals(evaluation.figures),
+        "thresholds_are_biased": any(threshold.chosen_on == evaluation.split for threshold in evaluation.thresholds),
+        "class_ranks": {name: rank for rank, name in enumerate(class_order)},
+        "row_fractions": normalize_rows(confusion).tolist(),
+        "cell_colors": (CORRECT_COLOR, ERROR_COLOR),
+        "stage_epochs": sentences.count_stage_epochs(context.history),
     }
 
 
-def _draw_plots(evaluation: EvaluateResult, context: ReportContext) -> dict[str, Any]:
-    """The plots and pictures of the page; empty where there is nothing to show."""
+def _build_image_variables(evaluation: EvaluateResult, context: ReportContext) -> dict[str, Any]:
+    """Return the plots and example cards of the page, empty if there is nothing to show."""
     return {
-        "reliability": plot_reliability(evaluation.reliability) if evaluation.reliability else "",
-        "matrix": plot_confusion_matrix(evaluation) if len(evaluation.classes) > MAX_TABLE_CLASSES else "",
-        "progress": plot_history(context.history) if context.history else "",
-        "mistakes": _make_cards(evaluation.worst, context.root),
-        "doubts": _make_cards(evaluation.unsure, context.root),
+        "reliability_plot": plot_reliability(evaluation.reliability) if evaluation.reliability else "",
+        "matrix_plot": plot_confusion_matrix(evaluation) if len(evaluation.classes) > MAX_TABLE_CLASSES else "",
+        "history_plot": plot_history(context.history) if context.history else "",
+        "errors": _make_cards(evaluation.worst, context.root),
+        "unsure": _make_cards(evaluation.unsure, context.root),
     }
 
 
 def _make_cards(examples: Iterable[EvaluatedImage], root: Path) -> list[_ExampleCard]:
     return [
-        _ExampleCard(example, make_thumbnail(root / example.path), _describe_example(example)) for example in examples
+        _ExampleCard(example, _make_thumbnail(root / example.path), sentences.describe_example(example))
+        for example in examples
     ]
 
 
-def _describe_example(example: EvaluatedImage) -> str:
-    """What stands for a picture where it is not seen."""
-    path, label, predicted = map(sentences.isolate_text, (example.path, example.label, example.predicted))
-    verdict = "rightly" if example.label == example.predicted else f"truly {label},"
-    return f"{path}: {verdict} given {predicted} with {sentences.format_percent(example.probability)}"
+def _make_thumbnail(path: Path) -> _Thumbnail:
+    """Return an image reduced to 160 pixels, as a JPEG; the same file gives the same bytes."""
+    try:
+        image = read_rgb(path)
+    except CorruptImageError as error:
+        return _Thumbnail(error=error.reason)
+    image.thumbnail((_MAX_THUMBNAIL_SIDE, _MAX_THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    data_url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _Thumbnail(data_url, image.width, image.height)

@@ -1,4 +1,4 @@
-"""The plots of a report: how far probabilities can be trusted, who is taken for whom, how training went."""
+"""Plots of the report: reliability diagram, confusion matrix, training history."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from ftcli.evaluation.report.sentences import escape_text, format_percent, isolate_text
+from ftcli.evaluation.report.sentences import escape_text, isolate_text
 from ftcli.evaluation.report.svg import draw_svg
 from ftcli.plotting import BLUE
-from ftcli.results import EpochMetrics, EvaluateResult, ReliabilityBin
+from ftcli.results import EpochMetrics, EvaluateResult, ReliabilityBin, format_count, format_percent
 from ftcli.runs.curves import plot_curves
 from ftcli.statistics import wilson_interval
 
-_WIDTH = 360  # on a phone, letters are then hardly reduced
+_WIDTH = 360  # pixels, so that text stays legible on a phone
 CORRECT_COLOR, ERROR_COLOR = (47, 127, 196), (217, 95, 14)
-"""The colours of cells, which show on white and on black."""
+"""RGB of cells; both contrast with a white and a black page."""
 _MAX_LABEL_LENGTH = 20
-_MAX_OPTIMAL_ORDERING = 300  # classes up to which the best order of leaves is looked for, which takes their cube
+_MAX_OPTIMAL_ORDERING = 300  # classes; the time of an optimal leaf order is cubic
 
 
 def plot_reliability(bins: Sequence[ReliabilityBin]) -> Markup:
-    """The share that is right against the mean probability of each bin that has images, with 95 % intervals (Wilson),
-    above the number of images in each."""
+    """Plot accuracy against mean confidence of the non-empty bins, with 95% Wilson intervals, above image counts."""
     non_empty = [(b, b.confidence, b.accuracy) for b in bins if b.confidence is not None and b.accuracy is not None]
     confidence = [bin_confidence for _, bin_confidence, _ in non_empty]
     accuracy = [bin_accuracy for _, _, bin_accuracy in non_empty]
@@ -41,28 +40,27 @@ def plot_reliability(bins: Sequence[ReliabilityBin]) -> Markup:
         accuracy_axes.plot([0, 1], [0, 1], ":", color="#999999", label="perfectly calibrated")
         accuracy_axes.errorbar(
             confidence, accuracy, yerr=(lower_errors, upper_errors), fmt="o-", color=BLUE, markersize=4, capsize=2,
-            label="this classifier (95 %)",
+            label="this classifier (95% interval)",
         )  # fmt: skip
-        accuracy_axes.set(ylim=(0, 1.02), ylabel="share that is right")
+        accuracy_axes.set(ylim=(0, 1.02), ylabel="accuracy")
         accuracy_axes.grid(alpha=0.6)
         figure.legend(loc="outside upper left", ncols=2)
         count_axes.bar(
             [b.low for b in bins], [b.images for b in bins], [b.high - b.low for b in bins], align="edge",
             color=BLUE, edgecolor="none",
         )  # fmt: skip
-        count_axes.set(xlim=(start, 1.005), xlabel="probability given to the answer", ylabel="images")
+        count_axes.set(xlim=(start, 1.005), xlabel="confidence", ylabel="images")
 
     description = "; ".join(
-        f"{b.images} images held {format_percent(bin_confidence)} probable, {format_percent(bin_accuracy)} of them right"
+        f"{format_count(b.images, 'image')} with mean confidence {format_percent(bin_confidence)} and accuracy "
+        f"{format_percent(bin_accuracy)}"
         for b, bin_confidence, bin_accuracy in non_empty
     )
-    return draw_svg(
-        "reliability", (_WIDTH, 340), "Probabilities given, and the shares that are right", description, draw
-    )
+    return draw_svg("reliability", (_WIDTH, 340), "Reliability diagram: accuracy by confidence", description, draw)
 
 
 def plot_history(history: Sequence[EpochMetrics]) -> Markup:
-    """Loss and accuracy over the epochs of a run; at least one row."""
+    """Plot loss and accuracy over the epochs of a run, which has at least one."""
     epoch_texts = [
         f"stage {isolate_text(row.stage)}, epoch {row.epoch}: validation loss {row.val_loss:.4f}, "
         f"accuracy {format_percent(row.val_accuracy)}"
@@ -81,12 +79,11 @@ def plot_history(history: Sequence[EpochMetrics]) -> Markup:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
 
     description = f"From {epoch_texts[0]}, to {epoch_texts[1]}."
-    return draw_svg("progress", (_WIDTH, 400), "Loss and accuracy over the epochs of the training", description, draw)
+    return draw_svg("history", (_WIDTH, 400), "Loss and accuracy per epoch", description, draw)
 
 
 def order_classes(confusion: NDArray[np.int64]) -> list[int]:
-    """The classes in an order that puts those beside each other that are taken for each other: the leaves of a
-    hierarchical clustering by the mean share of mutual confusion."""
+    """Order classes so that confused ones are neighbors: the leaves of an average-linkage clustering by confusion."""
     from scipy.cluster.hierarchy import leaves_list, linkage  # slow to import
     from scipy.spatial.distance import squareform
 
@@ -102,14 +99,16 @@ def order_classes(confusion: NDArray[np.int64]) -> list[int]:
 
 
 def normalize_rows(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each count as a share of its row; 0 where the row has none."""
+    """Divide each count by the sum of its row; 0 for an empty row."""
     fractions: NDArray[np.float64] = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     return fractions
 
 
 def plot_confusion_matrix(evaluation: EvaluateResult) -> Markup:
-    """The confusion matrix of many classes: a row for each true class, a column for each given one, ordered by
-    `order_classes`, and the opacity of a cell the square root of its share of the row."""
+    """Plot the confusion matrix of many classes: rows are true, columns predicted classes, ordered by `order_classes`.
+
+    The opacity of a cell is the square root of its fraction of the row.
+    """
     confusion = np.asarray(evaluation.confusion, dtype=np.int64)
     order = order_classes(confusion)
     fractions = normalize_rows(confusion)[np.ix_(order, order)]
@@ -135,8 +134,8 @@ def plot_confusion_matrix(evaluation: EvaluateResult) -> Markup:
         axes.spines[:].set_color("#b0b0b0")
 
     description = (
-        f"{len(names)} true classes as rows and {len(names)} given classes as columns; "
-        f"{int(np.trace(confusion))} of {int(confusion.sum())} images lie on the diagonal, which is right."
+        f"{len(names)} true classes as rows and {len(names)} predicted classes as columns; "
+        f"{int(np.trace(confusion))} of {int(confusion.sum())} images are correct, on the diagonal."
     )
     return draw_svg("matrix", figure_size, "Confusion matrix", description, draw)
 
@@ -146,5 +145,5 @@ def _truncate(text: str, max_length: int) -> str:
 
 
 def _text_width(text: str) -> int:
-    """How wide a text is in letters; those of East Asia count twice."""
+    """Return the width of a text in letters; East Asian wide ones count twice."""
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

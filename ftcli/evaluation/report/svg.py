@@ -1,4 +1,4 @@
-"""Plots as SVG within a page: their words are the page's text, their colours the page's own."""
+"""Matplotlib plots as inline SVG with the text, fonts and colors of the page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CSS_COLORS = {
     "#999999": "var(--soft)",
     "#b0b0b0": "var(--rule)",
 }
-"""What plots are drawn with, and what the page has in its stead, which is another in the dark."""
+"""Colors of plots and the CSS variables that replace them; these differ in dark mode."""
 
 _RC_PARAMS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text: any script that the reader's browser has, and it can be selected
+    "svg.fonttype": "none",  # selectable text in any script that the browser supports
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "axes.spines.top": False,
@@ -34,11 +34,10 @@ _ID_REFERENCE = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 
 
 def draw_svg(name: str, size: tuple[float, float], title: str, description: str, draw: Callable[[Any], None]) -> Markup:
-    """An <svg> of `size` pixels that `draw` has filled a matplotlib figure for, with a title and a description for
-    those who do not see it.
+    """Return an <svg> of `size` pixels of the figure that `draw` fills, with title and description for screen readers.
 
-    Its ids begin with `name`, it brings no style sheet, and the same drawing gives the same text. Words may be in any
-    script; they must be free of what XML forbids. Raises KeyError for a colour that pages do not have.
+    Ids begin with `name`, there is no style sheet, and the same figure gives the same text. Text must not contain
+    characters that XML forbids. Raises KeyError for a color that is not in _CSS_COLORS.
     """
     from matplotlib import rc_context  # slow to import
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -46,7 +45,7 @@ def draw_svg(name: str, size: tuple[float, float], title: str, description: str,
 
     buffer = io.StringIO()
     with rc_context(_RC_PARAMS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser has fonts of its own
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the browser chooses fonts
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
         FigureCanvasSVG(figure)
         draw(figure)
@@ -61,8 +60,7 @@ def draw_svg(name: str, size: tuple[float, float], title: str, description: str,
 
 
 def _drop_namespaces(root: ElementTree.Element) -> None:
-    """HTML knows SVG's elements by their plain names. Style sheets, which would hold for the whole page, and metadata
-    go."""
+    """Use the plain element names of inline SVG; remove metadata, and style sheets, which would affect the page."""
     for element in root.iter():
         element.tag = _local_name(element.tag)
         element.attrib = {_local_name(key): value for key, value in element.attrib.items()}
@@ -77,8 +75,7 @@ def _local_name(name: str) -> str:
 
 
 def _renumber_ids(root: ElementTree.Element, name: str) -> None:
-    """Leave the ids that something refers to, numbered: matplotlib draws them at random, and a page may have none
-    twice."""
+    """Number the referenced ids and remove the others: those of matplotlib are random and may collide."""
     new_ids: dict[str, str] = {}
     for element in root.iter():
         for key, value in element.attrib.items():
@@ -93,7 +90,7 @@ def _renumber_ids(root: ElementTree.Element, name: str) -> None:
 
 
 def _apply_page_style(style: str) -> str:
-    """The same style in the page's colours and font."""
+    """Replace the colors of a style by CSS variables and remove its font."""
     declarations = []
     for declaration in style.split(";"):
         key, _, value = declaration.partition(":")

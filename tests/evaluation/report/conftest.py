@@ -32,7 +32,7 @@ from ftcli.statistics import wilson_interval
 def create_outputs(
     num_images: int, num_classes: int, accuracy: float, seed: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """True labels and probabilities of as many images; about a share `right` is given its true class."""
+    """Create true labels and probabilities with about the given accuracy."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(num_classes, size=num_images)
     logits = generator.normal(size=(num_images, num_classes))
@@ -45,7 +45,7 @@ def create_outputs(
 def create_evaluation(
     classes: Sequence[str], paths: Sequence[str], labels: NDArray[np.int64], probabilities: NDArray[np.float64]
 ) -> EvaluateResult:
-    """What an evaluation of these outputs comes to; the intervals of all but shares are made up."""
+    """Create the evaluation of these outputs; intervals other than Wilson's are made up."""
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     correct = predicted == labels
     counts = confusion_matrix(labels, predicted, labels=range(len(classes)))
@@ -115,7 +115,7 @@ def create_report_context(root: Path, metrics: tuple[EpochMetrics, ...] = ()) ->
 
 
 def create_metrics() -> tuple[EpochMetrics, ...]:
-    """A run of two stages with three epochs each."""
+    """Create the history of a run of two stages with three epochs each."""
     metrics = []
     for stage, start in (("head", 0.9), ("all 全部", 0.6)):
         for epoch in range(4):
@@ -133,7 +133,7 @@ class Browser:
     profile: Path
 
     def open(self, page: Path, *flags: str) -> tuple[str, list[str]]:
-        """The document after its scripts, and all that the console said."""
+        """Return the document after its scripts ran, and the messages of the console."""
         done = subprocess.run(
             [
                 self.program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
@@ -150,5 +150,5 @@ class Browser:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
-        pytest.skip("no browser: install chromium, which opens the reports that these tests look at")
+        pytest.skip("no browser found; install chromium to test the report in it")
     return Browser(program, tmp_path_factory.mktemp("profile"))

@@ -1,4 +1,4 @@
-"""Reports open anywhere, say what was measured in plain words, and show any name as text."""
+"""Reports are self-contained and accessible, and escape all names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ import pytest
 from ftcli.evaluation import report
 from ftcli.evaluation.report.page import write_report
 from ftcli.evaluation.report.plots import CORRECT_COLOR, ERROR_COLOR
-from ftcli.evaluation.report.sentences import (
+from ftcli.evaluation.report.sentences import describe_intervals, summarize_accuracy
+from ftcli.results import (
+    METRIC_INFO,
+    EvaluatedImage,
+    EvaluateResult,
+    Metric,
+    TemperatureScaling,
     describe_confidence,
-    describe_wilson_intervals,
-    summarize_accuracy,
 )
-from ftcli.results import METRIC_INFO, EvaluatedImage, EvaluateResult, Metric, TemperatureScaling
 from tests.conftest import UNICODE_CLASS_NAMES, Ftcli
 from tests.evaluation.report.conftest import (
     Browser,
@@ -54,7 +57,7 @@ WIDTHS = (360, 800, 1400)
 
 
 class Page(HTMLParser):
-    """A page's elements in order, with their attributes, and the text of each."""
+    """The elements of a page in order, with their attributes, and its texts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """A folder of images whose names are those of the hostile classes, as far as file systems take them."""
+    """Create a folder of images named like the hostile classes, as far as file systems allow."""
     root = tmp_path_factory.mktemp("pictures")
     for number, name in enumerate(HOSTILE):
         file = os.fsencode(name.replace("/", "_"))[:200] + f" {number}.jpg".encode()
@@ -84,7 +87,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Pa
 
 @pytest.fixture(scope="session")
 def hostile(pictures: Path) -> EvaluateResult:
-    """Eleven classes with names that would break a page that trusted them; one has no image."""
+    """Create an evaluation of eleven classes whose names would break an unescaped page; one has no image."""
     files = sorted(path.name for path in pictures.iterdir())
     labels, probabilities = create_outputs(220, len(HOSTILE), 0.7)
     labels = np.where(labels == 3, 4, labels)
@@ -149,7 +152,7 @@ addEventListener("load", () => {
   const fit = document.querySelector("button.fit");
   if (fit) {
     fit.click();
-    seen.fitted = document.querySelector(".whole svg").getBoundingClientRect().width <= innerWidth;
+    seen.fitted = document.querySelector(".matrix-plot svg").getBoundingClientRect().width <= innerWidth;
     seen.pressed = fit.getAttribute("aria-pressed");
   }
   seen.paper = getComputedStyle(document.body).backgroundColor;
@@ -169,7 +172,7 @@ addEventListener("message", (event) => {
 
 
 def probe_page(page: Path, browser: Browser, *flags: str) -> list[dict[str, Any]]:
-    """What a script finds in a page at three widths; the page's policy is kept, and lets this script in too."""
+    """Run a script in the page at three widths; the content security policy allows this script too."""
     script = PROBE_SCRIPT.partition("<script>")[2].partition("</script>")[0]
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = page.read_text(encoding="utf-8").replace("script-src ", f"script-src 'sha256-{allowed}' ")
@@ -257,16 +260,16 @@ def test_report_is_accessible(hostile: EvaluateResult, photo_folder: Path, tmp_p
     assert [attributes["role"] for attributes in page.find("svg")] == ["img", "img"]
     assert len(page.find("desc")) == 2
     assert page.find("img")[0]["alt"] == (
-        "\u2068many/cat.jpg\u2069: truly \u2068قطة\u2069, given \u2068two\\nlines \\u202e turned\u2069 with "
-        "98.4\N{NO-BREAK SPACE}%"
+        "\u2068many/cat.jpg\u2069: true class \u2068قطة\u2069, predicted class \u2068two\\nlines \\u202e "
+        "turned\u2069 (98.4%), error"
     )
     assert page.find("img")[1]["alt"] == (
-        "\u2068many/cat.jpg\u2069: rightly given \u2068a\u2069 with 51.0\N{NO-BREAK SPACE}%"
+        "\u2068many/cat.jpg\u2069: true class \u2068a\u2069, predicted class \u2068a\u2069 (51.0%), correct"
     )
     assert [link["href"] for link in page.find("a")] == ["#main"] + [
-        f"#{place}"
-        for place in (
-            "what", "figures", "calibration", "confusion", "classes", "mistakes", "doubts", "training", "recipe",
+        f"#{section}"
+        for section in (
+            "setup", "metrics", "calibration", "confusion", "classes", "errors", "unsure", "training", "recipe",
             "skipped",
         )
     ]  # fmt: skip
@@ -292,16 +295,16 @@ def test_report_of_two_classes_has_thresholds_and_temperature(pictures: Path, tm
     evaluation = dataclasses.replace(evaluation, scaling=scaling, thresholds=(threshold, evaluation.thresholds[1]))
     write_report(evaluation, create_report_context(pictures), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "best precision at a recall of at least 95.0\N{NO-BREAK SPACE}%" in text
-    assert "look better here than they will be on new ones" in text
+    assert "best precision at a recall of at least 95.0%" in text
+    assert "are measured on the same images. Expect worse results on other images." in text
     assert (
-        "A temperature of 1.250 was fitted on 80 images of val: there the log loss went from 0.500 to 0.400, and the "
-        "expected calibration error from 0.100 to 0.050." in text
+        "Temperature 1.2500, fitted on 80 images of val: there the log loss changes from 0.5000 to 0.4000 and the "
+        "calibration error from 0.100 to 0.050." in text
     )
     counts = [f">{count}<small>" for row in evaluation.confusion for count in row]
     assert all(count in text for count in counts)
     assert 'id="training"' not in text
-    assert "These images do not define it." in text
+    assert "Undefined for these images." in text
     assert all(info.description in text for name, info in METRIC_INFO.items() if name != "top_5_accuracy")
 
 
@@ -310,9 +313,9 @@ def test_report_shows_missing_images(hostile: EvaluateResult, pictures: Path, tm
     evaluation = dataclasses.replace(hostile, worst=(missing, *hostile.worst[1:]), unsure=())
     write_report(evaluation, create_report_context(pictures), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "This image can no longer be shown: it cannot be opened (No such file or directory)." in text
+    assert "This image can no longer be read: it cannot be opened (No such file or directory)." in text
     assert text.count("<img ") == 9
-    assert 'id="doubts"' not in text
+    assert 'id="unsure"' not in text
 
 
 def test_write_report_is_deterministic(hostile: EvaluateResult, pictures: Path, tmp_path: Path) -> None:
@@ -323,23 +326,39 @@ def test_write_report_is_deterministic(hostile: EvaluateResult, pictures: Path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "two.html"]
 
 
-def test_sentences_describe_metrics() -> None:
+def test_summarize_accuracy_compares_with_majority_class() -> None:
     labels, probabilities = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
     evaluation = create_evaluation(("a", "b"), ["x"] * 4, labels, probabilities)
-    assert summarize_accuracy(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
-        "It is right for 50.0 % of 4 images (95 %: 15.0 to 85.0 %); always answering ‘\u2068a\u2069’ would be "
-        "right for 75.0 %, so this is no better."
+    assert summarize_accuracy(evaluation) == (
+        "Accuracy 50.0% (95% interval 15.0% to 85.0%) on 4 images. Always predicting the most frequent class, "
+        "\u2068a\u2069, gives 75.0%. The classifier is not better than that."
     )
-    assert describe_confidence(evaluation).replace("\N{NO-BREAK SPACE}", " ") == (
-        "On average it holds its answers 90.0 % probable, and 50.0 % of them are right: it is overconfident."
-    )
-    assert describe_wilson_intervals(evaluation.figures) == "The interval of accuracy is"
-    top = Metric("top_5_accuracy", 0.5, 0.4, 0.6, "wilson")
-    assert describe_wilson_intervals((*evaluation.figures, top)) == "The intervals of accuracy and top-5 accuracy are"
+    better = dataclasses.replace(evaluation, accuracy=0.8)
+    assert summarize_accuracy(better).endswith("gives 75.0%.")
+
+
+def test_describe_confidence_judges_the_difference() -> None:
+    labels, probabilities = np.array([0, 0, 0, 1]), np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.1]])
+    overconfident = create_evaluation(("a", "b"), ["x"] * 4, labels, probabilities)
+    assert describe_confidence(overconfident) == "Mean confidence 90.0%, accuracy 50.0%: the model is overconfident."
     underconfident = create_evaluation(("a", "b"), ["x"] * 40, np.zeros(40, int), np.tile([0.7, 0.3], (40, 1)))
-    assert describe_confidence(underconfident).endswith("it is underconfident.")
+    assert describe_confidence(underconfident).endswith(": the model is underconfident.")
     fair = create_evaluation(("a", "b"), ["x"] * 40, np.arange(40) // 28, np.tile([0.7, 0.3], (40, 1)))
-    assert describe_confidence(fair).endswith("are right: no difference beyond chance.")
+    assert describe_confidence(fair).endswith(": no significant difference.")
+
+
+def test_describe_intervals_names_methods() -> None:
+    accuracy = Metric("accuracy", 0.5, 0.4, 0.6, "wilson")
+    f1 = Metric("macro_f1", 0.5, 0.4, 0.6, "bca")
+    assert describe_intervals((accuracy, f1)) == (
+        "Wilson intervals for accuracy, BCa bootstrap intervals over the images for all other metrics."
+    )
+    top_5 = Metric("top_5_accuracy", 0.5, 0.4, 0.6, "wilson")
+    assert describe_intervals((accuracy, top_5, f1)).startswith("Wilson intervals for accuracy and top-5 accuracy, ")
+    assert describe_intervals((accuracy, Metric("macro_f1", 1.0, None, None, "bca"))).endswith(
+        "No interval (–) is given if all resamples give the same value, or if the bootstrap is too biased, as with few "
+        "images per class."
+    )
 
 
 def read_palette(dark: bool) -> dict[str, tuple[int, ...]]:
@@ -350,7 +369,7 @@ def read_palette(dark: bool) -> dict[str, tuple[int, ...]]:
 
 
 def contrast(one: tuple[float, ...], two: tuple[float, ...]) -> float:
-    """The contrast of two colours as WCAG 2 defines it."""
+    """Return the contrast of two colors as defined by WCAG 2."""
 
     def measure(colour: tuple[float, ...]) -> float:
         parts = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
@@ -366,12 +385,13 @@ def test_report_colors_have_contrast(dark: bool) -> None:
     for ground in ("paper", "panel"):
         for name in ("ink", "soft", "blue", "orange"):
             assert contrast(palette[name], palette[ground]) >= 4.5, (name, ground)
-    for tint in ("hit", "miss"):
-        for share in np.linspace(0, 1, 21):
+    for tint in ("correct", "error"):
+        for fraction in np.linspace(0, 1, 21):
             mixed = tuple(
-                share * one + (1 - share) * two for one, two in zip(palette[tint], palette["paper"], strict=True)
+                fraction * channel + (1 - fraction) * paper
+                for channel, paper in zip(palette[tint], palette["paper"], strict=True)
             )
-            assert contrast(palette["ink"], mixed) >= 4.5, (tint, share)
+            assert contrast(palette["ink"], mixed) >= 4.5, (tint, fraction)
     for colour in (CORRECT_COLOR, ERROR_COLOR):
         assert contrast(colour, palette["paper"]) >= 3
 
@@ -390,10 +410,10 @@ def test_evaluate_command_writes_a_report_that_opens(
     for name in (
         *UNICODE_CLASS_NAMES,
         "name: photos",
-        "How training went",
+        "Dotted lines mark the start of a stage",
         *{example["path"] for example in done.json["worst"]},
     ):
         assert name in text
-    assert f"It is right for {done.json['accuracy']:.1%}".replace("%", "\N{NO-BREAK SPACE}%") in text
+    assert f"Accuracy {done.json['accuracy']:.1%} (95% interval " in text
     assert len(page.find("img")) == len(done.json["worst"]) + len(done.json["unsure"]) > 5
     assert len(page.find("td")) > 60

@@ -1,31 +1,31 @@
 "use strict";
 
-// A click on a heading sorts a table by it, another turns it round. Rows that lack a value come last; equal ones stay
-// in the order in which they came.
+// A click on a column header sorts the table, a second click reverses the order. Missing values come last; the sort is
+// stable.
 for (const table of document.querySelectorAll("table.sortable")) {
   const rows = [...table.tBodies[0].rows];
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => {
-    const read = (row) => Number(row.cells[column].dataset.sort ?? NaN);
+  const headers = [...table.tHead.rows[0].cells];
+  headers.forEach((header, column) => {
+    const sortValue = (row) => Number(row.cells[column].dataset.sort ?? NaN);
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...head.childNodes);
-    head.append(button);
+    button.append(...header.childNodes);
+    header.append(button);
     button.addEventListener("click", () => {
-      const falls = head.getAttribute("aria-sort") === "ascending";
-      for (const other of heads) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", falls ? "descending" : "ascending");
+      const descending = header.getAttribute("aria-sort") === "ascending";
+      for (const other of headers) other.removeAttribute("aria-sort");
+      header.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const compare = (a, b) => {
-        const [x, y] = [read(a), read(b)];
+        const [x, y] = [sortValue(a), sortValue(b)];
         if (isNaN(x) || isNaN(y)) return isNaN(x) - isNaN(y);
-        return falls ? y - x : x - y;
+        return descending ? y - x : x - y;
       };
       table.tBodies[0].append(...[...rows].sort(compare));
     });
   });
 }
 
-// A picture that is larger than the window can be seen whole.
+// Large plots can be fitted to the page.
 for (const button of document.querySelectorAll("button.fit")) {
   button.hidden = false;
   button.addEventListener("click", () => {
@@ -34,14 +34,14 @@ for (const button of document.querySelectorAll("button.fit")) {
   });
 }
 
-// On paper nothing can be opened.
-const closed = [];
+// Print collapsed sections too.
+const collapsed = [];
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll("details:not([open])")) {
     details.open = true;
-    closed.push(details);
+    collapsed.push(details);
   }
 });
 addEventListener("afterprint", () => {
-  while (closed.length) closed.pop().open = false;
+  while (collapsed.length) collapsed.pop().open = false;
 });
