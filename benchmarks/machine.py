@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and which state of the code it measured."""
+"""The machine and the version of the code of a benchmark."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _VERSIONS_SCRIPT = (
     "import json, sys; from importlib.metadata import version; print(json.dumps([version(n) for n in sys.argv[1:]]))"
 )
 _CODE_PATTERNS = ("ftcli/**/*.py", "benchmarks/peers/*.py", "benchmarks/[cjr]*.py", "requirements.lock")
-"""What a change of may change the figures."""
+"""Files that can change a measurement."""
 
 
 def hash_code() -> str:
-    """A short digest of all that a measurement depends on: ftcli, the other loops, the jobs and the versions."""
+    """Return a short digest of ftcli, the other loops, the jobs and the versions."""
     digest = hashlib.sha256()
     for pattern in (*_CODE_PATTERNS, "benchmarks/requirements.txt"):
         for path in sorted(ROOT.glob(pattern)):
@@ -33,10 +33,11 @@ def hash_code() -> str:
 
 
 def describe_machine(peer_python: Path) -> Iterator[str]:
-    """Sentences about the processor, the memory and the versions in both environments."""
+    """Describe the processor, the memory and the versions of both environments."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     yield f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {memory:.0f} GB of memory, no GPU in use."
-    yield f"ftcli: Python {platform.python_version()}, {_format_versions((name, version(name)) for name in FTCLI_PACKAGES)}."
+    own_versions = _format_versions((name, version(name)) for name in FTCLI_PACKAGES)
+    yield f"ftcli: Python {platform.python_version()}, {own_versions}."
     versions = subprocess.run(
         [peer_python, "-c", _VERSIONS_SCRIPT, *PEER_PACKAGES], check=True, capture_output=True, text=True
     ).stdout
@@ -44,10 +45,10 @@ def describe_machine(peer_python: Path) -> Iterator[str]:
 
 
 def find_peer_python(folder: Path) -> Path:
-    """The Python of the environment that has the other loops' packages. Exits where there is none."""
+    """Return the Python of the environment of the other loops. Exits if it does not exist."""
     python = folder.absolute() / "bin/python"
     if not python.exists():
-        sys.exit(f"{folder}: no environment with the other loops is there; make bench makes it")
+        sys.exit(f"{folder}: the environment of the other loops does not exist; run make bench")
     return python
 
 

@@ -1,4 +1,4 @@
-"""The page of the benchmarks, as Markdown."""
+"""The Markdown page of the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from benchmarks.comparison_stats import Spread, compare_rounds, standard_error, 
 from benchmarks.rows import BenchmarkRow, Comparison
 from benchmarks.runner import Results
 
-_SUMMARY = ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "asked", "holds")
-_HEADER = ("contestant", "rounds", "epochs", "seconds", "whole process", "memory", "val accuracy")
+_SUMMARY = ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "target", "met")
+_HEADER = ("candidate", "rounds", "epochs", "seconds", "whole process", "memory", "val accuracy")
 MISSING = "not measured yet"
 
 
 def render_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown; the first column is text, the others are figures."""
+    """Render a Markdown table; the first column is text, the others are numbers."""
     marks = ["---", *["--:"] * (len(header) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, marks, *lines))
 
 
 def render_rows(rows: Sequence[BenchmarkRow], results: Mapping[str, Results]) -> str:
-    """A summary of all comparisons, and a section for each row; what is not measured is marked as that, and rows of
-    which nothing is have no section."""
+    """Render a summary of all comparisons and a section for each measured row; missing results are marked."""
     measured_rows = [(row, results.get(row.benchmark.name, {})) for row in rows]
     summary = render_table(_SUMMARY, [line for row, measured in measured_rows for line in _summarize(row, measured)])
     sections = (_render_row(row, measured) for row, measured in measured_rows if row.candidate_names & measured.keys())
@@ -51,14 +50,13 @@ def _render_row(row: BenchmarkRow, results: Results) -> str:
     candidates = [one for one in row.benchmark.candidates if one.name in row.candidate_names]
     lines = [_format_candidate(one, results.get(one.name, ())) for one in candidates]
     scaled = any(one.is_scaled and one.name in results for one in candidates)
-    footnote = "\\* Fewer epochs were measured and scaled; the accuracy is that after those." if scaled else ""
+    footnote = "\\* Scaled from fewer epochs; the accuracy is measured after those." if scaled else ""
     parts = [f"### {row.number}. {row.title}", render_table(_HEADER, lines), footnote, row.note]
     return "\n\n".join(part for part in parts if part)
 
 
 def _format_candidate(candidate: Candidate, measurements: Sequence[Measurement]) -> tuple[str, ...]:
-    """A contestant's line: its name, rounds and epochs, the median of its seconds and their range, and medians of the
-    rest."""
+    """Return the table line of a candidate, with the median and range of its seconds."""
     if not measurements:
         return candidate.name, "-", _format_epochs(candidate), MISSING, "-", "-", "-"
     seconds = Spread.of([go.scale(candidate.scaled_epochs) for go in measurements])
@@ -77,11 +75,11 @@ def _format_candidate(candidate: Candidate, measurements: Sequence[Measurement])
 
 
 def evaluate_comparison(comparison: Comparison, row: BenchmarkRow, results: Results) -> tuple[str, str]:
-    """A comparison in figures, and whether what is asked of it holds: yes, no, or - where nothing is."""
+    """Return a comparison as text, and whether its target is met: yes, no, or - without a target."""
     candidates = {one.name: one for one in row.benchmark.candidates}
     ours, theirs = results[comparison.ours], results[comparison.theirs]
     if comparison.metric == "accuracy":
-        our_accuracy, their_accuracy = (median(go.accuracies[-1] for go in goes) for goes in (ours, theirs))
+        our_accuracy, their_accuracy = (median(one.accuracies[-1] for one in runs) for runs in (ours, theirs))
         error = standard_error(their_accuracy, candidates[comparison.theirs].job.data.val)
         return f"accuracy {our_accuracy - their_accuracy:+.3f}, one standard error {error:.3f}", _yes_or_no(
             our_accuracy >= their_accuracy - error
@@ -95,8 +93,8 @@ def evaluate_comparison(comparison: Comparison, row: BenchmarkRow, results: Resu
         ratio = compare_rounds([float(go.peak_memory) for go in theirs], [float(go.peak_memory) for go in ours])
     else:
         seconds_of_both = (
-            [go.scale(candidates[name].scaled_epochs) for go in goes]
-            for name, goes in ((comparison.theirs, theirs), (comparison.ours, ours))
+            [one.scale(candidates[name].scaled_epochs) for one in runs]
+            for name, runs in ((comparison.theirs, theirs), (comparison.ours, ours))
         )
         ratio = compare_rounds(*seconds_of_both)
     range_text = f" ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.low != ratio.high else ""

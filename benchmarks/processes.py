@@ -1,4 +1,4 @@
-"""Programs that are measured: each a process of its own, which tells what it found as JSON."""
+"""Measured programs: separate processes that print JSON."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-"""The project's folder, in which every program runs."""
+"""The project's folder, the working directory of every program."""
 
 _QUIET = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """What a program told, the seconds of its whole process, and the most memory that it or one of its own processes
-    held at a time, in bytes; Linux counts this one in from which it was started, so that has to be small."""
+    """The JSON document of a program, its seconds, and the peak memory of it or one of its children in bytes.
+
+    Linux includes the process that started it, so that must be small.
+    """
 
     document: dict[str, Any]
     seconds: float
@@ -32,7 +34,7 @@ class ProgramResult:
 def run_program(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> ProgramResult:
     """Run a program to its end and read the JSON document that its standard output ends with.
 
-    Exits with what it said where it fails: a benchmark without one of its figures is none.
+    Exits with the program's output if it fails.
     """
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         began = time.perf_counter()
@@ -60,7 +62,7 @@ def run_program(command: Sequence[str | Path], environment: Mapping[str, str] | 
 
 
 def parse_last_json(output: str) -> dict[str, Any]:
-    """The JSON object that a text ends with, over one line or several, where others said something before it."""
+    """Parse the JSON object at the end of a text, on one line or several."""
     begin = f"\n{output}".rindex("\n{")
     document: dict[str, Any] = json.loads(output[begin:])
     return document

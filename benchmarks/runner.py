@@ -1,4 +1,4 @@
-"""Matches: contestants that have one go each in turn, round after round, and what they cost, kept on disk."""
+"""Benchmarks: candidates that run in turn for several rounds, with results saved on disk."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from benchmarks.candidates import Candidate, Environment, Measurement, measure
 from benchmarks.data import make_data
 
 Results = Mapping[str, Sequence[Measurement]]
-"""What each contestant's goes cost, by its name, a measurement a round."""
+"""The measurements of each candidate by name, one for each round."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Contestants with names that differ, and how many rounds they play."""
+    """Candidates with unique names, and the number of rounds."""
 
     name: str
     candidates: tuple[Candidate, ...]
     num_rounds: int
 
     def group_by_cache(self, wanted: Collection[str]) -> list[list[Candidate]]:
-        """The contestants that are wanted, each after the one whose cache it finds, which then plays too."""
+        """Return groups of candidates that share a cache, in the order in which they run."""
         groups = []
         for first in (one for one in self.candidates if not one.cache_from):
             followers = [one for one in self.candidates if one.cache_from == first.name and one.name in wanted]
@@ -38,7 +38,7 @@ class Benchmark:
 
 @dataclass
 class ResultsFile:
-    """Where a match's measurements are written down. `code` is the state of the code that they are of."""
+    """The file of a benchmark's measurements. `code` is the digest of the measured code."""
 
     path: Path
     code: str
@@ -46,11 +46,11 @@ class ResultsFile:
 
     @classmethod
     def open(cls, path: Path, code: str) -> ResultsFile:
-        """The book at a path, empty where there is none."""
+        """Open a results file; a missing file is empty."""
         return cls(path, code, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
 
     def has_result(self, candidate: Candidate, round_index: int) -> bool:
-        """Whether the go of a round is written down, of this very contestant and state of the code."""
+        """Return whether this round of the candidate was measured with this code."""
         return (
             self._has_entry(candidate)
             and not self.is_outdated([candidate])
@@ -58,25 +58,25 @@ class ResultsFile:
         )
 
     def add(self, candidate: Candidate, round_index: int, measurement: Measurement) -> None:
-        """Write down a go; what is there of another contestant, state of the code, or from this round on, goes."""
+        """Save a measurement; replace those of another candidate or code and of later rounds."""
         previous = (
             self.entries[candidate.name]["rounds"][:round_index]
             if round_index and self.has_result(candidate, round_index - 1)
             else []
         )
         rounds = [*previous, dataclasses.asdict(measurement)]
-        self.entries[candidate.name] = {"contestant": _to_json(candidate), "code": self.code, "rounds": rounds}
+        self.entries[candidate.name] = {"candidate": _to_json(candidate), "code": self.code, "rounds": rounds}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".new")
         temporary.write_text(json.dumps(self.entries, indent=1), encoding="utf-8")
         temporary.replace(self.path)
 
     def remove(self, names: Collection[str]) -> None:
-        """Let these contestants be measured anew."""
+        """Remove the measurements of these candidates."""
         self.entries = {name: entry for name, entry in self.entries.items() if name not in names}
 
     def read(self, candidates: Sequence[Candidate]) -> Results:
-        """What is written down of these very contestants, of whatever state of the code; those without are left out."""
+        """Return the measurements of these candidates with any version of the code."""
         return {
             one.name: [Measurement.from_dict(measurement) for measurement in self.entries[one.name]["rounds"]]
             for one in candidates
@@ -84,11 +84,11 @@ class ResultsFile:
         }
 
     def is_outdated(self, candidates: Sequence[Candidate]) -> bool:
-        """Whether what is written down of one of these very contestants is of another state of the code."""
+        """Return whether a measurement of these candidates is of another version of the code."""
         return any(self.entries[one.name]["code"] != self.code for one in candidates if self._has_entry(one))
 
     def _has_entry(self, candidate: Candidate) -> bool:
-        is_same: bool = self.entries.get(candidate.name, {}).get("contestant") == _to_json(candidate)
+        is_same: bool = self.entries.get(candidate.name, {}).get("candidate") == _to_json(candidate)
         return is_same
 
 
@@ -97,7 +97,7 @@ def _to_json(candidate: Candidate) -> Any:
 
 
 def order_round(groups: Sequence[Sequence[Candidate]], round_index: int) -> Iterator[list[Candidate]]:
-    """The groups in the order of a round: another begins each time, and another of those that follow it."""
+    """Return the groups in the order of a round; each round starts with another group."""
     for group in (*groups[round_index % len(groups) :], *groups[: round_index % len(groups)]):
         first, *rest = group
         turn = round_index % len(rest) if rest else 0
@@ -105,9 +105,9 @@ def order_round(groups: Sequence[Sequence[Candidate]], round_index: int) -> Iter
 
 
 def run_benchmark(benchmark: Benchmark, wanted: Collection[str], results_file: ResultsFile, peer_python: Path) -> None:
-    """Let the wanted contestants have the goes that the book lacks, and write them down, each as it ends.
+    """Run the missing rounds of the candidates and save each measurement.
 
-    Each group has an empty cache of its own in each round.
+    Each group starts with an empty cache in each round.
     """
     groups = benchmark.group_by_cache(wanted)
     with tempfile.TemporaryDirectory(prefix="ftcli-benchmark-") as folder:

@@ -1,4 +1,4 @@
-"""What a head stage costs against the number of images and of epochs: a corner is measured, the rest scaled from it."""
+"""The cost of a head stage against the number of images and epochs, scaled from a few measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ftcli.plotting import BLUE, ORANGE, create_figure, render_png
 
 BACKBONE = "mobilenet_v3_small"
 FEW, MORE, SHORT, LONG, VIEWS = 500, 1_000, 1, 5, 4
-"""Images and epochs that are measured: few for a brief and a long training, more for a brief one."""
+"""Measured images and epochs: few images with a short and a long training, more with a short one."""
 IMAGES = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 EPOCHS = (1, 2, 5, 10, 20, 40)
 PLOTTED_EPOCHS = 10
@@ -27,15 +27,17 @@ LOOPS = {
 
 @dataclass(frozen=True)
 class ScalingModel:
-    """What a loop costs: measured for few images with brief and long training, and scaled to others."""
+    """The measured cost of a loop and its scaling to other sizes."""
 
     short: Measurement
     long: Measurement
 
     def scale(self, images: int, epochs: int) -> float:
-        """The seconds of a training: in proportion to the images; the frozen part along a line in its views, which are
-        at most four, the rest by the mean epoch of the long training. A line through the whole of both trainings would
-        not do: an epoch that reads from the cache takes less than they vary by."""
+        """Return the scaled seconds of a training, in proportion to the images.
+
+        Feature extraction is linear in the number of views (at most four), the rest in the mean epoch of the long
+        training. The total is not linear: a cached epoch is shorter than the noise of both trainings.
+        """
         feature_seconds = interpolate_linearly(
             (self.short.feature_seconds, self.long.feature_seconds), (SHORT, VIEWS), min(epochs, VIEWS)
         )
@@ -43,12 +45,12 @@ class ScalingModel:
 
 
 def run_name(loop: str, images: int, epochs: int) -> str:
-    """What the contestant that measures it is called."""
+    """Return the name of the candidate that measures it."""
     return f"{loop}, {images} images, {epochs} epochs"
 
 
 def scaling_benchmark() -> Benchmark:
-    """The trainings that are measured, one round of them."""
+    """Return the benchmark of the measured trainings."""
     candidates = []
     for images, epochs in ((FEW, SHORT), (FEW, LONG), (MORE, SHORT)):
         job = Job(BenchmarkData("png", images * 4 // 5, images // 5), BACKBONE, (JobStage("backbone", epochs),))
@@ -58,7 +60,7 @@ def scaling_benchmark() -> Benchmark:
 
 
 def fit_scaling(results: Results) -> dict[str, ScalingModel]:
-    """What each loop was measured to cost."""
+    """Return the cost of each loop."""
     return {
         loop: ScalingModel(results[run_name(loop, FEW, SHORT)][0], results[run_name(loop, FEW, LONG)][0])
         for loop in LOOPS
@@ -66,7 +68,7 @@ def fit_scaling(results: Results) -> dict[str, ScalingModel]:
 
 
 def check_scaling(results: Results) -> dict[str, float]:
-    """For each loop, the measured seconds of the training of more images over those scaled to it."""
+    """Return, for each loop, the measured seconds for more images divided by the scaled seconds."""
     return {
         loop: results[run_name(loop, MORE, SHORT)][0].seconds / model.scale(MORE, SHORT)
         for loop, model in fit_scaling(results).items()
@@ -74,8 +76,10 @@ def check_scaling(results: Results) -> dict[str, float]:
 
 
 def plot_scaling(results: Results) -> bytes:
-    """A PNG: seconds against images for PLOTTED_EPOCHS epochs, and against epochs for FEW images. What was measured is
-    filled, what was scaled is hollow."""
+    """Plot seconds against images for PLOTTED_EPOCHS epochs, and against epochs for FEW images, as a PNG.
+
+    Filled points were measured, hollow points are scaled.
+    """
     figure = create_figure(10, 4.5, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for loop, model in fit_scaling(results).items():

@@ -1,6 +1,6 @@
-"""How long the command line takes to answer, as a multiple of importing what it cannot do without.
+"""Start-up time of the command line relative to its imports.
 
-Each pair of commands runs in turn, as whole processes; the ratio is taken pair by pair and its median told.
+Each pair of commands runs in turn, as processes; the result is the median ratio of the pairs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class StartupTiming:
-    """A command's seconds beside those of `base`, medians, with the median, least and greatest ratio of a pair."""
+    """Median seconds of a command and of `base`, with the median, lowest and highest ratio of a pair."""
 
     name: str
     base: str
@@ -36,20 +36,20 @@ class StartupTiming:
         )
 
     def format_ratio(self) -> str:
-        """The median ratio with its range."""
+        """Return the median ratio with its range."""
         middle, low, high = self.ratios
         return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def time_python(arguments: Sequence[str]) -> float:
-    """The seconds that a Python process takes with these arguments."""
+    """Return the seconds of a Python process with these arguments."""
     began = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
 def measure_pairs(fraction: float = 1.0) -> Iterator[StartupTiming]:
-    """An answer a pair; a share of the rounds will do for a quick look."""
+    """Measure all pairs; `fraction` reduces the number of rounds."""
     for name, command, base, rounds in PAIRS:
         time_python(command), time_python(base)
         times = [(time_python(command), time_python(base)) for _ in range(max(1, round(rounds * fraction)))]
@@ -61,7 +61,7 @@ def measure_pairs(fraction: float = 1.0) -> Iterator[StartupTiming]:
 
 
 def main() -> None:
-    """Print a line a pair."""
+    """Print one line for each pair."""
     for answer in measure_pairs():
         print(answer)
 

@@ -1,4 +1,4 @@
-"""How many views of an image are worth keeping: `python -m benchmarks.views` measures it and writes docs/views.md."""
+"""The effect of the number of cached views: `python -m benchmarks.views` measures it and writes docs/views.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESULTS = ROOT / "benchmarks/results/views"
 
 @dataclass(frozen=True)
 class ViewsCase:
-    """Images and what happens to them at random in training."""
+    """A data set and its augmentation."""
 
     title: str
     data: BenchmarkData
@@ -33,8 +33,11 @@ class ViewsCase:
 
     @property
     def benchmark(self) -> Benchmark:
-        """Trainings with every number of views and seed. Those of a seed share a cache, fewest views first: a view is
-        the same whatever their number, so each training computes those alone that the one before it lacked."""
+        """The trainings with every number of views and seed.
+
+        Trainings of one seed share a cache, fewest views first, so each computes only the views that the one before did
+        not.
+        """
         candidates = []
         for seed in SEEDS:
             stage = JobStage("backbone", EPOCHS, 3e-3, "adamw")
@@ -57,13 +60,13 @@ CASES = (
 
 
 def run_name(views: str, seed: int) -> str:
-    """What the training with so many views is called."""
+    """Return the name of a training."""
     return f"{views} views, seed {seed}"
 
 
 @dataclass(frozen=True)
 class ViewsResult:
-    """What a number of views came to: the accuracy for each seed, and the seconds with a cold cache, means of seeds."""
+    """The result of a number of views: the accuracy of each seed, and the mean seconds with a cold cache."""
 
     views: str
     accuracies: tuple[float, ...]
@@ -75,8 +78,10 @@ class ViewsResult:
 
 
 def summarize_views(results: Results) -> list[ViewsResult]:
-    """What each number of views came to. With a cold cache a training would have computed what those with fewer views
-    had left in it, too."""
+    """Return the result of each number of views.
+
+    The time of features that earlier trainings cached is added, as with a cold cache.
+    """
     summaries, feature_seconds = [], dict.fromkeys(SEEDS, 0.0)
     for views in VIEWS:
         measurements: dict[int, Measurement] = {seed: results[run_name(views, seed)][0] for seed in SEEDS}
@@ -94,11 +99,17 @@ def summarize_views(results: Results) -> list[ViewsResult]:
 
 
 def choose_views(cases: Sequence[tuple[Sequence[ViewsResult], int]]) -> str:
-    """The fewest views whose accuracy is within one standard error of that with all, in every case; each comes with the
-    number of images that its accuracy was measured on."""
+    """Return the smallest number of views within one standard error of all views in every case.
+
+    Each case has its results and the number of validation images.
+    """
     good_enough = [
-        {one.views for one in outcomes if one.accuracy >= outcomes[-1].accuracy - _standard_error(outcomes[-1], images)}
-        for outcomes, images in cases
+        {
+            one.views
+            for one in view_results
+            if one.accuracy >= view_results[-1].accuracy - _standard_error(view_results[-1], images)
+        }
+        for view_results, images in cases
     ]
     return next(views for views in VIEWS if all(views in one for one in good_enough))
 
@@ -107,7 +118,7 @@ def _standard_error(outcome: ViewsResult, images: int) -> float:
     return standard_error(outcome.accuracy, images)
 
 
-def _render_case(case: ViewsCase, outcomes: Sequence[ViewsResult]) -> str:
+def _render_case(case: ViewsCase, view_results: Sequence[ViewsResult]) -> str:
     lines = [
         (
             one.views,
@@ -115,25 +126,25 @@ def _render_case(case: ViewsCase, outcomes: Sequence[ViewsResult]) -> str:
             ", ".join(f"{value:.3f}" for value in one.accuracies),
             f"{one.seconds:.1f}",
         )
-        for one in outcomes
+        for one in view_results
     ]
     header = ("views", "accuracy", "each seed", "seconds")
     return f"## {case.title}\n\n{render_table(header, lines)}"
 
 
 def main() -> None:
-    """Measure what is not measured yet, print the page and write it."""
+    """Measure what is missing, print the page and write it."""
     code, results = hash_code(), []
     for case in CASES:
-        match = case.benchmark
-        book = ResultsFile.open(RESULTS / f"{match.name}.json", code)
-        run_benchmark(match, {one.name for one in match.candidates}, book, Path(sys.executable))
-        results.append((case, summarize_views(book.read(match.candidates))))
+        benchmark = case.benchmark
+        book = ResultsFile.open(RESULTS / f"{benchmark.name}.json", code)
+        run_benchmark(benchmark, {one.name for one in benchmark.candidates}, book, Path(sys.executable))
+        results.append((case, summarize_views(book.read(benchmark.candidates))))
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         epochs=EPOCHS,
         seeds=len(SEEDS),
-        cases="\n\n".join(_render_case(case, outcomes) for case, outcomes in results),
-        chosen=choose_views([(outcomes, case.data.val) for case, outcomes in results]),
+        cases="\n\n".join(_render_case(case, view_results) for case, view_results in results),
+        chosen=choose_views([(view_results, case.data.val) for case, view_results in results]),
     )
     PAGE.write_text(text, encoding="utf-8")
     print(text)

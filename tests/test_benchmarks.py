@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmarks, the order of their rounds, what they write down, and the recipes that they try."""
+"""Statistics, rounds, result files and recipes of the benchmarks."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_order_round_rotates_groups() -> None:
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """Goes that were played, by name, and whether they found a cache; each takes as many seconds as were before it."""
+    """Return a record of fake runs by name; each takes as many seconds as runs came before it."""
     goes: list[tuple[str, bool]] = []
 
-    def measure(contestant: Candidate, place: Environment) -> Measurement:
-        goes.append((contestant.name, place.cache_dir.exists()))
+    def measure(candidate: Candidate, place: Environment) -> Measurement:
+        goes.append((candidate.name, place.cache_dir.exists()))
         place.cache_dir.mkdir(exist_ok=True)
         return _measurement(float(len(goes)))
 
@@ -97,20 +97,20 @@ def test_run_benchmark_resumes_and_isolates_caches(tmp_path: Path, played: list[
         "b": [3.0, 4.0],
     }
     run_benchmark(match, names, book, Path())
-    assert played == whole  # nothing is measured twice
+    assert played == whole  # nothing is measured again
     book.remove({"b"})
     run_benchmark(match, names, book, Path())
     assert played[6:] == [("b", False), ("b", False)]
     run_benchmark(match, names, ResultsFile.open(tmp_path / "m.json", "2"), Path())
-    assert len(played) == 14  # of another state of the code, all is
+    assert len(played) == 14  # with other code everything is measured again
 
 
 def test_run_program_reports_result_memory_and_error() -> None:
     size = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 100_000_000
-    program = f"text = 'x' * {size}; print('said before'); print('{{\"seconds\": 1.5}}')"
-    told = run_program([sys.executable, "-c", program])
-    assert told.document == {"seconds": 1.5}
-    assert size < told.peak_memory < size + 100_000_000
+    program = f"text = 'x' * {size}; print('text before'); print('{{\"seconds\": 1.5}}')"
+    result = run_program([sys.executable, "-c", program])
+    assert result.document == {"seconds": 1.5}
+    assert size < result.peak_memory < size + 100_000_000
     assert parse_last_json('{\n  "a": {\n    "b": 1\n  }\n}\n') == {"a": {"b": 1}}
     assert parse_last_json("{'loss': 1}\n\n{\"a\": 1}\n") == {"a": 1}
     with pytest.raises(SystemExit, match="ended with 3\nno luck"):
@@ -120,7 +120,7 @@ def test_run_program_reports_result_memory_and_error() -> None:
 def test_find_peer_python_requires_environment(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as refused:
         find_peer_python(tmp_path)
-    assert str(refused.value) == f"{tmp_path}: no environment with the other loops is there; make bench makes it"
+    assert str(refused.value) == f"{tmp_path}: the environment of the other loops does not exist; run make bench"
 
 
 def test_split_proportionally_and_pick_evenly() -> None:
@@ -148,7 +148,7 @@ def test_own_loop_reads_batches_in_order(num_workers: int, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     job = dataclasses.replace(JOB, augment="none", image_size=32, resize="squash", batch_size=3)
     make_data(job.data)
-    assert own_loop.choose_num_workers(job) == 0  # as ftcli has it for images as small as these
+    assert own_loop.choose_num_workers(job) == 0  # ftcli's choice for small images
     files = sorted((tmp_path / job.data.folder / "train").rglob("*.png"))
     order = [5, 0, 7, 2, 1]
     images, labels = zip(*own_loop.iterate_batches(job, "train", order, num_workers), strict=True)
@@ -164,8 +164,8 @@ def test_own_loop_reads_batches_in_order(num_workers: int, tmp_path: Path, monke
 def test_jobs_round_trip_and_make_valid_recipes(tmp_path: Path) -> None:
     played = [row.benchmark for size in (FULL, QUICK) for row in list_rows(size)]
     played += [scaling_benchmark(), *(case.benchmark for case in CASES)]
-    contestants = {one for match in played for one in match.candidates}
-    for number, one in enumerate(sorted(contestants, key=repr)):
+    candidates = {one for match in played for one in match.candidates}
+    for number, one in enumerate(sorted(candidates, key=repr)):
         assert Job.from_json(one.job.to_json()) == one.job
         cache = "off" if one.cache == "off" else {"views": int(one.cache) if one.cache.isdigit() else one.cache}
         path = tmp_path / f"{number}.yaml"
@@ -214,9 +214,9 @@ def test_render_rows_marks_scaled_and_missing() -> None:
     row = BenchmarkRow(
         1, "a row", match, (Comparison("ours", "theirs", 2.0), Comparison("ours", "late", 3.0)), "A note."
     )
-    contestants = (_candidate("ours"), dataclasses.replace(_candidate("theirs"), program="extract"))
+    candidates = (_candidate("ours"), dataclasses.replace(_candidate("theirs"), program="extract"))
     missing = BenchmarkRow(
-        2, "no go", Benchmark("n", contestants, 1), (Comparison("ours", "theirs", metric="accuracy"),)
+        2, "no go", Benchmark("n", candidates, 1), (Comparison("ours", "theirs", metric="accuracy"),)
     )
     results = {
         "ours": [_measurement(2.0, accuracies=(0.5,)), _measurement(2.0)],
@@ -225,7 +225,7 @@ def test_render_rows_marks_scaled_and_missing() -> None:
     assert render_rows([row, missing], {"m": results}) == "\n\n".join(
         (
             render_table(
-                ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "asked", "holds"),
+                ("row", "ours", "theirs", "rounds", "epochs", "theirs over ours", "target", "met"),
                 [
                     ("1. a row", "ours", "theirs", "1", "2", "6.00", "2", "yes"),
                     ("1. a row", "ours", "late", "-", "2", "not measured yet", "3", "-"),
@@ -233,12 +233,12 @@ def test_render_rows_marks_scaled_and_missing() -> None:
                 ],
             ),
             "### 1. a row",
-            "| contestant | rounds | epochs | seconds | whole process | memory | val accuracy |\n"
+            "| candidate | rounds | epochs | seconds | whole process | memory | val accuracy |\n"
             "| --- | --: | --: | --: | --: | --: | --: |\n"
             "| ours | 2 | 2 | 2.00 (2.00 to 2.00) | 7.0 | 1 MB | 0.500 |\n"
             "| theirs | 1 | 2 | 12.00\\* | 8.0 | 1 MB | - |\n"
             "| late | - | 2 | not measured yet | - | - | - |",
-            "\\* Fewer epochs were measured and scaled; the accuracy is that after those.",
+            "\\* Scaled from fewer epochs; the accuracy is measured after those.",
             "A note.",
         )
     )
@@ -252,7 +252,7 @@ def test_scaling_model_extrapolates() -> None:
     assert (growth.scale(500, 1), growth.scale(500, 5)) == (2.0 + 2.0, 10.0)
     assert growth.scale(1_000, 9) == 2 * (
         5.0 + 8.0
-    )  # more than for fewer epochs, though the brief training took longer
+    )  # more than for fewer epochs, although the short training took longer
     assert growth.scale(500, 2) == 3.0 + 2.75
     results = {one.name: [_measurement(2.0, epochs=(1.0,))] for one in scaling_benchmark().candidates}
     assert set(check_scaling(results).values()) == {0.5}
@@ -287,7 +287,7 @@ def test_results_file_round_trips(tmp_path: Path) -> None:
     assert not again.has_result(dataclasses.replace(_candidate("a"), cache="1"), 0)
     assert not again.has_result(_candidate("a"), 1)
     assert again.read([_candidate("a")])["a"] == [_measurement(1.0, epochs=(1.0, 2.0))]
-    assert again.read([dataclasses.replace(_candidate("a"), cache="1")]) == {}  # what is asked for is another job now
+    assert again.read([dataclasses.replace(_candidate("a"), cache="1")]) == {}  # another job
     assert not again.is_outdated([_candidate("a")])
     assert ResultsFile.open(tmp_path / "m.json", "2").is_outdated([_candidate("a"), _candidate("b")])
     assert json.loads((tmp_path / "m.json").read_text())["a"]["code"] == "1"
@@ -301,7 +301,7 @@ def _fake_run_benchmark(match: Benchmark, wanted: set[str], book: ResultsFile, _
 
 @pytest.fixture
 def pretending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for pages and results; whatever is measured takes two seconds, and what starts up half a second."""
+    """Return a folder for pages and results; fake measurements take two seconds, start-ups half a second."""
     for module in (program, views):
         monkeypatch.setattr(module, "run_benchmark", _fake_run_benchmark)
         monkeypatch.setattr(module, "PAGE", tmp_path / f"{module.__name__}.md")
@@ -325,11 +325,12 @@ def test_main_writes_pages(pretending: Path, monkeypatch: pytest.MonkeyPatch) ->
     page = (pretending / "benchmarks.__main__.md").read_text()
     assert "- Two cores.\n" in page
     assert (
-        "| 1. resnet18, head stage of ten epochs, one view | ftcli, one view | ftcli, cache: off | 1 | 10 : 2 | 5.50 |"
+        "| 1. resnet18, head stage, ten epochs, one view | ftcli, one view | ftcli, cache: off | 1 | 10 : 2 | 5.50 |"
     ) in page
     assert "| `ftcli --help` | 3 | 0.50 | `python -c pass` | 0.25 | 2.00 (1.50 to 2.50) |" in page
-    assert "As a check, 1,000 images took, over what was scaled from 500: ftcli, four views 0.50" in page
-    assert "### 8." not in page  # it is measured apart
+    check = "the measured time for 1,000 images divided by the time scaled from 500 images: ftcli, four views 0.50"
+    assert f"As a check, {check}" in page
+    assert "### 8." not in page  # measured on request only
     assert page.count("not measured yet") == 3  # the seeds of row 8
     assert "earlier state" not in page
     assert (pretending / "benchmarks.__main__.png").is_file()
@@ -342,29 +343,27 @@ def test_main_writes_pages(pretending: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_main_marks_missing_and_outdated(pretending: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _run(monkeypatch, "--rows", "1,12")
     first = scaling_benchmark().candidates[0]
-    ResultsFile.open(pretending / "results/growth.json", "new").add(
-        first, 0, _measurement(1.0)
-    )  # interrupted after that
+    ResultsFile.open(pretending / "results/growth.json", "new").add(first, 0, _measurement(1.0))  # interrupted here
     monkeypatch.setattr(program, "hash_code", lambda: "newer")
     _run(monkeypatch, "--rows", "9")
     page = (pretending / "benchmarks.__main__.md").read_text()
-    assert "- Measured with an earlier state of the code, in part at least: growth, head-mobilenet_v3_small, " in page
+    assert "- Measured with an earlier version of the code, at least in part: growth, head-mobilenet_v3_small, " in page
     assert ", head-resnet18, start-up.\n" in page
     assert "### 9. " in page
     assert "### 3. " not in page
-    assert "## Cost against size\n\nNot measured yet.\n" in page
-    assert "| 2. resnet18, head stage of ten epochs, one view | ftcli, one view | fastai | - | 10 : 1 | not me" in page
+    assert "## Cost against data size\n\nNot measured yet.\n" in page
+    assert "| 2. resnet18, head stage, ten epochs, one view | ftcli, one view | fastai | - | 10 : 1 | not me" in page
 
 
 def test_main_quick_prints_selected_rows(
     pretending: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run(monkeypatch, "--quick", "--rows", "7")
-    told = capsys.readouterr().out
-    assert "### 7. " in told
-    assert told.endswith("\n\nNot measured yet.\n")  # start-up
-    assert "| 9." not in told
+    printed = capsys.readouterr().out
+    assert "### 7. " in printed
+    assert printed.endswith("\n\nNot measured yet.\n")  # start-up
+    assert "| 9." not in printed
     assert not (pretending / "benchmarks.__main__.md").exists()
     with pytest.raises(SystemExit) as refused:
         _run(monkeypatch, "--quick", "--rows", "4,7,13")
-    assert str(refused.value) == "--rows: there is no 4, 13 here; there are 1, 2, 3, 6, 7, 8, 9, 10, 12"
+    assert str(refused.value) == "--rows: unknown 4, 13; known: 1, 2, 3, 6, 7, 8, 9, 10, 12"

@@ -1,4 +1,4 @@
-"""Loops as people write them, each a program of its own: `python -m benchmarks.peers.NAME JOB`.
+"""Other training loops, one program each: `python -m benchmarks.peers.NAME JOB`.
 
-Each trains what a job asks for, or runs its network forward, and tells what it cost on its last line.
+Each trains a job, or runs the forward pass of its network, and prints its cost as the last line.
 """

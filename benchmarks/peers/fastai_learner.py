@@ -1,4 +1,4 @@
-"""fastai: a Learner with the same network, its head trained alone or all of it."""
+"""fastai: a Learner with the same network, training the head or all layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.peers.training import Clock, create_model, read_job
 
 
 def create_loaders(job: Job) -> Any:
-    """The batches of train and val, with fastai's own transforms of the job's augmentation."""
+    """Return the loaders of train and val with fastai's transforms."""
     size = job.image_size
     crop = RandomResizedCrop(size, min_scale=0.08, ratio=(3 / 4, 4 / 3))
     fit = Resize(size, ResizeMethod.Squish if job.resize == "squash" else ResizeMethod.Crop)
@@ -40,7 +40,7 @@ def create_loaders(job: Job) -> Any:
 
 
 def timing_callback(clock: Clock) -> Any:
-    """A callback that tells the clock of each epoch."""
+    """A callback that times each epoch."""
     callback = Callback(
         before_epoch=lambda _: clock.start_epoch(),
         after_epoch=lambda own: clock.end_epoch(float(own.learn.recorder.values[-1][-1])),
@@ -64,7 +64,7 @@ def main() -> None:
             path=folder,
         )
         if job.stage.freeze == "backbone":
-            learner.freeze()  # as vision_learner does; BatchNorm goes on training, which is fastai's default
+            learner.freeze()  # as vision_learner does; BatchNorm layers still train, fastai's default
         with learner.no_bar(), learner.no_logging():
             clock = Clock()
             learner.fit(job.stage.epochs, job.stage.lr, cbs=[SaveModelCallback(), timing_callback(clock)])

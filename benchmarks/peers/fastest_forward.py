@@ -1,4 +1,4 @@
-"""The limit of a forward pass: the fastest way found to run the network over random tensors that are in memory."""
+"""The limit of a forward pass: the fastest configuration on random tensors in memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from benchmarks.peers.training import Clock, create_model, read_job
 
 BATCH_SIZES = (8, 32)
 NUM_TRIAL_IMAGES = 32
-"""How many images each way is tried with."""
+"""The number of images of each trial."""
 
 
 def run_forward(model: nn.Module, images: torch.Tensor, count: int) -> None:
-    """Run the network over so many images."""
+    """Run the network on `num_images` images."""
     with torch.inference_mode():
         for begin in range(0, count, len(images)):
             model(images[: min(len(images), count - begin)])
 
 
 def time_forward(model: nn.Module, images: torch.Tensor) -> float:
-    """The seconds of a short run, after one that warms up."""
+    """Return the seconds of a short run after a warm-up run."""
     run_forward(model, images, len(images))
     start = time.perf_counter()
     run_forward(model, images, NUM_TRIAL_IMAGES)
@@ -44,7 +44,7 @@ def main() -> None:
             images = batch.to(memory_format=memory_format)
             timings.append((time_forward(network, images), network, memory_format, images))
     _, network, memory_format, images = min(timings, key=lambda way: way[0])
-    network = network.to(memory_format=memory_format)  # a later way may have changed it
+    network = network.to(memory_format=memory_format)  # a later configuration may have changed it
     clock = Clock()
     clock.start_epoch()
     run_forward(network, images, job.data.train)

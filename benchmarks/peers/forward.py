@@ -1,4 +1,4 @@
-"""A forward pass over the images of train as everyone writes it: eager, NCHW, with a DataLoader."""
+"""A plain forward pass over the images of train: eager, NCHW, with a DataLoader."""
 
 from __future__ import annotations
 

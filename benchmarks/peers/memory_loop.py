@@ -1,4 +1,4 @@
-"""The limit of a training: the same network, channels last, on random tensors that are in memory already."""
+"""The limit of a training: the same network in channels-last format on random tensors in memory."""
 
 from __future__ import annotations
 

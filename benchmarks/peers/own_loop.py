@@ -1,6 +1,7 @@
-"""A loop written by hand with the settings of ftcli: channels last, the same images in the same order, read by as many
-processes or threads as ftcli would have, the frozen part in evaluation mode, a first validation. It runs where ftcli is
-installed, for the order and the number of processes are ftcli's."""
+"""A hand-written loop with ftcli's settings.
+
+Channels-last format, the same images in the same order, as many processes or threads for reading, frozen layers in eval
+mode, and a validation before the first step. It runs in ftcli's environment and uses ftcli's order and worker count."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 def iterate_batches(
     job: Job, split: str, order: Sequence[int] | None, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of normalised images in channels last; an order of None stands for evaluation."""
+    """Iterate over batches of normalized images in channels-last format; an order of None is for evaluation."""
     images = ImageFolder(str(job.data.folder / split), v2.Compose([*list_transforms(job, order is not None), np.array]))
     indices = range(len(images)) if order is None else order
     loaded: Batches = DataLoader(images, job.batch_size, sampler=indices, num_workers=num_workers)
@@ -40,7 +41,7 @@ def iterate_batches(
 
 
 def read_batches(images: ImageFolder, indices: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of pixels and labels, each read by as many threads as there are cores, which then wait."""
+    """Iterate over batches of pixels and labels, read by one thread for each core."""
     with ThreadPoolExecutor(count_cores()) as pool:
         for begin in range(0, len(indices), size):
             pixels, labels = zip(*pool.map(images.__getitem__, indices[begin : begin + size]), strict=True)
@@ -48,7 +49,7 @@ def read_batches(images: ImageFolder, indices: Sequence[int], size: int) -> Iter
 
 
 def choose_num_workers(job: Job) -> int:
-    """The number of processes that read images, which ftcli would have."""
+    """Return the number of worker processes that ftcli would use."""
     images = split_images(schema.Data(root=str(job.data.folder)), job.seed, "own_loop")
     return default_num_workers(None, torch.device("cpu"), images)
 

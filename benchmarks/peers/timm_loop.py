@@ -1,4 +1,4 @@
-"""A plain loop of timm: its data set, loader, transforms and optimizer."""
+"""A plain loop with timm's data set, loader, transforms and optimizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.peers.training import MEAN, STD, Clock, create_model, evaluate, 
 
 
 def open_loader(job: Job, split: str, training: bool) -> Any:
-    """The batches of a split; the job's augmentation is timm's, of which it knows standard and flips."""
+    """Return the loader of a split with timm's transforms for the augmentations standard and flips."""
     return create_loader(
         create_dataset("", root=str(job.data.folder / split)),
         input_size=(3, job.image_size, job.image_size),

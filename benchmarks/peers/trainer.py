@@ -14,7 +14,7 @@ from benchmarks.peers.training import Clock, create_model, freeze, open_split, r
 
 
 class LossModel(nn.Module):
-    """A network as the Trainer wants it."""
+    """A network with the interface of the Trainer."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class LossModel(nn.Module):
 
 
 def collate(examples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
-    """A batch by the names of the module's arguments."""
+    """Collate a batch with the names of the module's arguments."""
     return {
         "pixel_values": torch.stack([image for image, _ in examples]),
         "labels": torch.tensor([label for _, label in examples]),
@@ -36,7 +36,7 @@ def collate(examples: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
 
 
 def timing_callback(clock: Clock) -> Any:
-    """A callback that tells the clock of each epoch."""
+    """A callback that times each epoch."""
     callback = TrainerCallback()
     latest = {"accuracy": 0.0}
 
@@ -81,7 +81,9 @@ def main() -> None:
             data_collator=collate,
             train_dataset=open_split(job, "train", training=True),
             eval_dataset=open_split(job, "val", training=False),
-            compute_metrics=lambda told: {"accuracy": float(np.mean(told.predictions.argmax(1) == told.label_ids))},
+            compute_metrics=lambda output: {
+                "accuracy": float(np.mean(output.predictions.argmax(1) == output.label_ids))
+            },
             callbacks=[timing_callback(clock)],
         )
         trainer.train()

@@ -1,4 +1,4 @@
-"""What all loops here share: the job's network, its transforms, and how they tell what it cost."""
+"""The network, transforms and timer shared by all loops."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 
 @dataclass
 class Clock:
-    """The seconds of a training, whole and by epoch, with the validation accuracy after each."""
+    """The seconds of a training and of each epoch, with the validation accuracies."""
 
     start: float = field(default_factory=time.perf_counter)
     epochs: list[float] = field(default_factory=list)
@@ -35,18 +35,18 @@ class Clock:
     _last: float = field(default_factory=time.perf_counter)
 
     def start_epoch(self) -> None:
-        """An epoch begins now."""
+        """Start an epoch."""
         self._last = time.perf_counter()
 
     def end_epoch(self, accuracy: float) -> None:
-        """An epoch ends now, its validation and its checkpoint included; the next may begin."""
+        """End an epoch, including its validation and checkpoint."""
         now = time.perf_counter()
         self.epochs.append(now - self._last)
         self.accuracies.append(accuracy)
         self._last = now
 
     def print_result(self) -> None:
-        """Print what was measured, as the last line."""
+        """Print the measurement as the last line."""
         result = {
             "seconds": time.perf_counter() - self.start,
             "epochs": self.epochs,
@@ -56,12 +56,12 @@ class Clock:
 
 
 def read_job() -> Job:
-    """The job that this program was given."""
+    """Return the job from the command line."""
     return Job.from_json(sys.argv[1])
 
 
 def create_model(job: Job) -> tuple[nn.Module, nn.Module]:
-    """The job's network with a new head, and that head."""
+    """Return the job's network with a new head, and the head."""
     torch.manual_seed(job.seed)
     if job.backbone.startswith("timm/"):
         import timm
@@ -93,7 +93,7 @@ def _load_by_position(model: nn.Module) -> None:
 
 
 def freeze(model: nn.Module, head: nn.Module, stage: JobStage) -> None:
-    """Take what the stage freezes out of training, by requires_grad, as everyone does."""
+    """Freeze layers with requires_grad."""
     for parameter in model.parameters():
         parameter.requires_grad = stage.freeze == "none"
     if stage.freeze == "backbone":
@@ -107,7 +107,7 @@ def freeze(model: nn.Module, head: nn.Module, stage: JobStage) -> None:
 
 
 def create_optimizer(model: nn.Module, stage: JobStage) -> torch.optim.Optimizer:
-    """The stage's optimizer over what is trained, with PyTorch's defaults."""
+    """Return the stage's optimizer for the trainable parameters."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if stage.optimizer == "adamw":
         return torch.optim.AdamW(trainable, lr=stage.lr)
@@ -115,7 +115,7 @@ def create_optimizer(model: nn.Module, stage: JobStage) -> torch.optim.Optimizer
 
 
 def list_transforms(job: Job, training: bool) -> list[Any]:
-    """What happens to an image before it is a tensor."""
+    """Return the transforms of a PIL image."""
     interpolation = v2.InterpolationMode.BICUBIC if job.pretrained else v2.InterpolationMode.BILINEAR
     if training and job.augment == "standard":
         return [v2.RandomResizedCrop(job.image_size, interpolation=interpolation), v2.RandomHorizontalFlip()]
@@ -128,7 +128,7 @@ def list_transforms(job: Job, training: bool) -> list[Any]:
 
 
 def build_transform(job: Job, training: bool) -> Callable[[Any], Tensor]:
-    """The transform of an image, as the tutorials of torchvision have it."""
+    """Return the transform of torchvision's tutorials."""
     transform: Callable[[Any], Tensor] = v2.Compose(
         [*list_transforms(job, training), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     )
@@ -136,18 +136,18 @@ def build_transform(job: Job, training: bool) -> Callable[[Any], Tensor]:
 
 
 def open_split(job: Job, split: str, training: bool) -> ImageFolder:
-    """The images of train or val."""
+    """Return the data set of train or val."""
     return ImageFolder(str(job.data.folder / split), build_transform(job, training))
 
 
 def open_loader(job: Job, split: str, training: bool) -> DataLoader[Any]:
-    """Their batches, shuffled in training."""
+    """Return the loader of a split, shuffled for training."""
     images = open_split(job, split, training)
     return DataLoader(images, batch_size=job.batch_size, shuffle=training, num_workers=job.num_workers)
 
 
 def evaluate(model: nn.Module, loader: Any) -> tuple[float, float]:
-    """The mean cross-entropy and the share that is right, in evaluation."""
+    """Return mean cross-entropy and accuracy in eval mode."""
     model.eval()
     correct, loss, count = 0, 0.0, 0
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The loop of the tutorials: ImageFolder, DataLoader, train and eval, the best weights kept."""
+"""The loop of torchvision's tutorials: ImageFolder, DataLoader, train and eval mode, best weights saved."""
 
 from __future__ import annotations
 
