@@ -1,4 +1,4 @@
-"""`ftcli compare`: real runs beside one another."""
+"""Tests of `ftcli compare` on real runs."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def _three_runs_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: P
     shutil.copytree(_finished_once, folder.parent, dirs_exist_ok=True)
     with contextlib.chdir(folder.parent):
         for changes in (WIDE, ("name=other", "seed=1")):
-            document = read_recipe(Path("r.yaml"), changes)
-            train(TrainArgs(recipe=document, stage="head", device="cpu"), NullReporter())
+            recipe_file = read_recipe(Path("r.yaml"), changes)
+            train(TrainArgs(recipe=recipe_file, stage="head", device="cpu"), NullReporter())
     return folder
 
 
 @pytest.fixture
 def three_runs(finished: Path, _three_runs_once: Path) -> Path:
-    """The workplace with three runs of the photographs: photos of two stages; wide, another network with
-    its classes in another order, and other, of another seed, of the first stage alone."""
+    """The workplace with three runs: photos with two stages; wide with another network and class order, and other with
+    another seed, both with the first stage only."""
     shutil.copytree(_three_runs_once, finished / "runs", dirs_exist_ok=True)
     return finished
 
@@ -76,7 +76,7 @@ def test_compare_two_runs_on_same_images(three_runs: Path, ftcli: Ftcli) -> None
     assert photos["checkpoint"] == str(three_runs / "runs/photos/best_loss.pt")
     assert wide["low"] < wide["accuracy"] < wide["high"]
     settings = {row["key"]: row["values"] for row in result["settings"]}
-    assert len(set(settings.pop("manifest.data.fingerprint"))) == 2  # it is over the places of classes too
+    assert len(set(settings.pop("manifest.data.fingerprint"))) == 2  # it depends on the order of classes
     assert settings == {
         "data.classes": [None, ["flower", "china"]],
         "data.augment": ["standard", "none"],
@@ -113,7 +113,7 @@ def test_compare_prints_config_differences_and_results(three_runs: Path, ftcli: 
         "seed                       0                1",
         'trained stages             ["head", "all"]  ["head"]',
     ]
-    assert fingerprint[0] == "manifest.data.fingerprint"  # the seed draws other images for validation
+    assert fingerprint[0] == "manifest.data.fingerprint"  # the seed changes the validation split
     assert len(set(fingerprint)) == 3
     assert [line.split("  ")[0] for line in lines[6:15]] == [
         "", "epochs", "seconds", "val loss", "val accuracy", "test loss", "test accuracy", "", "",
@@ -126,14 +126,14 @@ def test_compare_prints_config_differences_and_results(three_runs: Path, ftcli: 
 
 
 def test_compare_uses_metrics_of_checkpoint(three_runs: Path, ftcli: Ftcli) -> None:
-    given = ("runs/photos/stages/head.pt", "runs/other/last.pt", "runs/other")
+    arguments = ("runs/photos/stages/head.pt", "runs/other/last.pt", "runs/other")
     rows = [json.loads(line) for line in Path("runs/photos/metrics.jsonl").read_text().splitlines()]
     head = min((row for row in rows if row["stage"] == "head"), key=lambda row: row["val_loss"])
-    result = ftcli("compare", *given, "--json").json
+    result = ftcli("compare", *arguments, "--json").json
     assert [run["name"] for run in result["runs"]] == ["photos/stages/head.pt", "other/last.pt", "other"]
     first, last, best = result["runs"]
     assert (first["epochs"], first["val_loss"], first["val_accuracy"]) == (2, head["val_loss"], head["val_accuracy"])
-    # A run that has ended leaves its best weights in last.pt, here not those of its last epoch.
+    # last.pt of a finished run has its best weights, here not those of the last epoch.
     ended = [json.loads(line)["val_loss"] for line in Path("runs/other/metrics.jsonl").read_text().splitlines()]
     assert min(ended) == best["val_loss"] < ended[-1]
     assert [last[key] for key in ("epochs", "val_loss", "accuracy")] == [
@@ -151,23 +151,23 @@ def test_compare_warns_of_training_images_in_test(three_runs: Path, ftcli: Ftcli
     assert outcome.json["why"].endswith("; give images for all with --data")
     assert (outcome.json["differences"], outcome.json["split"], outcome.json["images"]) == ([], None, 0)
     assert all(run["accuracy"] is None for run in outcome.json["runs"])
-    unfair = [text for text in _warnings(outcome.err) if text.endswith("; such a comparison is unfair")]
-    assert [text.split(": was trained on ")[0] for text in unfair] == ["photos", "wide", "other"]
-    assert unfair == outcome.json["warnings"][1:]
+    unfair_warnings = [text for text in _warnings(outcome.err) if text.endswith("; such a comparison is unfair")]
+    assert [text.split(": was trained on ")[0] for text in unfair_warnings] == ["photos", "wide", "other"]
+    assert unfair_warnings == outcome.json["warnings"][1:]
     data_by_run: dict[str, Any] = {
         name: json.loads(Path(f"runs/{name}/run.json").read_text())["data"] for name in ("photos", "other")
     }
-    seen = sorted(set(data_by_run["photos"]["splits"]["train"]) & set(data_by_run["other"]["splits"]["val"]))
-    tested = set(data_by_run["photos"]["splits"]["val"]) | set(data_by_run["other"]["splits"]["val"])
-    assert unfair[0] == (
-        f"photos: was trained on {len(seen)} of {len(tested)} images that runs are tested on, such as "
-        f"{data_by_run['photos']['root']}/{seen[0]}; such a comparison is unfair"
+    trained_paths = sorted(set(data_by_run["photos"]["splits"]["train"]) & set(data_by_run["other"]["splits"]["val"]))
+    tested_paths = set(data_by_run["photos"]["splits"]["val"]) | set(data_by_run["other"]["splits"]["val"])
+    assert unfair_warnings[0] == (
+        f"photos: was trained on {len(trained_paths)} of {len(tested_paths)} images that runs are tested on, such as "
+        f"{data_by_run['photos']['root']}/{trained_paths[0]}; such a comparison is unfair"
     )
 
 
 def test_compare_finds_significant_difference_on_other_data(three_runs: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    words = ("compare", "runs/photos", "runs/wide", "--data", photo_folder, "--split", "train")
-    result = ftcli(*words, "--json").json
+    command = ("compare", "runs/photos", "runs/wide", "--data", photo_folder, "--split", "train")
+    result = ftcli(*command, "--json").json
     (difference,) = result["differences"]
     assert (result["split"], result["images"], difference["significant"]) == ("train", 40, True)
     assert difference["p_corrected"] == difference["p_value"] < 0.05
@@ -214,8 +214,8 @@ def test_compare_draws_no_curves_of_checkpoint_outside_run(three_runs: Path, ftc
 
 
 def test_compare_warns_of_unfinished_run(three_runs: Path, ftcli: Ftcli) -> None:
-    manifest = Path("runs/wide/run.json")
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "ended": None}))
+    metadata = Path("runs/wide/run.json")
+    metadata.write_text(json.dumps({**json.loads(metadata.read_text()), "ended": None}))
     outcome = ftcli("compare", "runs/photos", "runs/wide")
     assert outcome.code == 0
     result = ["wide: has not ended its training; its figures are those that it has reached"]
@@ -237,12 +237,12 @@ def test_compare_warns_of_resumed_run(three_runs: Path, ftcli: Ftcli) -> None:
 def test_compare_has_no_metrics_within_epoch(three_runs: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
 
-    def stop_at_sixth(*given: Any) -> tuple[float, int]:
+    def stop_at_sixth(*arguments: Any) -> tuple[float, int]:
         nonlocal steps
         steps += 1
         if steps == 6:
             os.kill(os.getpid(), signal.SIGINT)
-        return take_step(*given)
+        return take_step(*arguments)
 
     monkeypatch.setattr("ftcli.training.trainer.take_step", stop_at_sixth)
     assert ftcli("train", "r.yaml", "--set=name=young").code == 130
@@ -251,8 +251,10 @@ def test_compare_has_no_metrics_within_epoch(three_runs: Path, ftcli: Ftcli, mon
     assert (young["val_loss"], young["val_accuracy"], young["epochs"]) == (None, None, 1)
     assert young["accuracy"] is not None
     assert last["val_loss"] == best["val_loss"]
-    facts = [ftcli("inspect", f"runs/photos/{name}.pt", "--json").json["checkpoint"] for name in ("last", "best_loss")]
-    assert facts[0]["val_loss"] == facts[1]["val_loss"] == best["val_loss"]  # not that of the last epoch
+    checkpoints = [
+        ftcli("inspect", f"runs/photos/{name}.pt", "--json").json["checkpoint"] for name in ("last", "best_loss")
+    ]
+    assert checkpoints[0]["val_loss"] == checkpoints[1]["val_loss"] == best["val_loss"]  # not that of the last epoch
     assert "val_loss" not in ftcli("inspect", "runs/young/last.pt", "--json").json["checkpoint"]
 
 
@@ -267,7 +269,7 @@ def test_compare_counts_epochs_of_calibrated_stage(three_runs: Path, ftcli: Ftcl
 
 
 @pytest.mark.parametrize(
-    ("place", "given", "names"),
+    ("folder", "runs", "names"),
     [
         (".", ("runs/photos", "mine/photos"), ["runs/photos", "mine/photos"]),
         (".", ("runs/photos/", "mine/photos/stages/head.pt"), ["photos", "photos/stages/head.pt"]),
@@ -276,11 +278,11 @@ def test_compare_counts_epochs_of_calibrated_stage(three_runs: Path, ftcli: Ftcl
     ],
 )
 def test_compare_names_runs_from_any_folder(
-    three_runs: Path, monkeypatch: pytest.MonkeyPatch, place: str, given: tuple[str, ...], names: list[str]
+    three_runs: Path, monkeypatch: pytest.MonkeyPatch, folder: str, runs: tuple[str, ...], names: list[str]
 ) -> None:
     shutil.copytree("runs/photos", "mine/photos")
-    monkeypatch.chdir(place)
-    assert [run.name for run in load_runs([Path(run) for run in given], NullReporter())] == names
+    monkeypatch.chdir(folder)
+    assert [run.name for run in load_runs([Path(run) for run in runs], NullReporter())] == names
 
 
 def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> None:
@@ -292,7 +294,7 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
     Path("runs/headless/best_loss.pt").unlink()
     Path("runs/damaged/metrics.jsonl").write_text("x\n")
     RunDir(Path("unmeasured")).write_initial_files("", {})
-    given = (
+    runs = (
         "photos",
         "runs/photo",
         "empty",
@@ -302,7 +304,7 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
         "runs/damaged",
         "runs/photos/x.pt",
     )
-    outcome = ftcli("compare", *given, "--out", "c.png")
+    outcome = ftcli("compare", *runs, "--out", "c.png")
     assert outcome.code == 4
     assert outcome.errors == [
         "photos: there is no such run; did you mean 'runs/photos'?",
@@ -320,7 +322,7 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "fault"),
+    ("arguments", "sentence"),
     [
         (
             ("runs/photos",),
@@ -344,9 +346,11 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
         ),
     ],
 )
-def test_compare_reports_invalid_arguments(finished: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str) -> None:
-    outcome = ftcli("compare", *words)
-    assert (outcome.code, outcome.errors) == (2, [fault])
+def test_compare_reports_invalid_arguments(
+    finished: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
+) -> None:
+    outcome = ftcli("compare", *arguments)
+    assert (outcome.code, outcome.errors) == (2, [sentence])
     assert not Path("comparison.png").exists()
 
 
@@ -382,9 +386,9 @@ def test_compare_fits_five_runs_on_narrow_terminal() -> None:
 
 def test_compare_wraps_runs_into_several_tables() -> None:
     lines = _render_comparison(60, 9)
-    heads = [line.split() for line in lines[15:] if line.replace(" ", "").isdecimal()]
-    assert [name for head in heads for name in head] == list("123456789")
-    assert len(heads) == 2
+    headers = [line.split() for line in lines[15:] if line.replace(" ", "").isdecimal()]
+    assert [name for header in headers for name in header] == list("123456789")
+    assert len(headers) == 2
     assert all(len(line) < 60 for line in lines[15:])
 
 

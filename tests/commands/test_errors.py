@@ -1,4 +1,4 @@
-"""Bad input: the exact sentence and exit code, and nothing left behind."""
+"""Tests of errors: exact sentence, exit code, no files left."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
             f"weights: {LITE0}, match: position",
             4,
             [
-                f"r.yaml:9:47: backbone.weights: {LITE0} has 296 tensors and the network 338, and match: position needs "
-                "the same number; give weights of this network"
+                f"r.yaml:9:47: backbone.weights: {LITE0} has 296 tensors and the network 338, and match: position "
+                "needs the same number; give weights of this network"
             ],
         ),
     ],
@@ -131,7 +131,7 @@ def test_train_reports_name_errors_with_missing_folder(workplace: Path, ftcli: F
 
 @pytest.fixture
 def photo_copy(workplace: Path, photo_folder: Path) -> Path:
-    """The photographs, copied to `photos`, where they may be harmed."""
+    """A copy of the photographs in `photos`, which tests may change."""
     shutil.copytree(photo_folder, workplace / "photos")
     edit_recipe(workplace, str(photo_folder), "photos")
     return workplace / "photos"
@@ -197,7 +197,7 @@ def test_train_skips_and_counts_corrupt_images(ftcli: Ftcli, photo_copy: Path) -
     outcome = ftcli("train", "r.yaml", "--set", "data.on_corrupt_image=skip", "--json")
     assert outcome.code == 0
     assert outcome.json["test"]["images"] == 11
-    assert [fault.split(":")[0] for fault in outcome.json["skipped"]] == [
+    assert [message.split(":")[0] for message in outcome.json["skipped"]] == [
         "photos/test/china/22.jpg",
         "photos/train/china/3.jpg",
     ]
@@ -211,7 +211,8 @@ def test_train_stops_if_all_images_are_corrupt(ftcli: Ftcli, photo_copy: Path) -
     assert outcome.code == 3
     (message,) = outcome.errors
     assert message.startswith(
-        "stage head: none of the 40 training images can be read; the first: photos/train/china/0.jpg: is not a readable image;"
+        "stage head: none of the 40 training images can be read; the first: photos/train/china/0.jpg: is not a "
+        "readable image;"
     )
 
 
@@ -267,7 +268,7 @@ def test_train_reports_unreachable_weights(
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TORCH_HOME", str(cache))
     for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server
     edit_recipe(workplace, "weights: none", "weights: default")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 4

@@ -1,4 +1,4 @@
-"""`ftcli inspect`: models, recipes, checkpoints, at no cost."""
+"""Tests of `ftcli inspect`."""
 
 from __future__ import annotations
 
@@ -170,19 +170,19 @@ def test_inspect_in_pipe_is_plain(ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.slow
 def test_inspect_draws_plots_and_estimate(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
-    words = ("inspect", "r.yaml", "--plot-augment", "a.png", "--plot-activations", image, "f.png", "--estimate")
-    result = ftcli(*words, "--json").json
+    command = ("inspect", "r.yaml", "--plot-augment", "a.png", "--plot-activations", image, "f.png", "--estimate")
+    result = ftcli(*command, "--json").json
     assert result["pictures"] == [str(workplace / "a.png"), str(workplace / "f.png")]
     assert [stage["stage"] for stage in result["estimate"]] == ["head", "all"]
     assert set(result["estimate"][0]) >= {"seconds_per_step", "seconds", "memory_bytes", "images"}
-    pictures = [(workplace / name).read_bytes() for name in ("a.png", "f.png")]
-    outcome = ftcli(*words)
+    plots = [(workplace / name).read_bytes() for name in ("a.png", "f.png")]
+    outcome = ftcli(*command)
     lines = outcome.out.splitlines()
     assert lines[-2:] == ["plot: a.png", "plot: f.png"]
     assert lines[-3] == "for 30 training and 10 validation images in batches of 8"
     assert "estimate for this machine:" in lines
     assert "warning" not in outcome.err
-    assert [(workplace / name).read_bytes() for name in ("a.png", "f.png")] == pictures
+    assert [(workplace / name).read_bytes() for name in ("a.png", "f.png")] == plots
 
 
 def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
@@ -191,7 +191,7 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "fault"),
+    ("arguments", "sentence"),
     [
         (
             ("resnet18", "--plot-augment", "a.png"),
@@ -214,10 +214,10 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
     ],
 )
 def test_inspect_reports_invalid_plot_options(
-    workplace: Path, ftcli: Ftcli, words: tuple[str, ...], fault: str
+    workplace: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    outcome = ftcli("inspect", *words)
-    assert (outcome.code, outcome.errors) == (2, [fault])
+    outcome = ftcli("inspect", *arguments)
+    assert (outcome.code, outcome.errors) == (2, [sentence])
     assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
 
 
@@ -225,9 +225,9 @@ def test_inspect_plot_does_not_download_dataset(few_cells: Path, ftcli: Ftcli) -
     shutil.rmtree(few_cells / "data")
     outcome = ftcli("inspect", "configs/solar-cells.yaml", "--plot-augment", "a.png")
     assert outcome.code == 3
-    (fault,) = outcome.errors
-    assert fault.startswith("configs/solar-cells.yaml:")
-    assert fault.endswith(": data.root: data/solar-cells does not exist; run `ftcli data download solar-cells`")
+    (message,) = outcome.errors
+    assert message.startswith("configs/solar-cells.yaml:")
+    assert message.endswith(": data.root: data/solar-cells does not exist; run `ftcli data download solar-cells`")
     assert not (few_cells / "data").exists()
     assert not (few_cells / "a.png").exists()
 
@@ -247,7 +247,7 @@ def test_inspect_warns_once_of_missing_glyph(workplace: Path, photo_folder: Path
     (workplace / "r.yaml").write_text((workplace / "r.yaml").read_text().replace(str(photo_folder), "data"))
     outcome = ftcli("inspect", "r.yaml", "--plot-augment", "a.png", "--depth", "1")
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
-    if warnings:  # no font of this machine has it, as of most
+    if warnings:  # few machines have a font with this character
         assert warnings == [
             "warning: a.png: no installed font has \U0001fae8 (U+1FAE8), drawn as names or codes; "
             "install a font for them, such as the Debian packages fonts-noto-cjk, fonts-noto-core and fonts-symbola"

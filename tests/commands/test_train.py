@@ -1,4 +1,4 @@
-"""`ftcli train`: what a run leaves, and every way to carry on from it."""
+"""Tests of `ftcli train`: the run directory, and every way to resume."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_train_writes_run_dir(workplace: Path, ftcli: Ftcli) -> None:
     }
     assert manifest["ended"] >= manifest["started"]
     assert "Training in runs/photos on " in outcome.err
-    assert f"next: ftcli evaluate {run}" not in outcome.out  # --json prints the document alone
+    assert f"next: ftcli evaluate {run}" not in outcome.out  # --json prints only the document
 
 
 def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli) -> None:
@@ -81,8 +81,8 @@ def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli
     again = ftcli("train", "runs/photos/recipe.yaml", "--json")
     assert "runs/photos already has a run; writing to runs/photos-2" in again.err
     assert again.json["test"] == first["test"]
-    one, other = (read_checkpoint(Path(run["best_loss"])).state for run in (first, again.json))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    first_state, second_state = (read_checkpoint(Path(run["best_loss"])).state for run in (first, again.json))
+    assert all(torch.equal(tensor, second_state[name]) for name, tensor in first_state.items())
 
 
 @pytest.mark.covers("seed")
@@ -98,7 +98,7 @@ def test_inspect_then_head_then_all(workplace: Path, ftcli: Ftcli) -> None:
     assert ftcli("inspect", "resnet152").code == 0
     head = ftcli("train", "r.yaml", "--stage", "head", "--json")
     assert head.json["next_command"] == "ftcli train --stage all --resume runs/photos/best_loss.pt"
-    # In a folder that has only the checkpoint: no recipe, no weights, no runs.
+    # The folder has only the checkpoint: no recipe, weights or runs.
     alone = workplace / "alone"
     alone.mkdir()
     shutil.move(head.json["best_loss"], alone / "best_loss.pt")
@@ -120,7 +120,7 @@ def test_resume_from_stage_checkpoint_trains_next_stage(finished: Path, ftcli: F
     assert resumed.code == 0
     assert resumed.json["run"] == str(finished / "runs/photos-2")
     assert [stage["name"] for stage in resumed.json["stages"]] == ["all"]
-    # The same as in one go: what a stage does depends on the seed and its name, not on what ran before.
+    # Same as without interruption: a stage depends on the seed and its name, not on earlier stages.
     assert resumed.json["stages"][0]["val_loss"] == full_run["stages"][1]["val_loss"]
 
 
