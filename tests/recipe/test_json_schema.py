@@ -59,8 +59,8 @@ def test_json_schema_accepts_shipped_recipes(path: Path) -> None:
     assert is_valid(dump_recipe(read_recipe(path).recipe))
 
 
-def test_json_schema_accepts_readme_recipe() -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def test_json_schema_accepts_recipe_of_documents() -> None:
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE | re.DOTALL)
     assert is_valid(block)
 
 
