@@ -165,7 +165,7 @@ class ImageTransform:
     `min_decode_size` is the minimum length of the shorter side for decoding a file; None decodes the full size.
 
     `fingerprint` determines every pixel, given the image file and the state of the generator;
-    `deterministic_fingerprint` does for the deterministic steps.
+    `deterministic_fingerprint` determines the output of the deterministic steps.
     """
 
     size: int
@@ -179,7 +179,7 @@ class ImageTransform:
 
     @property
     def is_random(self) -> bool:
-        """Whether the output depends on the random generator."""
+        """True if the output depends on the random generator."""
         return bool(self.random or self.batch_transforms)
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,14 +72,22 @@ class DatasetBuilder:
         image_list = list(images)
         for done, (image, relative_path) in enumerate(image_list, 1):
             target = self.folder / relative_path
+            self._check_inside(Path(relative_path))
             target.parent.mkdir(parents=True, exist_ok=True)
             if not isinstance(image, Path):
                 Image.fromarray(image).save(target, "PNG")
             elif copy:
                 shutil.copyfile(image, target)
             else:
+                self._check_inside(Path(os.path.relpath(image, self.unpack_dir)))
                 image.rename(target)
             self.reporter.update_progress(Progress(f"write {self.name}", done, len(image_list)))
+
+    def _check_inside(self, path: Path) -> None:
+        """Raise DataError for a path outside its folder: lists in an archive may contain any path."""
+        if path.is_absolute() or ".." in path.parts:
+            message = f"lists the file {str(path)!r} outside its folder and is not used; report it to the publisher"
+            raise DataError(f"{self.message_prefix}: {self.describe_files()} {message}")
 
 
 BuildFn = Callable[[DatasetBuilder], None]
@@ -132,9 +141,10 @@ def make_mnist_builder(dataset_class: type[datasets.MNIST]) -> BuildFn:
 
 
 def make_cifar_builder(splits: Mapping[str, Sequence[str]], class_names_file: str, num_label_bytes: int) -> BuildFn:
-    """Return the builder for the binary version of CIFAR: records of label bytes, the last of which counts, and pixels.
+    """Return the builder for the binary version of CIFAR.
 
-    torchvision is not used: it reads the version in pickles, which can execute code.
+    In a record, the last of `num_label_bytes` is the label, and the pixels follow. torchvision is not used: it reads
+    the version in pickles, which can execute code.
     """
 
     def build(builder: DatasetBuilder) -> None:

@@ -215,6 +215,25 @@ def test_build_reports_unknown_layout(
     assert not list(here.glob("data/*"))
 
 
+@pytest.mark.parametrize("entry", ["../../../../../mine", "sushi/../../../../../../mine"])
+def test_build_rejects_listed_path_outside_folder(
+    here: Path, ftcli: Ftcli, serve_set: Serve, jpegs: tuple[bytes, ...], entry: str
+) -> None:
+    (here / "mine.jpg").write_bytes(jpegs[1])
+    lists = {f"food-101/meta/{split}.json": json.dumps({"sushi": [entry]}).encode() for split in ("train", "test")}
+    archive = pack_tar({**lists, "food-101/images/sushi/1.jpg": jpegs[0]})
+    serve_set("food101", archive)
+    outcome = ftcli("data", "download", "food101")
+    assert outcome.code == 3
+    path = here / f"cache/downloads/{hashlib.sha256(archive).hexdigest()[:16]}-food-101.tar.gz"
+    assert outcome.errors == [
+        f"download: food101: {path} lists the file '../../../mine.jpg' outside its folder and is not used; report it "
+        "to the publisher"
+    ]
+    assert (here / "mine.jpg").read_bytes() == jpegs[1]
+    assert not list(here.glob("data/*"))
+
+
 @pytest.fixture(scope="module")
 def solar_cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[DownloadResult, RecordingReporter]:
     reporter = RecordingReporter()
