@@ -1,4 +1,4 @@
-"""What is handed from those who read images to those who compute with them."""
+"""Batches, the protocol of their loaders, and the division of samples into batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RngKey = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """A broken image that was left out: its path as its sample has it, what is wrong, and the whole sentence."""
+    """A corrupt image that was skipped: the path of its sample, the reason, and the full message."""
 
     path: str
     reason: str
@@ -25,12 +25,11 @@ class SkippedImage:
 
 @dataclass
 class Batch:
-    """What a network is given for n images, their labels as int64 (n,), their weights in the training loss as float64
-    (n,) and their paths relative to the root.
+    """The inputs of a network for n images, with their labels, int64 (n,), their weights in the training loss, float64
+    (n,), and their paths relative to the root.
 
-    `values` are the images alone, uint8 (n, 3, h, w), or what crosses the cut of a network, float32 with n first.
-    `left_out` are the images that are broken; if all are, n is 0. `changes` are still to be made to the images, by
-    `changes.apply_batch_transforms` where they are: there are none unless the transform left them.
+    `inputs` are the images alone, uint8 (n, 3, h, w), or the boundary tensors of a cut model, float32 (n, ...). `n` is
+    0 if all images were skipped. `transform_params` are those of batch transforms that the device has yet to apply.
     """
 
     inputs: tuple[Tensor, ...]
@@ -42,28 +41,28 @@ class Batch:
 
     @property
     def images(self) -> Tensor:
-        """The images of a batch that holds them."""
-        assert not self.transform_params  # whoever leaves them to a device makes them there
+        """The images, of a batch without batch transforms yet to apply."""
+        assert not self.transform_params
         (images,) = self.inputs
         return images
 
     @property
     def skip_messages(self) -> tuple[str, ...]:
-        """The sentences of the images that were left out."""
+        """The messages of the skipped images."""
         return tuple(image.message for image in self.skipped)
 
     def pin_memory(self) -> Batch:
-        """The batch in memory that a GPU can copy from by itself."""
+        """Return the batch in pinned memory."""
         inputs = tuple(value.pin_memory() for value in self.inputs)
         transform_params = tuple(params.pin_memory() for params in self.transform_params)
         return replace(self, inputs=inputs, labels=self.labels.pin_memory(), transform_params=transform_params)
 
 
 class BatchLoader(Protocol):
-    """Where batches come from: image files, or what is kept of them.
+    """A loader of batches of images or of features.
 
-    `batches` gives those of the samples at the places `order` names (None: all, as they stand), from batch `start` on;
-    `draw` tells which of the random looks at an image is meant (None: as in evaluation).
+    `batches` yields the samples at `indices`, by default all in order, from batch `start` on; `rng_key` selects the
+    augmented view.
     """
 
     @property
@@ -86,8 +85,10 @@ class BatchLoader(Protocol):
 def batch_indices(
     indices: Sequence[int], batch_size: int, start: int = 0, merge_last: bool = False
 ) -> Iterator[Sequence[int]]:
-    """The places of each batch of an order, from batch `start` on. With `merge_last` a last batch of one image joins
-    the batch before it, for BatchNorm in training can take no statistics from one."""
+    """Yield the indices of each batch, from batch `start` on.
+
+    With `merge_last` a last batch of one image joins the previous batch, because BatchNorm cannot train on one image.
+    """
     last_batch = count_batches(len(indices), batch_size, merge_last) - 1
     for batch in range(start, last_batch + 1):
         end = len(indices) if batch == last_batch else (batch + 1) * batch_size
@@ -95,7 +96,7 @@ def batch_indices(
 
 
 def count_batches(num_images: int, batch_size: int, merge_last: bool = False) -> int:
-    """The number of batches that so many images make."""
+    """Return the number of batches of `num_images`."""
     num_batches = -(-num_images // batch_size)
     return (
         num_batches - 1 if merge_last and num_images > batch_size > 1 and num_images % batch_size == 1 else num_batches

@@ -1,4 +1,4 @@
-"""Batches of images: the same ones whatever number of processes reads them."""
+"""Loaders of image batches, with the same batches for any number of worker processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ftcli.recipe import schema
 from ftcli.results import Preprocessing
 
 SMALL_IMAGE_PIXELS = 1_500_000
-"""Pixels of an image up to which reading it is light work."""
+"""Pixels of an image up to which loading it is cheap."""
 _NUM_SIZE_SAMPLES = 8
 ChannelValues = tuple[float, float, float]
 
@@ -54,8 +54,10 @@ class LoaderConfig:
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a batch is made from. It carries its samples, so that a worker never touches (and copies) the whole list,
-    and of each the key of what is kept of it."""
+    """The samples of a batch, their keys in the pixel cache, and the key of their random augmentations.
+
+    It contains its samples, so that a worker does not touch, and thereby copy, the list of all samples.
+    """
 
     samples: tuple[Sample, ...]
     pixel_keys: tuple[Key | None, ...]
@@ -66,7 +68,10 @@ _SEQUENTIAL = ThreadedMap(1)
 
 
 class BatchBuilder(Dataset["Batch | FtcliError"]):
-    """Makes batches, here or in a worker. A fault is handed back, not raised: a worker would wrap it in a traceback."""
+    """The dataset of a DataLoader: it builds a batch from a request, in a worker or in this process.
+
+    Errors are returned, not raised, because a worker would wrap them in a traceback.
+    """
 
     def __init__(self, config: LoaderConfig, transform: ImageTransform) -> None:
         self.config = config
@@ -76,11 +81,11 @@ class BatchBuilder(Dataset["Batch | FtcliError"]):
         return self.build(request, _SEQUENTIAL)
 
     def build(self, request: BatchRequest, thread_map: ThreadedMap) -> Batch | FtcliError:
-        """The batch of a job, or why there is none, the fixed steps shared by threads; however many, it is the same.
+        """Return the batch of a request, or an error. Threads share the deterministic steps and change no result.
 
-        What chance decides is decided here, image by image: torch has one generator for all threads.
+        Random augmentations are applied in this thread, image by image: torch has one generator for all threads.
         """
-        # What is kept is read in less time than a thread is told of it.
+        # Reading a cached image takes less time than handing it to a thread.
         use_threads = len(request.samples) > 1 and not any(request.pixel_keys)
         with closing(
             (thread_map if use_threads else _SEQUENTIAL).map(
@@ -91,7 +96,7 @@ class BatchBuilder(Dataset["Batch | FtcliError"]):
 
     def _assemble(self, request: BatchRequest, images: Iterable[Image.Image | FtcliError]) -> Batch | FtcliError:
         size = self.transform.size
-        # As Pillow has it, channels last: that is how networks are fastest, and nothing need be turned round later.
+        # Channels last, as in Pillow: convolutions are fastest with it, and no copy is needed.
         pixels = np.empty((len(request.samples), size, size, 3), dtype=np.uint8)
         samples: list[Sample] = []
         params_per_image: list[tuple[tuple[int, ...], ...]] = []
@@ -120,7 +125,7 @@ class BatchBuilder(Dataset["Batch | FtcliError"]):
         )
 
     def _read_or_error(self, sample_and_key: tuple[Sample, Key | None]) -> Image.Image | FtcliError:
-        """The image after the fixed steps, or why there is none."""
+        """Return the image after the deterministic steps, or an error."""
         try:
             return self._read(*sample_and_key)
         except FtcliError as error:
@@ -147,13 +152,11 @@ class BatchBuilder(Dataset["Batch | FtcliError"]):
 
 
 class ImageLoader:
-    """Reads samples in batches, with processes that stay between passes, or in this one if `files` asks for none: then
-    with a thread for each core, which rests while whoever has a batch works on it.
+    """A loader of image batches, in worker processes that persist between passes, or in threads of this process.
 
-    What becomes of an image depends on (draw, path) alone, so any number of workers gives the same bytes in the same
-    order, and the random state of the calling process stays as it was. One pass at a time: a new one ends the one
-    before it. Use it as a context manager, or `close` it. Workers take no notice of SIGINT and SIGTERM, which reach
-    the whole group of processes; this one decides what they mean.
+    An image depends only on its key and path, so any number of workers gives the same bytes in the same order. The
+    random state of the calling process does not change. A new pass ends the previous one. Use the loader as a context
+    manager, or close it. Workers ignore SIGINT and SIGTERM, which are sent to the whole process group.
     """
 
     def __init__(
@@ -180,14 +183,14 @@ class ImageLoader:
         self.close()
 
     def close(self) -> None:
-        """End the worker processes, or the threads. The loader may be used again; it starts new ones."""
+        """Stop the workers and threads. Another pass starts new ones."""
         self._pass_token = object()
         self._thread_map.close()
         if self._worker_pool:
             self._worker_pool.close()
 
     def count_batches(self, merge_last: bool = False) -> int:
-        """The number of batches that all samples make."""
+        """Return the number of batches of all samples."""
         return count_batches(len(self.samples), self.batch_size, merge_last)
 
     def batches(
@@ -197,21 +200,20 @@ class ImageLoader:
         start: int = 0,
         merge_last: bool = False,
     ) -> Iterator[Batch]:
-        """Batches of the samples at the places `order` names (None: all, as they stand), from batch `start` on.
+        """Yield batches of the samples at `indices`, by default all in order, from batch `start` on.
 
-        `draw` with an image's path seeds torch's CPU generator before the image's transform; None seeds nothing.
-        With `merge_last` a last batch of one image joins the batch before it, for BatchNorm in training can take no
-        statistics from one. Raises CorruptImageError for the first broken image in order under "error", RunError when a
-        worker was killed.
+        `rng_key` and the path of an image seed torch's CPU generator for its random transform. With `merge_last` a
+        last batch of one image joins the previous batch, because BatchNorm cannot train on one image. Raises
+        CorruptImageError unless corrupt images are skipped, and RunError if a worker was killed.
         """
         yield from self._build_batches(
             self._make_requests(range(len(self.samples)) if indices is None else indices, rng_key, start, merge_last)
         )
 
     def stream(self, samples: Iterable[Sample]) -> Iterator[Batch]:
-        """Batches of samples that are taken from `samples` as they are needed, a few batches ahead, in their order.
+        """Yield batches of an iterable of samples, which is consumed only a few batches ahead.
 
-        However many there are, no more than those are held. Raises what `batches` does.
+        Raises as `batches` does.
         """
         remaining = iter(samples)
         yield from self._build_batches(
@@ -229,7 +231,7 @@ class ImageLoader:
                 raise result
             yield result.pin_memory() if self._pin_memory and not self._worker_pool else result
             if self._pass_token is not token:
-                raise RuntimeError("this pass is over: the loader was closed, or has begun another")
+                raise RuntimeError("this pass has ended: the loader was closed or another pass began")
 
     def _make_requests(
         self, indices: Sequence[int], rng_key: RngKey | None, start: int, merge_last: bool
@@ -244,16 +246,15 @@ class ImageLoader:
 
 
 def max_workers(requested: int | None) -> int:
-    """The number of worker processes: the wanted one, or as many as this process has cores, at most 8."""
+    """Return the requested number of workers, by default the number of available cores, at most 8."""
     return min(8, runtime.count_cores()) if requested is None else requested
 
 
 def default_num_workers(requested: int | None, device: torch.device, dataset: ImageDataset) -> int:
-    """The number of worker processes beside a network that computes on `device`: the wanted one, or else as
-    `max_workers`, but none on the CPU where images have no more than LIGHT pixels on average, as some of them tell.
+    """Return the requested number of workers, by default `max_workers`, but 0 for small images on a CPU.
 
-    Reading such an image takes about a millisecond. Processes that do it meanwhile compete with the network for the
-    cores, whose threads then wait for one another: a training step takes a tenth longer.
+    Loading an image of at most SMALL_IMAGE_PIXELS takes about a millisecond. Workers would compete with the network
+    for the cores, and a training step would take 10% longer.
     """
     if requested is None and device.type == "cpu" and _mean_pixels(dataset) <= SMALL_IMAGE_PIXELS:
         return 0
@@ -261,7 +262,7 @@ def default_num_workers(requested: int | None, device: torch.device, dataset: Im
 
 
 def _mean_pixels(dataset: ImageDataset) -> float:
-    """The pixels of an image on average, from those of a few; 0 where none can be read."""
+    """Return the mean number of pixels of a few images; 0 if none can be read."""
     samples = [sample for split in dataset.splits.values() for sample in split]
     pixel_counts: list[int] = []
     for sample in samples[:: max(1, len(samples) // _NUM_SIZE_SAMPLES)]:
@@ -272,15 +273,17 @@ def _mean_pixels(dataset: ImageDataset) -> float:
 
 
 def epoch_permutation(seed: int, stage: str, epoch: int, num_samples: int) -> list[int]:
-    """The order of an epoch: a permutation of 0 to count - 1 that depends on the arguments alone."""
+    """Return the order of the samples in an epoch, which depends only on the arguments."""
     generator = torch.Generator().manual_seed(runtime.derive_seed(seed, "order", stage, epoch))
     permutation: list[int] = torch.randperm(num_samples, generator=generator).tolist()
     return permutation
 
 
 def measure_preprocessing(preprocessing: Preprocessing, dataset: ImageDataset, data: schema.Data) -> Preprocessing:
-    """The same preprocessing with mean and std of the training images, as `normalize: dataset` asks for. Raises as
-    `measure_normalization` does."""
+    """Return the preprocessing with the mean and std of the training images, for `normalize: dataset`.
+
+    Raises as `measure_normalization` does.
+    """
     config = LoaderConfig(dataset.root, data.on_corrupt_image, max_workers(data.num_workers))
     transform = build_eval_transform(preprocessing)
     with ImageLoader(dataset.splits["train"], transform, data.batch_size, config) as loader:
@@ -289,10 +292,10 @@ def measure_preprocessing(preprocessing: Preprocessing, dataset: ImageDataset, d
 
 
 def measure_normalization(loader: ImageLoader) -> tuple[ChannelValues, ChannelValues]:
-    """Mean and standard deviation of each channel over all pixels of all images, for pixels from 0 to 1.
+    """Return the mean and standard deviation of each channel over all pixels of all images, for pixels from 0 to 1.
 
-    Exact but for the last rounding, whatever the order and the size of batches. Raises DataError where no image could
-    be read, or where all pixels of a channel are equal, for one cannot divide by a deviation of 0.
+    The result does not depend on the order and size of batches. Raises DataError if no image can be read, or if all
+    pixels of a channel are equal.
     """
     counts = torch.zeros((3, 256), dtype=torch.int64)
     for batch in loader.batches():

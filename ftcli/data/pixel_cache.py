@@ -1,4 +1,4 @@
-"""Decoded images on the disk: what training reads again each epoch is decoded once."""
+"""The pixel cache: images decoded and deterministically transformed once, stored on disk."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from ftcli.data.workers import WorkerPool
 from ftcli.errors import FtcliError, StopRequestedError
 from ftcli.results import ProgressCounter, ProgressTask
 
-_HEADER = struct.Struct("<II")  # height and width; then come the pixels, row by row, red green blue
-_NUM_SIZE_SAMPLES = 16  # images whose size is looked at for an estimate
-_TASK_BYTES = 4 * 2**20  # bytes of pixels that a process makes at a time
+_HEADER = struct.Struct("<II")  # height and width, followed by the pixels in row-major RGB
+_NUM_SIZE_SAMPLES = 16  # images whose size is read for an estimate
+_TASK_BYTES = 4 * 2**20  # bytes of pixels that a worker decodes at a time
 _REPORT_INTERVAL = 0.2  # seconds between reports
 
 
 class PixelCache:
-    """The images of a folder as the fixed steps of a transform leave them, with equal bits to decoding them anew.
+    """The images of a folder after the deterministic steps of a transform, with the same bits as decoding them again.
 
-    They are known by the content of their files and the fixed steps. Only what `fill` was asked for can be read; what
-    has left the disk since is decoded again. `verify` reads every file anew to know it by its bytes. May be sent to
-    another process.
+    Records are identified by the bytes of the image file and the deterministic steps. Only images passed to `fill` can
+    be read; evicted ones are decoded again. `rehash` reads every file to identify it. A pickled cache can read by key.
     """
 
     def __init__(self, root: Path, transform: ImageTransform, rehash: bool = False) -> None:
@@ -47,7 +46,7 @@ class PixelCache:
         self._store = self._open()
 
     def estimate_bytes(self, samples: Sequence[Sample]) -> int:
-        """About the bytes that the images of these samples take, from the sizes of a few; broken ones take none."""
+        """Estimate the bytes that the images take in the cache, from the sizes of a few readable ones."""
         if self._transform.deterministic:
             return len(samples) * _get_record_size(self._transform.size, self._transform.size)
         sampled = samples[:: max(1, len(samples) // _NUM_SIZE_SAMPLES)][:_NUM_SIZE_SAMPLES]
@@ -83,7 +82,7 @@ class PixelCache:
                 missing = self._list_missing(keys)  # another process may have filled it meanwhile
                 bytes_per_image = max(1, self.estimate_bytes(samples) // len(samples))
                 if not evict(bytes_per_image * len(missing)):
-                    missing = []  # they are decoded whenever they are read
+                    missing = []  # no room: they are decoded whenever they are read
                 images_per_task = max(1, _TASK_BYTES // bytes_per_image)
                 counter = ProgressCounter(task, len(paths), len(paths) - len(missing), _REPORT_INTERVAL)
                 with closing(self._decode(missing, images_per_task, num_workers)) as records:
@@ -97,11 +96,11 @@ class PixelCache:
         self._keys |= {path: key for (path, key), stored in zip(keys.items(), is_stored, strict=True) if stored}
 
     def find_key(self, path: str) -> Key | None:
-        """The key that `read` takes for an image; None for one that is not there."""
+        """Return the key of an image for `read`; None if the image is not stored."""
         return self._keys.get(path)
 
     def read(self, key: Key) -> Image.Image | None:
-        """An image after the fixed steps, as RGB; None if it has left the disk."""
+        """Return an RGB image after the deterministic steps; None if it was evicted."""
         try:
             record = self._store.read(key)
         except KeyError:
@@ -111,7 +110,7 @@ class PixelCache:
         return Image.fromarray(pixels.reshape(height, width, 3))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Mapped files cannot be sent; and whoever reads is told its keys.
+        # Memory-mapped files cannot be pickled; a worker receives the keys with each request.
         return {"root": self.root, "_transform": self._transform, "_rehash": False, "_keys": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -128,7 +127,7 @@ class PixelCache:
     def _decode(
         self, paths: Sequence[str], images_per_task: int, num_workers: int
     ) -> Generator[memoryview | FtcliError, None, None]:
-        """The record of each image, or why there is none, in their order."""
+        """Yield the record of each image, or its error, in order."""
         decoder = _Decoder(self.root, self._transform)
         tasks = iter([tuple(paths[start : start + images_per_task]) for start in range(0, len(paths), images_per_task)])
         pool = WorkerPool(decoder, num_workers, pin_memory=False) if num_workers else None
@@ -149,7 +148,7 @@ class PixelCache:
 
 
 class _Decoder(Dataset[tuple[Tensor, tuple[int | FtcliError, ...]]]):
-    """Makes records of some images, one after the other as uint8, with where each ends, or why it is missing."""
+    """The dataset of the decoding workers: the records of some images, concatenated, and the end or error of each."""
 
     def __init__(self, root: Path, transform: ImageTransform) -> None:
         self.root = root

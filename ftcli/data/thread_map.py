@@ -1,4 +1,4 @@
-"""Threads that share work within this process, where other processes would cost more than they save."""
+"""An ordered map over items with threads, for functions that release the GIL."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import Any, TypeVar
 from ftcli import runtime
 from ftcli.errors import FtcliError
 
-_MAX_THREADS = 8  # each may hold an image that fills much of the memory
+_MAX_THREADS = 8  # each may hold a large decoded image
 
 _ItemT = TypeVar("_ItemT")
 _ResultT = TypeVar("_ResultT")
 
 
 class ThreadedMap:
-    """`count` threads that compute a function of one item after another; with one alone the caller does it.
+    """A pool of threads that computes a function of each item, in order; with one thread the caller computes it.
 
-    They are for what lets go of Python's lock, as Pillow does while it decodes and resizes. They start when they are
-    needed, each with `begin`, and end with `close`, when they are forgotten, or with this process; none is at work
-    between two passes. So many items wait for them `ahead`, for those that take time to come.
+    Threads start when they are needed, each with `initializer`, and are idle between two passes. They are meant for
+    functions that release the GIL, as Pillow does. `prefetch` more items than threads are submitted ahead.
     """
 
     def __init__(self, num_threads: int, prefetch: int = 0, initializer: Callable[[], None] | None = None) -> None:
@@ -32,17 +31,16 @@ class ThreadedMap:
         self._executor: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
-        """End the threads. Another pass starts new ones."""
+        """Stop the threads. Another pass starts new ones."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[_ItemT], _ResultT], items: Iterable[_ItemT]) -> Generator[_ResultT, None, None]:
-        """What the function makes of each item, in their order.
+        """Yield the result of each item, in order, with at most `num_threads + prefetch` pending.
 
-        No more than `count` results, and those `ahead`, are under way or wait to be taken. What the function raises is
-        raised where its item's turn comes, and faults of the items after the results of those before. A pass that is
-        left early waits for what is under way: close it.
+        Errors, of the function or of the iterable, are raised after the results of the items before. Close a pass that
+        is abandoned: it waits for running calls.
         """
         remaining = iter(items)
         if self._num_threads < 2:
@@ -66,11 +64,11 @@ class ThreadedMap:
 def _submit_items(
     executor: ThreadPoolExecutor, function: Callable[[_ItemT], _ResultT], items: Iterable[_ItemT]
 ) -> Iterator[Future[_ResultT]]:
-    """The work on each item, as soon as it is asked for; a fault of the items comes as work that failed."""
+    """Submit the items one by one; an error of the iterable becomes a failed future."""
     try:
         for item in items:
             yield executor.submit(function, item)
-    except FtcliError as error:  # a broken image, say: what came before it is to be kept
+    except FtcliError as error:  # such as a corrupt image: earlier results are yielded first
         yield _make_failed_future(error)
 
 
@@ -81,5 +79,5 @@ def _make_failed_future(error: FtcliError) -> Future[Any]:
 
 
 def default_num_threads() -> int:
-    """The number of threads that read images: as many as this process has cores, at most 8."""
+    """Return the number of threads that decode images: the number of available cores, at most 8."""
     return min(_MAX_THREADS, runtime.count_cores())

@@ -1,4 +1,4 @@
-"""Processes that make batches: quiet, deaf to signals, and missed when they die."""
+"""Worker processes that compute batches, ignore signals, and raise an error if they are killed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from ftcli.errors import RunError
 
 
 class WorkerPool:
-    """`count` processes that compute maker[job] for one job after another and stay for the next pass.
+    """Processes that compute dataset[request] for a stream of requests and persist until the pool is closed.
 
-    They take no notice of SIGINT and SIGTERM, which reach the whole group of processes: this one decides what they
-    mean. They end with `close`, or with this process.
+    Workers ignore SIGINT and SIGTERM, which are sent to the whole process group.
     """
 
     def __init__(self, dataset: Dataset[Any], num_workers: int, pin_memory: bool) -> None:
@@ -35,9 +34,9 @@ class WorkerPool:
         _open_pools.add(self)
 
     def run(self, requests: Iterator[Any]) -> Iterator[Any]:
-        """What each job makes, in order. Of a pass that was left early, what is still under way is dropped.
+        """Yield the result of each request, in order. Pending results of an unfinished earlier pass are dropped.
 
-        Raises RunError when a process was killed; the next pass then starts new ones.
+        Raises RunError if a worker was killed; the next pass starts new ones.
         """
         try:
             self._start_pass(requests)
@@ -47,19 +46,19 @@ class WorkerPool:
                 raise
             self.close()
             raise RunError(
-                f"data.num_workers: a process that loads images was killed ({error}), as happens when memory runs out; "
-                "lower data.num_workers or data.batch_size, and go on from the last checkpoint"
+                f"data.num_workers: a worker that loads images was killed ({error}), probably because memory ran out; "
+                "lower data.num_workers or data.batch_size, and resume from the last checkpoint"
             ) from error
 
     def close(self) -> None:
-        """End the processes. Another pass starts new ones."""
+        """Stop the workers. Another pass starts new ones."""
         iterator, self._iterator, self._loader = self._iterator, None, None
         if iterator is None:
             return
-        # Asked for by name: torch does it when the stream is forgotten, but a traceback may remember it.
+        # torch stops them when the iterator is collected, but a traceback may hold a reference to it.
         iterator._shutdown_workers()
         for process in iterator._workers:
-            process.kill()  # no more than a formality, unless one hangs on its file
+            process.kill()  # has an effect only on a worker that hangs while it reads a file
 
     def _start_pass(self, requests: Iterator[Any]) -> None:
         self._sampler.requests = requests
@@ -74,7 +73,7 @@ class WorkerPool:
                     pin_memory=self._pin_memory,
                     persistent_workers=True,
                     multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
-                    generator=torch.Generator(),  # or it would draw from the global one
+                    generator=torch.Generator(),  # otherwise it consumes numbers of the global generator
                 )
             self._iterator = iter(self._loader)
 
@@ -83,7 +82,7 @@ class WorkerPool:
 
 
 class _RequestSampler:
-    """The jobs of the next pass. The DataLoader asks for them anew at the beginning of each."""
+    """The sampler of the DataLoader: it iterates over the requests of the next pass."""
 
     def __init__(self) -> None:
         self.requests: Iterator[Any] = iter(())
@@ -93,18 +92,17 @@ class _RequestSampler:
 
 
 def _return_unchanged(batch: Any) -> Any:
-    """What was made, as it is: it is a batch already."""
+    """Return the result as it is: it is already a batch."""
     return batch
 
 
 @contextmanager
 def _start_workers_quietly() -> Iterator[None]:
-    """Start workers so that they and torch's bookkeeping disturb nothing here.
+    """Start workers that ignore SIGINT and SIGTERM, and undo torch's handler of SIGCHLD.
 
-    Workers inherit the mask: SIGINT and SIGTERM never reach them. torch's handler of SIGCHLD would raise in the middle
-    of whatever this process does when a worker dies; without it that is noticed, within seconds, where its batch is
-    awaited. The warnings are that a recipe asks for more workers than cores, and, from Python 3.12 on, that fork meets
-    threads: workers use none of those of the parent.
+    Workers inherit the blocked signals. torch's handler would raise at an arbitrary point when a worker dies; without
+    it the death is noticed within seconds, when its batch is awaited. The suppressed warnings are about more workers
+    than cores and, from Python 3.12 on, about fork with threads, which workers do not use.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     handler = signal.getsignal(signal.SIGCHLD)
@@ -124,6 +122,6 @@ _open_pools: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
 
 @atexit.register
 def _close_all_pools() -> None:
-    """Python would end workers with SIGTERM, which they do not see, and wait for them for ever."""
+    """Stop all workers at exit: Python would send them SIGTERM, which they ignore, and wait forever."""
     for pool in list(_open_pools):
         pool.close()

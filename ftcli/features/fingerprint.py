@@ -1,4 +1,4 @@
-"""What decides the values that a frozen prefix gives, written down, so that equal descriptions mean equal values."""
+"""The fingerprint of a frozen backbone: everything except the images that determines the bits of its features."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
-from ftcli.data.batches import RngKey
 from ftcli.models.cut import ModelCut
 from ftcli.models.state_dict import hash_tensor
 from ftcli.results import Preprocessing
 
 TensorDigests = Mapping[int, str]
-"""Digests of tensors that were worked out just now, by the id of each."""
+"""Digests of tensors by their id, computed just before."""
 NO_DIGESTS: TensorDigests = MappingProxyType({})
 
 
 def fingerprint_backbone(cut: ModelCut, preprocessing: Preprocessing, known_digests: TensorDigests) -> dict[str, Any]:
-    """All that the values crossing a cut depend on, beside the pixels and where they are computed, as plain JSON types:
-    every tensor of the prefix to its last bit, its graph and the settings of its layers, the boundary, mean and std,
-    and the libraries. The network's head, and what the weights are called, have no part in it. What is `known` is not
-    worked out again."""
+    """Return the tensors, graph, layers and boundary of a prefix, mean, std and library versions, as JSON types.
+
+    The head and the names of models and weights are not included. Tensors with known digests are not hashed again.
+    """
     return {
         "tensors": _hash_tensors(cut.prefix, known_digests),
         "graph": _hash_graph(cut.prefix),
@@ -37,13 +36,8 @@ def fingerprint_backbone(cut: ModelCut, preprocessing: Preprocessing, known_dige
     }
 
 
-def format_rng_key(rng_key: RngKey) -> str:
-    """A text that no other draw has."""
-    return repr(rng_key)
-
-
 def _hash_tensors(backbone: nn.Module, known_digests: TensorDigests) -> str:
-    """A SHA-256 over names, kinds, shapes and the digests of the bytes."""
+    """Return a SHA-256 of the names, dtypes, shapes and digests of all tensors."""
     digest = hashlib.sha256()
     for name, tensor in _list_tensors(backbone):
         tensor_digest = known_digests.get(id(tensor)) or hash_tensor(tensor)
@@ -54,15 +48,17 @@ def _hash_tensors(backbone: nn.Module, known_digests: TensorDigests) -> str:
 def _list_tensors(backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from backbone.named_parameters()
     yield from backbone.named_buffers()
-    for path, module in backbone.named_modules():  # what a library keeps on a module without saying so
+    for path, module in backbone.named_modules():  # attributes that are not registered as parameters or buffers
         yield from ((f"{path}.{name}", value) for name, value in vars(module).items() if isinstance(value, Tensor))
 
 
 def _hash_graph(backbone: nn.Module) -> str:
-    """Of what a graph says, of the kinds of its layers, and of the numbers and words that they were set up with."""
+    """Return a SHA-256 of the code of a traced graph, and of the types and settings of all layers."""
     lines = [str(backbone.code)] if isinstance(backbone, fx.GraphModule) else []
     for path, module in backbone.named_modules():
-        module_type = type(module) if path or not lines else nn.Module  # a graph is a class of its own in every process
+        module_type = (
+            type(module) if path or not lines else nn.Module
+        )  # the class of a GraphModule is generated in each process
         settings = sorted((name, repr(value)) for name, value in vars(module).items() if _is_setting(name, value))
         lines.append(f"{path} {module_type.__module__}.{module_type.__qualname__} {settings}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -86,7 +82,7 @@ def _list_versions(backbone: nn.Module) -> Mapping[str, str]:
 
 
 def _list_module_types(backbone: nn.Module) -> Iterator[type]:
-    """The kinds of the modules that a prefix calls, and of those that its graph was traced through."""
+    """Yield the types of the modules that a prefix calls, and of those that its graph was traced through."""
     yield from (type(module) for module in backbone.modules())
     if isinstance(backbone, fx.GraphModule):
         for node in backbone.graph.nodes:

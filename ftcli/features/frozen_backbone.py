@@ -1,4 +1,4 @@
-"""The frozen part of a network, made ready to compute once and for all what it gives for an image."""
+"""The frozen backbone: the part of a model before its cut, optimized for computing features."""
 
 from __future__ import annotations
 
@@ -23,32 +23,27 @@ from ftcli.results import Preprocessing
 from ftcli.runtime import autocast, raise_on_oom, single_threaded
 
 MAX_BATCH_SIZES = {"cpu": 16}
-"""How many images are computed at a time on a device at most. On the CPU larger batches gain nothing, and outgrow its
-caches: two of these take as long as one of 32, and less than half as long as one of 64 where freed memory is not
-kept."""
+"""The largest batch size by device type. Larger batches are not faster on a CPU, because they exceed its caches."""
 
 DEFAULT_MAX_BATCH_SIZE = 256
-_REFERENCE_IMAGE_SIZE = (
-    320  # pixels of a side up to which they are as many; of larger images fewer, of as many pixels in all
-)
+_REFERENCE_IMAGE_SIZE = 320  # batches of larger images have as many pixels as the largest batch of this size
 _MAX_PARALLEL_BATCHES = 16
-"""How many batches are computed at once at most: their activations are in memory together."""
+"""The largest number of batches computed in parallel, whose activations are in memory at the same time."""
 
 
 def choose_batch_size(device: torch.device, image_size: int) -> int:
-    """How many images of size x size pixels are computed at a time on a device: a power of 2."""
+    """Return the batch size of the frozen backbone, a power of 2."""
     max_batch_size = MAX_BATCH_SIZES.get(device.type, DEFAULT_MAX_BATCH_SIZE)
     max_fitting = max(1, max_batch_size * _REFERENCE_IMAGE_SIZE**2 // max(image_size, _REFERENCE_IMAGE_SIZE) ** 2)
     return 1 << (max_fitting.bit_length() - 1)
 
 
 class FrozenBackbone:
-    """The prefix of a cut in eval mode, with its BatchNorms folded into the convolutions before them.
+    """The prefix of a cut model in eval mode, with BatchNorms folded into the preceding convolutions.
 
-    Computes batches of one shape alone, so that on the CPU an image's values have the same bits in every company, and
-    those of a graph with any number of threads. The network that was cut, which has to be on the device, keeps its
-    tensors and modes. `batch` images are computed at a time, and what is kept of one has `row_bytes` bytes. `computed`
-    counts those of `stream`.
+    All batches have the same shape, so that on a CPU the features of an image have the same bits in any batch and, for
+    a traced model, with any number of threads. The cut model has to be on the device and is not changed. The features
+    of an image have `row_bytes` bytes. `num_computed` counts the images of `compute_batches`.
     """
 
     def __init__(self, cut: ModelCut, preprocessing: Preprocessing, device: torch.device, precision: str) -> None:
@@ -64,7 +59,7 @@ class FrozenBackbone:
 
     @cached_property
     def _fused_module(self) -> nn.Module:
-        """The prefix with its norms folded; made when something has to be computed."""
+        """The prefix with folded BatchNorms, created when features are first computed."""
         with preserve_training_mode(self._module):
             module = self._module.eval()
             return fuse_conv_bn(module) if isinstance(module, fx.GraphModule) else module
@@ -75,7 +70,7 @@ class FrozenBackbone:
 
     @contextmanager
     def _eval_mode(self) -> Iterator[None]:
-        """Eval mode in the context. To set it takes a small network a tenth of its time, so it is looked at first."""
+        """Set eval mode within the context, if it is not set: setting it takes 10% of the time of a small network."""
         if not any(module.training for module in self._submodules):
             yield
             return
@@ -84,22 +79,24 @@ class FrozenBackbone:
             yield
 
     def compute(self, images: Tensor) -> NDArray[np.uint8]:
-        """What crosses the cut for at most `batch` uint8 images (n, 3, size, size), as (n, row_bytes): the values one
-        after the other in float32, maps with their channels last. Raises RunError where memory runs out."""
+        """Compute the features of at most `batch_size` uint8 images (n, 3, size, size) as rows (n, row_bytes).
+
+        A row has the boundary tensors in float32, one after another, maps in channels_last. Raises RunError if memory
+        runs out.
+        """
         with self._eval_mode(), self._thread_context():
             return self._compute(images)
 
     @property
     def num_parallel_batches(self) -> int:
-        """How many batches `stream` computes at once, where there are as many."""
+        """The number of batches that `compute_batches` computes in parallel."""
         return min(_MAX_PARALLEL_BATCHES, torch.get_num_threads()) if self._is_thread_safe else 1
 
     def compute_batches(self, batches: Iterable[Batch]) -> Generator[tuple[Batch, NDArray[np.uint8]], None, None]:
-        """The same for one batch after another, with the batch. To be closed; until then the network is in eval mode.
+        """Yield each batch with its rows. Close the generator: until then the model is in eval mode.
 
-        On the CPU as many are computed beside one another as torch has threads, each by one. Threads that share a
-        batch have to wait for each other at every layer, and where the share of one ends torch computes a few numbers
-        of a sigmoid, say, in another way than those before, with other bits.
+        On a CPU each torch thread computes its own batch. Threads that share a batch wait for each other at every
+        layer, and torch computes the last elements of each share with other instructions, which changes bits.
         """
         num_threads = self.num_parallel_batches
 
@@ -116,12 +113,12 @@ class FrozenBackbone:
                 threads.close()
 
     def _thread_context(self) -> AbstractContextManager[Callable[[], None] | None]:
-        """One thread for a batch, or all, where nothing can be computed beside it."""
+        """Use one thread for a batch, or all if batches are not computed in parallel."""
         return single_threaded() if self._is_thread_safe else nullcontext()
 
     @property
     def _is_thread_safe(self) -> bool:
-        """Whether several threads of the CPU may compute at once: a graph keeps nothing of what it computes."""
+        """True on a CPU for a traced graph, which stores nothing during a forward pass."""
         return self._device.type == "cpu" and isinstance(self._module, fx.GraphModule)
 
     def _compute(self, images: Tensor) -> NDArray[np.uint8]:
@@ -138,8 +135,10 @@ class FrozenBackbone:
         return rows.numpy().view(np.uint8)
 
     def unpack_rows(self, rows: NDArray[np.uint8]) -> tuple[Tensor, ...]:
-        """The crossing values that `compute` laid into rows, float32 with the batch first; maps are in the memory
-        format that convolutions are fastest with. A single value shares the rows' memory."""
+        """Return the boundary tensors (n, ...) of rows in float32, maps in channels_last.
+
+        A single boundary tensor shares the memory of the rows.
+        """
         values = torch.from_numpy(rows.view(np.float32))
         if len(self.shapes) == 1:
             return (_unflatten(values, self.shapes[0]),)
@@ -147,11 +146,11 @@ class FrozenBackbone:
         return tuple(_unflatten(part.contiguous(), shape) for part, shape in zip(parts, self.shapes, strict=True))
 
     def measure_seconds_per_image(self) -> float:
-        """The seconds that an image takes, measured on a full batch of the shape that is computed."""
+        """Return the seconds that an image takes, measured on a full batch."""
         shape, generator = (self.batch_size, 3, self._image_size, self._image_size), torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        with self._eval_mode():  # with all threads, in the stead of the batches that are computed beside it
-            self._compute(images[:1])  # the first time takes longer: memory and kernels are got ready
+        with self._eval_mode():  # with all threads, instead of several batches in parallel
+            self._compute(images[:1])  # warm-up
             start = time.perf_counter()
             self._compute(images)
             return (time.perf_counter() - start) / self.batch_size

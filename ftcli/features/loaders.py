@@ -1,4 +1,4 @@
-"""Batches of what the frozen part of a network gives for images, in the stead of the images themselves."""
+"""Loaders of the features of a frozen backbone: cached, or computed in each pass."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ftcli.errors import RunError
 from ftcli.features.frozen_backbone import FrozenBackbone
 
 Clock = Callable[[], AbstractContextManager[None]]
-"""What makes a context that measures how long it takes."""
+"""A function that returns a context manager which measures its duration."""
 
 
 class _FeatureLoaderBase:
-    """Samples, and how what crosses a cut for some of them becomes a batch."""
+    """Samples, and the conversion of their features to batches."""
 
     def __init__(self, backbone: FrozenBackbone, samples: Sequence[Sample], batch_size: int) -> None:
         self.samples = tuple(samples)
@@ -35,18 +35,18 @@ class _FeatureLoaderBase:
         self._weights = torch.tensor([sample.weight for sample in samples], dtype=torch.float64)
 
     def count_batches(self, merge_last: bool = False) -> int:
-        """The number of batches that all samples make."""
+        """Return the number of batches of all samples."""
         return count_batches(len(self.samples), self.batch_size, merge_last)
 
     def _plan_batches(
         self, indices: Sequence[int] | None, start: int, merge_last: bool
     ) -> tuple[Sequence[int], Iterator[Sequence[int]]]:
-        """The order, and the places of its batches from batch `start` on."""
+        """Return the indices of all batches, and those of each batch from batch `start` on."""
         all_indices = range(len(self.samples)) if indices is None else indices
         return all_indices, batch_indices(all_indices, self.batch_size, start, merge_last)
 
     def _make_batch(self, indices: Sequence[int], rows: NDArray[np.uint8], skipped: tuple[SkippedImage, ...]) -> Batch:
-        """The batch of the samples at some places, whose rows these are."""
+        """Return the batch of the samples at the indices, whose features are the rows."""
         index_tensor = torch.tensor(indices, dtype=torch.int64)
         return Batch(
             self._backbone.unpack_rows(rows),
@@ -58,11 +58,11 @@ class _FeatureLoaderBase:
 
 
 class CachedFeatureLoader(_FeatureLoaderBase):
-    """Gives, for samples, the values that cross the cut of a network, as they stand in a store.
+    """A loader of features from a store.
 
-    `keys` holds, for each draw, the keys of all samples one after the other; where `fixed`, chance has no part in them
-    and they stand for every draw. `left_out` are the broken images, by path: they are left out of every pass. Little
-    is held beside the samples: some 30 bytes an image, and 16 for each draw.
+    `record_keys` has, for each RngKey, the keys of all samples, concatenated; if `is_deterministic`, the only ones are
+    used for every RngKey. `skipped` has the corrupt images by path. The loader needs about 30 bytes of memory for each
+    image and 16 for each view.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class CachedFeatureLoader(_FeatureLoaderBase):
         start: int = 0,
         merge_last: bool = False,
     ) -> Iterator[Batch]:
-        """Batches of the samples at the places `order` names (None: all, as they stand), from batch `start` on.
+        """Yield batches of the samples at `indices`, by default all in order, from batch `start` on.
 
-        Their values are float32 on the CPU, maps in the memory format that convolutions are fastest with; they may be
-        written into. Raises ValueError for a draw that was not gathered, RunError where records have vanished.
+        Their features are writable float32 tensors on the CPU, maps in channels_last. Raises ValueError for an RngKey
+        whose features were not requested, RunError if records were evicted.
         """
         record_keys = self._record_keys.get(rng_key) if self._shared_keys is None else self._shared_keys
         if record_keys is None:
-            raise ValueError(f"the views of the draw {rng_key} were not gathered")
+            raise ValueError(f"the features of the RngKey {rng_key} were not requested")
         for sample_indices in self._plan_batches(indices, start, merge_last)[1]:
             yield self._load_batch(sample_indices, record_keys)
 
@@ -111,17 +111,16 @@ class CachedFeatureLoader(_FeatureLoaderBase):
             self._store.gather(batch_keys, rows)
         except KeyError as error:
             raise RunError(
-                f"{self._store.folder}: what was kept there has vanished or is damaged; run again, or set cache: off"
+                f"{self._store.folder}: cached features were removed or are damaged; run again, or set cache: off"
             ) from error
         return self._make_batch(indices, rows, skipped)
 
 
 class FeatureLoader(_FeatureLoaderBase):
-    """Gives, for samples, the values that cross the cut of a network, computed anew in each pass and kept nowhere.
+    """A loader of features that are computed in each pass.
 
-    On the CPU they have the bits that a CachedFeatureLoader gives for the same looks, so whether there is room to keep them
-    changes no result. `clock` measures the computing, which is part of what a pass waits for; reading the images is
-    not. Use it as a context manager, for the processes that read.
+    On a CPU the features have the bits of a CachedFeatureLoader. `clock` measures computing, not the loading of images.
+    Use the loader as a context manager, which stops its workers.
     """
 
     def __init__(
@@ -152,9 +151,9 @@ class FeatureLoader(_FeatureLoaderBase):
         start: int = 0,
         merge_last: bool = False,
     ) -> Iterator[Batch]:
-        """Batches of the samples at the places `order` names (None: all, as they stand), from batch `start` on.
+        """Yield batches of the samples at `indices`, by default all in order, from batch `start` on.
 
-        Their values are those of CachedFeatureLoader. One pass at a time. Raises what a ImageLoader raises.
+        A new pass ends the previous one. Raises as ImageLoader does.
         """
         all_indices, index_batches = self._plan_batches(indices, start, merge_last)
         results = self._compute(all_indices[start * self.batch_size :], rng_key)
@@ -170,8 +169,10 @@ class FeatureLoader(_FeatureLoaderBase):
             yield self._make_batch(computed_indices, stacked, tuple(skipped))
 
     def _compute(self, indices: Sequence[int], rng_key: RngKey | None) -> Iterator[NDArray[np.uint8] | SkippedImage]:
-        """For each place of an order the row of its sample, or why there is none. Batches of the prefix's own size are
-        computed whatever the size of those that are asked for, as many at once as the prefix computes."""
+        """Yield the features of each sample, or its corrupt image.
+
+        The backbone computes batches of its own size, several in parallel, whatever the batch size of the loader.
+        """
         index_batches = batch_indices(indices, self._backbone.batch_size)
         image_batches = self._image_loader.batches(indices, rng_key)
         while batch_group := list(islice(image_batches, self._backbone.num_parallel_batches)):

@@ -1,4 +1,4 @@
-"""The feature pipeline: cut a model at the end of its frozen part, and load its features from the cache or compute them."""
+"""The feature pipeline: cut a model after its frozen backbone, and load its features from the cache or compute them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ForwardFn = Callable[[tuple[Tensor, ...]], Tensor]
 
 @dataclass(frozen=True)
 class NoCut:
-    """The reason why a model has no frozen part that can be computed separately."""
+    """The reason why a model has no frozen backbone that can be computed separately."""
 
     reason: str
 
@@ -138,7 +138,7 @@ def create_pipeline(
     precision: str,
     known_digests: TensorDigests = NO_DIGESTS,
 ) -> FeaturePipeline | NoCut:
-    """Cut a model, which has to be on the device, at the end of its frozen part and open the cache of its features."""
+    """Cut a model, which has to be on the device, after its frozen backbone and open the cache of its features."""
     cut = cut_model(model, frozen_names.parameters, frozen_names.modules, preprocessing.image_size)
     if cut is None:
         return NoCut("the model's code cannot be traced")

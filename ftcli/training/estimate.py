@@ -88,8 +88,8 @@ class _EstimateContext:
 
 @dataclass(frozen=True)
 class _FeatureEstimate:
-    """The pipeline of a stage whose model is cut, the bytes of its cached features, and the seconds to compute and
-    load the features in the whole stage."""
+    """The pipeline of a stage whose model is cut, the bytes of its cached features, and the seconds in which they are
+    computed and loaded."""
 
     pipeline: FeaturePipeline
     num_bytes: int

@@ -147,7 +147,7 @@ def open_stage_data(
 def _cut_model(
     setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str], reporter: Reporter
 ) -> FeaturePipeline | None:
-    """Cut the model at the end of its frozen part, unless nothing is frozen, the cache is off or it cannot be cut."""
+    """Cut the model after its frozen backbone, unless nothing is frozen, the cache is off or it cannot be cut."""
     stage, frozen_names, classifier = plan.stage, plan.frozen_names, setup.classifier
     if stage.cache == "off" or not frozen_names.parameters:
         return None

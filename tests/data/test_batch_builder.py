@@ -29,7 +29,7 @@ TIMEOUT = 20.0
 
 @pytest.fixture
 def root(tmp_path: Path, photos: tuple[Image.Image, Image.Image], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pieces of photographs, the first much larger than the others."""
+    """Return a folder with crops of photos, the first of which is much larger than the others."""
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "images"
     folder.mkdir()
@@ -40,9 +40,9 @@ def root(tmp_path: Path, photos: tuple[Image.Image, Image.Image], monkeypatch: p
 
 
 def build(
-    root: Path, transform: ImageTransform, threads: int, on_corrupt_image: Literal["error", "skip"] = "error"
+    root: Path, transform: ImageTransform, num_threads: int, on_corrupt_image: Literal["error", "skip"] = "error"
 ) -> object:
-    thread_map = ThreadedMap(threads)
+    thread_map = ThreadedMap(num_threads)
     try:
         return BatchBuilder(LoaderConfig(root, on_corrupt_image, 0), transform).build(
             BatchRequest(SAMPLES, (None,) * len(SAMPLES), (7, "head", 1)), thread_map
@@ -52,7 +52,7 @@ def build(
 
 
 class BarrierReader:
-    """Reads an image when another thread reads one too."""
+    """A read_image that waits until another thread reads an image too."""
 
     def __init__(self) -> None:
         self.barrier = threading.Barrier(2)
@@ -68,27 +68,27 @@ def test_batch_builder_same_bytes_for_any_num_threads(root: Path, transform: Ima
         BatchRequest(SAMPLES, (None,) * 12, (7, "head", 1))
     ]
     assert isinstance(expected, Batch)
-    for threads in (1, 2, 5):
-        made = build(root, transform, threads)
-        assert isinstance(made, Batch)
-        assert torch.equal(made.inputs[0], expected.inputs[0])
-        assert torch.equal(made.labels, expected.labels)
-        assert made.paths == expected.paths == tuple(sample.path for sample in SAMPLES)
-        for one, other in zip(made.transform_params, expected.transform_params, strict=True):
-            assert torch.equal(one.params, other.params)
+    for num_threads in (1, 2, 5):
+        batch = build(root, transform, num_threads)
+        assert isinstance(batch, Batch)
+        assert torch.equal(batch.inputs[0], expected.inputs[0])
+        assert torch.equal(batch.labels, expected.labels)
+        assert batch.paths == expected.paths == tuple(sample.path for sample in SAMPLES)
+        for actual_params, expected_params in zip(batch.transform_params, expected.transform_params, strict=True):
+            assert torch.equal(actual_params.params, expected_params.params)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_batch_builder_reports_first_corrupt_image(root: Path, threads: int) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_batch_builder_reports_first_corrupt_image(root: Path, num_threads: int) -> None:
     content = (root / "0.png").read_bytes()
-    (root / "0.png").write_bytes(content[: len(content) // 2])  # the fault of 1 is found sooner
+    (root / "0.png").write_bytes(content[: len(content) // 2])  # found later than the error of 1
     (root / "1.png").write_bytes(b"")
-    fault = build(root, STRONG, threads)
-    assert isinstance(fault, CorruptImageError)
-    assert str(fault).startswith(f"{root / '0.png'}: is truncated (")
-    batch = build(root, STRONG, threads, "skip")
+    error = build(root, STRONG, num_threads)
+    assert isinstance(error, CorruptImageError)
+    assert str(error).startswith(f"{root / '0.png'}: is truncated (")
+    batch = build(root, STRONG, num_threads, "skip")
     assert isinstance(batch, Batch)
-    assert [one.path for one in batch.skipped] == ["0.png", "1.png"]
+    assert [skipped.path for skipped in batch.skipped] == ["0.png", "1.png"]
     assert batch.skipped[1].reason == "is empty (0 bytes)"
     assert batch.paths == tuple(sample.path for sample in SAMPLES[2:])
 
@@ -100,9 +100,9 @@ def test_loader_without_workers_uses_threads(root: Path, monkeypatch: pytest.Mon
     with ImageLoader(SAMPLES, STRONG, 4, LoaderConfig(root, "error", 0)) as loader:
         assert sum(len(batch.paths) for batch in loader.batches(rng_key=(0,))) == len(SAMPLES)
         assert threading.active_count() == before + 2
-        with ImageLoader(SAMPLES, STRONG, 4, LoaderConfig(root, "error", 2)) as other:
-            monkeypatch.undo()  # a worker reads alone, and threads that wait here do not disturb it
-            assert sum(len(batch.paths) for batch in other.batches(rng_key=(0,))) == len(SAMPLES)
+        with ImageLoader(SAMPLES, STRONG, 4, LoaderConfig(root, "error", 2)) as worker_loader:
+            monkeypatch.undo()  # a worker reads images one by one
+            assert sum(len(batch.paths) for batch in worker_loader.batches(rng_key=(0,))) == len(SAMPLES)
     assert threading.active_count() == before
 
 
@@ -120,7 +120,7 @@ def test_cached_and_single_images_use_no_threads(root: Path, monkeypatch: pytest
 def test_pixel_cache_decodes_with_threads(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "count_cores", lambda: 2)
     monkeypatch.setattr(pixel_cache_module, "read_image", BarrierReader())
-    monkeypatch.setattr(pixel_cache_module, "_TASK_BYTES", 1)  # one image
+    monkeypatch.setattr(pixel_cache_module, "_TASK_BYTES", 1)  # one image per task
     before = threading.active_count()
     pixel_cache = PixelCache(root, PLAIN)
     pixel_cache.fill(SAMPLES, 0, "error", ProgressTask("decoding", NullReporter()))

@@ -30,7 +30,7 @@ COUNT = 23
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, photos: tuple[Image.Image, Image.Image]) -> Path:
-    """23 pieces of photographs, one with a name that is no text."""
+    """Return a folder with 23 crops of photos, one of which has a name that is not valid text."""
     folder = tmp_path_factory.mktemp("images")
     for sample in list_samples():
         number = int(sample.path.split("-")[0])
@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, photos: tuple[Image.Image, Im
 
 @pytest.fixture
 def corrupt_root(root: Path, tmp_path: Path) -> Path:
-    """The same with numbers 5, 8, 9, 10 and 11 cut short."""
+    """Return a copy of the folder in which images 5, 8, 9, 10 and 11 are truncated."""
     for sample in list_samples():
         content = (root / sample.path).read_bytes()
         number = int(sample.path.split("-")[0])
@@ -107,8 +107,8 @@ def test_loader_same_bytes_for_any_num_workers(root: Path) -> None:
 def test_augmentation_depends_on_key_and_path_only(root: Path) -> None:
     loader = open_loader(root, 0)
 
-    def view(order: list[int], *draw: int | str) -> dict[str, torch.Tensor]:
-        batches = loader.batches(order, rng_key=draw)
+    def view(order: list[int], *rng_key: int | str) -> dict[str, torch.Tensor]:
+        batches = loader.batches(order, rng_key=rng_key)
         return {path: image for batch in batches for path, image in zip(batch.paths, batch.images, strict=True)}
 
     expected = view(list(range(COUNT)), 0, "head", 1)
@@ -172,9 +172,9 @@ def test_loader_abandoned_pass_has_no_effect(root: Path, num_workers: int) -> No
     with open_loader(root, num_workers, batch_size=2) as loader:
         expected = list(loader.batches(rng_key=(0,)))
         for taken in range(4):
-            left = loader.batches(list(reversed(range(COUNT))), rng_key=(1,))
+            abandoned = loader.batches(list(reversed(range(COUNT))), rng_key=(1,))
             for _ in range(taken):
-                next(left)
+                next(abandoned)
             again = list(loader.batches(rng_key=(0,)))
             assert len(again) == len(expected)
             assert all(same(one, other) for one, other in zip(expected, again, strict=True))
@@ -186,11 +186,11 @@ def test_loader_new_pass_ends_previous(root: Path, num_workers: int) -> None:
         first = loader.batches(rng_key=(0,))
         next(first)
         next(loader.batches(rng_key=(0,)))
-        with pytest.raises(RuntimeError, match="this pass is over"):
+        with pytest.raises(RuntimeError, match="this pass has ended"):
             next(first)
         last = loader.batches(rng_key=(0,))
         next(last)
-    with pytest.raises(RuntimeError, match="this pass is over"):
+    with pytest.raises(RuntimeError, match="this pass has ended"):
         next(last)
 
 
@@ -323,12 +323,12 @@ def test_skipped_image_has_path_and_reason(corrupt_root: Path) -> None:
     loader = ImageLoader((), PLAIN, 4, LoaderConfig(corrupt_root, "skip", 1))
     with loader:
         (batch,) = loader.stream(iter(list_samples()[4:7]))
-    (one,) = batch.skipped
-    assert one.path == "5-a.png"
-    assert one.reason.startswith("is truncated (")
+    (skipped,) = batch.skipped
+    assert skipped.path == "5-a.png"
+    assert skipped.reason.startswith("is truncated (")
     assert (
-        one.message
-        == f"{corrupt_root}/5-a.png: {one.reason}; replace it, remove it, or set data.on_corrupt_image: skip"
+        skipped.message
+        == f"{corrupt_root}/5-a.png: {skipped.reason}; replace it, remove it, or set data.on_corrupt_image: skip"
     )
 
 

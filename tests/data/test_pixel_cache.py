@@ -27,7 +27,7 @@ COUNT = 14
 
 
 class ProgressRecorder(NullReporter):
-    """Keeps the progress that is told."""
+    """A reporter that records progress."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, int, int]] = []
@@ -44,7 +44,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, photos: tuple[Image.Image, Image.Image]) -> Path:
-    """Pieces of photographs: colour and grey, PNG and JPEG, one of them much larger than needed; 3 is cut short."""
+    """Return a folder of crops of photos: PNG and JPEG, colour and grey, one very large; 3 is truncated."""
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(COUNT):
@@ -65,15 +65,16 @@ def list_samples() -> list[Sample]:
 
 
 def read(root: Path, transform: ImageTransform, pixel_cache: PixelCache | None, num_workers: int = 0) -> list[Batch]:
-    files = LoaderConfig(root, "skip", num_workers, pixel_cache=pixel_cache)
-    with ImageLoader(list_samples(), transform, 4, files) as loader:
+    loader_config = LoaderConfig(root, "skip", num_workers, pixel_cache=pixel_cache)
+    with ImageLoader(list_samples(), transform, 4, loader_config) as loader:
         return [batch for epoch in range(2) for batch in loader.batches(rng_key=(7, epoch))]
 
 
-def equal(one: list[Batch], other: list[Batch]) -> bool:
+def equal(first: list[Batch], second: list[Batch]) -> bool:
     return all(
-        torch.equal(a.images, b.images) and (a.paths, a.skip_messages) == (b.paths, b.skip_messages)
-        for a, b in zip(one, other, strict=True)
+        torch.equal(actual.images, expected.images)
+        and (actual.paths, actual.skip_messages) == (expected.paths, expected.skip_messages)
+        for actual, expected in zip(first, second, strict=True)
     )
 
 
@@ -88,7 +89,7 @@ def test_pixel_cache_gives_same_batches(root: Path, preset: schema.Preset, num_w
     pixels = PixelCache(root, transform)
     fill(pixels, num_workers)
     expected = read(root, transform, None)
-    for path in root.iterdir():  # 3 stays broken; no other file is opened again
+    for path in root.iterdir():  # 3 stays corrupt; no other file is opened again
         if path.name != name(3):
             path.write_bytes(b"")
     assert equal(read(root, transform, pixels, num_workers), expected)
@@ -99,7 +100,7 @@ def test_pixel_cache_separates_transforms(root: Path) -> None:
         fill(PixelCache(root, build_train_transform(PRE, preset)))
     other = Preprocessing(32, 40, "crop", "bilinear", PRE.mean, PRE.std)
     fill(PixelCache(root, build_train_transform(other, "none")))
-    # none and flips share what they keep, and so do standard and strong
+    # The presets none and flips share a store, and so do standard and strong.
     assert len(list((get_cache_dir() / "pixels").iterdir())) == 3
 
 
@@ -112,7 +113,7 @@ def test_pixel_cache_keys_by_content(root: Path) -> None:
     recorder = ProgressRecorder()
     pixels = PixelCache(root, transform)
     fill(pixels, reporter=recorder)
-    assert recorder.reports == [("decoding", COUNT, COUNT)]  # of the broken one: no other was decoded again
+    assert recorder.reports == [("decoding", COUNT, COUNT)]  # only the corrupt image was read again
     assert equal(read(root, transform, pixels), read(root, transform, None))
 
 
@@ -131,12 +132,12 @@ def test_pixel_cache_corrupt_images(root: Path) -> None:
 
 
 def test_pixel_cache_progress_and_stop(root: Path) -> None:
-    pixels, asked = PixelCache(root, build_train_transform(PRE, "standard")), 0
+    pixels, num_calls = PixelCache(root, build_train_transform(PRE, "standard")), 0
 
     def stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 5
+        nonlocal num_calls
+        num_calls += 1
+        return num_calls > 5
 
     with pytest.raises(StopRequestedError):
         pixels.fill(list_samples(), 0, "skip", ProgressTask("decoding", NullReporter(), stop))
@@ -144,8 +145,8 @@ def test_pixel_cache_progress_and_stop(root: Path) -> None:
     recorder = ProgressRecorder()
     fill(pixels, reporter=recorder)
     assert recorder.reports[-1] == ("decoding", COUNT, COUNT)
-    asked = 0
-    (root / "extra.png").write_bytes((root / name(0)).read_bytes())  # the content is there already
+    num_calls = 0
+    (root / "extra.png").write_bytes((root / name(0)).read_bytes())  # these bytes are already stored
     samples = [*list_samples()[:3], Sample("extra.png", 0)]
     pixels.fill(samples, 0, "error", ProgressTask("decoding", NullReporter(), lambda: True))  # nothing to decode
     assert pixels.find_key("extra.png") == pixels.find_key(name(0))
@@ -165,7 +166,7 @@ def test_pixel_cache_decodes_evicted_images(root: Path, own_cache: Path) -> None
     transform = build_train_transform(PRE, "flips")
     pixels = PixelCache(root, transform)
     fill(pixels)
-    other = pickle.loads(pickle.dumps(pixels))  # as a process that was not forked has it
+    other = pickle.loads(pickle.dumps(pixels))  # as in a spawned worker
     key = pixels.find_key(name(0))
     assert key is not None
     first, second = pixels.read(key), other.read(key)
@@ -177,10 +178,10 @@ def test_pixel_cache_decodes_evicted_images(root: Path, own_cache: Path) -> None
     late = pickle.loads(pickle.dumps(pixels))
     assert late.read(key) is None
     samples = tuple(list_samples()[:4])
-    job = BatchRequest(samples, tuple(pixels.find_key(sample.path) for sample in samples), (7, 0))
-    made = BatchBuilder(LoaderConfig(root, "skip", 0, pixel_cache=late), transform)[job]
-    assert isinstance(made, Batch)
-    assert equal([made], read(root, transform, None)[:1])
+    request = BatchRequest(samples, tuple(pixels.find_key(sample.path) for sample in samples), (7, 0))
+    batch = BatchBuilder(LoaderConfig(root, "skip", 0, pixel_cache=late), transform)[request]
+    assert isinstance(batch, Batch)
+    assert equal([batch], read(root, transform, None)[:1])
     assert equal(read(root, transform, pixels), read(root, transform, None))
 
 
@@ -197,7 +198,8 @@ class PrintReporter(NullReporter):
 root = Path(sys.argv[1])
 pre = Preprocessing(32, 36, "crop", "bilinear", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 samples = [Sample(path.name, 0) for path in sorted(root.iterdir())]
-PixelCache(root, build_train_transform(pre, "standard")).fill(samples, 1, "skip", ProgressTask("decoding", PrintReporter()))
+task = ProgressTask("decoding", PrintReporter())
+PixelCache(root, build_train_transform(pre, "standard")).fill(samples, 1, "skip", task)
 """
 
 

@@ -20,72 +20,72 @@ def count_threads() -> int:
     return sum(thread.name.startswith("ftcli") for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_threaded_map_preserves_order(count: int) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_threaded_map_preserves_order(num_threads: int) -> None:
     def take(item: int) -> int:
         time.sleep(0.02 if item % 3 == 0 else 0)
         return 10 * item
 
-    threads = ThreadedMap(count)
+    threads = ThreadedMap(num_threads)
     for items in (range(17), range(1), range(0)):
         assert list(threads.map(take, items)) == [10 * item for item in items]
     threads.close()
 
 
 def test_threaded_map_runs_num_threads_at_once() -> None:
-    together = threading.Barrier(3)
+    barrier = threading.Barrier(3)
     threads = ThreadedMap(3)
-    assert sorted(threads.map(lambda _: together.wait(TIMEOUT) % 3, range(3))) == [0, 1, 2]
+    assert sorted(threads.map(lambda _: barrier.wait(TIMEOUT) % 3, range(3))) == [0, 1, 2]
     threads.close()
 
 
 def test_threaded_map_limits_pending() -> None:
-    begun: list[int] = []
+    started: list[int] = []
     threads = ThreadedMap(3)
-    results = threads.map(begun.append, range(20))
+    results = threads.map(started.append, range(20))
     for taken in range(1, 6):
         next(results)
         time.sleep(0.02)
-        assert len(begun) <= taken + 3
+        assert len(started) <= taken + 3
     results.close()
     threads.close()
 
 
 def test_threaded_map_single_runs_in_caller() -> None:
-    here = threading.get_ident()
-    assert set(ThreadedMap(1).map(lambda _: threading.get_ident(), range(5))) == {here}
-    assert here not in set(ThreadedMap(2).map(lambda _: threading.get_ident(), range(5)))
+    caller = threading.get_ident()
+    assert set(ThreadedMap(1).map(lambda _: threading.get_ident(), range(5))) == {caller}
+    assert caller not in set(ThreadedMap(2).map(lambda _: threading.get_ident(), range(5)))
 
 
 def test_threaded_map_raises_in_order() -> None:
-    def refuse(item: int) -> int:
+    def fail_twice(item: int) -> int:
         if item == 3:
             time.sleep(0.05)
-            raise KeyError("the first")
+            raise KeyError("first")
         if item == 4:
-            raise KeyError("the second, and sooner")
+            raise KeyError("second")
         return item
 
     threads = ThreadedMap(2)
     taken: list[int] = []
-    with pytest.raises(KeyError, match="the first"):
-        taken.extend(threads.map(refuse, range(9)))
+    with pytest.raises(KeyError, match="first"):
+        taken.extend(threads.map(fail_twice, range(9)))
     assert taken == [0, 1, 2]
-    assert list(threads.map(refuse, range(3))) == [0, 1, 2]
+    assert list(threads.map(fail_twice, range(3))) == [0, 1, 2]
     threads.close()
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_threaded_map_raises_item_errors_in_order(count: int, ahead: int) -> None:
-    def give() -> Iterator[int]:
+@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_threaded_map_raises_item_errors_in_order(num_threads: int, prefetch: int) -> None:
+    def yield_items() -> Iterator[int]:
         yield from range(7)
         raise DataError("no more")
 
-    threads = ThreadedMap(count, ahead)
+    threads = ThreadedMap(num_threads, prefetch)
     taken: list[int] = []
     with pytest.raises(DataError, match="no more"):
-        taken.extend(threads.map(lambda item: 10 * item, give()))
+        taken.extend(threads.map(lambda item: 10 * item, yield_items()))
     assert taken == [10 * item for item in range(7)]
     threads.close()
 
@@ -126,13 +126,13 @@ def test_threaded_map_threads_persist_until_close() -> None:
     assert count_threads() == before
 
 
-LEFT = """
+ABANDONED_PASS = """
 import signal, sys, time
 from ftcli.data.thread_map import ThreadedMap
 threads = ThreadedMap(2)
 results = threads.map(lambda item: time.sleep(0.2), range(1000))
 next(results)
-print("begun", flush=True)
+print("started", flush=True)
 if sys.argv[1:] == ["wait"]:
     for _ in results:
         pass
@@ -140,18 +140,18 @@ if sys.argv[1:] == ["wait"]:
 
 
 def test_threaded_map_does_not_block_exit() -> None:
-    ended = subprocess.run([sys.executable, "-c", LEFT], timeout=60, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "begun\n", "")
+    ended = subprocess.run([sys.executable, "-c", ABANDONED_PASS], timeout=60, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "started\n", "")
 
 
 def test_threaded_map_does_not_block_interrupt() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", LEFT, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", ABANDONED_PASS, "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)  # a thousand items take longer
+        _, stderr = process.communicate(timeout=30)  # all items would take longer
     assert process.returncode == -signal.SIGINT
     assert stderr.endswith("KeyboardInterrupt\n")
 

@@ -22,73 +22,73 @@ from ftcli.errors import RunError
 
 
 class Squares(Dataset[Any]):
-    """Makes (n, a tensor of n squared); fails at -1 as a programming error would."""
+    """A dataset of (n, a tensor of n squared) that fails for -1 with a programming error."""
 
     def __getitem__(self, request: int) -> tuple[int, torch.Tensor]:
         if request < 0:
-            raise RuntimeError("a fault in the maker")
+            raise RuntimeError("a programming error")
         return request, torch.full((100, 100), request**2)
 
 
 @pytest.fixture
 def pool() -> Iterator[WorkerPool]:
-    made = WorkerPool(Squares(), 2, pin_memory=False)
-    yield made
-    made.close()
+    results = WorkerPool(Squares(), 2, pin_memory=False)
+    yield results
+    results.close()
     assert not multiprocessing.active_children()
 
 
-def take(pool: WorkerPool, *requests: int) -> list[int]:
-    made = list(pool.run(iter(requests)))
-    assert all(bool((square == request**2).all()) for request, square in made)
-    return [request for request, _ in made]
+def run_requests(pool: WorkerPool, *requests: int) -> list[int]:
+    results = list(pool.run(iter(requests)))
+    assert all(bool((square == request**2).all()) for request, square in results)
+    return [request for request, _ in results]
 
 
 def test_worker_pool_preserves_order(pool: WorkerPool) -> None:
-    assert take(pool, *range(30)) == list(range(30))
+    assert run_requests(pool, *range(30)) == list(range(30))
     first = {process.pid for process in multiprocessing.active_children()}
-    assert take(pool, 3, 1, 2) == [3, 1, 2]
-    assert take(pool) == []
+    assert run_requests(pool, 3, 1, 2) == [3, 1, 2]
+    assert run_requests(pool) == []
     assert {process.pid for process in multiprocessing.active_children()} == first
     assert len(first) == 2
 
 
 def test_worker_pool_killed_during_pass(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    # torch installs its handler, which raises wherever this process happens to be, once; here it may do so anew.
+    # torch installs its handler of SIGCHLD once per process; let it do so again.
     monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
     handler = signal.getsignal(signal.SIGCHLD)
     run = pool.run(iter(range(30)))
     next(run)
     assert signal.getsignal(signal.SIGCHLD) == handler
-    time.sleep(0.3)  # idle, as a process that holds a lock of the queue would take it along
+    time.sleep(0.3)  # until workers are idle: a killed worker could hold the lock of the queue
     for process in multiprocessing.active_children():
         process.kill()
     with pytest.raises(RunError) as error:
         list(run)
     assert str(error.value) == (
-        f"data.num_workers: a process that loads images was killed ({error.value.__cause__}), as happens when memory runs "
-        "out; lower data.num_workers or data.batch_size, and go on from the last checkpoint"
+        f"data.num_workers: a worker that loads images was killed ({error.value.__cause__}), probably because memory "
+        "ran out; lower data.num_workers or data.batch_size, and resume from the last checkpoint"
     )
-    assert take(pool, *range(30)) == list(range(30))
+    assert run_requests(pool, *range(30)) == list(range(30))
 
 
 @pytest.mark.slow
 def test_worker_pool_killed_between_passes(pool: WorkerPool) -> None:
-    take(pool, 1, 2)
+    run_requests(pool, 1, 2)
     for process in multiprocessing.active_children():
         process.kill()
     with pytest.raises(
-        RunError, match=r"^data\.num_workers: a process that loads images was killed \(DataLoader worker"
+        RunError, match=r"^data\.num_workers: a worker that loads images was killed \(DataLoader worker"
     ):
-        take(pool, 1, 2)
+        run_requests(pool, 1, 2)
 
 
 def test_worker_pool_reraises_programming_errors(pool: WorkerPool) -> None:
-    with pytest.raises(RuntimeError, match="a fault in the maker") as error:
-        take(pool, 1, -1)
-    assert take(pool, 1, 2) == [1, 2]
+    with pytest.raises(RuntimeError, match="a programming error") as error:
+        run_requests(pool, 1, -1)
+    assert run_requests(pool, 1, 2) == [1, 2]
     pool.close()
-    # The traceback still knows torch's iterator; the processes must end all the same.
+    # The workers end although the traceback holds a reference to torch's iterator.
     assert error.traceback
     assert not multiprocessing.active_children()
 
@@ -109,19 +109,19 @@ def test_worker_pool_ignores_signals(pool: WorkerPool) -> None:
 
 
 def test_worker_pool_outside_main_thread(pool: WorkerPool) -> None:
-    made: list[int] = []
-    thread = threading.Thread(target=lambda: made.extend(take(pool, 1, 2, 3)))
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.extend(run_requests(pool, 1, 2, 3)))
     thread.start()
     thread.join()
-    assert made == [1, 2, 3]
+    assert results == [1, 2, 3]
 
 
 def test_worker_pool_no_warning_above_core_count() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        crowd = WorkerPool(Squares(), runtime.count_cores() + 1, pin_memory=False)
-        assert take(crowd, 1, 2, 3) == [1, 2, 3]
-        crowd.close()
+        large_pool = WorkerPool(Squares(), runtime.count_cores() + 1, pin_memory=False)
+        assert run_requests(large_pool, 1, 2, 3) == [1, 2, 3]
+        large_pool.close()
     assert [str(warning.message) for warning in caught] == []
 
 

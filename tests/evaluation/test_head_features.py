@@ -1,4 +1,4 @@
-"""What the head is given is computed once, for whichever command asks first; else the cache changes nothing."""
+"""Tests of head features: they are computed once for all commands, and the cache changes no result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.evaluation import head_features as module
+from ftcli.evaluation import head_features
 from ftcli.evaluation.eval_setup import evaluate_checkpoint
 from ftcli.evaluation.evaluate_args import EvaluateArgs
 from ftcli.evaluation.head_features import cut_at_head
@@ -26,13 +26,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """How many images each batch of a prefix had; an empty cache is beside it."""
+    """Return a list of the sizes of all batches computed with an initially empty cache."""
     counts: list[int] = []
     compute = FrozenBackbone._compute
 
-    def count(prefix: FrozenBackbone, images: torch.Tensor) -> Any:
+    def count(backbone: FrozenBackbone, images: torch.Tensor) -> Any:
         counts.append(len(images))
-        return compute(prefix, images)
+        return compute(backbone, images)
 
     monkeypatch.setattr(FrozenBackbone, "_compute", count)
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
@@ -42,14 +42,14 @@ def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 def test_head_features_are_shared_between_commands(ftcli: Ftcli, finished: Path, computed: list[int]) -> None:
     checkpoint = "runs/photos/best_loss.pt"
     first_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "3").json
-    assert sum(computed) == 22  # of test and, for the threshold, of val
+    assert sum(computed) == 22  # test and, for the threshold, val
     computed.clear()
     second_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "64", "--rehash").json
     assert second_result == first_result
     assert not computed
     probe_options = ("--probe", "logistic", "--save-head", "head.pt", "--out")
     extracted = ftcli("extract", checkpoint, "--json", *probe_options, "a.npz").json
-    assert sum(computed) == 30  # those of train
+    assert sum(computed) == 30  # train
     assert ftcli("extract", checkpoint, "--json", *probe_options, "b.npz").code == 0
     assert sum(computed) == 30
     assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
@@ -93,7 +93,7 @@ def test_evaluate_with_full_cache_is_bit_identical(
     assert torch.equal(uncached.logits, cached.logits)
     assert sum(computed) == 2 * 12
     expected = "evaluating test: feature extraction: the features do not fit in the cache and are computed in each pass"
-    assert reporter.messages == ("" if limit == "0" else expected)  # who keeps nothing on purpose knows
+    assert reporter.messages == ("" if limit == "0" else expected)  # silent if the cache is disabled
     assert not list((tmp_path / "own-cache").rglob("*.chunk"))
 
 
@@ -101,10 +101,10 @@ def test_extract_with_full_cache_is_bit_identical(
     ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
-    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "kept.npz").code == 0
+    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "cached.npz").code == 0
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
-    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "anew.npz").code == 0
-    assert Path("kept.npz").read_bytes() == Path("anew.npz").read_bytes()
+    assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "uncached.npz").code == 0
+    assert Path("cached.npz").read_bytes() == Path("uncached.npz").read_bytes()
 
 
 def test_verify_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
@@ -129,13 +129,13 @@ def test_verify_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
 )
 def test_cut_at_head_boundary_is_the_head_input(name: str, head: str, shape: tuple[int, ...]) -> None:
     preprocessing = Preprocessing(64, 64, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-    head_features = cut_at_head(create_model(name, meta=False, image_size=64), head, preprocessing, CPU, "float32")
-    assert head_features is not None
-    assert [boundary.shape for boundary in head_features.cut.boundary] == [shape]
+    pipeline = cut_at_head(create_model(name, meta=False, image_size=64), head, preprocessing, CPU, "float32")
+    assert pipeline is not None
+    assert [boundary.shape for boundary in pipeline.cut.boundary] == [shape]
 
 
 class _SharedHeadInputModel(nn.Module):
-    """A network whose head is given a value that goes past it too."""
+    """A network that uses the input of its head a second time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,5 +151,5 @@ class _SharedHeadInputModel(nn.Module):
 def test_cut_at_head_is_none_where_the_head_input_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     preprocessing = Preprocessing(8, 8, "squash", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
     assert cut_at_head(_SharedHeadInputModel(), "head", preprocessing, CPU, "float32") is None
-    monkeypatch.setattr(module, "_is_head_input", lambda *_: True)
+    monkeypatch.setattr(head_features, "_is_head_input", lambda *_: True)
     assert cut_at_head(_SharedHeadInputModel(), "head", preprocessing, CPU, "float32") is not None

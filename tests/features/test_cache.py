@@ -1,4 +1,4 @@
-"""What the frozen part gives is found again by everything that it is made of, and by nothing else."""
+"""Tests of the feature cache: records are identified by everything that determines features, and nothing else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25
 
 @pytest.fixture(autouse=True)
 def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """How many images each batch of a prefix had; an empty cache is in tmp_path."""
+    """Return a list of the sizes of all batches computed with an initially empty cache."""
     counts: list[int] = []
     original = FrozenBackbone._compute
 
@@ -55,12 +55,12 @@ def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
 
 @pytest.fixture
 def photos(photo_folder: Path, tmp_path: Path) -> Path:
-    """Forty photographs of two classes."""
+    """Return a folder with forty photos of two classes."""
     return Path(shutil.copytree(photo_folder / "train", tmp_path / "photos"))
 
 
 def make_network() -> nn.Sequential:
-    """A network whose last layer is its head."""
+    """Return a network whose last layer is its head."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2),
@@ -74,7 +74,7 @@ def make_network() -> nn.Sequential:
 
 
 def cut_before(network: nn.Module, number: int, size: int = 16) -> ModelCut:
-    """The cut before a layer of a network that is a row of them."""
+    """Cut a Sequential before one of its layers."""
     frozen = {name for name, _ in network.named_parameters() if int(name.split(".")[0]) < number}
     eval_modules = {name for name, _ in network.named_modules() if not name or int(name.split(".")[0]) < number}
     cut = cut_model(network, frozen, eval_modules, size)
@@ -110,7 +110,7 @@ def make_request(
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> FeatureRequest:
-    """Return a request for all photographs of a folder."""
+    """Return a request for all photos of a folder."""
     task = ProgressTask("computing", reporter or NullReporter(), should_stop)
     return FeatureRequest(list_photos(root), transform, rng_keys, task)
 
@@ -122,7 +122,7 @@ def compute_features(
     rng_key: RngKey | None = None,
     **config: Any,
 ) -> CachedFeatureLoader:
-    """The values of all photographs in one sight."""
+    """Return a loader of the features of all photos in one view."""
     loader_config = LoaderConfig(root, **{"on_corrupt_image": "error", "num_workers": 0, **config})
     request = make_request(root, transform or build_eval_transform(EXPECTED), [rng_key])
     return (cache or open_cache()).get_or_compute(request, 8, loader_config)
@@ -231,7 +231,7 @@ def test_get_or_compute_separates_rng_keys_and_file_names(photos: Path, computed
     (photos / "china/0.jpg").rename(photos / "china/zero.jpg")
     compute_features(photos, transform=transforms["flips"], rng_key=(0, "head", 0))
     assert computed == [1]
-    with pytest.raises(ValueError, match="were not gathered"):
+    with pytest.raises(ValueError, match="were not requested"):
         next(loaded.batches(rng_key=(5, "head", 0)))
 
 
@@ -241,7 +241,7 @@ def test_get_or_compute_ignores_rng_key_without_randomness(photos: Path, compute
     plain = build_train_transform(EXPECTED, "none")
     loaded = compute_features(photos, transform=plain, rng_key=(0, "head", 0))
     assert torch.equal(concat_values(loaded, (3, "other", 9)), first)
-    (photos / "china/0.jpg").rename(photos / "china/00.jpg")  # whose place is the same
+    (photos / "china/0.jpg").rename(photos / "china/00.jpg")  # its position in the order is the same
     assert torch.equal(concat_values(compute_features(photos)), first)
     assert not computed
 
@@ -287,7 +287,7 @@ def test_get_or_compute_notices_changed_bytes(photos: Path, computed: list[int])
     file_stat, data = path.stat(), bytearray(path.read_bytes())
     with Image.open(path) as image:
         pixels = np.asarray(image).copy()
-    for end in range(2, 400):  # a bit of the picture, such that it is still one
+    for end in range(2, 400):  # a bit that leaves the image readable
         changed = data.copy()
         changed[-end] ^= 1
         path.write_bytes(changed)
@@ -313,7 +313,7 @@ def test_get_or_compute_separates_libraries_and_devices(
             compute_features(photos, transform=transform)
         assert sum(computed) == 40
     keys = []
-    for device_type in ("cpu", "meta"):  # any other device that is here
+    for device_type in ("cpu", "meta"):  # any other available device
         cache = FeatureCache(cut_before(make_network(), 5), EXPECTED, torch.device(device_type), "float32")
         keys.append(cache._store.folder)
     assert keys[0] != keys[1]
@@ -383,7 +383,7 @@ def test_cached_feature_loader_gives_empty_batch_for_corrupt_images(photos: Path
 def test_get_or_compute_caches_partial_results_when_stopped(
     photos: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # or what is under way beside it would be dropped
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # otherwise batches computed in parallel would be dropped
     reported: list[Progress] = []
 
     class Listener(NullReporter):

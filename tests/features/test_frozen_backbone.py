@@ -1,4 +1,4 @@
-"""The frozen part made fast gives what the network's own gives, but for rounding, and leaves the network alone."""
+"""Tests of the frozen backbone: its features equal those of the model up to rounding, and the model is unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftcli.results import Preprocessing
 
 CPU = torch.device("cpu")
 FAMILIES = {
-    "densenet121": (32, True),  # its norms come before the convolutions, all but a third of them
+    "densenet121": (32, True),  # two thirds of its norms precede a convolution
     "mobilenet_v3_small": (32, False),
     "resnet18": (32, False),
     "timm/efficientnet_lite0": (32, False),
@@ -37,7 +37,7 @@ def _make_preprocessing(size: int) -> Preprocessing:
 
 
 def _cut_before(network: nn.Module, path: str, size: int) -> ModelCut:
-    """A cut before the modules whose names begin so."""
+    """Cut a network before the modules whose names begin with `path`."""
     frozen = {name for name, _ in network.named_parameters() if not name.startswith(path)}
     eval_modules = {name for name, _ in network.named_modules() if not name.startswith(path)}
     cut = cut_model(network, frozen, eval_modules, size)
@@ -50,7 +50,7 @@ def _batch(images: torch.Tensor) -> Batch:
 
 
 def _randomize_norms(network: nn.Module) -> None:
-    """Give norms statistics and weights as training would leave them."""
+    """Set the statistics and weights of norms to values as after training."""
     for layer in network.modules():
         if isinstance(layer, (nn.BatchNorm2d, FrozenBatchNorm2d)) and isinstance(layer.running_mean, torch.Tensor):
             nn.init.normal_(layer.running_mean, std=0.1)
@@ -67,8 +67,8 @@ def _count_norms(graph: nn.Module) -> int:
     return sum(isinstance(graph.get_submodule(name), nn.BatchNorm2d) for name in called)
 
 
-@pytest.mark.parametrize(("name", "size", "left"), [(name, *rest) for name, rest in FAMILIES.items()])
-def test_fuse_conv_bn_gives_close_values_and_same_class(name: str, size: int, left: bool) -> None:
+@pytest.mark.parametrize(("name", "size", "has_norms"), [(name, *rest) for name, rest in FAMILIES.items()])
+def test_fuse_conv_bn_gives_close_values_and_same_class(name: str, size: int, has_norms: bool) -> None:
     torch.manual_seed(0)
     network = create_model(name, meta=False, image_size=size)
     _randomize_norms(network)
@@ -91,11 +91,11 @@ def test_fuse_conv_bn_gives_close_values_and_same_class(name: str, size: int, le
         assert torch.equal(cut.suffix(values).argmax(1), logits.argmax(1))
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
     assert isinstance(cut.prefix, fx.GraphModule)
-    assert (_count_norms(fuse_conv_bn(cut.prefix)) > 0) is left
+    assert (_count_norms(fuse_conv_bn(cut.prefix)) > 0) is has_norms
 
 
 class _Standardised(nn.Conv2d):
-    """A convolution that does more with its weights than to convolve, and is a call of its own in a graph."""
+    """A convolution that standardizes its weights and is a single call in a graph."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         factor = 0.5 if self.training else 1.0
@@ -104,7 +104,7 @@ class _Standardised(nn.Conv2d):
 
 
 class _Residual(nn.Module):
-    """A convolution whose output is read twice."""
+    """A block that uses the output of its convolution twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_fuse_conv_bn_fuses_only_eligible_norms(layers: tuple[nn.Module, ...], n
     images = torch.randn(3, 3, 8, 8)
     fused = fuse_conv_bn(cut.prefix)
     assert _count_norms(fused) == norms
-    if isinstance(layers[1], FrozenBatchNorm2d):  # which is no layer of the graph, but arithmetic with constants
+    if isinstance(layers[1], FrozenBatchNorm2d):  # in the graph it is arithmetic with constants, not a layer
         assert [node.op for node in cut.prefix.graph.nodes].count("get_attr") == 2
         assert not any(node.op == "get_attr" for node in fused.graph.nodes)
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_compute_batches_runs_one_batch_per_torch_thread(monkeypatch: pytest.Mon
     barrier, data_ptrs = threading.Barrier(1), set()
     untraceable = replace(
         cut, prefix=HeadlessModel(network, "fc")
-    )  # code that is no graph may remember what it computes
+    )  # code that is not a graph may store what it computes
     assert len(list(FrozenBackbone(untraceable, _make_preprocessing(32), CPU, "float32").compute_batches(batches))) == 6
     assert data_ptrs == {threading.get_ident()}
 

@@ -1,4 +1,4 @@
-"""What is computed in each pass is, bit for bit, what is kept."""
+"""Tests of the feature loaders: features computed in each pass have the bits of cached ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def samples(photo_folder: Path) -> tuple[Sample, ...]:
 
 
 def open_cache() -> FeatureCache:
-    """The cache for a network whose last layers train, and which is given two values by the others."""
+    """Return the cache of a network that is cut at two boundary tensors."""
 
     class Forked(nn.Module):
         def __init__(self) -> None:
@@ -66,7 +66,7 @@ def open_loaders(
 ) -> tuple[CachedFeatureLoader, FeatureLoader]:
     cache = open_cache()
     rng_keys: list[RngKey | None] = [*RNG_KEYS] if transform.is_random else [None]
-    loader_config = LoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]  # one of the two words
+    loader_config = LoaderConfig(root, on_corrupt_image, 0)  # type: ignore[arg-type]
     request = FeatureRequest(samples, transform, rng_keys, ProgressTask("computing", NullReporter()))
     cached = cache.get_or_compute(request, batch_size, loader_config)
     return cached, open_feature_loader(root, samples, transform, batch_size, on_corrupt_image)
@@ -162,5 +162,5 @@ def test_feature_loader_clock_measures_computing_only(
         start = time.perf_counter()
         assert len(list(loader.batches(rng_key=RNG_KEYS[0]))) == 1
         elapsed = time.perf_counter() - start
-    assert len(measured) == -(-3 // open_cache().backbone.num_parallel_batches)  # forty images, sixteen to a batch
+    assert len(measured) == -(-3 // open_cache().backbone.num_parallel_batches)  # forty images in batches of 16
     assert sum(measured) < elapsed / 2

@@ -1,4 +1,4 @@
-"""What a training is said to cost: counted by hand in small cases, and added up from what was measured."""
+"""Tests of training estimates: memory counted by hand in small cases, and times that add up."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_estimate_counts_memory_to_the_byte(workplace: Path, ftcli: Ftcli) -> No
     head, full = estimate()
     assert trainable_counts[0] == 1024 * 16 + 16 + 16 * 2 + 2
     assert [stage.memory.gradients for stage in (head, full)] == [4 * count for count in trainable_counts]
-    # SGD keeps one value a parameter, AdamW two, and a count of steps for each tensor.
+    # SGD stores one value per parameter, AdamW two, and a step count per tensor.
     tensors = len(list(create_model("shufflenet_v2_x0_5", True).parameters())) + 2
     assert head.memory.optimizer == 4 * trainable_counts[0]
     assert full.memory.optimizer == 4 * (2 * trainable_counts[1] + tensors)
-    assert full.memory.parameters > full.memory.gradients  # BatchNorm's statistics are no parameters
+    assert full.memory.parameters > full.memory.gradients  # BatchNorm statistics are buffers
     assert head.memory.activations < full.memory.activations / 10
     for stage in (head, full):
         memory = stage.memory
@@ -44,7 +44,7 @@ def test_activation_memory_counter_counts_each_storage_once() -> None:
     counter = ActivationMemoryCounter(model)
     with counter:
         model(inputs).sum()
-    # The input, and the output of the ReLU, which the ReLU and the next layer both need; weights are no activations.
+    # The input, and the output of the ReLU, which the ReLU and the next layer share; weights are not counted.
     assert counter.num_bytes == 4 * 7 * (10 + 20)
 
 
@@ -74,7 +74,7 @@ def test_estimate_times_add_up(workplace: Path) -> None:
 def test_estimate_counts_cached_features_once(workplace: Path) -> None:
     head, full = estimate("stages.head.epochs=50", "stages.head.cache.views=3")
     off = estimate("stages.head.epochs=50", "stages.head.cache=off")[0]
-    assert head.kept_bytes == (3 * 30 + 10) * 1024 * 4  # 1,024 float32 numbers cross the cut at the head
+    assert head.kept_bytes == (3 * 30 + 10) * 1024 * 4  # features have 1,024 float32 numbers
     assert (full.kept_bytes, full.seconds_frozen) == (0, 0.0)
     assert head.seconds_per_step is not None
     assert off.seconds_per_step is not None
@@ -82,7 +82,7 @@ def test_estimate_counts_cached_features_once(workplace: Path) -> None:
     assert head.seconds < off.seconds / 4
     steps = 50 * 30 * head.seconds_per_step / 8 + 51 * 10 * head.seconds_per_validation_image
     assert head.seconds == pytest.approx(head.seconds_frozen + steps)
-    assert head.memory.activations == off.memory.activations  # what the head reads, and no more, is kept either way
+    assert head.memory.activations == off.memory.activations  # only the activations of the head are saved either way
     assert estimate("data.augment=none")[0].kept_bytes == (30 + 10) * 1024 * 4
 
 

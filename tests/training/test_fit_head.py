@@ -1,4 +1,4 @@
-"""A stage with a solver, from the recipe to checkpoints that a training goes on from."""
+"""Tests of head fitting, from the recipe to checkpoints from which training continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.training.test_resume import assert_same_checkpoint
 
 @pytest.fixture
 def head_fit_folder(workplace: Path, photo_folder: Path) -> Path:
-    """The workplace, whose recipe solves its first stage."""
+    """Return the workplace, with a recipe whose first stage fits its head."""
     text = RECIPE.format(root=photo_folder).replace("hidden: [16]", "hidden: []")
     trained = "epochs: 2\n    optimizer: {name: sgd, lr: 0.05}"
     assert trained in text
@@ -105,7 +105,7 @@ def test_fit_head_resume_after_kill_gives_same_bits(
     head_fit_folder: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
     arguments = ("train", "r.yaml", "--stage", "head", "--set", "seed=7", "--out")
-    for number, kill in enumerate(KILLS):  # nothing is kept of a network of this seed when the first is killed
+    for number, kill in enumerate(KILLS):  # the seed is new, so that features are not yet cached
         run = head_fit_folder / f"run{number}"
         assert training(head_fit_folder, *arguments, run.name, kill=kill_by(*kill)) == (
             -9 if kill[0] == "SIGKILL" else 143
@@ -116,11 +116,11 @@ def test_fit_head_resume_after_kill_gives_same_bits(
             == 0
         )
         assert [row["epoch"] for row in read_rows(run)] == [0, 1]
-    assert training(head_fit_folder, *arguments, "whole") == 0
+    assert training(head_fit_folder, *arguments, "uninterrupted") == 0
     for name in ("last.pt", "best_loss.pt", "stages/head.pt"):
         for number in range(len(KILLS)):
             assert_same_checkpoint(
-                read_checkpoint(head_fit_folder / "whole" / name),
+                read_checkpoint(head_fit_folder / "uninterrupted" / name),
                 read_checkpoint(head_fit_folder / f"run{number}" / name),
             )
 
@@ -173,11 +173,11 @@ def test_fit_head_without_cache_gives_same_head(
     ftcli: Ftcli, head_fit_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("train", "r.yaml", "--stage", "head", "--out")
-    assert ftcli(*arguments, "kept").code == 0
+    assert ftcli(*arguments, "cached").code == 0
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
-    assert ftcli(*arguments, "not-kept").code == 0
+    assert ftcli(*arguments, "uncached").code == 0
     for name in ("last.pt", "best_loss.pt", "stages/head.pt"):
-        assert_same_checkpoint(*(read_checkpoint(head_fit_folder / run / name) for run in ("kept", "not-kept")))
+        assert_same_checkpoint(*(read_checkpoint(head_fit_folder / run / name) for run in ("cached", "uncached")))
 
 
 def test_fit_head_with_full_cache_falls_back_to_images(

@@ -1,4 +1,4 @@
-"""How a stage computes: what is kept of its frozen part, and that keeping it changes nothing."""
+"""Tests of the data of a stage: caching features and decoded images changes no result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEAD_STAGE_ARGS = ("--stage", "head")
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """Return an initially empty cache folder."""
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -41,7 +41,7 @@ def read_rows(folder: Path, stage: str = "head") -> list[dict[str, Any]]:
 
 
 def assert_same_weights(folder: Path, *runs: str) -> None:
-    """The runs of a folder ended in the same weights, bit for bit."""
+    """Assert that the last checkpoints of runs have bit-identical weights."""
     first, *others = (read_checkpoint(folder / run / "last.pt").state for run in runs)
     for other in others:
         assert first.keys() == other.keys()
@@ -55,7 +55,7 @@ def test_cache_with_one_view_per_epoch_matches_uncached_training(workplace: Path
         assert outcome.code == 0, outcome.err
     losses = {name: [row["train_loss"] for row in read_rows(workplace / name)[1:]] for name in ("off", "all", "one")}
     assert losses["all"] == pytest.approx(losses["off"], rel=1e-4)
-    assert losses["one"][0] == losses["all"][0]  # the first view is the same, however many there are
+    assert losses["one"][0] == losses["all"][0]  # the first view does not depend on the number of views
     assert losses["one"][1] != losses["all"][1]
     assert_same_weights(workplace, "two", "all")
 
@@ -100,23 +100,23 @@ def test_cache_recomputes_changed_images(workplace: Path, photo_folder: Path, ca
 def test_cache_over_limit_gives_same_weights(
     workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ftcli("train", "r.yaml", "--out", "kept").code == 0
+    assert ftcli("train", "r.yaml", "--out", "cached").code == 0
     shutil.rmtree(cache)
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
-    outcome = ftcli("train", "r.yaml", "--out", "anew", "--json")
+    outcome = ftcli("train", "r.yaml", "--out", "uncached", "--json")
     assert outcome.code == 0
     assert (
         "Stage head: the frozen backbone is computed in every epoch because its features, 0.3 MB, exceed the free disk "
         "space or the cache limit of 0.1 MB"
     ) in outcome.err.splitlines()
-    assert_same_weights(workplace, "kept", "anew")
+    assert_same_weights(workplace, "cached", "uncached")
     for stage in ("head", "all"):
         cached, uncached = (
             [{key: row[key] for key in ("train_loss", "val_loss", "val_accuracy")} for row in read_rows(run, stage)]
-            for run in (workplace / "kept", workplace / "anew")
+            for run in (workplace / "cached", workplace / "uncached")
         )
         assert cached == uncached
-    progresses = [read_checkpoint(workplace / run / "last.pt").progress for run in ("kept", "anew")]
+    progresses = [read_checkpoint(workplace / run / "last.pt").progress for run in ("cached", "uncached")]
     assert len({(end or {})["test"]["loss"] for end in progresses}) == 1
     assert outcome.json["stages"][0]["times"]["frozen"] > 0
 
@@ -127,36 +127,36 @@ def test_uncached_features_use_same_views_and_weights(
 ) -> None:
     settings = ("backbone.name=resnet18", "data.image_size=64", "stages.head.epochs=3", f"stages.head.freeze={freeze}")
     arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, *(part for setting in settings for part in ("--set", setting)))
-    for name, views in (("kept", "{views: 1}"), ("all", "{views: all}"), ("off", "off")):
+    for name, views in (("cached", "{views: 1}"), ("all", "{views: all}"), ("off", "off")):
         assert ftcli(*arguments, "--set", f"stages.head.cache={views}", "--out", name).code == 0
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
-    assert ftcli(*arguments, "--set", "stages.head.cache={views: 1}", "--out", "anew").code == 0
+    assert ftcli(*arguments, "--set", "stages.head.cache={views: 1}", "--out", "uncached").code == 0
     losses = {
         name: [(row["train_loss"], row["val_loss"]) for row in read_rows(workplace / name)]
-        for name in ("kept", "all", "off", "anew")
+        for name in ("cached", "all", "off", "uncached")
     }
-    assert losses["anew"] == losses["kept"]
-    assert_same_weights(workplace, "kept", "anew")
-    # This network tells other looks and a BatchNorm that is not folded, else the above would prove little.
-    assert losses["all"] != losses["kept"]
-    assert losses["off"][:2] != losses["kept"][:2]
+    assert losses["uncached"] == losses["cached"]
+    assert_same_weights(workplace, "cached", "uncached")
+    # The network is sensitive to other views and to unfolded BatchNorms, otherwise the test would be too weak.
+    assert losses["all"] != losses["cached"]
+    assert losses["off"][:2] != losses["cached"][:2]
 
 
-@pytest.mark.parametrize(("forward", "kept"), [(1.0, True), (1e-9, False)])
+@pytest.mark.parametrize(("forward_seconds", "is_cached"), [(1.0, True), (1e-9, False)])
 def test_boundary_inside_backbone_is_cached_only_if_faster(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward: float, kept: bool
+    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, forward_seconds: float, is_cached: bool
 ) -> None:
     change = ("--set", "stages.head.freeze={through: stage3}", "--set", "stages.head.epochs=3")
     assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "small").code == 0
     monkeypatch.setattr("ftcli.training.stage_data.ALWAYS_CACHE_BYTES", 1000)
-    monkeypatch.setattr(FrozenBackbone, "measure_seconds_per_image", lambda _self: forward)
-    outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "weighed")
+    monkeypatch.setattr(FrozenBackbone, "measure_seconds_per_image", lambda _self: forward_seconds)
+    outcome = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, *change, "--out", "measured")
     assert outcome.code == 0, outcome.err
     messages = [line for line in outcome.err.splitlines() if line.startswith("Stage head: the frozen backbone")]
     assert len(messages) == 1
-    assert ("is computed once for 3 views of 30 images" in messages[0]) is kept
-    assert ("is computed in every epoch, about 1 s, because caching" in messages[0]) is not kept
-    assert_same_weights(workplace, "small", "weighed")
+    assert ("is computed once for 3 views of 30 images" in messages[0]) is is_cached
+    assert ("is computed in every epoch, about 1 s, because caching" in messages[0]) is not is_cached
+    assert_same_weights(workplace, "small", "measured")
 
 
 def test_count_views_without_randomness_is_one() -> None:
@@ -176,7 +176,9 @@ def test_delayed_checkpoints_survive_kill_bit_for_bit(
     kill = kill_by("SIGKILL", "log_epoch", "head", 2)
     assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, save_interval_factor=1e6) == -9
     assert sorted(path.name for path in (workplace / "run").glob("*.pt")) == []
-    assert training(workplace, "train", "r.yaml", "--out", "run", save_interval_factor=1e6) == 0  # its place was free
+    assert (
+        training(workplace, "train", "r.yaml", "--out", "run", save_interval_factor=1e6) == 0
+    )  # the folder was still free
     assert training(workplace, "train", "r.yaml", "--out", "each", save_interval_factor=0) == 0
     for name in ("best_loss.pt", "stages/head.pt", "stages/all.pt"):
         one, other = (read_checkpoint(workplace / run / name) for run in ("run", "each"))
@@ -217,14 +219,16 @@ def test_cache_in_use_by_earlier_stage_falls_back_to_uncached(
     )
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("is_cached_first", [True, False])
 def test_resumed_stage_gives_same_weights_if_cache_choice_changes(
-    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, kept: bool
+    workplace: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, is_cached_first: bool
 ) -> None:
     monkeypatch.setattr("ftcli.training.stage_data.ALWAYS_CACHE_BYTES", 0)
-    monkeypatch.setattr("ftcli.training.stage_data.estimate_cache_gain", lambda *_: (2.0, 1.0) if kept else (1.0, 2.0))
+    monkeypatch.setattr(
+        "ftcli.training.stage_data.estimate_cache_gain", lambda *_: (2.0, 1.0) if is_cached_first else (1.0, 2.0)
+    )
     arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", "stages.head.cache={views: 1}")
-    assert ftcli(*arguments, "--out", "whole").code == 0
+    assert ftcli(*arguments, "--out", "uninterrupted").code == 0
 
     def interrupt(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
         if row.epoch == 1:
@@ -233,9 +237,11 @@ def test_resumed_stage_gives_same_weights_if_cache_choice_changes(
     with monkeypatch.context() as patch:
         patch.setattr("ftcli.console.TerminalReporter.log_epoch", interrupt)
         assert ftcli(*arguments, "--out", "stopped").code == 130
-    monkeypatch.setattr("ftcli.training.stage_data.estimate_cache_gain", lambda *_: (1.0, 2.0) if kept else (2.0, 1.0))
+    monkeypatch.setattr(
+        "ftcli.training.stage_data.estimate_cache_gain", lambda *_: (1.0, 2.0) if is_cached_first else (2.0, 1.0)
+    )
     assert ftcli("train", "--resume", "stopped/last.pt").code == 0
-    assert_same_weights(workplace, "whole", "stopped")
+    assert_same_weights(workplace, "uninterrupted", "stopped")
 
 
 def test_error_in_epoch_saves_pending_best_checkpoints(
@@ -254,16 +260,16 @@ def test_error_in_epoch_saves_pending_best_checkpoints(
     assert [row["epoch"] for row in read_rows(workplace / "run")] == [0, 1]
     resumed = ftcli("train", "--resume", "run/last.pt")
     assert resumed.code == 0, resumed.err
-    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "whole").code == 0
-    assert_same_weights(workplace, "whole", "run")
+    assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "uninterrupted").code == 0
+    assert_same_weights(workplace, "uninterrupted", "run")
 
 
 def test_compile_time_is_reported_as_bottleneck(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = list[ForwardFn]()
 
-    def compile_slowly(look: ForwardFn, *_: object) -> ForwardFn:
-        compiled.append(look)
-        return look
+    def compile_slowly(forward: ForwardFn, *_: object) -> ForwardFn:
+        compiled.append(forward)
+        return forward
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + 5000.0 * len(compiled))
     monkeypatch.setattr("ftcli.training.profiler.time", clock)
@@ -271,30 +277,30 @@ def test_compile_time_is_reported_as_bottleneck(workplace: Path, ftcli: Ftcli, m
     monkeypatch.setattr("ftcli.training.setup.check_compiler", lambda *_: None)
     outcome = ftcli("train", "r.yaml", "--set", "compile=true", "--json")
     assert outcome.code == 0, outcome.err
-    for stage in outcome.json["stages"]:  # the frozen part of the first is kept, the second has none
+    for stage in outcome.json["stages"]:  # the features of the first are cached, the second has none
         assert 5000.0 <= stage["times"]["compiling"] < 5060.0
         assert sum(seconds for part, seconds in stage["times"].items() if part != "compiling") < 60.0
     assert outcome.json["bottleneck"].endswith("compiling the steps; train more epochs, or set compile: false")
 
 
-@pytest.mark.parametrize("broken", [3, 8, 40])
+@pytest.mark.parametrize("num_corrupt", [3, 8, 40])
 def test_compile_uses_full_batch_with_corrupt_images(
-    workplace: Path, photo_folder: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, broken: int
+    workplace: Path, photo_folder: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, num_corrupt: int
 ) -> None:
     shutil.copytree(photo_folder, workplace / "own")
-    for image in sorted((workplace / "own/train").rglob("*.jpg"))[:broken]:
+    for image in sorted((workplace / "own/train").rglob("*.jpg"))[:num_corrupt]:
         image.write_bytes(b"")
     shapes = list[int]()
 
-    def record_batch_size(look: ForwardFn, values: tuple[torch.Tensor, ...], *_: object) -> ForwardFn:
+    def record_batch_size(forward: ForwardFn, values: tuple[torch.Tensor, ...], *_: object) -> ForwardFn:
         shapes.append(len(values[0]))
-        return look
+        return forward
 
     monkeypatch.setattr("ftcli.training.stage_data.compile_forward", record_batch_size)
     monkeypatch.setattr("ftcli.training.setup.check_compiler", lambda *_: None)
     settings = ("compile=true", "data.root=own", "data.batch_size=8", "data.on_corrupt_image=skip")
     outcome = ftcli("train", "r.yaml", *(part for setting in settings for part in ("--set", setting)))
-    if broken == 40:
+    if num_corrupt == 40:
         assert shapes == []
         assert outcome.errors == [
             "head 0 validation: not one of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
@@ -312,4 +318,4 @@ def test_run_without_test_split_writes_all_files(workplace: Path, photo_folder: 
     assert len(read_rows(workplace / "run")) == 3
     files = {str(path.relative_to(workplace / "run")) for path in (workplace / "run").rglob("*") if path.is_file()}
     assert files >= {"best_loss.pt", "last.pt", "stages/head.pt", "metrics.jsonl", "curves.png", "run.json"}
-    assert ftcli("train", "--resume", "run/last.pt").code == 0  # its result, told again
+    assert ftcli("train", "--resume", "run/last.pt").code == 0  # prints the result again
