@@ -73,7 +73,7 @@ class CachePlan:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the features are so large that only a measurement shows if caching is faster."""
+        """True for large features, for which only a measurement shows if caching is faster."""
         return self.backbone.row_bytes > ALWAYS_CACHE_BYTES
 
     @property
