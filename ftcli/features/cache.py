@@ -40,11 +40,6 @@ class FeatureRequest:
     rng_keys: Sequence[RngKey | None]
     task: ProgressTask
 
-    @property
-    def num_records(self) -> int:
-        """The number of feature vectors."""
-        return len(self.samples) * len(self.rng_keys)
-
 
 class CacheFullError(RunError):
     """The features do not fit in the cache. Nothing was computed."""
