@@ -1,4 +1,4 @@
-"""`ftcli evaluate`: figures that scikit-learn gives too, and classes that are matched by name."""
+"""Tests of `ftcli evaluate`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def checkpoint_path(finished: Path) -> Path:
 
 @pytest.fixture
 def unicode_checkpoint(many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of five classes, whose names are in many scripts, in a folder of its own."""
+    """A checkpoint of five classes with names in many scripts, in a separate folder."""
     shutil.copytree(many_scripts, tmp_path / "scripts")
     monkeypatch.chdir(tmp_path / "scripts")
     return Path("runs/photos/best_loss.pt")
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table of predictions, in one form for both kinds."""
+    """Return the rows of a CSV or Parquet file of predictions."""
     if path.suffix == ".parquet":
         rows: list[dict[str, Any]] = read_table(path).to_pylist()
         return rows
@@ -57,9 +57,7 @@ def test_evaluate_metrics_agree_with_training(ftcli: Ftcli, checkpoint_path: Pat
     assert {"calibration", "worst", "skipped"} <= set(result)
     assert result["split"] == "test"
     assert (result["accuracy"], result["images"]) == (run["test"]["accuracy"], run["test"]["images"])
-    assert result["loss"] == pytest.approx(
-        run["test"]["loss"], rel=1e-5
-    )  # the frozen part is computed in other batches
+    assert result["loss"] == pytest.approx(run["test"]["loss"], rel=1e-5)  # feature extraction uses other batches
     confusion = result["confusion"]
     assert sum(map(sum, confusion)) == result["images"] == 12
     assert sum(confusion[i][i] for i in range(2)) / 12 == result["accuracy"]
@@ -70,7 +68,7 @@ def test_evaluate_metrics_agree_with_training(ftcli: Ftcli, checkpoint_path: Pat
         assert row["recall_low"] <= row["recall"] <= row["recall_high"]
     num_correct = sum(confusion[i][i] for i in range(2))
     assert (len(result["worst"]), len(result["unsure"])) == (12 - num_correct, num_correct)
-    metrics = {figure["name"]: figure for figure in result["figures"]}
+    metrics = {metric["name"]: metric for metric in result["figures"]}
     assert metrics["accuracy"]["value"] == result["accuracy"]
     assert metrics["log_loss"]["value"] == result["loss"]
     error = result["calibration"]["expected_calibration_error"]
@@ -111,7 +109,7 @@ def test_evaluate_matches_classes_of_other_folder_by_name(
     workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
 ) -> None:
     own_result = ftcli("evaluate", checkpoint_path, "--json").json
-    # Only one class, which stands first here and second in the checkpoint.
+    # The only class has index 0 here and index 1 in the checkpoint.
     shutil.copytree(photo_folder / "test/flower", workplace / "field/flower")
     outcome = ftcli("evaluate", checkpoint_path, "--data", "field", "--min-recall", "0.9", "--json")
     assert outcome.err == (
@@ -121,7 +119,7 @@ def test_evaluate_matches_classes_of_other_folder_by_name(
     assert result["split"] == "all"
     assert result["confusion"] == [[0, 0], own_result["confusion"][1]]
     assert result["per_class"][0]["recall_low"] is None
-    assert {figure["name"] for figure in result["figures"] if figure["value"] is None} == {
+    assert {metric["name"] for metric in result["figures"] if metric["value"] is None} == {
         "roc_auc",
         "average_precision",
     }
@@ -154,22 +152,22 @@ def test_evaluate_chooses_thresholds_on_val(ftcli: Ftcli, checkpoint_path: Path,
     outcome = ftcli("evaluate", checkpoint_path, "--min-recall", "0.9", "--json")
     assert outcome.err == "Evaluating the 10 images of val too, to choose thresholds on them\n"
     result = outcome.json["thresholds"]
-    assert [(one["positive"], one["goal"], one["wanted"], one["chosen_on"]) for one in result] == [
+    assert [(item["positive"], item["goal"], item["wanted"], item["chosen_on"]) for item in result] == [
         (name, goal, wanted, "val") for name in ("china", "flower") for goal, wanted in (("f1", None), ("recall", 0.9))
     ]
     outcome = ftcli("evaluate", checkpoint_path, "--split", "val", "--predictions", "val.csv")
-    assert outcome.err == ""  # they are measured once
+    assert outcome.err == ""  # val is evaluated once
     out = outcome.out
     assert "thresholds, chosen on val and measured on val:" in out
     assert "They are measured on the images that they were chosen on; expect worse on other images." in out
     val = read_predictions(Path("val.csv"))
-    for one in result:
-        column = f"p_{one['positive']}"
-        assert one["threshold"] in {row[column] for row in val}
-        own = [row[column] >= one["threshold"] for row in val if row["label"] == one["positive"]]
-        assert one["goal"] == "f1" or sum(own) / len(own) >= 0.9
+    for item in result:
+        column = f"p_{item['positive']}"
+        assert item["threshold"] in {row[column] for row in val}
+        predicted_positive = [row[column] >= item["threshold"] for row in val if row["label"] == item["positive"]]
+        assert item["goal"] == "f1" or sum(predicted_positive) / len(predicted_positive) >= 0.9
     other = ftcli("evaluate", checkpoint_path, "--data", photo_folder, "--split", "test", "--json").json["thresholds"]
-    assert {one["chosen_on"] for one in other} == {"test"}
+    assert {item["chosen_on"] for item in other} == {"test"}
 
 
 def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_path: Path) -> None:
@@ -187,27 +185,32 @@ def test_evaluate_calibrate_writes_usable_checkpoint(ftcli: Ftcli, checkpoint_pa
     assert (temperature_scaling["split"], temperature_scaling["images"]) == ("val", 10)
     assert temperature_scaling["log_loss_after"] < temperature_scaling["log_loss_before"]
     assert checkpoint_path.read_bytes() == before
-    made, source = read_checkpoint(new), read_checkpoint(checkpoint_path)
+    calibrated_checkpoint, source = read_checkpoint(new), read_checkpoint(checkpoint_path)
     _, calibrated = evaluate_checkpoint(EvaluateArgs(checkpoint=new, split="val", device="cpu"), NullReporter())
     assert torch.allclose(calibrated.logits * temperature_scaling["temperature"], old.logits, rtol=1e-4, atol=1e-6)
     assert torch.equal(calibrated.predicted, old.predicted)
-    assert (made.kind, made.progress, made.stage, made.splits) == ("best", None, source.stage, source.splits)
-    assert made.origin == {
+    assert (
+        calibrated_checkpoint.kind,
+        calibrated_checkpoint.progress,
+        calibrated_checkpoint.stage,
+        calibrated_checkpoint.splits,
+    ) == ("best", None, source.stage, source.splits)
+    assert calibrated_checkpoint.origin == {
         **source.origin,
         "temperature": temperature_scaling["temperature"],
         "calibrated_from": source.digest,
     }
-    assert made.metrics == {
+    assert calibrated_checkpoint.metrics == {
         "val_loss": compute_loss(calibrated),
         "val_accuracy": compute_accuracy(calibrated),
     }
-    assert made.metrics["val_loss"] == temperature_scaling["log_loss_after"]
+    assert calibrated_checkpoint.metrics["val_loss"] == temperature_scaling["log_loss_after"]
     again = ftcli("evaluate", new, "--json").json
     assert {key: again[key] for key in again if key != "scaling"} == {
         key: result[key] for key in result if key != "scaling"
     }
     run = ftcli("train", "--resume", new, "--stage", "all", "--set", "stages.all.epochs=1", "--json").json
-    assert run["stages"][0]["start_val_loss"] == pytest.approx(made.metrics["val_loss"], rel=1e-5)
+    assert run["stages"][0]["start_val_loss"] == pytest.approx(calibrated_checkpoint.metrics["val_loss"], rel=1e-5)
 
 
 def test_evaluate_calibrates_on_val_of_recipe(ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path) -> None:
@@ -232,40 +235,40 @@ def test_evaluate_calibrate_requires_val_of_recipe(ftcli: Ftcli, unicode_checkpo
     assert not Path("runs/photos/best_loss-calibrated.pt").exists()
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_evaluate_predictions_reproduce_metrics(ftcli: Ftcli, unicode_checkpoint: Path, ending: str) -> None:
-    result = ftcli("evaluate", unicode_checkpoint, "--predictions", f"table.{ending}", "--json").json
-    assert result["predictions"] == str(Path(f"table.{ending}").absolute())
-    rows, classes = read_predictions(Path(f"table.{ending}")), result["classes"]
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_evaluate_predictions_reproduce_metrics(ftcli: Ftcli, unicode_checkpoint: Path, suffix: str) -> None:
+    result = ftcli("evaluate", unicode_checkpoint, "--predictions", f"table.{suffix}", "--json").json
+    assert result["predictions"] == str(Path(f"table.{suffix}").absolute())
+    rows, classes = read_predictions(Path(f"table.{suffix}")), result["classes"]
     columns = [f"p_{name}" for name in classes]
     assert list(rows[0]) == ["path", "label", "predicted", "probability", "correct", *columns]
     assert len(rows) == result["images"] == 20
     assert sum(row["correct"] for row in rows) / 20 == result["accuracy"]
     for row in rows:
-        shares = [row[column] for column in columns]
+        probabilities = [row[column] for column in columns]
         assert (Path("data") / row["path"]).is_file()
-        assert sum(shares) == pytest.approx(1)
-        assert row["probability"] == max(shares)
-        assert row["predicted"] == classes[shares.index(max(shares))]
+        assert sum(probabilities) == pytest.approx(1)
+        assert row["probability"] == max(probabilities)
+        assert row["predicted"] == classes[probabilities.index(max(probabilities))]
         assert row["correct"] == (row["label"] == row["predicted"])
-    for name, right in (("worst", False), ("unsure", True)):
-        chosen = [row for row in rows if row["correct"] == right]
+    for name, is_correct in (("worst", False), ("unsure", True)):
+        chosen = [row for row in rows if row["correct"] == is_correct]
         chosen.sort(key=lambda row: (row["probability"] if row["correct"] else -row["probability"], row["path"]))
         keys = ("path", "label", "predicted", "probability")
         assert result[name] == [{key: row[key] for key in keys} for row in chosen[:10]]
     assert result["worst"]
     pairs = Counter((row["label"], row["predicted"]) for row in rows if not row["correct"])
-    assert {(one["label"], one["predicted"]): one["images"] for one in result["confused"]} == pairs
-    assert [one["images"] for one in result["confused"]] == sorted(pairs.values(), reverse=True)
-    assert all(one["share"] == one["images"] / 4 for one in result["confused"])
+    assert {(item["label"], item["predicted"]): item["images"] for item in result["confused"]} == pairs
+    assert [item["images"] for item in result["confused"]] == sorted(pairs.values(), reverse=True)
+    assert all(item["share"] == item["images"] / 4 for item in result["confused"])
     assert (result["thresholds"], result["views"]) == ([], 1)
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_evaluate_keeps_old_predictions_on_full_disk(
-    ftcli: Ftcli, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+    ftcli: Ftcli, checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    target = Path(f"table.{ending}")
+    target = Path(f"table.{suffix}")
     target.write_text("old")
 
     def fail(_: int) -> None:
@@ -274,7 +277,7 @@ def test_evaluate_keeps_old_predictions_on_full_disk(
     monkeypatch.setattr("ftcli.files.os.fsync", fail)
     outcome = ftcli("evaluate", checkpoint_path, "--predictions", target)
     assert outcome.code == 1
-    assert outcome.errors[0].startswith(f"table.{ending}: the disk is full: ")
+    assert outcome.errors[0].startswith(f"table.{suffix}: the disk is full: ")
     assert target.read_text() == "old"
     assert not [path for path in Path().iterdir() if path.name.endswith(".tmp")]
 
@@ -283,7 +286,7 @@ def test_evaluate_reports_all_invalid_options(ftcli: Ftcli, checkpoint_path: Pat
     before = sorted(Path().rglob("*"))
     many = ("--min-recall", "1.5", "--tta", "flip", "--out", "x.bin", "--predictions", "table.txt", "--report", "r.pdf")
     run = "runs/photos"
-    for arguments, faults in (
+    for arguments, sentences in (
         (
             many,
             [
@@ -313,7 +316,7 @@ def test_evaluate_reports_all_invalid_options(ftcli: Ftcli, checkpoint_path: Pat
         ),
     ):
         outcome = ftcli("evaluate", checkpoint_path, *arguments)
-        assert (outcome.code, outcome.errors) == (2, faults)
+        assert (outcome.code, outcome.errors) == (2, sentences)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -323,8 +326,8 @@ def test_evaluate_never_overwrites_checkpoint(ftcli: Ftcli, checkpoint_path: Pat
     content = own_checkpoint.read_bytes()
     (tmp_path / "link.pt").symlink_to(own_checkpoint)
     other.hardlink_to(own_checkpoint)
-    for given, target in ((tmp_path / "link.pt", own_checkpoint), (own_checkpoint, other)):
-        outcome = ftcli("evaluate", given, "--calibrate", "--out", target)
+    for checkpoint, target in ((tmp_path / "link.pt", own_checkpoint), (own_checkpoint, other)):
+        outcome = ftcli("evaluate", checkpoint, "--calibrate", "--out", target)
         assert outcome.code == 2
         assert outcome.errors == [
             f"--out: {target} is the evaluated checkpoint, which is never overwritten; give another path"
@@ -371,7 +374,7 @@ def test_evaluate_report_includes_training_curves(ftcli: Ftcli, checkpoint_path:
     assert "shufflenet_v2_x0_5" in report
     shutil.copy(checkpoint_path, "taken.pt")
     ftcli("evaluate", "taken.pt", "--report", "taken.html")
-    assert len(Path("taken.html").read_text()) < len(report) - 1000  # the curves of the training are missing
+    assert len(Path("taken.html").read_text()) < len(report) - 1000  # without the training curves
     with (checkpoint_path.parent / "metrics.jsonl").open("a") as file:
         file.write("[]\n")
     outcome = ftcli("evaluate", checkpoint_path, "--report", "damaged.html")
