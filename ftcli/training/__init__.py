@@ -1,1 +1,1 @@
-"""How the stages of a recipe are run."""
+"""Training: the setup, stages, checkpoints and resume of a run, and estimates of its cost."""

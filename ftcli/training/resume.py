@@ -53,7 +53,7 @@ class StartPoint:
 
     @property
     def is_finished(self) -> bool:
-        """Whether this is an exact resume of a finished run."""
+        """True for an exact resume of a finished run."""
         return self.saved_progress is not None and bool(self.saved_progress["finished"])
 
 

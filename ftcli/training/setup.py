@@ -41,7 +41,7 @@ from ftcli.version import __version__
 
 @dataclass(frozen=True)
 class RunSetup:
-    """All that a run trains with. `remaining_stages` are those that are still to be trained."""
+    """The plan, data, model and checkpoints of a run. `remaining_stages` are not trained yet."""
 
     start_point: StartPoint
     plan: Plan

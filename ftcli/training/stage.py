@@ -48,7 +48,7 @@ class StageContext:
         reporter: Reporter,
         stop: GracefulStop,
     ) -> StageContext:
-        """Freeze the model's parameters and build the optimizer, with the progress in a last.pt of this stage if given.
+        """Freeze parameters and build the optimizer; restore the progress in a last.pt of this stage if given.
 
         Raises RunError if the frozen tensors of that last.pt are not those that the stage started with.
         """
