@@ -14,10 +14,16 @@ import time
 from contextlib import redirect_stdout
 from typing import Any
 
-TIMED_MODULES = ("ftcli.extraction.passes", "ftcli.evaluation.eval_setup")
+TIMED_MODULES = ("ftcli.extraction.extract", "ftcli.evaluation.eval_setup")
 """The modules in which the commands first use the network: they cut it."""
 
-PRELOADED_MODULES = ("torchvision", "scipy.stats", "sklearn.svm", "ftcli.extraction", "ftcli.evaluation.evaluate")
+PRELOADED_MODULES = (
+    "torchvision",
+    "scipy.stats",
+    "sklearn.svm",
+    "ftcli.extraction.extract",
+    "ftcli.evaluation.evaluate",
+)
 """Modules that the measured commands import when they run."""
 
 

@@ -88,8 +88,9 @@ def extract(
     """Extract features of images, or fit a probe on them. Features are the input of the head or layer outputs."""
     options = {**locals(), "layers": tuple(layers or ()), "use_cache": not no_cache}
     options["recipe_file"] = read_recipe_source(source)  # before torch, which is slow to import
-    from ftcli.extraction import ExtractArgs, SourceArgs
-    from ftcli.extraction import extract as run
+    from ftcli.extraction.args import ExtractArgs
+    from ftcli.extraction.extract import extract as run
+    from ftcli.extraction.sources import SourceArgs
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()

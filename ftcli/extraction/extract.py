@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli.data.dataset import ImageDataset
+from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers
+from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
+from ftcli.evaluation.head_features import cut_at_head, open_head_features
 from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.extraction.args import ExtractArgs, check_not_overwriting, validate_args
 from ftcli.extraction.depth_plot import plot_depth
-from ftcli.extraction.passes import fill_buffer
 from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
 from ftcli.extraction.sources import ExtractionSource, load_source_dataset, load_source_model, open_source
 from ftcli.features.buffer import FeatureBuffer
-from ftcli.features.extractor import Extractor
+from ftcli.features.extractor import Extractor, FeatureBatch
 from ftcli.features.layers import LayerSpec, resolve_layers
+from ftcli.features.pipeline import FeaturePipeline
 from ftcli.features.pooling import pool_shape
 from ftcli.features.probes import FeatureSet, Probe, check_probe_labels, fit_probe, probe_to_linear
 from ftcli.features.writers import FeatureMetadata, check_header_size, find_output_errors, write_features
 from ftcli.files import check_writable
-from ftcli.results import ExtractResult, FeatureLayer, Progress, Reporter, format_count
+from ftcli.recipe.schema import Data
+from ftcli.results import ExtractResult, FeatureLayer, Progress, ProgressTask, Reporter, format_count
 from ftcli.runtime import choose_device
 
 
@@ -54,7 +58,7 @@ def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
     layer_names = [layer.name for layer in layers]
     with FeatureBuffer(args.out, layer_names, extractor.shapes, as_float16=args.dtype == "float16") as buffer:
         start_time = time.monotonic()
-        skipped = fill_buffer(args, source.recipe_file.recipe.data, dataset, extractor, buffer, reporter)
+        skipped = _fill_buffer(args, source.recipe_file.recipe.data, dataset, extractor, buffer, reporter)
         seconds = time.monotonic() - start_time
         if args.out is not None:
             write_features(args.out, buffer, _describe_extraction(args, loaded, dataset, layers))
@@ -119,6 +123,88 @@ def _list_groups(dataset: ImageDataset, paths: Sequence[str]) -> NDArray[np.str_
     """Return the group of each image, None if none has one; an image without a group is its own."""
     groups = {s.path: s.group for samples in dataset.splits.values() for s in samples if s.group is not None}
     return np.array([groups.get(path, f"path {path}") for path in paths]) if groups else None
+
+
+def _fill_buffer(
+    args: ExtractArgs,
+    data: Data,
+    dataset: ImageDataset,
+    extractor: Extractor,
+    buffer: FeatureBuffer,
+    reporter: Reporter,
+) -> tuple[str, ...]:
+    """Extract the features of all images, split by split, into a buffer; return the messages of skipped images.
+
+    Raises DataError if no image can be read, and whatever the extractor and the feature cache raise.
+    """
+    pipeline = _cut_at_head(args, extractor)
+    num_workers = data.num_workers if args.num_workers is None else args.num_workers
+    loader_config = LoaderConfig(
+        dataset.root,
+        data.on_corrupt_image,
+        default_num_workers(num_workers, extractor.device, dataset),
+        rehash=args.rehash,
+    )
+    num_images = sum(map(len, dataset.splits.values()))
+    skipped: list[str] = []
+    start_time = time.monotonic()
+    batches = (
+        _compute_features(dataset, loader_config, args.batch_size or data.batch_size, extractor)
+        if pipeline is None
+        else _read_head_features(dataset, loader_config, pipeline, extractor, reporter)
+    )
+    for split, batch in batches:
+        skipped += [skipped_image.message for skipped_image in batch.skipped]
+        if batch.paths:
+            buffer.add(batch, split)
+        num_done = len(buffer) + len(skipped)
+        reporter.update_progress(
+            Progress("extracting", num_done, num_images, num_done / (time.monotonic() - start_time))
+        )
+    if not len(buffer):
+        raise DataError(f"extract: none of {num_images} images can be read; the first: {skipped[0]}")
+    return tuple(skipped)
+
+
+def _cut_at_head(args: ExtractArgs, extractor: Extractor) -> FeaturePipeline | None:
+    """Return the model cut at its head if the head's input is the only layer and the cache is used."""
+    if not args.use_cache or [layer.kind for layer in extractor.layers] != ["input"]:
+        return None
+    head_path = extractor.layers[0].target
+    return cut_at_head(extractor.model, head_path, extractor.preprocessing, extractor.device, extractor.precision)
+
+
+def _compute_features(
+    dataset: ImageDataset, loader_config: LoaderConfig, batch_size: int, extractor: Extractor
+) -> Iterator[tuple[str, FeatureBatch]]:
+    """Yield the features of each split, computed by the whole network."""
+    transform = build_eval_transform(extractor.preprocessing)
+    for split, samples in dataset.splits.items():
+        num_workers = min(loader_config.num_workers, -(-len(samples) // batch_size) - 1)  # none for a single batch
+        split_config = replace(loader_config, num_workers=num_workers, pin_memory=extractor.device.type == "cuda")
+        with ImageLoader(samples, transform, batch_size, split_config) as loader:
+            for batch in extractor.extract(loader):
+                yield split, batch
+
+
+def _read_head_features(
+    dataset: ImageDataset,
+    loader_config: LoaderConfig,
+    pipeline: FeaturePipeline,
+    extractor: Extractor,
+    reporter: Reporter,
+) -> Iterator[tuple[str, FeatureBatch]]:
+    """Yield the features of each split from the cached inputs of the head.
+
+    All splits are computed together, so that only one batch is not full.
+    """
+    samples = [sample for split in dataset.splits.values() for sample in split]
+    with open_head_features(pipeline, samples, loader_config, ProgressTask("extracting", reporter)) as loader:
+        start = 0
+        for split, split_samples in dataset.splits.items():
+            for batch in extractor.pool_cached(loader, range(start, start + len(split_samples))):
+                yield split, batch
+            start += len(split_samples)
 
 
 def _fit_probes(

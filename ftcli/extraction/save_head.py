@@ -46,11 +46,7 @@ class ProbeHead:
 
 
 def save_head(
-    source: ExtractionSource,
-    dataset: ImageDataset,
-    head: ProbeHead,
-    args: ExtractArgs,
-    reporter: Reporter,
+    source: ExtractionSource, dataset: ImageDataset, head: ProbeHead, args: ExtractArgs, reporter: Reporter
 ) -> None:
     """Write a checkpoint of a source's network, with the linear layer of a probe as its head, to `args.save_head`.
 
@@ -91,12 +87,10 @@ def save_head(
     for split, known_accuracy in (("val", probe.score.val_accuracy), ("test", probe.score.test_accuracy)):
         if split in dataset.splits:
             head_outputs = _predict_split(classifier, plan.head.path, pipeline, data, dataset, split, reporter)
+            outputs = head_outputs.outputs
             _check_same_predictions(head_outputs, head, known_accuracy, f"{path}: {split}", reporter)
             if split == "val":
-                metrics = {
-                    "val_loss": compute_loss(head_outputs.outputs),
-                    "val_accuracy": compute_accuracy(head_outputs.outputs),
-                }
+                metrics = {"val_loss": compute_loss(outputs), "val_accuracy": compute_accuracy(outputs)}
     write_checkpoint(replace(checkpoint, metrics=metrics), path)
 
 

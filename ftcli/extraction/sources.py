@@ -143,8 +143,8 @@ def _apply_options(recipe_file: RecipeFile, source_args: SourceArgs) -> RecipeFi
         recipe_dict["data"]["image_size"] = source_args.image_size
         if (resize_size := recipe_dict["data"]["resize_size"]) is not None and resize_size < source_args.image_size:
             raise RecipeError(
-                f"--image-size {source_args.image_size}: {recipe_file.source.name} resizes images to {resize_size} pixels "
-                f"(data.resize_size); give at most {resize_size}, or set a larger data.resize_size"
+                f"--image-size {source_args.image_size}: {recipe_file.source.name} resizes images to {resize_size} "
+                f"pixels (data.resize_size); give at most {resize_size}, or set a larger data.resize_size"
             )
     recipe = recipe_from_dict(recipe_dict, recipe_file.source.name).recipe
     overrides = {**recipe_file.source.overrides, **_collect_overrides(source_args)}

@@ -1,1 +1,1 @@
-"""What the layers of a network give for images: taken, pooled, kept, and probed."""
+"""Features of frozen networks: extraction, caching, feature files and probes."""

@@ -198,7 +198,7 @@ def _list_calls(call: ModuleCall) -> list[ModuleCall]:
 
 
 def _is_chain(call: ModuleCall) -> bool:
-    """Return whether each child reads the output of the one before and the last gives the output of the whole."""
+    """Return whether each child reads the output of the one before and the last output is that of the container."""
     outputs = [child.output_version for child in call.children]
     next_inputs = [child.input_version for child in call.children[1:]] + [call.output_version]
     return None not in outputs and outputs == (next_inputs if outputs else [])

@@ -87,8 +87,8 @@ def check_probe_labels(
         has, folders, these = _pluralize(len(too_few))
         errors.append(
             f"{option}: cross-validation needs at least 2 images of each class in train, and {len(too_few)} of "
-            f"{len(classes)} classes {has} fewer: {format_list(too_few, 6)}; add images to {folders} in train, or remove "
-            f"{these}"
+            f"{len(classes)} classes {has} fewer: {format_list(too_few, 6)}; add images to {folders} in train, or "
+            f"remove {these}"
         )
     groups_by_class: dict[int, set[str]] = {}
     if groups is not None:

@@ -7,7 +7,7 @@ import re
 from ftcli.recipe.parsing import quote_text
 
 SMALL_DATASET = 5_000
-"""Training images below which BatchNorm keeps the running statistics of the pretrained weights."""
+"""Training images below which BatchNorm uses the running statistics of the pretrained weights."""
 
 _PLAIN_SCALAR = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
 _RESERVED_WORDS = ("true", "false", "null")

@@ -377,7 +377,7 @@ def test_extract_uses_given_batch_size_and_workers(
             super().__init__(*arguments)
             seen.append((self.batch_size, self.num_workers))
 
-    monkeypatch.setattr("ftcli.extraction.passes.ImageLoader", Watched)
+    monkeypatch.setattr("ftcli.extraction.extract.ImageLoader", Watched)
     ftcli("extract", "r.yaml", "--out", "a.npz", "--batch-size", "5", "--num-workers", "2", "--no-cache")
     assert set(seen) == {(5, 2), (5, 1)}
     seen.clear()

@@ -11,7 +11,8 @@ import pytest
 
 from ftcli.advice.init import InitArgs, draft_recipe
 from ftcli.errors import DataError, RecipeError
-from ftcli.extraction import ExtractArgs, extract
+from ftcli.extraction.args import ExtractArgs
+from ftcli.extraction.extract import extract
 from ftcli.extraction.sources import ExtractionSource, SourceArgs, load_source_dataset, open_source
 from ftcli.recipe.loading import read_recipe, recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
