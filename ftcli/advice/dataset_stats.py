@@ -1,4 +1,4 @@
-"""What can be seen of a folder of images before anything is chosen for it."""
+"""Statistics of a dataset: images by split and class, and the sizes of a sample."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from ftcli.errors import DataError
 from ftcli.recipe.schema import Data, Recipe
 
 MAX_HEADERS_READ = 500
-"""Images whose headers are read at most."""
 
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """Images by split and class, and the shapes of a sample of them: width, height and whether the file is grey.
+    """Image counts by split and class, and shapes of a sample: width, height, and whether the file is grayscale.
 
-    `fixed` are the splits that the images come in, `val` and `test` the shares that a recipe should draw, None where
-    that would do nothing. `broken` are the sentences of those in the sample that are broken.
+    `existing_splits` are the splits of the folder. `val_fraction` and `test_fraction` are those to split off in a
+    recipe, None if they would have no effect. `corrupt` holds the messages of corrupt images in the sample.
     """
 
     root: str
@@ -37,7 +36,7 @@ class DatasetStats:
 
     @property
     def num_images(self) -> int:
-        """The number of images."""
+        """The number of images in all splits."""
         return sum(sum(counts.values()) for counts in self.splits.values())
 
     @property
@@ -52,40 +51,39 @@ class DatasetStats:
 
     @property
     def median_width(self) -> int:
-        """The median, in pixels."""
+        """The median width in pixels."""
         return round(statistics.median(width for width, _, _ in self.shapes))
 
     @property
     def median_height(self) -> int:
-        """The median, in pixels."""
+        """The median height in pixels."""
         return round(statistics.median(height for _, height, _ in self.shapes))
 
     @property
     def is_elongated(self) -> bool:
-        """Whether at least half the images are more than twice as long as wide, so that only padding keeps them."""
+        """At least half of the images have an aspect ratio above 2, so that cropping or squashing loses too much."""
         return self.fraction_longer_than(2) >= 0.5
 
     @property
     def median_side(self) -> int:
-        """The median, in pixels, of the sides that resizing goes by: the longer ones of long images, else the shorter
-        ones."""
+        """The median in pixels of the side that resizing scales: the longer one if elongated, otherwise the shorter."""
         choose = max if self.is_elongated else min
         return round(statistics.median(choose(width, height) for width, height, _ in self.shapes))
 
     @property
     def grey_fraction(self) -> float:
-        """The share of grey files."""
+        """The fraction of grayscale files."""
         return sum(grey for _, _, grey in self.shapes) / len(self.shapes)
 
     def fraction_longer_than(self, ratio: float) -> float:
-        """The share of images whose longer side is more than `times` the shorter."""
+        """Return the fraction of images with an aspect ratio above `ratio`."""
         return sum(max(w, h) > ratio * min(w, h) for w, h, _ in self.shapes) / len(self.shapes)
 
 
 def compute_dataset_stats(root: Path, location: str) -> DatasetStats:
-    """Count the images of a folder or manifest, choose the shares to draw, and read the headers of up to MAX_HEADERS_READ.
+    """Count the images of a folder or manifest, choose split fractions, and read up to MAX_HEADERS_READ headers.
 
-    Raises DataError as training would, and where not one of those headers can be read.
+    Raises DataError as training would, and if no header can be read.
     """
     layout = count_images(root, location)
     num_poolable = sum(layout.get("all", layout.get("train", {})).values())
@@ -93,12 +91,12 @@ def compute_dataset_stats(root: Path, location: str) -> DatasetStats:
     try:
         data = Data(root=str(root)) if val_fraction is None else Data(root=str(root), val=val_fraction)
     except pydantic.ValidationError as error:
-        message = f"{location}: {str(root)!r} cannot stand in a recipe; rename it to at most 1,000 characters of UTF-8"
+        message = f"{location}: {str(root)!r} is not valid in a recipe; rename it to at most 1,000 characters of UTF-8"
         raise DataError(message) from error
     dataset = split_images(data, Recipe.model_fields["seed"].default, location)
     shapes, corrupt = _read_shapes(dataset)
     if not shapes:
-        raise DataError(f"{location}: not one of {len(corrupt)} images of {root} can be read; the first: {corrupt[0]}")
+        raise DataError(f"{location}: none of {len(corrupt)} images of {root} can be read; the first: {corrupt[0]}")
     counts = {split: Counter(sample.label for sample in samples) for split, samples in dataset.splits.items()}
     return DatasetStats(
         root=str(root),
@@ -113,7 +111,7 @@ def compute_dataset_stats(root: Path, location: str) -> DatasetStats:
 
 
 def _choose_val_fraction(num_images: int) -> float:
-    """Of few images more are needed for validation, or its loss tells nothing."""
+    """Return the fraction of images for validation; small datasets need more for a meaningful loss."""
     return 0.2 if num_images < 500 else 0.15 if num_images < 2000 else 0.1
 
 

@@ -1,4 +1,4 @@
-"""A recipe for images that nobody has written one for: what is seen of them, the network that fits, and the text."""
+"""Draft a recipe for a dataset."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ftcli.runtime import choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class InitArgs:
-    """What the user asked of `ftcli init`. Without `name` the folder's is taken, without `backbone` one that fits."""
+    """Arguments of `ftcli init`; None means the name of the folder and a backbone chosen for the images."""
 
     data: Path
     name: str | None = None
@@ -35,14 +35,14 @@ class InitArgs:
 
 
 def draft_recipe(args: InitArgs, reporter: Reporter) -> InitResult:
-    """Look at the images and write a recipe that trains on them as it stands.
+    """Draft a recipe that trains on the images without changes.
 
-    Nothing is downloaded, and only the headers of images are read; the reporter is warned of those that are broken.
-    Raises DataError for images that could not be trained on, RecipeError for a model, name or device that does not
-    exist and for a file that is there already.
+    Nothing is downloaded, and only headers of images are read; the reporter is warned of corrupt images. Raises
+    DataError for images that cannot be trained on, RecipeError for an unknown model, an invalid name or device, and an
+    existing file.
     """
     if args.out is not None and (args.out.exists() or args.out.is_symlink()):
-        raise RecipeError(f"--out: {args.out} is there already; give another file, or remove it")
+        raise RecipeError(f"--out: {args.out} already exists; give another path, or remove it")
     has_gpu = choose_device(args.device).type != "cpu"
     if args.backbone is not None:
         check_model(args.backbone, "--backbone")
@@ -72,7 +72,7 @@ def draft_recipe(args: InitArgs, reporter: Reporter) -> InitResult:
 
 
 def _choose_model(stats: DatasetStats, requested: str | None, has_gpu: bool) -> ModelChoice:
-    """The network and its size: that of its weights, or less where the images are smaller and it takes less."""
+    """Choose the backbone and its image size: that of its weights, or smaller for small images."""
     name = requested or ("resnet50" if has_gpu and stats.num_train >= 2000 else "resnet18")
     weights = next((entry for entry in list_downloadable_weights(name) if entry.default), None)
     pretrained_size = default_preprocessing(name, "default" if weights else "none").image_size
@@ -89,18 +89,18 @@ def _choose_model(stats: DatasetStats, requested: str | None, has_gpu: bool) -> 
 
 
 def _validate_draft(text: str, stats: DatasetStats, location: str) -> None:
-    """Raise RecipeError where the text is no recipe: for a name that none may have, or a network that none can tune."""
+    """Raise RecipeError for an invalid recipe, such as an invalid name or a network that cannot be fine-tuned."""
     recipe_file = recipe_from_dict(parse_yaml(text, location).data, location)
     assert recipe_file.recipe.data.root == stats.root
     plan_recipe(recipe_file)
 
 
 def _default_recipe_name(data: Path) -> str:
-    """A name that a recipe may have, made from that of the folder or manifest."""
+    """Return a valid recipe name made from that of the folder or manifest."""
     path = data.absolute()
     return to_recipe_name(path.stem if path.is_file() else path.name)
 
 
 def _shell_quote(text: str) -> str:
-    """The text as a word of the shell, on one line."""
+    """Quote a text as one word of the shell, on one line."""
     return shlex.quote(text) if text.isprintable() else repr(text)

@@ -1,4 +1,4 @@
-"""The text of a recipe that is proposed for images, with the reasons for its settings."""
+"""Text of a drafted recipe, with comments that give the reasons of its settings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from ftcli.advice.dataset_stats import DatasetStats
 from ftcli.errors import quote_names
 from ftcli.recipe.drafting import SMALL_DATASET, format_setting, quote_yaml, write_stages
-from ftcli.results import WeightsEntry, format_count
+from ftcli.results import WeightsEntry, format_count, format_percent
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The network of a proposal: its weights (None where none are published), the side in pixels of what it is to see
-    and of what its weights were trained with, whether it has BatchNorm, and whether it trains on a GPU."""
+    """The backbone of a drafted recipe.
+
+    `weights` is None if none are published. `image_size` and `pretrained_image_size` are sides in pixels in the recipe
+    and of the pretrained weights.
+    """
 
     name: str
     weights: WeightsEntry | None
@@ -24,9 +27,9 @@ class ModelChoice:
 
 
 def build_recipe_text(stats: DatasetStats, model_choice: ModelChoice, name: str, command: str) -> str:
-    """The recipe as YAML with comments; the first line is the command that runs it.
+    """Return a recipe as YAML with comments; the first line is the command that runs it.
 
-    Whatever the names of folders, classes and the run hold, the YAML has them as they are.
+    Names of folders, classes and the run may contain any characters.
     """
     lines = [
         *_describe_images(stats, command),
@@ -42,19 +45,19 @@ def build_recipe_text(stats: DatasetStats, model_choice: ModelChoice, name: str,
 def _describe_images(stats: DatasetStats, command: str) -> list[str]:
     counts = stats.splits["train"]
     largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
-    colour = "grey" if stats.grey_fraction == 1 else "some of them grey" if stats.grey_fraction else "in colour"
+    color = "grayscale" if stats.grey_fraction == 1 else "partly grayscale" if stats.grey_fraction else "in color"
     lines = [
         f"# {command}",
         "#",
-        f"# {stats.num_images:,} images of {len(stats.classes)} classes: {quote_names(stats.classes)}. The median of "
-        f"{stats.num_headers_read:,} is {stats.median_width} x {stats.median_height}",
-        f"# pixels, {colour}. Whoever always answers {largest!r} is right for {counts[largest] / stats.num_train:.1%} of the "
-        "training images.",
+        f"# {stats.num_images:,} images of {len(stats.classes)} classes: {quote_names(stats.classes)}. "
+        f"The median size of {stats.num_headers_read:,} is",
+        f"# {stats.median_width} x {stats.median_height} pixels, {color}. Always predicting {largest!r} has an accuracy "
+        f"of {format_percent(counts[largest] / stats.num_train)} on train.",
     ]
     if counts[largest] >= 3 * counts[smallest]:
         lines.append(
-            f"# {smallest!r} has {counts[smallest]:,} of those and {largest!r} {counts[largest]:,}: look at the figures of each "
-            "class, not at the accuracy alone."
+            f"# {smallest!r} has {counts[smallest]:,} of these images and {largest!r} {counts[largest]:,}: compare the "
+            "metrics per class, not the accuracy alone."
         )
     return lines
 
@@ -63,76 +66,70 @@ def _write_data(stats: DatasetStats, model_choice: ModelChoice) -> list[str]:
     counts = ", ".join(f"{split} {sum(counts.values()):,}" for split, counts in stats.splits.items())
     if stats.test_fraction is not None:
         lines = [
-            format_setting("root", quote_yaml(stats.root), f"has no splits of its own; drawn from it: {counts}"),
-            format_setting("test", f"{stats.test_fraction:g}", "the share of the images that is kept for the test"),
+            format_setting("root", quote_yaml(stats.root), f"has no splits; split into {counts}"),
+            format_setting("test", f"{stats.test_fraction:g}", "fraction of the images in test"),
         ]
     else:
         missing_test = (
-            "" if "test" in stats.existing_splits else "; without test images nobody knows how good the result is"
+            "" if "test" in stats.existing_splits else "; without test images accuracy on new ones is unknown"
         )
         lines = [format_setting("root", quote_yaml(stats.root), f"{counts}{missing_test}")]
     if stats.val_fraction is not None:
-        lines.append(
-            format_setting(
-                "val", f"{stats.val_fraction:g}", "the share of the training images that is drawn for validation"
-            )
-        )
+        lines.append(format_setting("val", f"{stats.val_fraction:g}", "fraction of the training images in val"))
     lines += [_write_size(stats, model_choice), *_write_resize_and_augment(stats, model_choice)]
-    batch_size = (
-        8
-        if stats.num_train < 160
-        else 16
-        if stats.num_train < 640
-        else 64
-        if model_choice.has_gpu and stats.num_train >= SMALL_DATASET
-        else 32
-    )
-    num_steps = -(-(stats.num_train - 1) // batch_size)  # a last image that is alone joins the batch before it
-    reason = f"{format_count(num_steps, 'step')} an epoch; lower it if memory runs out"
+    batch_size = _choose_batch_size(stats.num_train, model_choice.has_gpu)
+    num_steps = -(-(stats.num_train - 1) // batch_size)  # a last batch of one image is merged with the previous one
+    reason = f"{format_count(num_steps, 'step')} per epoch; decrease if memory runs out"
     lines.append(format_setting("batch_size", str(batch_size), reason))
     if stats.corrupt:
-        count = f"{len(stats.corrupt)} of the {stats.num_headers_read:,} images looked at cannot be read"
-        lines.append(format_setting("on_corrupt_image", "skip", f"{count}; replace what can be, then set error"))
+        count = f"{len(stats.corrupt)} of {stats.num_headers_read:,} checked images are corrupt"
+        lines.append(format_setting("on_corrupt_image", "skip", f"{count}; replace them, then set error"))
     return lines
 
 
+def _choose_batch_size(num_train: int, has_gpu: bool) -> int:
+    if num_train < 160:
+        return 8
+    if num_train < 640:
+        return 16
+    return 64 if has_gpu and num_train >= SMALL_DATASET else 32
+
+
 def _write_size(stats: DatasetStats, model_choice: ModelChoice) -> str:
-    reason = (
-        "what the weights were trained with" if model_choice.weights else "what this network is mostly trained with"
-    )
+    reason = "that of the pretrained weights" if model_choice.weights else "the usual one of this backbone"
     if stats.median_side < model_choice.image_size:
-        side_name = "longer" if stats.is_elongated else "crop"
-        reason = f"the images' {side_name} side is {stats.median_side}; this is the least that suits the network"
+        side_name = "longer" if stats.is_elongated else "shorter"
+        reason = f"the smallest for this backbone; the {side_name} side of the images is {stats.median_side}"
     elif model_choice.image_size < model_choice.pretrained_image_size:
-        reason = f"the images have no more; the weights were trained with {model_choice.pretrained_image_size}"
+        reason = f"that of the images; the weights were trained with {model_choice.pretrained_image_size}"
     return format_setting("image_size", str(model_choice.image_size), reason)
 
 
 def _write_resize_and_augment(stats: DatasetStats, model_choice: ModelChoice) -> list[str]:
-    """How images become square, and what happens to them at random."""
+    """Choose how images become square, and the augmentation."""
     if stats.fraction_longer_than(1.1) <= 0.1:
-        resize = ("squash", "they are nearly square: the whole image is seen, its border too")
+        resize = ("squash", "images are nearly square, so nothing is cropped")
     elif stats.is_elongated:
-        resize = ("pad", "they are long: cut or squashed they would lose too much")
+        resize = ("pad", "images are elongated; cropping or squashing loses too much")
     else:
-        resize = ("crop", "the centre is cut out; squash or pad where what counts may lie at the border")
+        resize = ("crop", "center crop; use squash or pad if the border matters")
     if resize[0] != "crop" or model_choice.image_size < 128:
-        augment = ("light", "crops of 80 to 100 % and mirror images; flips where there is no right way up")
+        augment = ("light", "crops of 80 to 100% and horizontal flips; use flips if images have no upright orientation")
     else:
-        augment = ("standard", "crops of 8 to 100 % and mirror images; light where details count")
+        augment = ("standard", "crops of 8 to 100% and horizontal flips; use light if small details matter")
     return [format_setting("resize", *resize), format_setting("augment", *augment)]
 
 
 def _write_backbone(model_choice: ModelChoice) -> list[str]:
     entry, facts = model_choice.weights, []
     if entry is not None and entry.accuracy is not None:
-        facts.append(f"{entry.accuracy:.1f} % on ImageNet")
+        facts.append(f"{entry.accuracy:.1f}% on ImageNet")
     if entry is not None and entry.parameters is not None:
         facts.append(f"{entry.parameters / 1e6:.1f} M parameters")
     inspect_hint = "`ftcli inspect` lists others"
-    weights = ("default", "downloaded once; from then on the internet is not needed")
+    weights = ("default", "downloaded once, then read from the cache")
     if entry is None:
-        weights = ("none", "none are published for it, so it begins from nothing; better give a file")
+        weights = ("none", "none are published, so training starts from random weights; better give a file")
     return [
         format_setting(
             "name", quote_yaml(model_choice.name), "; ".join((*([", ".join(facts)] if facts else []), inspect_hint))

@@ -26,8 +26,8 @@ def compare(
     as_json: JSON = False,
 ) -> None:
     """Compare settings, curves and metrics of runs. Tests the differences in accuracy for significance."""
-    from ftcli.comparison import CompareArgs
-    from ftcli.comparison import compare as run
+    from ftcli.comparison.compare import CompareArgs
+    from ftcli.comparison.compare import compare as run
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()

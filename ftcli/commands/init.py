@@ -28,7 +28,7 @@ def init(
 
     Example: ftcli init photos > recipe.yaml
     """
-    from ftcli.advice import InitArgs, draft_recipe
+    from ftcli.advice.init import InitArgs, draft_recipe
 
     with TerminalReporter() as reporter:
         result = draft_recipe(InitArgs(data=data, name=name, backbone=backbone, device=device, out=out), reporter)

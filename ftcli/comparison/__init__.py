@@ -1,5 +1,1 @@
-"""Runs beside one another: `compare`."""
-
-from ftcli.comparison.compare import CompareArgs, compare
-
-__all__ = ["CompareArgs", "compare"]
+"""Comparison of runs: settings, curves, and accuracy on the same images."""

@@ -1,4 +1,4 @@
-"""The runs of a comparison, as their folders tell of them."""
+"""Runs to compare, read from their run directories."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from ftcli.runs.run_dir import RUNS_DIR, RunDir, find_checkpoint
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A checkpoint and the run that it is of. `checkpoint` has no weights; `rows` are the epochs up to the end of its
-    stage where it is a stage's own, else all. A checkpoint that lies in no run's folder has no rows and no manifest,
-    and `run` is the folder that it is in."""
+    """A checkpoint without its weights, and the run that it belongs to.
+
+    `history` holds the epochs up to the end of the stage for the checkpoint of a stage, otherwise all epochs. Outside a
+    run directory, `history` is empty, `metadata` is None, and `run_dir` is the folder of the checkpoint.
+    """
 
     name: str
     run_dir: Path
@@ -31,26 +33,23 @@ class LoadedRun:
 
     @property
     def val_metrics(self) -> tuple[float | None, float | None]:
-        """The validation loss and accuracy of the checkpoint's weights; None where they were not measured."""
+        """The validation loss and accuracy of the checkpoint; None if not measured."""
         metrics = self.checkpoint.metrics
         return metrics.get("val_loss"), metrics.get("val_accuracy")
 
     def list_image_paths(self, split: str) -> set[str]:
-        """The real, absolute paths of the images that the run had in a split."""
+        """Return the resolved paths of the images that the run had in a split."""
         base = find_base_folder(self.checkpoint.recipe["data"]["root"]).absolute()
         return {os.path.realpath(base / path) for path in self.checkpoint.splits.get(split, ())}
 
 
 def load_runs(paths: Sequence[Path], reporter: Reporter) -> tuple[LoadedRun, ...]:
-    """Read the runs that arguments name: a run's folder stands for its best checkpoint.
+    """Load runs from run directories, which mean their best checkpoint, or checkpoints.
 
-    Raises RecipeError for fewer than two and for the same twice, and CheckpointError with a fault of every one that
-    cannot be used.
+    Raises RecipeError for fewer than two paths and for duplicates, CheckpointError with the errors of all runs.
     """
     if len(paths) < 2:
-        raise RecipeError(
-            f"compare: only {paths[0]} is given; give two runs or more, as in `ftcli compare runs/a runs/b`"
-        )
+        raise RecipeError(f"compare: {paths[0]} is the only run; give two or more, as in `ftcli compare runs/a runs/b`")
     runs: list[LoadedRun] = []
     errors: list[str] = []
     for path in paths:
@@ -76,7 +75,7 @@ def _load_run(argument: Path, reporter: Reporter) -> LoadedRun:
                 for run in parent.glob("*")
                 if (run / "last.pt").exists()
             }
-            raise CheckpointError(f"{argument}: there is no such run; {suggest(str(argument), known_runs)}")
+            raise CheckpointError(f"{argument}: does not exist; {suggest(str(argument), known_runs)}")
         path, note = find_checkpoint(argument)
         if note:
             reporter.info(note)
@@ -98,27 +97,22 @@ def _find_best_checkpoint(folder: RunDir) -> Path:
     if folder.best_loss.is_file():
         return folder.best_loss
     if not folder.has_run() and folder.metadata.is_file():
-        raise CheckpointError(
-            f"{folder.path}: has not come to its first measurement, so there is nothing to compare; train it first"
-        )
+        raise CheckpointError(f"{folder.path}: has no measured epoch to compare; train it first")
     if not folder.has_run():
         raise CheckpointError(
-            f"{folder.path}: is no folder of a run; give one that ftcli train made, such as runs/NAME"
+            f"{folder.path}: is not a run directory; give one written by ftcli train, such as runs/NAME"
         )
     if not folder.metrics.is_file():
         raise CheckpointError(_describe_missing_epoch(folder))
-    raise CheckpointError(f"{folder.best_loss}: is missing; put it back, or give another checkpoint of the run")
+    raise CheckpointError(f"{folder.best_loss}: does not exist; restore it, or give another checkpoint of the run")
 
 
 def _describe_missing_epoch(folder: RunDir) -> str:
-    return (
-        f"{folder.path}: has not finished its first epoch, so there is nothing to compare; go on with "
-        f"`ftcli train --resume {folder.last}`"
-    )
+    return f"{folder.path}: has no finished epoch to compare; continue with: ftcli train --resume {folder.last}"
 
 
 def _check_distinct(paths: Sequence[Path], runs: Sequence[LoadedRun]) -> None:
-    """Raise RecipeError if two arguments lead to one file."""
+    """Raise RecipeError if two arguments are the same checkpoint."""
     first_path: dict[str, Path] = {}
     errors = []
     for path, run in zip(paths, runs, strict=True):
@@ -131,8 +125,11 @@ def _check_distinct(paths: Sequence[Path], runs: Sequence[LoadedRun]) -> None:
 
 
 def _choose_names(runs: Sequence[LoadedRun]) -> list[str]:
-    """The shortest names that tell all from one another: that of a run's folder, with the file where it is not the best
-    checkpoint; else the folder's whole path in its place. A checkpoint that is in no run's folder has its path."""
+    """Return unique names: that of the run directory, followed by the file if it is not the best checkpoint.
+
+    The path of the run directory replaces its name if names are not unique, and the path of the checkpoint is the name
+    outside a run directory.
+    """
     short_names, long_names = [], []
     for run in runs:
         if not run.history:

@@ -1,4 +1,4 @@
-"""What runs answer to the same images."""
+"""Predictions of runs for the same images."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from ftcli.recipe.loading import recipe_from_dict
 from ftcli.results import Reporter, format_count
 
 _MAX_NAMED_CLASSES = 5
-"""How many classes are named."""
 
 ImageKey = tuple[str, str]
-"""The real, absolute path of an image, and the name of its class."""
+"""The resolved path of an image and the name of its class."""
 
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """The answers of a run to the images of a split, in the order of `keys`, and their mean cross-entropy."""
+    """The predictions of a run for the images of a split, in the order of `keys`, and their mean cross-entropy."""
 
     predictions: RunPredictions
     keys: tuple[ImageKey, ...]
@@ -40,32 +39,28 @@ class RunEvaluation:
 def evaluate_all(
     runs: Sequence[LoadedRun], data: Path | None, split: str | None, device: str, reporter: Reporter
 ) -> tuple[tuple[RunEvaluation, ...], str | None]:
-    """What the runs answer to the same images, those of `data` or of their own recipes; or nothing, and why.
+    """Evaluate all runs on the same images, of `data` or of their own recipes; or return none and the reason.
 
-    Raises what `measure` raises where a `data` or `split` was asked for.
+    Raises as `evaluate_checkpoint` does if `data` or `split` is given.
     """
     first = runs[0]
     for other in runs[1:]:
         if set(other.checkpoint.classes) != set(first.checkpoint.classes):
             return (), _describe_class_mismatch(first, other)
     try:
-        # Before any image is read.
-        if data is None and (
-            reason := _describe_image_mismatch([_list_split_images(run, split, reporter) for run in runs])
-        ):
+        datasets = [_load_dataset(run, reporter) if data is None else None for run in runs]
+        listed = [_list_split_images(run, own, split) for run, own in zip(runs, datasets, strict=True) if own]
+        if listed and (reason := _describe_image_mismatch(listed)):  # before any image is read
             return (), reason
-        eval_args = [
-            EvaluateArgs(checkpoint=run.checkpoint_path, data=data, split=split, device=device) for run in runs
-        ]
-        evaluations = [
-            _to_common_order(run, *evaluate_checkpoint(args, reporter))
-            for run, args in zip(runs, eval_args, strict=True)
-        ]
+        evaluations = []
+        for run, dataset in zip(runs, datasets, strict=True):
+            args = EvaluateArgs(checkpoint=run.checkpoint_path, data=data, split=split, device=device)
+            evaluations.append(_to_common_order(run, *evaluate_checkpoint(args, reporter, dataset)))
     except (CheckpointError, DataError) as error:
         if data is not None or split is not None:
             raise
-        return (), f"not all can be measured: {error.messages[0]}; or give images for all with --data"
-    # A recipe may leave out broken images.
+        return (), f"not all runs can be evaluated: {error.messages[0]}; or give images for all with --data"
+    # Corrupt images may have been skipped.
     reason = _describe_image_mismatch(
         [_SplitImages(evaluation.predictions.name, evaluation.split, evaluation.keys) for evaluation in evaluations]
     )
@@ -81,10 +76,13 @@ class _SplitImages:
     keys: tuple[ImageKey, ...]
 
 
-def _list_split_images(run: LoadedRun, split: str | None, reporter: Reporter) -> _SplitImages:
-    """The images that a run would be measured on; none where its recipe has no such split, which `measure` tells."""
+def _load_dataset(run: LoadedRun, reporter: Reporter) -> ImageDataset:
     recipe_file = recipe_from_dict(run.checkpoint.recipe, str(run.checkpoint_path))
-    dataset = load_checkpoint_dataset(recipe_file, run.checkpoint, run.checkpoint_path, reporter)
+    return load_checkpoint_dataset(recipe_file, run.checkpoint, run.checkpoint_path, reporter)
+
+
+def _list_split_images(run: LoadedRun, dataset: ImageDataset, split: str | None) -> _SplitImages:
+    """List the images that a run would be evaluated on; empty without the split, an error of `evaluate_checkpoint`."""
     chosen_split = split or ("test" if "test" in dataset.splits else "val")
     samples = dataset.splits.get(chosen_split, ())
     keys = _make_image_keys(dataset, (sample.path for sample in samples), (sample.label for sample in samples))
@@ -99,7 +97,7 @@ def _make_image_keys(dataset: ImageDataset, paths: Iterable[str], labels: Iterab
 
 
 def _to_common_order(run: LoadedRun, setup: EvalSetup, outputs: EvalOutputs) -> RunEvaluation:
-    """The answers in an order of images and classes that does not depend on the run."""
+    """Return the predictions in an order of images and classes that does not depend on the run."""
     classes = setup.classifier.classes
     keys = _make_image_keys(setup.dataset, outputs.paths, outputs.labels.tolist())
     order = sorted(range(len(keys)), key=lambda index: keys[index])
@@ -111,7 +109,7 @@ def _to_common_order(run: LoadedRun, setup: EvalSetup, outputs: EvalOutputs) -> 
 
 
 def _describe_class_mismatch(first: LoadedRun, other: LoadedRun) -> str:
-    """Which classes one of two runs knows and the other does not, the first few of each."""
+    """Name the first few classes that only one of two runs has."""
     first_classes, other_classes = (set(run.checkpoint.classes) for run in (first, other))
     parts = []
     for classes, ordinal in (
@@ -119,12 +117,12 @@ def _describe_class_mismatch(first: LoadedRun, other: LoadedRun) -> str:
         (sorted(other_classes - first_classes), "second"),
     ):
         if classes:
-            parts.append(f"{format_list(classes, _MAX_NAMED_CLASSES)} of the {ordinal} alone")
-    return f"{first.name} and {other.name} know other classes: {'; '.join(parts)}"
+            parts.append(f"{format_list(classes, _MAX_NAMED_CLASSES)} only in the {ordinal}")
+    return f"{first.name} and {other.name} have different classes: {'; '.join(parts)}"
 
 
 def _describe_image_mismatch(split_images: Sequence[_SplitImages]) -> str | None:
-    """How the images of the first run that has others than the first differ from those; None where there is none."""
+    """Describe how the first run with other images differs from runs[0]; None if all have the same."""
     first = split_images[0]
     other = next((images for images in split_images if images.keys != first.keys), None)
     if other is None:
@@ -134,10 +132,12 @@ def _describe_image_mismatch(split_images: Sequence[_SplitImages]) -> str | None
     if unshared := sorted(first_paths ^ other_paths):
         split_text = first.split if first.split == other.split else f"{first.split} and {other.split}"
         return (
-            f"{run_names} have other images in {split_text}: {format_count(len(first_paths - other_paths), 'image')} of the first alone, "
-            f"{len(other_paths - first_paths):,} of the second alone, such as {unshared[0]}; give images for all with --data"
+            f"{run_names} have different images in {split_text}: "
+            f"{format_count(len(first_paths - other_paths), 'image')} only in the first, "
+            f"{len(other_paths - first_paths):,} only in the second, such as {unshared[0]}; "
+            "give images for all with --data"
         )
     (path, label), (_, other_label) = next(
         pair for pair in zip(first.keys, other.keys, strict=True) if pair[0] != pair[1]
     )
-    return f"{run_names} have other classes for {path}: {label} and {other_label}; give images for all with --data"
+    return f"{run_names} have different classes for {path}: {label} and {other_label}; give images for all with --data"

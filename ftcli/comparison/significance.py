@@ -1,4 +1,4 @@
-"""Whether one classifier is better than another on the same images, or was lucky."""
+"""Significance of the difference of two classifiers on the same images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from ftcli.results import PairwiseTest, format_count
 
 SIGNIFICANCE_LEVEL = 0.05
-"""A difference counts as more than luck where chance alone would give one as large less often than this."""
 POWER = 0.8
-"""How often the images that are said to be needed would tell the difference."""
 NUM_RESAMPLES = 10_000
 
 LabelArray = NDArray[np.int64]
@@ -23,8 +21,7 @@ LabelArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RunPredictions:
-    """What a run answers to images that all runs have in the same order: the place of the class that each was given,
-    and that of its label, both in an order of classes that is the same for all."""
+    """Predicted and true class indices of a run, with images and classes in an order that all runs share."""
 
     name: str
     predicted: LabelArray
@@ -32,13 +29,15 @@ class RunPredictions:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Which images are given their label."""
+        """The images whose predicted class is their true class."""
         return np.equal(self.predicted, self.labels)
 
 
 def run_pairwise_tests(predictions: Sequence[RunPredictions], seed: int = 0) -> tuple[PairwiseTest, ...]:
-    """Compare every pair of runs: McNemar's exact test, corrected for the number of pairs (Holm), and the interval of
-    a paired bootstrap. The same answers and seed give the same figures."""
+    """Test every pair of runs: McNemar's exact test with Holm correction, and a paired percentile bootstrap.
+
+    The same predictions and seed give the same result.
+    """
     pairs = list(combinations(predictions, 2))
     counts = [_count_discordant(first, second) for first, second in pairs]
     p_values = [mcnemar(*count) for count in counts]
@@ -68,16 +67,15 @@ def run_pairwise_tests(predictions: Sequence[RunPredictions], seed: int = 0) -> 
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided p value of McNemar's exact test (Psychometrika 12, 1947), of how many images one run alone gets
-    right and how many the other alone: where neither is better, each falls to either as a coin does."""
+    """Return the two-sided p value of McNemar's exact test (Psychometrika 12, 1947) for the numbers of images that only
+    one of the runs predicts correctly."""
     from scipy.stats import binomtest  # slow to import
 
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue) if only_first + only_second else 1.0
 
 
 def apply_holm_correction(p_values: Sequence[float]) -> tuple[float, ...]:
-    """The p values after Holm's correction (Scandinavian Journal of Statistics 6, 1979), in their own order: whichever
-    of them are held below a level, the chance that any is there by luck alone is below it."""
+    """Return p values with Holm's correction (Scandinavian Journal of Statistics 6, 1979), in the same order."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected = [0.0] * len(p_values)
     running_max = 0.0
@@ -88,10 +86,10 @@ def apply_holm_correction(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def bootstrap_difference(only_first: int, only_second: int, num_images: int, seed: int) -> tuple[float, float]:
-    """The 95 % percentile interval of the difference of two accuracies over resamples of the images.
+    """Return the 95% percentile bootstrap interval of the difference of two accuracies.
 
-    An image counts for one run, for the other, or for neither, so that drawing `images` of them with replacement is
-    drawing three counts from a multinomial distribution.
+    An image counts for the first run, the second, or neither, so that resampling images is a multinomial draw of three
+    counts.
     """
     probabilities = np.array([only_first, only_second, num_images - only_first - only_second]) / num_images
     counts = np.random.default_rng(seed).multinomial(num_images, probabilities, size=NUM_RESAMPLES)
@@ -100,8 +98,8 @@ def bootstrap_difference(only_first: int, only_second: int, num_images: int, see
 
 
 def compute_sample_size(only_first: int, only_second: int, num_images: int, num_pairs: int = 1) -> int:
-    """How many images would tell the difference in POWER of all cases, if the runs truly differ by as much as on these
-    and disagree as often (Connor, Biometrics 43, 1987); with the level divided by the number of pairs."""
+    """Return the number of images at which McNemar's test has the given POWER, for the measured difference and
+    disagreement (Connor, Biometrics 43, 1987), with the significance level divided by the number of pairs."""
     from scipy.stats import norm  # slow to import
 
     disagreement, difference = (only_first + only_second) / num_images, abs(only_first - only_second) / num_images
@@ -111,58 +109,46 @@ def compute_sample_size(only_first: int, only_second: int, num_images: int, num_
 
 
 def _count_discordant(first: RunPredictions, second: RunPredictions) -> tuple[int, int]:
-    """How many images the first alone gets right, and how many the second alone."""
+    """Count the images that only the first run predicts correctly, and those that only the second does."""
     first_correct, second_correct = first.correct, second.correct
     return int((first_correct & ~second_correct).sum()), int((second_correct & ~first_correct).sum())
 
 
 def _describe_difference(test: PairwiseTest, num_images: int, num_pairs: int, is_identical: bool) -> str:
     if is_identical:
-        return f"{test.first} and {test.second} give every image the same class: nothing tells them apart."
+        return f"{test.first} and {test.second} predict the same class for every image."
     if test.only_first == test.only_second == 0:
-        return f"{test.first} and {test.second} are right on the same images: nothing tells them apart."
-    better, other, won, lost, low, high = (
-        test.first,
-        test.second,
-        test.only_first,
-        test.only_second,
-        test.low,
-        test.high,
-    )
+        return f"{test.first} and {test.second} are correct on the same images."
+    better, other = test.first, test.second
+    won, lost, low, high = test.only_first, test.only_second, test.low, test.high
     if won < lost:
         better, other, won, lost, low, high = other, better, lost, won, -high, -low
-    gain_text = f"{_format_points((won - lost) / num_images)} points better" if won > lost else "neither is better"
-    counts_text = (
-        f"{better} is right on {format_count(won, 'image')} that {other} gets wrong, and wrong on {lost or 'none'} that "
-        f"{other} gets right: {gain_text} (95 %: {_format_points(low)} to {_format_points(high)})."
+    gain = f"{_format_points((won - lost) / num_images)} points better" if won > lost else "equal accuracy"
+    sentence = (
+        f"{better} is correct on {format_count(won, 'image')} where {other} is wrong, and wrong on {lost or 'none'} "
+        f"where {other} is correct: {gain} (95% interval {_format_points(low)} to {_format_points(high)})."
     )
     if won == lost:
-        return counts_text
-    chance_text = f"Chance alone would give a difference as large in {_format_percent(test.p_value)} of cases"
+        return sentence
+    p_text = f"McNemar's test: {_format_p_value(test.p_value)}"
     if num_pairs > 1:
-        chance_text += f", or {_format_percent(test.p_corrected)} with {num_pairs} pairs to find one in"
+        p_text += f", {_format_p_value(test.p_corrected)} with Holm correction for {num_pairs} pairs"
     if test.significant:
-        return f"{counts_text} {chance_text}: more than luck."
-    sample_size = compute_sample_size(won, lost, num_images, num_pairs)
-    return f"{counts_text} {chance_text}: this may well be luck; if it is none, some {_round_up(sample_size):,} images are needed to tell."
+        return f"{sentence} {p_text}: significant."
+    num_needed = _round_up(compute_sample_size(won, lost, num_images, num_pairs))
+    return f"{sentence} {p_text}: not significant; a difference of this size needs about {num_needed:,} images."
 
 
 def _format_points(fraction: float) -> str:
-    """A share in percent, with a digit that matters: of many images one is little, but not nothing."""
+    """Return a fraction in percentage points, with one significant digit below 0.05."""
     return f"{100 * fraction:.1f}" if abs(fraction) >= 0.0005 else f"{100 * fraction:.1g}" if fraction else "0.0"
 
 
-def _format_percent(fraction: float) -> str:
-    return (
-        "less than 0.01 %"
-        if fraction < 0.0001
-        else f"{100 * fraction:.2g} %"
-        if fraction < 0.0995
-        else f"{100 * fraction:.0f} %"
-    )
+def _format_p_value(p_value: float) -> str:
+    return "p < 0.0001" if p_value < 0.0001 else f"p = {p_value:.2g}"
 
 
 def _round_up(count: int) -> int:
-    """The count with two digits that matter, rounded up."""
+    """Round up to two significant digits."""
     step = int(10 ** max(0, len(str(count)) - 2))
     return -(-count // step) * step

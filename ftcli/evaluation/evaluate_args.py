@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +38,14 @@ class EvaluateArgs:
     predictions: Path | None = None
     report: Path | None = None
 
-    def output_paths(self) -> list[tuple[str, Path]]:
-        """Return the output files with their options."""
-        candidates = (("--out", self.out), ("--predictions", self.predictions), ("--report", self.report))
-        return [(option, path) for option, path in candidates if path is not None]
+    def output_paths(self) -> list[tuple[str, Path, Sequence[str]]]:
+        """Return the options of output files with their path and allowed suffixes."""
+        candidates = (
+            ("--out", self.out, ()),
+            ("--predictions", self.predictions, SUFFIXES),
+            ("--report", self.report, (".html", ".htm")),
+        )
+        return [(option, path, suffixes) for option, path, suffixes in candidates if path is not None]
 
 
 def validate_args(args: EvaluateArgs) -> None:
@@ -63,7 +68,7 @@ def validate_args_for_checkpoint(args: EvaluateArgs, checkpoint_path: Path, num_
             check_writable(calibrated_path(checkpoint_path), "--calibrate")
         except RecipeError as error:
             errors += error.messages
-    for option, path in args.output_paths():
+    for option, path, _ in args.output_paths():
         if is_same_file(path, checkpoint_path):
             errors.append(
                 f"{option}: {path} is the evaluated checkpoint, which is never overwritten; give another path"
@@ -94,26 +99,20 @@ def _find_option_errors(args: EvaluateArgs) -> list[str]:
 
 def _find_path_errors(args: EvaluateArgs) -> list[str]:
     errors = []
-    if args.out is not None and args.out.suffix != ".pt":
+    if args.out is not None and args.out.suffix != ".pt":  # lower case, by which checkpoints are recognized
         errors.append(f"--out: {args.out} does not end in .pt; give a path that does")
     if args.out is not None and is_run_checkpoint(args.out):
         errors.append(f"--out: {args.out} is a checkpoint from which its run resumes; give another path")
-    suffix = None if args.predictions is None else args.predictions.suffix.lower()
-    if suffix is not None and suffix not in SUFFIXES:
-        errors.append(
-            f"--predictions: {args.predictions} does not end in {' or '.join(SUFFIXES)}; give a path that does"
-        )
-    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    needs_parquet = args.predictions is not None and args.predictions.suffix.lower() == ".parquet"
+    if needs_parquet and importlib.util.find_spec("pyarrow") is None:
         errors.append(f"--predictions: {args.predictions} needs pyarrow; run pip install 'ftcli[parquet]'")
-    if args.report is not None and args.report.suffix.lower() not in (".html", ".htm"):
-        errors.append(f"--report: {args.report} does not end in .html or .htm; give a path that does")
     output_paths = args.output_paths()
-    for index, (option, path) in enumerate(output_paths):
+    for index, (option, path, suffixes) in enumerate(output_paths):
         try:
-            check_writable(path, option)
+            check_writable(path, option, suffixes)
         except RecipeError as error:
             errors += error.messages
-        for other_option, other_path in output_paths[:index]:
+        for other_option, other_path, _ in output_paths[:index]:
             if is_same_file(path, other_path):
                 errors.append(f"{option}: {path} is also the file of {other_option}; give two paths")
     return errors

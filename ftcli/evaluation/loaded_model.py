@@ -1,4 +1,4 @@
-"""Networks with weights, from a model's name, a recipe or a checkpoint."""
+"""Models with weights, loaded from a model name, a recipe or a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ from ftcli.runs.run_dir import find_checkpoint
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network with weights, what it expects of an image, and where its head sits. `classes` are those of a
-    checkpoint; `weights` says where the weights came from, and `sha256` is that of their file or a checkpoint's digest.
-    `epoch` is that of a checkpoint, 0 before any training."""
+    """A model with weights, its preprocessing and the module path of its head.
+
+    `classes` and `epoch` are those of a checkpoint, otherwise None and 0. `weights` names the source of the weights,
+    `sha256` is the hash of their file or the digest of the checkpoint.
+    """
 
     name: str
     model: nn.Module
@@ -41,13 +43,12 @@ class LoadedModel:
 def load_model(
     source: str | RecipeFile | Backbone, reporter: Reporter, dataset: ImageDataset | None = None
 ) -> LoadedModel:
-    """The network of a recipe before training, of a checkpoint (.pt), of a model's name with its default weights, or
-    with those that a backbone says.
+    """Load the model of a recipe before training, of a checkpoint (.pt), of a model name with its default weights, or
+    of a backbone.
 
-    Where a recipe asks for the mean and std of its images, they are measured on `images`; without those the reporter is
-    warned and the weights' own are used.
-
-    Raises RecipeError for what is not known, CheckpointError for weights that cannot be had or do not fit.
+    With `normalize: dataset`, mean and std are measured on `dataset`; without one the reporter is warned and those of
+    the pretrained weights are used. Raises RecipeError for unknown names, CheckpointError for weights that cannot be
+    loaded.
     """
     if isinstance(source, RecipeFile):
         return _load_recipe(source, reporter, dataset)
@@ -65,7 +66,7 @@ def load_model(
 def _load_recipe(recipe_file: RecipeFile, reporter: Reporter, dataset: ImageDataset | None) -> LoadedModel:
     plan, backbone = plan_recipe(recipe_file), recipe_file.recipe.backbone
     location = recipe_file.locate("backbone", "weights")
-    if is_url(backbone.weights):  # what it was trained with shows when it has come
+    if is_url(backbone.weights):  # its preprocessing is known only after the download
         pretrained_preprocessing = read_preprocessing(backbone, location, reporter)
         plan = plan_recipe(recipe_file, adapt_preprocessing(pretrained_preprocessing, recipe_file.recipe.data))
     model = build_model(plan.recipe, plan.preprocessing.image_size)
@@ -75,8 +76,8 @@ def _load_recipe(recipe_file: RecipeFile, reporter: Reporter, dataset: ImageData
         preprocessing = measure_preprocessing(preprocessing, dataset, recipe_file.recipe.data)
     elif recipe_file.recipe.data.normalize == "dataset":
         reporter.warn(
-            f"{recipe_file.locate('data', 'normalize')}: mean and std are measured when training begins; the weights' own "
-            "are used here"
+            f"{recipe_file.locate('data', 'normalize')}: mean and std are measured when training starts; those of the "
+            "pretrained weights are used here"
         )
     return LoadedModel(backbone.name, model, preprocessing, plan.head.path, None, origin.source, origin.sha256)
 

@@ -1,4 +1,4 @@
-"""From a checkpoint and any number of images to predictions, as they are asked for."""
+"""Predictions of a checkpoint for a stream of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ftcli.runtime import choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class PredictArgs:
-    """What the user asked of `ftcli predict`. Where `batch_size` or `workers` is None, its recipe tells."""
+    """Arguments of `ftcli predict`; a None for `batch_size` or `num_workers` means the recipe's value."""
 
     checkpoint: Path
     images: InputPaths
@@ -29,9 +29,9 @@ class PredictArgs:
 
 
 def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
-    """Load a checkpoint and hand back its predictions, none of which is made yet.
+    """Load a checkpoint and return its predictions, which are computed lazily.
 
-    Raises CheckpointError or RecipeError for a checkpoint or device that cannot be used.
+    Raises CheckpointError or RecipeError for an invalid checkpoint or device.
     """
     path, note = find_checkpoint(args.checkpoint)
     if note:
@@ -41,9 +41,8 @@ def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
     batch_size = args.batch_size or data_config.batch_size
     num_workers = max_workers(data_config.num_workers if args.num_workers is None else args.num_workers)
     if args.images.num_paths is not None:
-        num_workers = min(
-            num_workers, -(-args.images.num_paths // batch_size) - 1
-        )  # a single batch is sooner read than handed over
+        num_batches = -(-args.images.num_paths // batch_size)
+        num_workers = min(num_workers, num_batches - 1)  # a worker does not pay off for a single batch
     top = min(args.top, len(classifier.classes))
     outcomes = stream_predictions(classifier, args.images, top, batch_size, num_workers, reporter)
     return PredictResult(path, classifier.classes, top, outcomes)
@@ -52,17 +51,16 @@ def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
 def stream_predictions(
     classifier: Classifier, images: InputPaths, top: int, batch_size: int, num_workers: int, reporter: Reporter
 ) -> Iterator[Prediction | PredictionError]:
-    """The `top` classes of one image after another, `batch_size` computed at a time; memory does not grow with their
-    number. The reporter is warned of every image that cannot be read, and told the pace.
+    """Yield the `top` classes of each image, in batches, with constant memory; warn of corrupt images.
 
-    Predictions come in the order of the images, failures before those of their batch. What is in the same batch
-    changes a probability by no more than float arithmetic does, which is below 1e-5 in float32.
+    Predictions are in the order of the images, errors before the predictions of their batch. Other images in a batch
+    change probabilities by rounding only, below 1e-5 in float32.
     """
     num_done, start_time = 0, time.monotonic()
     loader_config = LoaderConfig(Path(), "skip", num_workers, classifier.device.type == "cuda")
     loader = ImageLoader((), classifier.transform, batch_size, loader_config)
     with loader:
-        for batch in loader.stream(_unlabelled_samples(images.paths)):
+        for batch in loader.stream(_unlabeled_samples(images.paths)):
             for corrupt in batch.skipped:
                 reporter.warn(f"{corrupt.path}: {corrupt.reason}")
                 yield PredictionError(corrupt.path, corrupt.reason)
@@ -77,5 +75,5 @@ def stream_predictions(
     )
 
 
-def _unlabelled_samples(paths: Iterable[str]) -> Iterator[Sample]:
+def _unlabeled_samples(paths: Iterable[str]) -> Iterator[Sample]:
     return (Sample(path, label=-1) for path in paths)

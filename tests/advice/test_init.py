@@ -1,4 +1,4 @@
-"""A drafted recipe fits what was seen, says why, and is a recipe whatever things are called."""
+"""Drafted recipes fit the dataset, give reasons, and are valid for any names."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ftcli.recipe.loading import read_recipe, recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
 from ftcli.recipe.schema import Recipe, Stage
 from ftcli.results import NullReporter, WeightsEntry
+from tests.conftest import RecordingReporter
 
 WEIGHTS = WeightsEntry("IMAGENET1K_V1", 69.758, 11_689_512, "https://x", True)
 MODEL_CHOICE = ModelChoice("resnet18", WEIGHTS, 224, 224, has_batch_norm=True, has_gpu=False)
@@ -38,7 +39,7 @@ Fill = Callable[[Mapping[str, int]], Path]
 
 @pytest.fixture
 def fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: dict[str, Image.Image]) -> Fill:
-    """Make a folder data in the current folder, with so many images of 60 x 48 pixels in each folder of it."""
+    """Return a function that creates the folder data with the given number of 60 x 48 images per subfolder."""
     monkeypatch.chdir(tmp_path)
     photo = photographs["china"]
 
@@ -72,19 +73,19 @@ def test_build_recipe_text_exact() -> None:
 TEXT = """\
 # ftcli train x.yaml
 #
-# 1,200 images of 2 classes: 'a', 'b'. The median of 500 is 400 x 300
-# pixels, in colour. Whoever always answers 'a' is right for 90.0% of the training images.
-# 'b' has 100 of those and 'a' 900: look at the figures of each class, not at the accuracy alone.
+# 1,200 images of 2 classes: 'a', 'b'. The median size of 500 is
+# 400 x 300 pixels, in color. Always predicting 'a' has an accuracy of 90.0% on train.
+# 'b' has 100 of these images and 'a' 900: compare the metrics per class, not the accuracy alone.
 name: x
 data:
   root: data/x                  # train 1,000, val 100, test 100
-  image_size: 224               # what the weights were trained with
-  resize: crop                  # the centre is cut out; squash or pad where what counts may lie at the border
-  augment: standard             # crops of 8 to 100 % and mirror images; light where details count
-  batch_size: 32                # 32 steps an epoch; lower it if memory runs out
+  image_size: 224               # that of the pretrained weights
+  resize: crop                  # center crop; use squash or pad if the border matters
+  augment: standard             # crops of 8 to 100% and horizontal flips; use light if small details matter
+  batch_size: 32                # 32 steps per epoch; decrease if memory runs out
 backbone:
-  name: resnet18                # 69.8 % on ImageNet, 11.7 M parameters; `ftcli inspect` lists others
-  weights: default              # downloaded once; from then on the internet is not needed
+  name: resnet18                # 69.8% on ImageNet, 11.7 M parameters; `ftcli inspect` lists others
+  weights: default              # downloaded once, then read from the cache
 stages:
   - name: head
     freeze: backbone            # first the new head alone: its weights are random
@@ -101,12 +102,12 @@ stages:
 
 
 @pytest.mark.parametrize(
-    ("train", "told"),
-    [(7, "1 step an epoch"), (33, "4 steps an epoch"), (34, "5 steps an epoch"), (64, "8 steps an epoch")],
+    ("num_train", "steps"),
+    [(7, "1 step"), (33, "4 steps"), (34, "5 steps"), (64, "8 steps")],
 )
-def test_build_recipe_text_steps_match_training(train: int, told: str) -> None:
-    stats = replace(STATS, splits={"train": {"a": train - 1, "b": 1}, "val": {"a": 1, "b": 1}})
-    assert f"  batch_size: 8                 # {told}; " in build_recipe_text(
+def test_build_recipe_text_steps_match_training(num_train: int, steps: str) -> None:
+    stats = replace(STATS, splits={"train": {"a": num_train - 1, "b": 1}, "val": {"a": 1, "b": 1}})
+    assert f"  batch_size: 8                 # {steps} per epoch; " in build_recipe_text(
         stats, MODEL_CHOICE, "x", "ftcli train x.yaml"
     )
 
@@ -187,7 +188,7 @@ def test_compute_dataset_stats_rejects_undecodable_root(fill: Fill) -> None:
     with pytest.raises(DataError) as error:
         compute_dataset_stats(root, "init")
     assert str(error.value) == (
-        "init: '\\udcff' cannot stand in a recipe; rename it to at most 1,000 characters of UTF-8"
+        "init: '\\udcff' is not valid in a recipe; rename it to at most 1,000 characters of UTF-8"
     )
 
 
@@ -200,10 +201,12 @@ def test_compute_dataset_stats_keeps_existing_splits(fill: Fill) -> None:
     assert "val" not in [line.split(":")[0].strip() for line in text.splitlines()]
 
 
-def test_compute_dataset_stats_draws_missing_splits(fill: Fill) -> None:
+def test_compute_dataset_stats_splits_off_missing_splits(fill: Fill) -> None:
     stats = compute_dataset_stats(fill({"train/a": 10, "train/b": 10}), "init")
     assert (stats.val_fraction, stats.test_fraction) == (0.2, None)
-    assert "nobody knows how good the result is" in build_recipe_text(stats, MODEL_CHOICE, "x", "ftcli train x.yaml")
+    assert "without test images accuracy on new ones is unknown" in build_recipe_text(
+        stats, MODEL_CHOICE, "x", "ftcli train x.yaml"
+    )
     recipe = build_recipe(stats)
     assert (recipe.data.val, recipe.data.test) == (0.2, 0.2)
 
@@ -231,9 +234,9 @@ def test_draft_recipe_limits_image_size(fill: Fill) -> None:
 
     assert draft().data.image_size == 32
     transformer = draft("vit_b_16")
-    assert transformer.data.image_size == 224  # made for one size
+    assert transformer.data.image_size == 224  # fixed image size
     assert transformer.stages[-1].model_dump()["batch_norm"] == "train"
-    assert draft("inception_v3").data.image_size == 299  # takes none so small
+    assert draft("inception_v3").data.image_size == 299  # minimum size
 
 
 def test_draft_recipe_pads_elongated_images(fill: Fill) -> None:
@@ -243,7 +246,7 @@ def test_draft_recipe_pads_elongated_images(fill: Fill) -> None:
     recipe = parse_recipe(draft_recipe(InitArgs(data=root, device="cpu"), NullReporter()).recipe)
     assert (recipe.data.resize, recipe.data.image_size) == ("pad", 192)
     text = build_recipe_text(compute_dataset_stats(root, "init"), MODEL_CHOICE, "x", "ftcli train x.yaml")
-    assert "# the images' longer side is 200; this is the least that suits the network\n" in text
+    assert "# the smallest for this backbone; the longer side of the images is 200\n" in text
 
 
 def test_draft_recipe_without_pretrained_weights(fill: Fill) -> None:
@@ -252,7 +255,7 @@ def test_draft_recipe_without_pretrained_weights(fill: Fill) -> None:
     )
     recipe = parse_recipe(result.recipe)
     assert recipe.backbone.weights == "none"
-    assert "# none are published for it, so it begins from nothing; better give a file\n" in result.recipe
+    assert "# none are published, so training starts from random weights; better give a file\n" in result.recipe
     assert [(stage.name, stage.freeze) for stage in recipe.stages] == [("all", "none")]
 
 
@@ -261,24 +264,19 @@ def test_draft_recipe_reports_corrupt_images(fill: Fill) -> None:
     (root / "a/3.png").write_bytes(b"")
     (root / "b/4.png").write_bytes(b"nothing")
 
-    class Recorder(NullReporter):
-        told: list[str] = []  # noqa: RUF012
-
-        def warn(self, text: str) -> None:
-            self.told.append(text)
-
-    told = draft_recipe(InitArgs(data=root, device="cpu"), Recorder())
-    assert told.broken == tuple(sorted(Recorder.told))
-    assert told.broken[0] == (
+    reporter = RecordingReporter()
+    result = draft_recipe(InitArgs(data=root, device="cpu"), reporter)
+    assert result.broken == tuple(sorted(reporter.warnings))
+    assert result.broken[0] == (
         "data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_corrupt_image: skip"
     )
-    assert "  on_corrupt_image: skip        # 2 of the 20 images looked at cannot be read; " in told.recipe
+    assert "  on_corrupt_image: skip        # 2 of 20 checked images are corrupt; " in result.recipe
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:
         draft_recipe(InitArgs(data=root, device="cpu"), NullReporter())
     assert str(error.value) == (
-        "init: not one of 20 images of data can be read; the first: data/a/4.png: is empty (0 bytes); replace it, "
+        "init: none of 20 images of data can be read; the first: data/a/4.png: is empty (0 bytes); replace it, "
         "remove it, or set data.on_corrupt_image: skip"
     )
 
@@ -297,5 +295,6 @@ def test_draft_recipe_makes_a_valid_name(fill: Fill) -> None:
     with pytest.raises(RecipeError) as error:
         draft_recipe(InitArgs(data=root, name="a b", device="cpu"), NullReporter())
     assert str(error.value) == (
-        "--name: name: 'a b' is not a valid name; use letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        "--name: name: 'a b' is not a valid name; use letters, digits, '.', '_' and '-', and begin with a "
+        "letter or digit"
     )

@@ -41,7 +41,7 @@ def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: 
     assert result["out"] == str(workplace / "a b.yaml")
     again = ftcli("init", photo_folder, "--out", "a b.yaml")
     assert (again.code, again.out) == (2, "")
-    assert again.errors == ["--out: a b.yaml is there already; give another file, or remove it"]
+    assert again.errors == ["--out: a b.yaml already exists; give another path, or remove it"]
     other = ftcli("init", photo_folder, "--out", "other.yaml")
     assert other.out == "recipe: other.yaml\nnext: ftcli train other.yaml\n"
 

@@ -1,17 +1,13 @@
-"""What a comparison of runs says is true: of chance, and of what differs."""
+"""Tests and intervals of differences agree with simulations, and their sentences with the numbers."""
 
 from __future__ import annotations
 
 from functools import cache
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ftcli.comparison.config_diff import diff_configs
-from ftcli.comparison.loaded_run import LoadedRun
 from ftcli.comparison.significance import (
     RunPredictions,
     apply_holm_correction,
@@ -20,23 +16,20 @@ from ftcli.comparison.significance import (
     mcnemar,
     run_pairwise_tests,
 )
-from ftcli.results import Preprocessing
-from ftcli.runs.checkpoint import Checkpoint
 
 
-def test_mcnemar_matches_coin_throws() -> None:
-    throws = [sum(throw) for throw in product((0, 1), repeat=6)]
-    assert mcnemar(1, 5) == pytest.approx(sum(heads <= 1 or heads >= 5 for heads in throws) / 64)
+def test_mcnemar_matches_coin_flips() -> None:
+    num_heads = [sum(flips) for flips in product((0, 1), repeat=6)]
+    assert mcnemar(1, 5) == pytest.approx(sum(count <= 1 or count >= 5 for count in num_heads) / 64)
     assert mcnemar(5, 1) == mcnemar(1, 5)
     assert mcnemar(0, 0) == mcnemar(3, 3) == 1
 
 
 def test_mcnemar_false_positive_rate() -> None:
-    random = np.random.default_rng(0)
     p_value = cache(mcnemar)
-    counts = random.multinomial(200, [0.1, 0.1, 0.8], size=4000)
+    counts = np.random.default_rng(0).multinomial(200, [0.1, 0.1, 0.8], size=4000)
     rate = np.mean([p_value(int(only_first), int(only_second)) < 0.05 for only_first, only_second, _ in counts])
-    assert 0.01 < rate <= 0.055  # two standard errors above 0.05 is 0.057; the exact test stays below 0.05
+    assert 0.01 < rate <= 0.055  # 0.05 plus two standard errors is 0.057; the exact test is conservative
 
 
 def test_apply_holm_correction_by_hand() -> None:
@@ -46,7 +39,7 @@ def test_apply_holm_correction_by_hand() -> None:
 
 
 def test_bootstrap_difference_matches_resampling_images() -> None:
-    # Of three images one is right for the first alone: all resamples are 27, and 1 of them has it thrice.
+    # One of three images is correct for the first run alone; 1 of 27 resamples has it three times.
     assert bootstrap_difference(1, 0, 3, seed=0) == (0, 1)
     differences = np.array([1] * 31 + [-1] * 12 + [0] * 613)
     means = np.random.default_rng(1).choice(differences, size=(10_000, len(differences))).mean(1)
@@ -74,7 +67,7 @@ def test_compute_sample_size_gives_the_power() -> None:
 
 
 def _create_predictions(name: str, outcomes: str) -> RunPredictions:
-    """A run that is right where the text has a 1; a 2 is another class, which is wrong too."""
+    """Create predictions that are correct at each 1; 0 and 2 are two wrong classes."""
     predicted = np.array([{"1": 1, "0": 0, "2": 2}[char] for char in outcomes], dtype=np.int64)
     return RunPredictions(name, predicted, np.ones(len(outcomes), dtype=np.int64))
 
@@ -83,26 +76,26 @@ def test_run_pairwise_tests_describes_a_significant_difference() -> None:
     same, far = "1" * 613, "0" * 12 + "1" * 31
     frozen = _create_predictions("frozen", same + far)
     scratch = _create_predictions("scratch", same + "1" * 12 + "0" * 31)
-    (found,) = run_pairwise_tests([scratch, frozen])
-    assert (found.only_first, found.only_second, found.significant) == (12, 31, True)
-    assert found.difference == pytest.approx(-19 / 656)
-    assert found.p_value == found.p_corrected == mcnemar(12, 31)
-    assert found.words == (
-        "frozen is right on 31 images that scratch gets wrong, and wrong on 12 that scratch gets right: 2.9 points "
-        f"better (95 %: {-100 * found.high:.1f} to {-100 * found.low:.1f}). Chance alone would give a difference as "
-        "large in 0.54 % of cases: more than luck."
+    (test,) = run_pairwise_tests([scratch, frozen])
+    assert (test.only_first, test.only_second, test.significant) == (12, 31, True)
+    assert test.difference == pytest.approx(-19 / 656)
+    assert test.p_value == test.p_corrected == mcnemar(12, 31)
+    assert test.words == (
+        "frozen is correct on 31 images where scratch is wrong, and wrong on 12 where scratch is correct: 2.9 points "
+        f"better (95% interval {-100 * test.high:.1f} to {-100 * test.low:.1f}). "
+        "McNemar's test: p = 0.0054: significant."
     )
 
 
 def test_run_pairwise_tests_describes_a_nonsignificant_difference() -> None:
-    one, other = _create_predictions("a", "1" * 95 + "11100"), _create_predictions("b", "1" * 95 + "00011")
-    (found,) = run_pairwise_tests([one, other])
-    assert not found.significant
+    runs = [_create_predictions("a", "1" * 95 + "11100"), _create_predictions("b", "1" * 95 + "00011")]
+    (test,) = run_pairwise_tests(runs)
+    assert not test.significant
     sample_size = -(-compute_sample_size(3, 2, 100) // 100) * 100
-    assert found.words == (
-        "a is right on 3 images that b gets wrong, and wrong on 2 that b gets right: 1.0 points better (95 %: -3.0 to "
-        "6.0). Chance alone would give a difference as large in 100 % of cases: this may well be luck; if it is none, "
-        f"some {sample_size:,} images are needed to tell."
+    assert test.words == (
+        "a is correct on 3 images where b is wrong, and wrong on 2 where b is correct: 1.0 points better (95% interval "
+        "-3.0 to 6.0). McNemar's test: p = 1: not significant; a difference of this size needs about "
+        f"{sample_size:,} images."
     )
 
 
@@ -110,15 +103,15 @@ def test_run_pairwise_tests_describes_equal_predictions() -> None:
     differences = run_pairwise_tests(
         [_create_predictions("a", "1100"), _create_predictions("b", "1100"), _create_predictions("c", "1102")]
     )
-    assert [found.words for found in differences] == [
-        "a and b give every image the same class: nothing tells them apart.",
-        "a and c are right on the same images: nothing tells them apart.",
-        "b and c are right on the same images: nothing tells them apart.",
+    assert [test.words for test in differences] == [
+        "a and b predict the same class for every image.",
+        "a and c are correct on the same images.",
+        "b and c are correct on the same images.",
     ]
-    (found,) = run_pairwise_tests([_create_predictions("a", "1110"), _create_predictions("b", "1101")])
-    assert found.words == (
-        "a is right on 1 image that b gets wrong, and wrong on 1 that b gets right: neither is better (95 %: -75.0 to "
-        "75.0)."
+    (test,) = run_pairwise_tests([_create_predictions("a", "1110"), _create_predictions("b", "1101")])
+    assert test.words == (
+        "a is correct on 1 image where b is wrong, and wrong on 1 where b is correct: equal accuracy (95% interval "
+        "-75.0 to 75.0)."
     )
 
 
@@ -128,53 +121,17 @@ def test_run_pairwise_tests_corrects_for_several_pairs() -> None:
         _create_predictions("b", "0" * 6 + "1" * 14),
         _create_predictions("c", "1" * 14 + "0" * 6),
     ]
-    found = run_pairwise_tests(runs)
-    assert [each.p_value for each in found] == [mcnemar(6, 0), mcnemar(6, 0), 1.0]
-    assert [each.p_corrected for each in found] == [3 * mcnemar(6, 0), 3 * mcnemar(6, 0), 1.0]
-    assert not any(each.significant for each in found)
-    assert "in 3.1 % of cases, or 9.4 % with 3 pairs to find one in: this may well be luck" in found[0].words
+    tests = run_pairwise_tests(runs)
+    assert [test.p_value for test in tests] == [mcnemar(6, 0), mcnemar(6, 0), 1.0]
+    assert [test.p_corrected for test in tests] == [3 * mcnemar(6, 0), 3 * mcnemar(6, 0), 1.0]
+    assert not any(test.significant for test in tests)
+    assert ": p = 0.031, p = 0.094 with Holm correction for 3 pairs: not significant; " in tests[0].words
 
 
 def test_run_pairwise_tests_keeps_small_differences() -> None:
-    (found,) = run_pairwise_tests([_create_predictions("a", "1" * 2600), _create_predictions("b", "1" * 2599 + "0")])
-    assert ": 0.04 points better (95 %: 0.0 to 0.1). " in found.words
+    (test,) = run_pairwise_tests([_create_predictions("a", "1" * 2600), _create_predictions("b", "1" * 2599 + "0")])
+    assert ": 0.04 points better (95% interval 0.0 to 0.1). " in test.words
     won, lost = "1" * 16 + "0" * 6, "0" * 16 + "1" * 6
-    (found,) = run_pairwise_tests([_create_predictions("a", won), _create_predictions("b", lost)])
+    (test,) = run_pairwise_tests([_create_predictions("a", won), _create_predictions("b", lost)])
     assert mcnemar(16, 6) == pytest.approx(0.0525, abs=1e-4)
-    assert " in 5.2 % of cases: this may well be luck; " in found.words  # not in 5 %, which is the level
-
-
-def _create_run(recipe: dict[str, Any], metadata: dict[str, Any] | None = None) -> LoadedRun:
-    preprocessing = Preprocessing(32, 32, "squash", "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    origin = {"weights": recipe["name"], "weights_sha256": None, "checkpoint": None}
-    checkpoint = Checkpoint("best", recipe, ("a", "b"), preprocessing, "fc", "head", 1, {}, origin, {}, {})
-    return LoadedRun(recipe["name"], Path(), Path(), checkpoint, (), metadata)
-
-
-def test_diff_configs_lists_differences_only() -> None:
-    head = {"name": "head", "freeze": "backbone", "epochs": 2, "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9}}
-    tail = {"name": "tail", "epochs": 1, "clip_grad_norm": None}
-    one = {"name": "one", "seed": 0, "data": {"val": 0.1, "image_size": None, "augment": "flips"}, "stages": [head]}
-    other = {
-        **one,
-        "name": "other",
-        "data": {"val": 0.1, "image_size": 96, "augment": [{"name": "rotation", "degrees": 5}]},
-        "stages": [{**head, "freeze": {"through": "layer1"}, "optimizer": {"name": "adam", "lr": 0.1}}, tail],
-    }
-    machine = {"torch": "2.10", "device": "cpu", "command": ["x"], "data": {"fingerprint": "f"}}
-    runs = [
-        _create_run(one, machine),
-        _create_run(other, {**machine, "torch": "2.11", "command": ["y"]}),
-        _create_run(one),
-    ]
-    assert [(difference.key, difference.values) for difference in diff_configs(runs)] == [
-        ("data.image_size", (None, 96, None)),
-        ("data.augment", ("flips", [{"name": "rotation", "degrees": 5}], "flips")),
-        ("stages.head.freeze", ("backbone", {"through": "layer1"}, "backbone")),
-        ("stages.head.optimizer.name", ("sgd", "adam", "sgd")),
-        ("stages.head.optimizer.momentum", (0.9, None, 0.9)),
-        ("stages.tail.epochs", (None, 1, None)),
-        ("trained stages", (["head"], ["head", "tail"], ["head"])),
-        ("manifest.torch", ("2.10", "2.11", None)),
-    ]
-    assert diff_configs([runs[0], runs[2]]) == ()
+    assert ": p = 0.052: not significant; " in test.words  # not rounded to the significance level

@@ -84,10 +84,7 @@ def test_list_confused_pairs_sorts_by_images() -> None:
     ("name", "message"),
     [
         ("report.pdf", "--report: report.pdf does not end in .html or .htm; give a path that does"),
-        (
-            "no/report.html",
-            "--report: the folder no cannot be written (No such file or directory); give a path in a writable folder",
-        ),
+        ("no/report.html", "--report: the folder no does not exist; create it, or give another path"),
         ("taken.html", "--report: taken.html is a folder, link or device; give the name of a file"),
     ],
 )
