@@ -86,9 +86,12 @@ class BoundaryTensor(Result):
 
 @dataclass(frozen=True)
 class StageSummary(Result):
-    """The trainable and frozen parts of a network in a stage. `trainable` and `frozen` count parameters;
-    `trained_layers` and `frozen_layers` are the topmost modules that are entirely so. `cut` is empty if nothing is
-    frozen, None if the network cannot be traced."""
+    """The trainable and frozen parts of a model in a stage.
+
+    `trainable` and `frozen` count parameters. `trained_layers` and `frozen_layers` are the highest modules whose
+    parameters are all trainable or all frozen, and the own parameters of modules with both. `cut` has the boundary
+    tensors; it is empty without frozen parameters before the first trainable one, None if the model cannot be traced.
+    """
 
     name: str
     trainable: int
