@@ -31,7 +31,7 @@ def clear(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Entries to remove: names or kinds that `ftcli cache` lists."),
+        typer.Argument(metavar="NAME...", help="Names or kinds of entries to remove, as listed by `ftcli cache`."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove all entries.")] = False,
     as_json: JSON = False,

@@ -14,7 +14,7 @@ RUNS = Annotated[
     list[Path],
     typer.Argument(metavar="RUN...", help="Two or more run directories, or checkpoints such as stages/head.pt."),
 ]
-OUT = Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot of the curves. Default: comparison.png.")]
+OUT = Annotated[Path | None, typer.Option(metavar="OUT.png", help="File of the curves plot. Default: comparison.png.")]
 
 
 def compare(
@@ -25,7 +25,7 @@ def compare(
     device: DEVICE = "auto",
     as_json: JSON = False,
 ) -> None:
-    """Compare settings, curves and metrics of runs. Tests the differences in accuracy for significance."""
+    """Compare settings, curves and metrics of runs. Test the differences in accuracy for significance."""
     from ftcli.comparison.compare import CompareArgs
     from ftcli.comparison.compare import compare as run
     from ftcli.runtime import disable_malloc_trim

@@ -58,7 +58,7 @@ def evaluate(
     rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
-    """Compute the metrics of a checkpoint. Prints 95% intervals, the confusion matrix, calibration and errors."""
+    """Compute the metrics of a checkpoint. Print 95% intervals, the confusion matrix, calibration and errors."""
     options = {**locals(), "use_cache": not no_cache}
     from ftcli.evaluation.evaluate import evaluate as run
     from ftcli.evaluation.evaluate_args import EvaluateArgs

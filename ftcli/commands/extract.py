@@ -32,7 +32,7 @@ LAYERS = Annotated[
         "--layer",
         "--layers",
         metavar="NAME",
-        help="Extract the output of this layer instead of the input of the head. Repeatable; all: after every block.",
+        help="Extract the output of this layer instead of the input of the head. Repeatable, or all for every block.",
     ),
 ]
 POOL = Annotated[
@@ -50,7 +50,7 @@ PROBE = Annotated[
     str | None,
     typer.Option(
         metavar="svm|rbf|logistic|knn",
-        help="Fit a classifier on the features of train: linear SVM, SVM with RBF kernel, logistic regression or "
+        help="Fit a classifier on the training features: linear SVM, SVM with RBF kernel, logistic regression or "
         "k nearest neighbors.",
     ),
 ]
@@ -60,7 +60,7 @@ SAVE_HEAD = Annotated[
 ]
 PLOT = Annotated[Path | None, typer.Option(metavar="OUT.png", help="Plot the probe accuracy of each layer by depth.")]
 IMAGE_SIZE = Annotated[
-    int | None, typer.Option(min=1, max=4096, help="Input size in pixels. Default: that of the network.")
+    int | None, typer.Option(min=1, max=4096, help="Input size in pixels. Default: the recipe's or the network's.")
 ]
 
 
@@ -85,7 +85,7 @@ def extract(
     rehash: REHASH = False,
     as_json: JSON = False,
 ) -> None:
-    """Extract features of images, or fit a probe on them. Features are the input of the head or layer outputs."""
+    """Extract features of images, or fit a probe on them. Features are the head's input or the output of --layer."""
     options = {**locals(), "layers": tuple(layers or ()), "use_cache": not no_cache}
     options["recipe_file"] = read_recipe_source(source)  # before torch, which is slow to import
     from ftcli.extraction.args import ExtractArgs

@@ -11,8 +11,8 @@ from ftcli.commands.options import DEVICE, JSON
 from ftcli.console import TerminalReporter, print_result
 
 DATA = Annotated[Path, typer.Argument(metavar="DIR", help="An image folder or manifest, as in data.root of a recipe.")]
-NAME = Annotated[str | None, typer.Option(help="Name of the run. Default: that of the folder.")]
-BACKBONE = Annotated[str | None, typer.Option(help="Backbone. Default: chosen by the number and size of the images.")]
+NAME = Annotated[str | None, typer.Option(help="Name of the run. Default: the folder's name.")]
+BACKBONE = Annotated[str | None, typer.Option(help="Backbone. Default: chosen from the number and size of the images.")]
 OUT = Annotated[Path | None, typer.Option(help="Recipe file. Default: standard output.")]
 
 

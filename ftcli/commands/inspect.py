@@ -18,7 +18,7 @@ SOURCE = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL|GLOB|RECIPE|CHECKPOINT",
-        help="The network to inspect. A glob ('resnet*') lists matching models; without it, all models are listed.",
+        help="The network to inspect, or a glob ('resnet*') of models to list. Default: list all models.",
     ),
 ]
 DEPTH = Annotated[int, typer.Option(min=1, help="Levels of nested modules to list.")]
@@ -26,7 +26,7 @@ SORT = Annotated[
     str | None,
     typer.Option(
         metavar="name|size|speed|accuracy",
-        help="Order of listed models: by name, parameters, multiply-adds or accuracy. Default: name.",
+        help="Sort listed models by name, parameters, multiply-adds or accuracy. Default: name.",
     ),
 ]
 PLOT_AUGMENT = Annotated[
@@ -58,7 +58,7 @@ def inspect(
     estimate: ESTIMATE = False,
     as_json: JSON = False,
 ) -> None:
-    """Show the layers, head and weights of a network. For a recipe, also what each stage trains."""
+    """Show the layers, head and weights of a network. For a recipe, also show what each stage trains."""
     from ftcli.recipe.loading import backbone_from_options
 
     recipe_file = read_recipe_source(source)  # before torch, which is slow to import

@@ -22,14 +22,17 @@ CHECKPOINT = Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkp
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 REHASH = Annotated[bool, typer.Option("--rehash", help="Hash all image files again, even if they look unchanged.")]
 NO_CACHE = Annotated[bool, typer.Option("--no-cache", help="Do not read or write the feature cache.")]
-OTHER_DATA = Annotated[Path | None, typer.Option(help="Another image folder or manifest; classes are matched by name.")]
+OTHER_DATA = Annotated[
+    Path | None,
+    typer.Option(help="Image folder or manifest. Default: that of the recipe. Classes are matched by name."),
+]
 SPLIT = Annotated[
     str | None,
     typer.Option(help="train, val, test, or all if --data has no splits. Default: test, else val, else all."),
 ]
 BATCH_SIZE = Annotated[int | None, typer.Option(min=1, max=100_000, help="Images per batch. Default: as in training.")]
 NUM_WORKERS = Annotated[
-    int | None, typer.Option(min=0, max=256, help="Processes that load images. Default: as in training.")
+    int | None, typer.Option(min=0, max=256, help="Number of loader processes. Default: as in training.")
 ]
 WEIGHTS = Annotated[str | None, typer.Option(help="Weights to load into MODEL, as in backbone.weights of a recipe.")]
 MATCH = Annotated[

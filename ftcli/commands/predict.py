@@ -20,7 +20,7 @@ IMAGES = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="IMAGE...",
-        help="Files, folders, patterns such as 'photos/**/*.jpg', or - for a list of files on standard input.",
+        help="Files, folders, glob patterns such as 'photos/**/*.jpg', or - for a list of files on standard input.",
     ),
 ]
 TOP = Annotated[int, typer.Option(min=1, help="Number of most probable classes per image.")]

@@ -14,7 +14,7 @@ RECIPE = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A YAML re
 STAGE = Annotated[str | None, typer.Option(help="Train only this stage.")]
 RESUME = Annotated[
     Path | None,
-    typer.Option(help="Resume from a checkpoint: last.pt continues its run, any other starts the next stage."),
+    typer.Option(help="Start from a checkpoint: last.pt resumes its run, any other file starts the next stage."),
 ]
 OVERRIDES = Annotated[
     list[str] | None,

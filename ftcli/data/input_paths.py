@@ -49,7 +49,7 @@ def find_images(arguments: Sequence[str], stdin: BinaryIO) -> InputPaths:
     listed_paths = _read_path_list(stdin) if stdin_arguments else iter(())
     first_path = next(listed_paths, None)
     if stdin_arguments and first_path is None:
-        raise DataError("-: standard input names no image; write one path a line, as `find photos -name '*.jpg'` does")
+        raise DataError("-: standard input has no paths; write one path per line, as `find photos -name '*.jpg'` does")
     stdin_paths = () if first_path is None else chain([first_path], listed_paths)
     return InputPaths(
         chain.from_iterable(stdin_paths if argument == "-" else _expand_argument(argument) for argument in arguments),

@@ -302,11 +302,15 @@ def measure_normalization(loader: ImageLoader) -> tuple[ChannelValues, ChannelVa
         for channel in range(3):
             counts[channel] += torch.bincount(batch.images[:, channel].flatten(), minlength=256)
     if not counts.any():
-        raise DataError("data.normalize: no image could be read to measure mean and std; give numbers, or weights")
+        raise DataError(
+            "data.normalize: no image could be read to measure mean and std; give mean and std, or use pretrained"
+        )
     fractions = counts.double() / counts.sum(1, keepdim=True)
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean = fractions @ levels
     std = (fractions * (levels - mean[:, None]) ** 2).sum(1).sqrt()
     if not std.all():
-        raise DataError("data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights")
+        raise DataError(
+            "data.normalize: all pixels of a channel are equal, so its std is 0; give mean and std, or use pretrained"
+        )
     return (float(mean[0]), float(mean[1]), float(mean[2])), (float(std[0]), float(std[1]), float(std[2]))

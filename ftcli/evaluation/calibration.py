@@ -101,7 +101,7 @@ def fit_temperature(outputs: EvalOutputs, location: str) -> float:
     if slope(math.log(min_temperature)) <= 0:
         raise DataError(
             f"{location}: the log loss on the {num_images_text} of val decreases down to a temperature of "
-            f"{min_temperature:.3g}, since nearly all are correct; use more validation images"
+            f"{min_temperature:.3g}, because nearly all predictions are correct; use more validation images"
         )
     return math.exp(brentq(slope, math.log(min_temperature), math.log(max_temperature), xtol=1e-9))
 

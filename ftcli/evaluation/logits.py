@@ -73,7 +73,7 @@ def predict_logits(model: nn.Module, forward: ForwardFn, loader: BatchLoader, ta
                 paths += batch.paths
             task.update(num_done, num_batches)
     if not paths:
-        raise DataError(f"{task.name}: not one of {len(loader.samples)} images can be read; the first: {skipped[0]}")
+        raise DataError(f"{task.name}: none of {len(loader.samples)} images can be read; the first: {skipped[0]}")
     return EvalOutputs(torch.cat(logits), torch.cat(labels), tuple(paths), tuple(skipped))
 
 

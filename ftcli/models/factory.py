@@ -49,7 +49,7 @@ def check_model(name: str, location: str) -> None:
     known = list_torchvision_models()
     if name.startswith(TIMM_PREFIX):
         if importlib.util.find_spec("timm") is None:
-            raise RecipeError(f"{location}: {name!r} needs timm, which is not installed; pip install 'ftcli[timm]'")
+            raise RecipeError(f"{location}: {name!r} needs timm; install it with pip install 'ftcli[timm]'")
         known = list_timm_models()
     if name not in known:
         raise RecipeError(f"{location}: unknown model {name!r}; {suggest(name, known)}")

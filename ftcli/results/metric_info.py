@@ -23,7 +23,7 @@ METRIC_INFO = {
         "Top-5 accuracy", "The fraction of images whose true class is among the five most probable classes.", True
     ),
     "balanced_accuracy": MetricInfo(
-        "Balanced accuracy", "The mean recall of the classes, each with the same weight whatever its support.", True
+        "Balanced accuracy", "The mean recall of the classes, weighted equally regardless of their support.", True
     ),
     "macro_f1": MetricInfo("Macro F1", "The mean F1 of the classes; F1 is the harmonic mean of precision and recall."),
     "roc_auc": MetricInfo(
@@ -32,12 +32,13 @@ METRIC_INFO = {
         "than an image of another class; 0.5 is chance, 1 is perfect.",
     ),
     "average_precision": MetricInfo(
-        "Average precision", "The mean precision over all recalls as the threshold decreases; 1 is perfect."
+        "Average precision", "The mean precision over all thresholds, weighted by the increase in recall; 1 is perfect."
     ),
     "log_loss": MetricInfo("Log loss", "The mean of −ln(probability of the true class), in nats; 0 is perfect."),
     "expected_calibration_error": MetricInfo(
         "Calibration error",
-        "The expected calibration error (ECE): the mean difference between confidence and accuracy; 0 is perfect.",
+        "The expected calibration error (ECE): the mean absolute difference between confidence and accuracy over bins "
+        "of confidence; 0 is perfect.",
     ),
 }
 """Metrics by `Metric.name`."""
@@ -54,7 +55,7 @@ def describe_confidence(result: EvaluateResult) -> str:
 def describe_temperature_scaling(scaling: TemperatureScaling) -> str:
     """Report a temperature with the log loss and calibration error before and after."""
     return (
-        f"Temperature {scaling.temperature:.4f}, fitted on {format_count(scaling.images, 'image')} of {scaling.split}: "
-        f"there the log loss changes from {scaling.log_loss_before:.4f} to {scaling.log_loss_after:.4f} and the "
-        f"calibration error from {scaling.error_before:.3f} to {scaling.error_after:.3f}."
+        f"Temperature {scaling.temperature:.4f}, fitted on {format_count(scaling.images, 'image')} of {scaling.split}. "
+        f"On these images the log loss changes from {scaling.log_loss_before:.4f} to {scaling.log_loss_after:.4f} "
+        f"and the calibration error from {scaling.error_before:.3f} to {scaling.error_after:.3f}."
     )

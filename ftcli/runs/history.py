@@ -55,7 +55,7 @@ def read_history(run_dir: RunDir) -> tuple[EpochMetrics, ...]:
         expected = previous.epoch + 1 if previous and previous.stage == metrics.stage else 0
         if metrics.epoch != expected:
             raise CheckpointError(
-                f"{location}: is epoch {metrics.epoch} of stage {metrics.stage} instead of epoch {expected}; "
+                f"{location}: has epoch {metrics.epoch} of stage {metrics.stage}, expected epoch {expected}; "
                 "restore the file"
             )
         history.append(metrics)

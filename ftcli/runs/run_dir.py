@@ -102,7 +102,8 @@ def choose_run_dir(out: Path | None, name: str) -> tuple[RunDir, str | None]:
     if out is not None:
         if RunDir(out).has_run():
             raise RecipeError(
-                f"--out: {out} already has a run; choose another folder, or continue it with --resume {out}/last.pt"
+                f"--out: {out} already contains a run; choose another folder, or continue it with --resume "
+                f"{out}/last.pt"
             )
         return RunDir(out), None
     default = RunDir(RUNS_DIR / name)
@@ -112,7 +113,7 @@ def choose_run_dir(out: Path | None, name: str) -> tuple[RunDir, str | None]:
     while RunDir(RUNS_DIR / f"{name}-{number}").is_taken():
         number += 1
     chosen = RunDir(RUNS_DIR / f"{name}-{number}")
-    return chosen, f"{default.path} already has a run; writing to {chosen.path}"
+    return chosen, f"{default.path} already contains a run; writing to {chosen.path}"
 
 
 def find_checkpoint(path: Path) -> tuple[Path, str | None]:

@@ -189,7 +189,7 @@ def _restrict_to_checkpoint_images(
     if missing_paths:
         raise DataError(
             f"{dataset.source}: {len(missing_paths)} of {len(checkpoint_splits)} images that the run started with "
-            f"do not exist; the first: {missing_paths[0]}; put them back, or add --stage to start a new run from the "
+            f"do not exist; the first: {missing_paths[0]}; restore them, or add --stage to start a new run from the "
             f"weights of {start_point.checkpoint_path}"
         )
     if num_added := len(current_paths - checkpoint_splits.keys()):

@@ -235,8 +235,8 @@ class Trainer:
         with lock_dir(self.run_dir.path), self.stop, raise_on_oom():
             if not self.setup.start_point.is_exact_resume and self.run_dir.has_run():
                 raise RecipeError(
-                    f"{self.run_dir.path}: another run has started there in the meantime; run again, or set another "
-                    "--out"
+                    f"{self.run_dir.path}: another run has started in this folder; run the command again, or set "
+                    "another --out"
                 )
             try:
                 self.run_dir.write_initial_files(dump_recipe(self.setup.plan.recipe), run_metadata(self.setup))

@@ -116,7 +116,7 @@ def test_cli_ignores_closed_pipe() -> None:
 
 
 def test_cli_runs_with_closed_streams() -> None:
-    empty = "error: -: standard input names no image; write one path a line, as `find photos -name '*.jpg'` does\n"
+    empty = "error: -: standard input has no paths; write one path per line, as `find photos -name '*.jpg'` does\n"
     for arguments, expected in (
         ("predict a.pt - <&-", (3, "", empty)),
         ("schema >&-", (0, "", "")),

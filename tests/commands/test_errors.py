@@ -249,7 +249,7 @@ def test_train_refuses_run_dir_taken_meanwhile(ftcli: Ftcli, finished: Path, mon
     outcome = ftcli("train", "r.yaml", "--set", "seed=7")
     assert outcome.code == 2
     assert outcome.errors == [
-        "runs/photos: another run has started there in the meantime; run again, or set another --out"
+        "runs/photos: another run has started in this folder; run the command again, or set another --out"
     ]
     assert (finished / "runs/photos/best_loss.pt").read_bytes() == before
 

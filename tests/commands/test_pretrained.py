@@ -98,8 +98,7 @@ def test_train_refuses_damaged_checkpoint(earlier_checkpoint: Checkpoint, ftcli:
         assert outcome.code == 4
         location = "r2.yaml:8:47: backbone.weights" if command[0] == "train" else "--weights"
         assert outcome.errors == [
-            f"{location}: earlier.pt: is damaged (its SHA-256 is not the one that was written); copy it again or use "
-            "another checkpoint"
+            f"{location}: earlier.pt: is damaged (its SHA-256 does not match); copy it again or use another checkpoint"
         ]
     assert not Path("runs/later").exists()
 
@@ -134,7 +133,7 @@ def test_train_refuses_weights_with_other_sha256(earlier_checkpoint: Checkpoint,
     assert outcome.code == 4
     assert outcome.errors == [
         f"r2.yaml:8:47: backbone.weights: the SHA-256 of earlier.pt is {actual}, not "
-        f"{wrong}; get the right file, or correct backbone.sha256"
+        f"{wrong}; get the correct file, or change backbone.sha256"
     ]
 
 

@@ -79,7 +79,7 @@ def test_train_writes_run_dir(workplace: Path, ftcli: Ftcli) -> None:
 def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli) -> None:
     first = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     again = ftcli("train", "runs/photos/recipe.yaml", "--json")
-    assert "runs/photos already has a run; writing to runs/photos-2" in again.err
+    assert "runs/photos already contains a run; writing to runs/photos-2" in again.err
     assert again.json["test"] == first["test"]
     first_state, second_state = (read_checkpoint(Path(run["best_loss"])).state for run in (first, again.json))
     assert all(torch.equal(tensor, second_state[name]) for name, tensor in first_state.items())
@@ -238,7 +238,8 @@ def test_train_refuses_out_with_existing_run(finished: Path, ftcli: Ftcli) -> No
     outcome = ftcli("train", "r.yaml", "--out", "runs/photos")
     assert outcome.code == 2
     assert outcome.errors == [
-        "--out: runs/photos already has a run; choose another folder, or continue it with --resume runs/photos/last.pt"
+        "--out: runs/photos already contains a run; choose another folder, or continue it with --resume "
+        "runs/photos/last.pt"
     ]
 
 

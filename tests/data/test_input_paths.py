@@ -114,5 +114,5 @@ def test_find_images_reports_all_errors(
     )
     assert errors_of("-", "-") == ("-: occurs twice, but standard input can be read only once; give it once",)
     assert errors_of("-", stdin=b"\n\n") == (
-        "-: standard input names no image; write one path a line, as `find photos -name '*.jpg'` does",
+        "-: standard input has no paths; write one path per line, as `find photos -name '*.jpg'` does",
     )

@@ -291,12 +291,12 @@ def test_measure_normalization_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         measure_normalization(ImageLoader([Sample("a.png", 0)], PLAIN, 4, LoaderConfig(tmp_path, "skip", 0)))
     assert str(error.value) == (
-        "data.normalize: no image could be read to measure mean and std; give numbers, or weights"
+        "data.normalize: no image could be read to measure mean and std; give mean and std, or use pretrained"
     )
     with pytest.raises(DataError) as error:
         measure_normalization(ImageLoader([Sample("b.png", 0)], PLAIN, 4, LoaderConfig(tmp_path, "skip", 0)))
     assert str(error.value) == (
-        "data.normalize: all pixels of a channel are equal, so its std is 0; give numbers, or weights"
+        "data.normalize: all pixels of a channel are equal, so its std is 0; give mean and std, or use pretrained"
     )
 
 

@@ -59,8 +59,8 @@ def test_fit_temperature_rejects_unbounded_optimum() -> None:
     with pytest.raises(DataError) as caught:
         fit_temperature(good, "--calibrate")
     assert str(caught.value) == (
-        "--calibrate: the log loss on the 3 images of val decreases down to a temperature of 0.01, since nearly all "
-        "are correct; use more validation images"
+        "--calibrate: the log loss on the 3 images of val decreases down to a temperature of 0.01, because "
+        "nearly all predictions are correct; use more validation images"
     )
     for wrong, max_temperature in (
         (replace(good, logits=-good.logits), 236),

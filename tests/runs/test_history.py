@@ -53,7 +53,7 @@ LINE = json.dumps(HISTORY[0].to_dict())
             LINE.replace('"epoch": 0', '"epoch": true'),
             "was not written by ftcli train (stage is not a string, or epoch is not an integer)",
         ),
-        (LINE.replace('"epoch": 0', '"epoch": 2'), "is epoch 2 of stage head instead of epoch 0"),
+        (LINE.replace('"epoch": 0', '"epoch": 2'), "has epoch 2 of stage head, expected epoch 0"),
     ],
 )
 def test_read_history_rejects_damaged_line(folder: RunDir, line: str, problem: str) -> None:
@@ -69,7 +69,7 @@ def test_read_history_detects_missing_epoch(folder: RunDir) -> None:
     folder.metrics.write_text("\n".join(lines[1:]))
     with pytest.raises(CheckpointError) as error:
         read_history(folder)
-    assert str(error.value) == ("a/metrics.jsonl:1: is epoch 1 of stage head instead of epoch 0; restore the file")
+    assert str(error.value) == ("a/metrics.jsonl:1: has epoch 1 of stage head, expected epoch 0; restore the file")
 
 
 def test_history_reports_unreadable_files(folder: RunDir) -> None:

@@ -31,7 +31,7 @@ def test_choose_run_dir_numbers_second_run() -> None:
     start_run("runs/x-2")
     assert choose_run_dir(None, "x") == (
         RunDir(Path("runs/x-3")),
-        "runs/x already has a run; writing to runs/x-3",
+        "runs/x already contains a run; writing to runs/x-3",
     )
 
 
@@ -40,7 +40,7 @@ def test_choose_run_dir_rejects_used_folder() -> None:
     with pytest.raises(RecipeError) as caught:
         choose_run_dir(Path("mine"), "x")
     assert str(caught.value) == (
-        "--out: mine already has a run; choose another folder, or continue it with --resume mine/last.pt"
+        "--out: mine already contains a run; choose another folder, or continue it with --resume mine/last.pt"
     )
 
 
@@ -61,7 +61,7 @@ def test_choose_run_dir_reuses_killed_run() -> None:
         assert process.stdout.readline() == "locked\n"
         assert choose_run_dir(None, "x") == (
             RunDir(Path("runs/x-2")),
-            "runs/x already has a run; writing to runs/x-2",
+            "runs/x already contains a run; writing to runs/x-2",
         )
         process.kill()
     assert choose_run_dir(None, "x") == (run, None)

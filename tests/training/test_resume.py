@@ -155,8 +155,8 @@ def test_resume_uses_images_of_original_run(
     moved = image.rename(workplace / "moved.jpg")
     assert training(workplace, "train", "--resume", "run/last.pt") == 3
     assert log.read_text().splitlines()[-1] == (
-        "error: photos: 1 of 52 images that the run started with do not exist; the first: train/china/5.jpg; put them "
-        "back, or add --stage to start a new run from the weights of run/last.pt"
+        "error: photos: 1 of 52 images that the run started with do not exist; the first: train/china/5.jpg; restore "
+        "them, or add --stage to start a new run from the weights of run/last.pt"
     )
     moved.rename(image)
     shutil.copy(image, image.with_name("new.jpg"))

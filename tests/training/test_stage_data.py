@@ -303,7 +303,7 @@ def test_compile_uses_full_batch_with_corrupt_images(
     if num_corrupt == 40:
         assert shapes == []
         assert outcome.errors == [
-            "head 0 validation: not one of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
+            "head 0 validation: none of 10 images can be read; the first: own/train/china/0.jpg: is empty (0 "
             "bytes); replace it, remove it, or set data.on_corrupt_image: skip"
         ]
     else:

@@ -55,7 +55,7 @@ def summarize_accuracy(evaluation: EvaluateResult) -> str:
     support = [sum(row) for row in evaluation.confusion]
     majority_class = max(range(len(support)), key=support.__getitem__)
     majority_fraction = support[majority_class] / max(1, evaluation.images)
-    verdict = "" if evaluation.accuracy > majority_fraction else ". The classifier is not better than that"
+    verdict = "" if evaluation.accuracy > majority_fraction else ". The classifier does not exceed this baseline"
     return (
         f"Accuracy {format_percent(evaluation.accuracy)}{interval} on {format_count(evaluation.images, 'image')}. "
         f"Always predicting the most frequent class, {isolate_text(evaluation.classes[majority_class])}, gives "
@@ -69,8 +69,8 @@ def describe_intervals(metrics: Sequence[Metric]) -> str:
     sentences = f"Wilson intervals for {wilson}, BCa bootstrap intervals over the images for all other metrics."
     if any(metric.low is None and metric.value is not None for metric in metrics):
         sentences += (
-            " No interval (–) is given if all resamples give the same value, or if the bootstrap is too biased, as with"
-            " few images per class."
+            " No interval (–) is given if all resamples give the same value, or if the bootstrap is too biased, which"
+            " happens with few images per class."
         )
     return sentences
 

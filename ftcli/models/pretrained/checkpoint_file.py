@@ -155,7 +155,6 @@ def _verify_digest(content: bytes, location: str) -> str:
     digest = hashlib.sha256(memoryview(content)[:end]).hexdigest()
     if content[end:] != f"sha256:{digest}".encode():
         raise CheckpointError(
-            f"{location}: is damaged (its SHA-256 is not the one that was written); copy it again or use another "
-            "checkpoint"
+            f"{location}: is damaged (its SHA-256 does not match); copy it again or use another checkpoint"
         )
     return digest

@@ -166,7 +166,7 @@ def _check_values(tensors: StateDict, model_state: StateDict, location: str) -> 
             raise CheckpointError(f"{location} has {name} as {dtypes}; save its values as floating-point numbers")
         if not tensor.to(target.dtype).isfinite().all() and target.isfinite().all():
             raise CheckpointError(
-                f"{location} has non-finite values in {name}; get it again, or use weights from before training "
+                f"{location} has non-finite values in {name}; download it again, or use weights from before training "
                 "diverged"
             )
 
@@ -208,7 +208,7 @@ def _describe_prefix_choice(stripped: StrippedStateDict, context: MatchContext) 
     others = " and ".join(f"{prefix}*" for prefix in stripped.other_prefixes)
     if not stripped.is_ema:
         raise CheckpointError(
-            f"{context.location} holds {len(stripped.other_prefixes) + 1} copies of {context.model}, "
+            f"{context.location} contains {len(stripped.other_prefixes) + 1} copies of {context.model}, "
             f"{stripped.prefix}* and {others}; save one of them in a separate file"
         )
     return [f"{stripped.prefix}* is loaded instead of {others}"]

@@ -57,7 +57,7 @@ def resolve_weights(backbone: Backbone, location: str, reporter: Reporter) -> We
     digest = hash_file(path)
     if backbone.sha256 not in (None, digest):
         raise CheckpointError(
-            f"{location}: the SHA-256 of {path} is {digest}, not {backbone.sha256}; get the right file, or correct "
+            f"{location}: the SHA-256 of {path} is {digest}, not {backbone.sha256}; get the correct file, or change "
             "backbone.sha256"
         )
     return WeightsFile(path, source, digest, entry)

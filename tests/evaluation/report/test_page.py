@@ -298,8 +298,8 @@ def test_report_of_two_classes_has_thresholds_and_temperature(pictures: Path, tm
     assert "best precision at a recall of at least 95.0%" in text
     assert "are measured on the same images. Expect worse results on other images." in text
     assert (
-        "Temperature 1.2500, fitted on 80 images of val: there the log loss changes from 0.5000 to 0.4000 and the "
-        "calibration error from 0.100 to 0.050." in text
+        "Temperature 1.2500, fitted on 80 images of val. On these images the log loss changes from 0.5000 to 0.4000 "
+        "and the calibration error from 0.100 to 0.050." in text
     )
     counts = [f">{count}<small>" for row in evaluation.confusion for count in row]
     assert all(count in text for count in counts)
@@ -331,7 +331,7 @@ def test_summarize_accuracy_compares_with_majority_class() -> None:
     evaluation = create_evaluation(("a", "b"), ["x"] * 4, labels, probabilities)
     assert summarize_accuracy(evaluation) == (
         "Accuracy 50.0% (95% interval 15.0% to 85.0%) on 4 images. Always predicting the most frequent class, "
-        "\u2068a\u2069, gives 75.0%. The classifier is not better than that."
+        "\u2068a\u2069, gives 75.0%. The classifier does not exceed this baseline."
     )
     better = dataclasses.replace(evaluation, accuracy=0.8)
     assert summarize_accuracy(better).endswith("gives 75.0%.")
@@ -356,8 +356,8 @@ def test_describe_intervals_names_methods() -> None:
     top_5 = Metric("top_5_accuracy", 0.5, 0.4, 0.6, "wilson")
     assert describe_intervals((accuracy, top_5, f1)).startswith("Wilson intervals for accuracy and top-5 accuracy, ")
     assert describe_intervals((accuracy, Metric("macro_f1", 1.0, None, None, "bca"))).endswith(
-        "No interval (–) is given if all resamples give the same value, or if the bootstrap is too biased, as with few "
-        "images per class."
+        "No interval (–) is given if all resamples give the same value, or if the bootstrap is too biased, which "
+        "happens with few images per class."
     )
 
 

@@ -204,7 +204,7 @@ def test_load_pretrained_rejects_ambiguous_copies(
     with pytest.raises(CheckpointError) as error:
         _load(path, reporter)
     assert str(error.value) == (
-        f"{LOCATION}: {path} holds 2 copies of shufflenet_v2_x0_5, student.* and teacher.*; save one of them in a "
+        f"{LOCATION}: {path} contains 2 copies of shufflenet_v2_x0_5, student.* and teacher.*; save one of them in a "
         "separate file"
     )
 

@@ -73,7 +73,7 @@ def test_resolve_weights_checks_sha256(tmp_path: Path) -> None:
     correct, wrong = _sha256(b"abc"), "0" * 64
     assert _resolve(str(path), sha256=correct.upper()).sha256 == correct
     assert _refuse(str(path), CheckpointError, sha256=wrong) == (
-        f"{LOCATION}: the SHA-256 of {path} is {correct}, not {wrong}; get the right file, or correct backbone.sha256"
+        f"{LOCATION}: the SHA-256 of {path} is {correct}, not {wrong}; get the correct file, or change backbone.sha256"
     )
     package_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     assert _refuse(LITE0, CheckpointError, sha256=wrong) == (
