@@ -99,7 +99,7 @@ def test_inspect_prints_dash_for_unknown(ftcli: Ftcli) -> None:
         ),
         (
             ["resnet*", "--sort", "price"],
-            "--sort: models are in no order called 'price'; known: accuracy, name, size, speed",
+            "--sort: unknown order 'price'; known: accuracy, name, size, speed",
         ),
         (
             ["resnet18", "--sort", "size"],
@@ -123,8 +123,8 @@ def test_inspect_reports_unsupported_image_size_with_valid_ones(workplace: Path,
     outcome = ftcli(command, "r.yaml")
     assert outcome.code == 2
     assert outcome.errors == [
-        "r.yaml:5:15: data.image_size: vit_b_16 cannot be made for images of 100 x 100 pixels "
-        "(Input shape indivisible by patch size!); give 96 or 112"
+        "r.yaml:5:15: data.image_size: vit_b_16 cannot be created for images of 100 x 100 pixels "
+        "(Input shape indivisible by patch size!); choose 96 or 112"
     ]
     assert not (workplace / "runs").exists()
 
@@ -153,8 +153,8 @@ def test_inspect_recipe_without_classes_reports_error(workplace: Path, ftcli: Ft
     outcome = ftcli("inspect", "r.yaml")
     assert outcome.code == 3
     assert outcome.errors == [
-        "r.yaml:3:9: data.root: nowhere does not exist, so the classes are unknown; make the folder, or name them in "
-        "data.classes"
+        "r.yaml:3:9: data.root: nowhere does not exist, so the classes are unknown; create the folder, or "
+        "set data.classes"
     ]
 
 
