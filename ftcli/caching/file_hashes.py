@@ -28,7 +28,7 @@ _LOCK_TIMEOUT = 60.0  # seconds to wait for a writing process
 _CORRUPT_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _Result = TypeVar("_Result")
-_Row = tuple[bytes, str | None, bytes | None]  # path, stamp, digest
+_HashRow = tuple[bytes, str | None, bytes | None]  # path, stamp, digest
 
 
 def hash_files(root: Path, paths: Sequence[str], rehash: bool = False) -> list[bytes | None]:
@@ -83,7 +83,7 @@ class _HashDatabase:
             digests |= {abs_path: digest for abs_path, stamp, digest in rows if stamp == stamps[abs_path]}
         return digests
 
-    def save(self, rows: Iterable[_Row]) -> None:
+    def save(self, rows: Iterable[_HashRow]) -> None:
         """Insert or replace the digests of files."""
         new_rows = list(rows)
         if new_rows:
@@ -125,7 +125,7 @@ class _HashDatabase:
         return self._connection
 
 
-def _insert(connection: sqlite3.Connection, rows: Sequence[_Row]) -> None:
+def _insert(connection: sqlite3.Connection, rows: Sequence[_HashRow]) -> None:
     with connection:
         connection.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?)", rows)
 
@@ -145,11 +145,11 @@ def _make_stamp(stat_result: os.stat_result) -> str | None:
     return f"{stat_result.st_size} {times} {stat_result.st_ino} {stat_result.st_dev}"
 
 
-def _hash_batch(abs_paths: Sequence[bytes]) -> list[_Row]:
+def _hash_batch(abs_paths: Sequence[bytes]) -> list[_HashRow]:
     return [_hash_file(abs_path) for abs_path in abs_paths]
 
 
-def _hash_file(abs_path: bytes) -> _Row:
+def _hash_file(abs_path: bytes) -> _HashRow:
     """Return path, stamp (None if the digest must not be stored) and digest (None if the file cannot be read)."""
     now = time.time_ns()
     if _read_stamp(abs_path) is None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from ftcli.console.tables import cell_width, escape_controls, print_table
 from ftcli.results import ComparedRun, CompareResult, format_count
 
-_Row = tuple[str, ...]
+_TableRow = tuple[str, ...]
 """A label and one cell per run."""
 
 _SHA256_LENGTH = 64
@@ -22,7 +22,7 @@ def print_comparison(console: Console, result: CompareResult) -> None:
     with long values are printed below the table, one line per value."""
     settings = [(setting.key, *map(_format_value, setting.values)) for setting in result.settings]
     metrics = _list_metric_rows(result)
-    column_names: _Row = ("", *(run.name for run in result.runs))
+    column_names: _TableRow = ("", *(run.name for run in result.runs))
     if not (_fits_width(console, column_names, settings) and _fits_width(console, column_names, metrics)):
         column_names = ("", *map(str, range(1, len(result.runs) + 1)))
         for number, run in zip(column_names[1:], result.runs, strict=True):
@@ -45,8 +45,8 @@ def print_comparison(console: Console, result: CompareResult) -> None:
         console.print(f"\nplot: {result.picture}", soft_wrap=True)
 
 
-def _list_metric_rows(result: CompareResult) -> list[_Row]:
-    def create_row(label: str, format_cell: Callable[[ComparedRun], str | None]) -> _Row:
+def _list_metric_rows(result: CompareResult) -> list[_TableRow]:
+    def create_row(label: str, format_cell: Callable[[ComparedRun], str | None]) -> _TableRow:
         return (label, *(format_cell(run) or "-" for run in result.runs))
 
     rows = [
@@ -65,7 +65,7 @@ def _list_metric_rows(result: CompareResult) -> list[_Row]:
     return rows
 
 
-def _print_settings(console: Console, column_names: _Row, rows: Sequence[_Row]) -> None:
+def _print_settings(console: Console, column_names: _TableRow, rows: Sequence[_TableRow]) -> None:
     """Print a table of the settings that fit, then the others with the runs that have each value."""
     table_rows = list(rows)
     while table_rows and not _fits_width(console, column_names, table_rows):
@@ -81,7 +81,7 @@ def _print_settings(console: Console, column_names: _Row, rows: Sequence[_Row]) 
             console.print(f"  {escape_controls(runs)}: {escape_controls(value)}", soft_wrap=True)
 
 
-def _print_metrics(console: Console, column_names: _Row, rows: Sequence[_Row]) -> None:
+def _print_metrics(console: Console, column_names: _TableRow, rows: Sequence[_TableRow]) -> None:
     """Print tables of as many runs as fit, one below another."""
     first, end = 1, len(column_names)
     while end > first + 1 and not _fits_width(
@@ -96,7 +96,7 @@ def _print_metrics(console: Console, column_names: _Row, rows: Sequence[_Row]) -
         print_table(console, header, [(row[0], *row[start:stop]) for row in rows])
 
 
-def _fits_width(console: Console, column_names: _Row, rows: Sequence[_Row]) -> bool:
+def _fits_width(console: Console, column_names: _TableRow, rows: Sequence[_TableRow]) -> bool:
     gap = 2 if console.width > 80 else 1
     columns = zip(column_names, *rows, strict=True)
     return sum(max(map(cell_width, column)) + gap for column in columns) <= console.width

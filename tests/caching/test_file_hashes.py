@@ -168,7 +168,8 @@ def test_hash_files_reports_unusable_database(folder: Path, cache: Path) -> None
         hash_files(folder, NAMES)
     assert str(caught.value) == (
         f"{cache}/images.sqlite: cannot be used (unable to open database file); check the directory, its "
-        "permissions and the free disk space, set FTCLI_CACHE to another directory, or disable the cache with FTCLI_CACHE_LIMIT=0"
+        "permissions and the free disk space, set FTCLI_CACHE to another directory, or disable the cache with "
+        "FTCLI_CACHE_LIMIT=0"
     )
     assert count_hashes(cache) == 0
 
