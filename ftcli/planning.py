@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import nn
 
-from ftcli.data.batches import RngKey
 from ftcli.data.dataset import ImageDataset, sample_sort_key, split_images
 from ftcli.data.manifests import is_manifest
 from ftcli.datasets import download_dataset
@@ -21,6 +20,7 @@ from ftcli.models.summary import ModelSummary, find_head, summarize
 from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema import Data, HeadFitStage, Recipe, Stage
 from ftcli.results import HeadInfo, Preprocessing, Reporter
+from ftcli.runtime.seeds import RngKey
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def estimate_seconds(plan: AnyStagePlan, num_train: int, num_val: int, forward_s
     return plan.stage.epochs * forward_seconds * (num_train * (1 + 2 * plan.backward_fraction) + num_val)
 
 
-def list_view_keys(seed: int, stage: Stage, has_frozen_backbone: bool) -> list[RngKey]:
+def list_augmentation_keys(seed: int, stage: Stage, has_frozen_backbone: bool) -> list[RngKey]:
     """Return the random keys of a stage's views of the training images; epoch e, from 0, uses key e mod their number.
 
     A stage that trains on the features of a frozen backbone has `cache.views` views, any other one for each epoch.

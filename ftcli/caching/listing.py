@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ftcli.caching.benchmark_results import CHOICES_FILE, count_choices
 from ftcli.caching.chunks import count_records
 from ftcli.caching.eviction import CHUNK_SUFFIX, EVICTABLE_KINDS, get_cache_dir, get_cache_limit
 from ftcli.caching.file_hashes import DATABASE_FILE, count_hashes
 from ftcli.caching.locks import remove_unlocked_folder
+from ftcli.caching.measured_choices import CHOICES_FILE, count_choices
 from ftcli.caching.store import IDENTITY_FILE
 from ftcli.errors import RecipeError, suggest
 from ftcli.files import is_locked

@@ -94,8 +94,8 @@ def _load_run(argument: Path, reporter: Reporter) -> LoadedRun:
 
 
 def _find_best_checkpoint(folder: RunDir) -> Path:
-    if folder.best_loss.is_file():
-        return folder.best_loss
+    if folder.best_checkpoint.is_file():
+        return folder.best_checkpoint
     if not folder.has_run() and folder.metadata.is_file():
         raise CheckpointError(f"{folder.path}: has no measured epoch to compare; train it first")
     if not folder.has_run():
@@ -104,11 +104,11 @@ def _find_best_checkpoint(folder: RunDir) -> Path:
         )
     if not folder.metrics.is_file():
         raise CheckpointError(_describe_missing_epoch(folder))
-    raise CheckpointError(f"{folder.best_loss}: does not exist; restore it, or give another checkpoint of the run")
+    raise CheckpointError(f"{folder.best_checkpoint}: does not exist; restore it, or give another checkpoint of the run")
 
 
 def _describe_missing_epoch(folder: RunDir) -> str:
-    return f"{folder.path}: has no finished epoch to compare; continue with: ftcli train --resume {folder.last}"
+    return f"{folder.path}: has no finished epoch to compare; continue with: ftcli train --resume {folder.last_checkpoint}"
 
 
 def _check_distinct(paths: Sequence[Path], runs: Sequence[LoadedRun]) -> None:

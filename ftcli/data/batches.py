@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import BatchTransformParams
-
-RngKey = tuple[int | str, ...]
+from ftcli.runtime.seeds import RngKey
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from ftcli import runtime
 from ftcli.caching.store import Key
-from ftcli.data.batches import Batch, RngKey, SkippedImage, batch_indices, count_batches
+from ftcli.data.batches import Batch, SkippedImage, batch_indices, count_batches
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.images import CorruptImageError, read_image, read_shape
 from ftcli.data.pixel_cache import PixelCache
@@ -28,6 +28,7 @@ from ftcli.data.workers import WorkerPool
 from ftcli.errors import DataError, FtcliError
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
+from ftcli.runtime.seeds import RngKey
 
 SMALL_IMAGE_PIXELS = 1_500_000
 """Pixels of an image up to which loading it is cheap."""

@@ -126,10 +126,10 @@ class Erase:
         return erased
 
 
-BatchTransform = HorizontalFlip | VerticalFlip | Erase
+DeferrableTransform = HorizontalFlip | VerticalFlip | Erase
 
 
-def build_batch_transform(transform: BatchTransformConfig) -> BatchTransform:
+def build_batch_transform(transform: BatchTransformConfig) -> DeferrableTransform:
     """Build a batch transform of a recipe."""
     match transform:
         case schema.RandomHorizontalFlip(p=p):
@@ -171,7 +171,7 @@ class ImageTransform:
     size: int
     deterministic: tuple[Step, ...]
     random: tuple[Step, ...]
-    batch_transforms: tuple[BatchTransform, ...]
+    batch_transforms: tuple[DeferrableTransform, ...]
     min_decode_size: int | None
     fingerprint: str
     deterministic_fingerprint: str
@@ -355,7 +355,7 @@ def _build_resize_steps(preprocessing: Preprocessing) -> list[Step]:
 class _ImmediateTransform:
     """A batch transform applied at once, since a step that needs the pixels follows."""
 
-    def __init__(self, transform: BatchTransform) -> None:
+    def __init__(self, transform: DeferrableTransform) -> None:
         self.transform = transform
 
     def __call__(self, image: Image.Image) -> Image.Image:

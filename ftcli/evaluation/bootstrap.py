@@ -73,7 +73,7 @@ class RankCounts:
         return aucs, (step_positives * precision).sum(0) / np.where(is_defined, num_positives, np.nan)
 
 
-def rank_counts(scores: FloatArray, is_positive: BoolArray) -> RankCounts:
+def count_ranks(scores: FloatArray, is_positive: BoolArray) -> RankCounts:
     """Sort images by their scores (images,) and count positives and negatives per step."""
     order = np.argsort(-scores, kind="stable")
     tie_group = np.concatenate(([0], np.cumsum(np.diff(scores[order]) != 0)))
@@ -156,7 +156,7 @@ def compute_bootstrap_stats(outputs: EvalOutputs) -> BootstrapStats:
         calibration_gaps=build_matrix(correct - confidence, bin_indices.numpy(), num_bins),
         losses=functional.cross_entropy(outputs.logits.double(), outputs.labels, reduction="none").numpy(),
         class_rank_counts=tuple(
-            rank_counts(outputs.probabilities[:, label].numpy(), labels == label) for label in range(num_classes)
+            count_ranks(outputs.probabilities[:, label].numpy(), labels == label) for label in range(num_classes)
         ),
     )
 

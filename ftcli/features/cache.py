@@ -12,7 +12,7 @@ from ftcli.caching.chunks import KEY_BYTES
 from ftcli.caching.eviction import evict
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Store, StoreWriter, make_key
-from ftcli.data.batches import RngKey, SkippedImage, batch_indices
+from ftcli.data.batches import SkippedImage, batch_indices
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
@@ -23,6 +23,7 @@ from ftcli.features.loaders import CachedFeatureLoader
 from ftcli.models.cut import ModelCut
 from ftcli.results import Preprocessing, ProgressCounter, ProgressTask, format_count
 from ftcli.runtime import resolve_precision
+from ftcli.runtime.seeds import RngKey
 
 _RECORD_OVERHEAD = 64  # bytes of a record in addition to its features
 _NO_KEY = bytes(KEY_BYTES)

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ftcli.caching.chunks import KEY_BYTES
 from ftcli.caching.store import Store
-from ftcli.data.batches import Batch, RngKey, SkippedImage, batch_indices, count_batches
+from ftcli.data.batches import Batch, SkippedImage, batch_indices, count_batches
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import RunError
 from ftcli.features.frozen_backbone import FrozenBackbone
+from ftcli.runtime.seeds import RngKey
 
 Clock = Callable[[], AbstractContextManager[None]]
 """A function that returns a context manager which measures its duration."""

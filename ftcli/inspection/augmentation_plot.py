@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from torch import nn
 
-from ftcli.data.batches import RngKey
 from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.samples import Sample
@@ -21,9 +20,10 @@ from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Canvas, Pixels, resize_
 from ftcli.models.cut import cut_model
 from ftcli.models.factory import create_model
 from ftcli.models.heads import reset_classifier
-from ftcli.planning import Plan, StagePlan, list_view_keys, load_dataset, plan_recipe
+from ftcli.planning import Plan, StagePlan, list_augmentation_keys, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile
 from ftcli.results import Reporter
+from ftcli.runtime.seeds import RngKey
 
 _T = TypeVar("_T")
 
@@ -88,7 +88,7 @@ def list_epoch_views(plan: Plan, num_classes: int) -> tuple[EpochView, ...]:
         for stage_plan in plan.stages
         if isinstance(stage_plan, StagePlan)
         for rng_keys in [
-            list_view_keys(plan.recipe.seed, stage_plan.stage, _has_frozen_backbone(plan, stage_plan, model))
+            list_augmentation_keys(plan.recipe.seed, stage_plan.stage, _has_frozen_backbone(plan, stage_plan, model))
         ]
         for epoch in range(stage_plan.stage.epochs)
     )

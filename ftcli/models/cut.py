@@ -24,7 +24,7 @@ from ftcli.models.fx_trace import (
     trace_model,
 )
 from ftcli.models.state_dict import is_inside, list_self_and_ancestors
-from ftcli.results import BoundaryTensor
+from ftcli.results import BoundaryTensorInfo
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ModelCut:
     boundary tensor is the image. The image size is fixed.
     """
 
-    boundary: tuple[BoundaryTensor, ...]
+    boundary: tuple[BoundaryTensorInfo, ...]
     prefix: nn.Module
     suffix: nn.Module
     training_suffix: nn.Module
@@ -101,7 +101,7 @@ def _cut_at_head(
     if shape is None:
         return None
     layer = model.get_submodule(head)
-    return ModelCut((BoundaryTensor(f"{head}.input", shape),), HeadlessModel(model, head), layer, layer, False)
+    return ModelCut((BoundaryTensorInfo(f"{head}.input", shape),), HeadlessModel(model, head), layer, layer, False)
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _reads_parameters(node: fx.Node, model: nn.Module) -> bool:
 
 def _describe_boundary(
     trace: Trace, keys: Iterable[str], node_values: dict[str, _NodeValue]
-) -> tuple[BoundaryTensor, ...]:
+) -> tuple[BoundaryTensorInfo, ...]:
     nodes = {key: node for node, key in trace.node_keys.items()}
     names = []
     for key in keys:
@@ -197,7 +197,7 @@ def _describe_boundary(
         modules = list(node.meta.get("nn_module_stack", {}))
         module_path = modules[-1] if modules else ""
         names.append(module_path if node.op == "call_module" else f"{module_path}.{node.name}".lstrip("."))
-    return tuple(BoundaryTensor(name, node_values[key].shape or ()) for name, key in zip(names, keys, strict=True))
+    return tuple(BoundaryTensorInfo(name, node_values[key].shape or ()) for name, key in zip(names, keys, strict=True))
 
 
 def _build_prefix(trace: Trace, keys: list[str]) -> fx.GraphModule:

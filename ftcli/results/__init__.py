@@ -15,7 +15,7 @@ from ftcli.results.evaluation import (
 from ftcli.results.extraction import ExtractResult, FeatureLayer, ProbeScore
 from ftcli.results.formatting import format_count, format_duration, format_percent, format_size
 from ftcli.results.inspection import (
-    BoundaryTensor,
+    BoundaryTensorInfo,
     HeadInfo,
     InspectResult,
     LayerInfo,
@@ -44,7 +44,7 @@ from ftcli.results.training import (
 __all__ = [
     "DEFAULT_TOP_K",
     "METRIC_INFO",
-    "BoundaryTensor",
+    "BoundaryTensorInfo",
     "CacheEntry",
     "CacheResult",
     "ClassMetrics",

@@ -77,7 +77,7 @@ class LoadedWeights(Result):
 
 
 @dataclass(frozen=True)
-class BoundaryTensor(Result):
+class BoundaryTensorInfo(Result):
     """A tensor that the trained part of the network reads from the frozen part, with its shape for one image."""
 
     name: str
@@ -98,7 +98,7 @@ class StageSummary(Result):
     frozen: int
     trained_layers: tuple[str, ...]
     frozen_layers: tuple[str, ...]
-    cut: tuple[BoundaryTensor, ...] | None
+    cut: tuple[BoundaryTensorInfo, ...] | None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def is_run_checkpoint(path: Path) -> bool:
     run_dir = run_of_checkpoint(path)
     if run_dir is None or not path.exists():
         return False
-    return path.name in (run_dir.best_loss.name, run_dir.last.name) or is_stage_checkpoint(path)
+    return path.name in (run_dir.best_checkpoint.name, run_dir.last_checkpoint.name) or is_stage_checkpoint(path)
 
 
 def is_stage_checkpoint(checkpoint: Path) -> bool:

@@ -23,11 +23,11 @@ class RunDir:
     path: Path
 
     @property
-    def best_loss(self) -> Path:
+    def best_checkpoint(self) -> Path:
         return self.path / "best_loss.pt"
 
     @property
-    def last(self) -> Path:
+    def last_checkpoint(self) -> Path:
         return self.path / "last.pt"
 
     @property
@@ -49,7 +49,7 @@ class RunDir:
     def has_run(self) -> bool:
         """Return whether the directory has a run. One that was killed before its first save does not count: it cannot
         be resumed, and its name is free again."""
-        return any(file.exists() for file in (self.metrics, self.last, self.best_loss))
+        return any(file.exists() for file in (self.metrics, self.last_checkpoint, self.best_checkpoint))
 
     def is_taken(self) -> bool:
         """Return whether the directory has a run or is locked by one that is starting."""
@@ -75,18 +75,18 @@ class RunDir:
 
     def check_resumable(self, stages: Iterable[str]) -> None:
         """Raise CheckpointError unless the best checkpoints of the run and of these stages exist."""
-        for file in (self.best_loss, *(self.stage_checkpoint(name) for name in stages)):
+        for file in (self.best_checkpoint, *(self.stage_checkpoint(name) for name in stages)):
             if not file.exists():
                 raise CheckpointError(
-                    f"{file}: does not exist, and {self.last} cannot be resumed without it; restore it, or add --stage "
+                    f"{file}: does not exist, and {self.last_checkpoint} cannot be resumed without it; restore it, or add --stage "
                     "to start a new run from the weights of last.pt"
                 )
 
     def remove_if_empty(self) -> None:
         """Delete the files of a run without a last.pt, so that its name is free again."""
-        if self.last.exists():
+        if self.last_checkpoint.exists():
             return
-        files = (self.recipe, self.metadata, self.metrics, self.best_loss, self.path / ".lock")
+        files = (self.recipe, self.metadata, self.metrics, self.best_checkpoint, self.path / ".lock")
         for file in (*files, *(self.path / "stages").glob("*.pt")):
             file.unlink(missing_ok=True)
         for folder in (self.path / "stages", self.path):

@@ -6,6 +6,9 @@ import hashlib
 
 import torch
 
+RngKey = tuple[int | str, ...]
+"""The key of a random draw, such as (seed, stage, view): with the path of an image it determines the augmentation."""
+
 
 def derive_seed(*keys: int | str) -> int:
     """Return a seed from 0 to 2^63 - 1 that depends on the keys alone: not on state, call order, process or machine."""

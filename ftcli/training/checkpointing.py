@@ -94,7 +94,10 @@ class CheckpointManager:
         is_run_best = metrics.val_loss < min((previous.val_loss for previous in self.history), default=float("inf"))
         self.history.append(metrics)
         if is_stage_best:
-            paths = (self.run_dir.stage_checkpoint(metrics.stage), *([self.run_dir.best_loss] if is_run_best else []))
+            paths = (
+                self.run_dir.stage_checkpoint(metrics.stage),
+                *([self.run_dir.best_checkpoint] if is_run_best else []),
+            )
             weights = _copy_weights(model, state.frozen_digests)
             self._pending_best = self._create_best_checkpoint(metrics, weights), paths
         if time.monotonic() - self._last_save_time >= SAVE_INTERVAL_FACTOR * self._last_save_seconds:
@@ -133,7 +136,9 @@ class CheckpointManager:
         copy_state_dict(model, (best or read_checkpoint(self.run_dir.stage_checkpoint(stage))).state)
         self._best = None
 
-    def summarize_stage(self, state: StageState, num_trainable_parameters: int, profiler: StageProfiler) -> StageResult:
+    def add_stage_result(
+        self, state: StageState, num_trainable_parameters: int, profiler: StageProfiler
+    ) -> StageResult:
         """Add the result of a finished stage to the results and return it."""
         stage_history = [metrics for metrics in self.history if metrics.stage == state.stage]
         best = min(stage_history, key=lambda metrics: metrics.val_loss)
@@ -179,7 +184,7 @@ class CheckpointManager:
             state=model.state_dict(),
             progress=progress,
         )
-        write_checkpoint(checkpoint, self.run_dir.last)
+        write_checkpoint(checkpoint, self.run_dir.last_checkpoint)
 
     def _create_best_checkpoint(self, metrics: EpochMetrics, weights: Mapping[str, Tensor]) -> Checkpoint:
         return dataclasses.replace(

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ftcli.caching.benchmark_results import load_choice, save_choice
+from ftcli.caching.measured_choices import load_choice, save_choice
 from ftcli.evaluation.classifier import Classifier
 from ftcli.models.fx_trace import preserve_training_mode
 from ftcli.results import Reporter

@@ -50,7 +50,7 @@ class RunSetup:
     classifier: Classifier
     checkpointer: CheckpointManager
 
-    def is_last_task(self, plan: AnyStagePlan) -> bool:
+    def ends_run(self, plan: AnyStagePlan) -> bool:
         """Return whether the run is finished after this stage: no other stage and no test follows."""
         return plan is self.remaining_stages[-1] and "test" not in self.dataset.splits
 

@@ -129,7 +129,7 @@ class StageContext:
         self._save()
         raise self.stop.create_error(
             f"Stopped in stage {self.state.stage}, {position}; "
-            f"continue with: ftcli train --resume {self.checkpointer.run_dir.last}"
+            f"continue with: ftcli train --resume {self.checkpointer.run_dir.last_checkpoint}"
         )
 
     def abort_on_nonfinite_loss(self, position: str, loss: float, lr: float | None) -> NoReturn:
@@ -142,7 +142,7 @@ class StageContext:
         saved_note = ""
         if self.checkpointer.history:
             self._save()
-            saved_note = f"; the best checkpoint so far is {self.checkpointer.run_dir.best_loss}"
+            saved_note = f"; the best checkpoint so far is {self.checkpointer.run_dir.best_checkpoint}"
         raise RunError(f"stage {self.state.stage}, {position}: the loss is {loss}{details}; {remedy}{saved_note}")
 
     def save_after_error(self) -> None:
@@ -160,11 +160,11 @@ class StageContext:
         check_frozen_unchanged(self.state.frozen_digests, frozen_tensors, self.state.stage)
         with self.profiler.measure("checkpoints"):
             self.state.times = self.profiler.state_dict()
-            if not self.setup.is_last_task(self.plan):  # else the final save follows at once
+            if not self.setup.ends_run(self.plan):  # else the final save follows at once
                 self.checkpointer.save_if_stale(self.model, self.optimizer, self.state)
             self.checkpointer.restore_best(self.state.stage, self.model)
         num_trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-        return self.checkpointer.summarize_stage(self.state, num_trainable, self.profiler)
+        return self.checkpointer.add_stage_result(self.state, num_trainable, self.profiler)
 
     def _save(self) -> None:
         self.state.times = self.profiler.state_dict()

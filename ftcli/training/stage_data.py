@@ -10,7 +10,7 @@ from functools import cached_property
 from torch import Tensor
 
 from ftcli.caching.eviction import fits_in_cache, get_cache_limit
-from ftcli.data.batches import BatchLoader, RngKey
+from ftcli.data.batches import BatchLoader
 from ftcli.data.loader import max_workers
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.transforms import ImageTransform
@@ -19,10 +19,11 @@ from ftcli.features.cache import FeatureRequest
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.features.pipeline import FeaturePipeline, ForwardFn, NoCut, create_pipeline
 from ftcli.models.freezing import list_frozen_tensors, set_train_mode
-from ftcli.planning import StagePlan, list_view_keys
+from ftcli.planning import StagePlan, list_augmentation_keys
 from ftcli.recipe.schema import Stage
 from ftcli.results import ProgressTask, Reporter, format_count, format_duration, format_size
 from ftcli.runtime import measure_free_memory
+from ftcli.runtime.seeds import RngKey
 from ftcli.training.compile import compile_forward
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.setup import RunSetup, choose_transform, create_loader_config, open_loader
@@ -54,7 +55,7 @@ class StageData:
 
 
 @dataclass(frozen=True)
-class CachePlan:
+class CacheCost:
     """The cost of a stage's features: `num_records` are computed and stored with the cache, and `num_forward_images`
     are computed without it."""
 
@@ -72,13 +73,13 @@ class CachePlan:
         return fits_in_cache(self.num_bytes)
 
     @property
-    def is_measured(self) -> bool:
+    def needs_measurement(self) -> bool:
         """True for large features, for which only a measurement shows if caching is faster."""
         return self.backbone.row_bytes > ALWAYS_CACHE_BYTES
 
     @property
     def is_faster(self) -> bool:
-        return not self.is_measured or self.cached_seconds < self.uncached_seconds
+        return not self.needs_measurement or self.cached_seconds < self.uncached_seconds
 
     @property
     def uncached_seconds(self) -> float:
@@ -90,30 +91,30 @@ class CachePlan:
 
     @cached_property
     def _seconds(self) -> tuple[float, float]:
-        return estimate_cache_gain(self.backbone, self.num_forward_images, self.num_records, self.num_bytes)
+        return estimate_cache_seconds(self.backbone, self.num_forward_images, self.num_records, self.num_bytes)
 
 
 def plan_stage_cache(
     backbone: FrozenBackbone, stage: Stage, train_transform: ImageTransform, num_train: int, num_val: int
-) -> CachePlan:
+) -> CacheCost:
     """Return the cost of the features of a stage with epochs."""
     num_records = count_views(stage, train_transform) * num_train + num_val
     # All images in every epoch, and before the first those of the validation.
     num_forward_images = stage.epochs * (num_train + num_val) + num_val
-    return CachePlan(backbone, num_records, num_forward_images)
+    return CacheCost(backbone, num_records, num_forward_images)
 
 
-def plan_head_fit_cache(backbone: FrozenBackbone, num_train: int, num_val: int) -> CachePlan:
+def plan_head_fit_cache(backbone: FrozenBackbone, num_train: int, num_val: int) -> CacheCost:
     """Return the cost of the features of a head fit, which computes each image once."""
-    return CachePlan(backbone, num_train + num_val, num_train + num_val)
+    return CacheCost(backbone, num_train + num_val, num_train + num_val)
 
 
 def count_views(stage: Stage, transform: ImageTransform) -> int:
     """Return the number of views of each training image whose features a stage uses."""
-    return len(list_view_keys(0, stage, has_frozen_backbone=True)) if transform.is_random else 1
+    return len(list_augmentation_keys(0, stage, has_frozen_backbone=True)) if transform.is_random else 1
 
 
-def estimate_cache_gain(
+def estimate_cache_seconds(
     backbone: FrozenBackbone, num_forward_images: int, num_records: int, num_bytes: int
 ) -> tuple[float, float]:
     """Return the seconds to compute all features in every epoch, and to compute, store and read those to be cached."""
@@ -214,7 +215,7 @@ def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None
     transform = choose_transform(setup, "train")
     if not transform.is_random:
         return [None]
-    return [*list_view_keys(setup.plan.recipe.seed, stage, has_frozen_backbone=True)]
+    return [*list_augmentation_keys(setup.plan.recipe.seed, stage, has_frozen_backbone=True)]
 
 
 def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline, reporter: Reporter) -> bool:
@@ -237,7 +238,7 @@ def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline, repo
         )
         return False
     gain = ""
-    if cache_plan.is_measured:
+    if cache_plan.needs_measurement:
         cached, uncached = (format_duration(s) for s in (cache_plan.cached_seconds, cache_plan.uncached_seconds))
         gain = f": about {cached} instead of {uncached}"
     boundary = ", ".join(tensor.name for tensor in pipeline.cut.boundary)
@@ -255,7 +256,7 @@ def _open_images(setup: RunSetup, plan: StagePlan, profiler: StageProfiler, task
     with profiler.measure("data"):
         train_cache, val_cache = _fill_pixel_caches(setup, plan.stage, task)
     forward = image_forward(setup.classifier)
-    augmentation_keys = list_view_keys(setup.plan.recipe.seed, plan.stage, has_frozen_backbone=False)
+    augmentation_keys = list_augmentation_keys(setup.plan.recipe.seed, plan.stage, has_frozen_backbone=False)
     with (
         open_loader(setup, "train", train_cache) as train_loader,
         open_loader(setup, "val", val_cache) as val_loader,

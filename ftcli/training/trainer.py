@@ -76,7 +76,7 @@ class Trainer:
             for plan in self.setup.remaining_stages:
                 self.fit_stage(plan, saved_progress)
                 saved_progress = None
-            copy_state_dict(self.model, read_checkpoint(self.run_dir.best_loss).state)
+            copy_state_dict(self.model, read_checkpoint(self.run_dir.best_checkpoint).state)
             test_result = self.test() if "test" in self.setup.dataset.splits else None
             self.checkpointer.save_final(self.model, test_result)
             self.run_dir.write_metadata(run_metadata(self.setup, utc_now()))
@@ -157,7 +157,7 @@ class Trainer:
 
     def _train_batch(self, context: StageContext, batch: Batch, position: str) -> None:
         stage, state = context.stage, context.state
-        lr = _lr_at_step(context, state.epoch, state.step)
+        lr = _current_lr(context, state.epoch, state.step)
         set_lr(context.optimizer, lr)
         seed = derive_seed(context.seed, stage.name, state.epoch + 1, "step", state.step)
         seed_step(seed, self.setup.classifier.device)
@@ -193,7 +193,7 @@ class Trainer:
         context.record_epoch(
             outputs,
             seconds=seconds,
-            lr=_lr_at_step(context, epoch, -1),
+            lr=_current_lr(context, epoch, -1),
             train_loss=state.loss_sum / state.num_samples,
             train_accuracy=state.correct / state.num_samples,
             images_per_second=round(state.num_samples / state.training_seconds, 2),
@@ -223,7 +223,7 @@ class Trainer:
                 outputs = predict_logits(self.model, forward, loader, task)
         except StopRequestedError:
             raise self.stop.create_error(
-                f"Stopped in the test; continue with: ftcli train --resume {self.run_dir.last}"
+                f"Stopped in the test; continue with: ftcli train --resume {self.run_dir.last_checkpoint}"
             ) from None
         self.checkpointer.skipped.update(outputs.skipped)
         return TestResult(compute_loss(outputs), compute_accuracy(outputs), len(outputs.paths))
@@ -278,7 +278,7 @@ def should_stop_early(val_losses: Sequence[float], early_stopping: EarlyStopping
     return epochs_since_best >= early_stopping.patience
 
 
-def _lr_at_step(context: StageContext, epoch_index: int, step: int) -> float:
+def _current_lr(context: StageContext, epoch_index: int, step: int) -> float:
     """Return the learning rate of a step, counted from the start of an epoch, which is counted from 0."""
     stage, steps_per_epoch = context.stage, context.data.train_loader.count_batches(merge_last=True)
     total_step = epoch_index * steps_per_epoch + step
@@ -313,7 +313,7 @@ def _create_result(
 ) -> TrainResult:
     return TrainResult(
         start_point.run_dir.path,
-        start_point.run_dir.best_loss,
+        start_point.run_dir.best_checkpoint,
         tuple(stages),
         test,
         tuple(sorted(skipped)),
@@ -324,7 +324,7 @@ def _create_result(
 
 def _next_command(start_point: StartPoint) -> str:
     """Return the command that trains the next stage, or evaluates if there is none."""
-    best_checkpoint, stage_names = start_point.run_dir.best_loss, list_stage_names(start_point.recipe_file.recipe)
+    best_checkpoint, stage_names = start_point.run_dir.best_checkpoint, list_stage_names(start_point.recipe_file.recipe)
     remaining_names = stage_names[stage_names.index(start_point.stage_names[-1]) + 1 :]
     if remaining_names:
         return f"ftcli train --stage {remaining_names[0]} --resume {best_checkpoint}"

@@ -13,7 +13,7 @@ from ftcli.console import print_result
 from ftcli.results import DownloadResult, PredictResult, Result, SchemaResult
 
 FIELDS = {
-    "BoundaryTensor": "name shape",
+    "BoundaryTensorInfo": "name shape",
     "CacheEntry": "name kind about records bytes used",
     "CacheResult": "folder limit bytes shelves cleared freed",
     "ClassMetrics": "name images precision recall f1 recall_low recall_high roc_auc average_precision",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ftcli.data.batches import Batch, RngKey
+from ftcli.data.batches import Batch
 from ftcli.data.images import CorruptImageError
 from ftcli.data.loader import LoaderConfig
 from ftcli.data.samples import Sample
@@ -20,6 +20,7 @@ from ftcli.features.cache import FeatureCache, FeatureRequest
 from ftcli.features.loaders import CachedFeatureLoader, Clock, FeatureLoader
 from ftcli.models.cut import cut_model
 from ftcli.results import NullReporter, Preprocessing, ProgressTask
+from ftcli.runtime.seeds import RngKey
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ftcli.data.batches import Batch, RngKey
+from ftcli.data.batches import Batch
 from ftcli.data.loader import ImageLoader
 from ftcli.data.samples import Sample
 from ftcli.errors import DataError
@@ -19,6 +19,7 @@ from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Pixels
 from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import NullReporter
+from ftcli.runtime.seeds import RngKey
 from ftcli.training.stage_data import StageData
 from tests.conftest import Ftcli
 from tests.inspection.conftest import read_png

@@ -21,7 +21,7 @@ from ftcli.models.freezing import (
 from ftcli.models.heads import build_head, replace_head
 from ftcli.models.summary import ModelSummary, count_parameters, summarize
 from ftcli.recipe.schema import Head, Stage
-from ftcli.results import BoundaryTensor, StageSummary
+from ftcli.results import BoundaryTensorInfo, StageSummary
 
 LOCATION = "x.yaml:20:13: stages.0.freeze"
 
@@ -256,7 +256,7 @@ def test_summarize_stage_head() -> None:
         frozen=count_parameters(network) - 525_315,
         trained_layers=("fc",),
         frozen_layers=("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"),
-        cut=(BoundaryTensor("flatten", (2048,)),),
+        cut=(BoundaryTensorInfo("flatten", (2048,)),),
     )
 
 

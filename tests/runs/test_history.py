@@ -108,9 +108,9 @@ def test_run_of_checkpoint_handles_run_named_stages(folder: RunDir) -> None:
     Path("stages/stages").mkdir(parents=True)
     run = RunDir(Path("stages"))
     run.write_metrics(HISTORY)
-    run.last.touch()
-    assert run_of_checkpoint(run.last) == run_of_checkpoint(run.stage_checkpoint("head")) == run
-    assert not is_stage_checkpoint(run.last)
+    run.last_checkpoint.touch()
+    assert run_of_checkpoint(run.last_checkpoint) == run_of_checkpoint(run.stage_checkpoint("head")) == run
+    assert not is_stage_checkpoint(run.last_checkpoint)
     assert is_stage_checkpoint(run.stage_checkpoint("head"))
     assert is_stage_checkpoint(folder.stage_checkpoint("head"))
-    assert is_run_checkpoint(run.last)
+    assert is_run_checkpoint(run.last_checkpoint)

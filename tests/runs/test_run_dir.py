@@ -21,8 +21,8 @@ def _change_to_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def start_run(folder: str) -> Path:
     run = RunDir(Path(folder))
     run.write_initial_files("name: x\n", {})
-    run.best_loss.write_text("")
-    return run.best_loss
+    run.best_checkpoint.write_text("")
+    return run.best_checkpoint
 
 
 def test_choose_run_dir_numbers_second_run() -> None:

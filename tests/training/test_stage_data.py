@@ -225,7 +225,7 @@ def test_resumed_stage_gives_same_weights_if_cache_choice_changes(
 ) -> None:
     monkeypatch.setattr("ftcli.training.stage_data.ALWAYS_CACHE_BYTES", 0)
     monkeypatch.setattr(
-        "ftcli.training.stage_data.estimate_cache_gain", lambda *_: (2.0, 1.0) if is_cached_first else (1.0, 2.0)
+        "ftcli.training.stage_data.estimate_cache_seconds", lambda *_: (2.0, 1.0) if is_cached_first else (1.0, 2.0)
     )
     arguments = ("train", "r.yaml", *HEAD_STAGE_ARGS, "--set", "stages.head.cache={views: 1}")
     assert ftcli(*arguments, "--out", "uninterrupted").code == 0
@@ -238,7 +238,7 @@ def test_resumed_stage_gives_same_weights_if_cache_choice_changes(
         patch.setattr("ftcli.console.TerminalReporter.log_epoch", interrupt)
         assert ftcli(*arguments, "--out", "stopped").code == 130
     monkeypatch.setattr(
-        "ftcli.training.stage_data.estimate_cache_gain", lambda *_: (1.0, 2.0) if is_cached_first else (2.0, 1.0)
+        "ftcli.training.stage_data.estimate_cache_seconds", lambda *_: (1.0, 2.0) if is_cached_first else (2.0, 1.0)
     )
     assert ftcli("train", "--resume", "stopped/last.pt").code == 0
     assert_same_weights(workplace, "uninterrupted", "stopped")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftcli.caching.benchmark_results import CHOICES_FILE, count_choices, load_choice, save_choice
+from ftcli.caching.measured_choices import CHOICES_FILE, count_choices, load_choice, save_choice
 
 BENCHMARK = {"precision of": "resnet18", "image_size": 224}
 
