@@ -104,11 +104,15 @@ def _find_best_checkpoint(folder: RunDir) -> Path:
         )
     if not folder.metrics.is_file():
         raise CheckpointError(_describe_missing_epoch(folder))
-    raise CheckpointError(f"{folder.best_checkpoint}: does not exist; restore it, or give another checkpoint of the run")
+    raise CheckpointError(
+        f"{folder.best_checkpoint}: does not exist; restore it, or give another checkpoint of the run"
+    )
 
 
 def _describe_missing_epoch(folder: RunDir) -> str:
-    return f"{folder.path}: has no finished epoch to compare; continue with: ftcli train --resume {folder.last_checkpoint}"
+    return (
+        f"{folder.path}: has no finished epoch to compare; continue with: ftcli train --resume {folder.last_checkpoint}"
+    )
 
 
 def _check_distinct(paths: Sequence[Path], runs: Sequence[LoadedRun]) -> None:
