@@ -51,8 +51,8 @@ def _describe_images(stats: DatasetStats, command: str) -> list[str]:
         "#",
         f"# {stats.num_images:,} images of {len(stats.classes)} classes: {quote_names(stats.classes)}. "
         f"The median size of {stats.num_headers_read:,} is",
-        f"# {stats.median_width} x {stats.median_height} pixels, {color}. Always predicting {largest!r} has an accuracy "
-        f"of {format_percent(counts[largest] / stats.num_train)} on train.",
+        f"# {stats.median_width} x {stats.median_height} pixels, {color}. Always predicting {largest!r} has an "
+        f"accuracy of {format_percent(counts[largest] / stats.num_train)} on train.",
     ]
     if counts[largest] >= 3 * counts[smallest]:
         lines.append(

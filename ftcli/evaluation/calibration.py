@@ -96,7 +96,7 @@ def fit_temperature(outputs: EvalOutputs, location: str) -> float:
     if slope(math.log(max_temperature)) >= 0:
         raise DataError(
             f"{location}: no temperature up to {max_temperature:.3g} improves the log loss on the {num_images_text} of "
-            "val, where the classifier is no better than uniform probabilities; train it further"
+            "val, where the classifier is not better than uniform probabilities; train it further"
         )
     if slope(math.log(min_temperature)) <= 0:
         raise DataError(

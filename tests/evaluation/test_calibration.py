@@ -70,7 +70,7 @@ def test_fit_temperature_rejects_unbounded_optimum() -> None:
             fit_temperature(wrong, "--calibrate")
         assert str(caught.value) == (
             f"--calibrate: no temperature up to {max_temperature} improves the log loss on the 3 images of val, where "
-            "the classifier is no better than uniform probabilities; train it further"
+            "the classifier is not better than uniform probabilities; train it further"
         )
 
 

@@ -107,19 +107,19 @@ def test_extract_with_full_cache_is_bit_identical(
     assert Path("cached.npz").read_bytes() == Path("uncached.npz").read_bytes()
 
 
-def test_verify_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
+def test_rehash_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
     checkpoint = "runs/photos/best_loss.pt"
     assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").errors == [
         "--rehash: has no effect with --no-cache; omit one of them"
     ]
     assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--no-cache").errors == [
-        "--rehash: does nothing with --no-cache; leave one out"
+        "--rehash: has no effect with --no-cache; omit one of them"
     ]
     assert ftcli("evaluate", checkpoint, "--rehash", "--tta", "flips").errors == [
         "--rehash: has no effect with --tta flips, which uses no cache; omit one of them"
     ]
     assert ftcli("extract", checkpoint, "--out", "a.npz", "--rehash", "--layer", "stage3").errors == [
-        "--rehash: does nothing with --layer stage3, which uses no cache; leave one out"
+        "--rehash: has no effect with --layer stage3, which uses no cache; omit one of them"
     ]
 
 
