@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -54,14 +55,12 @@ class Command(TyperCommand):
     """A command whose error for a renamed option names the new one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            option = getattr(error, "option_name", None)
-            new_option = _RENAMED_OPTIONS.get(option or "")
-            if any(new_option in parameter.opts for parameter in self.params):
-                raise RecipeError(f"{option}: unknown option; use {new_option}") from error
-            raise
+        known_options = {option for parameter in self.params for option in parameter.opts}
+        for argument in takewhile(lambda argument: argument != "--", args):
+            option = argument.partition("=")[0]
+            if _RENAMED_OPTIONS.get(option) in known_options - {option}:
+                raise RecipeError(f"{option}: unknown option; use {_RENAMED_OPTIONS[option]}")
+        return super().parse_args(ctx, args)
 
 
 def read_recipe_source(source: str | None) -> RecipeFile | None:

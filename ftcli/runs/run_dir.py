@@ -78,8 +78,8 @@ class RunDir:
         for file in (self.best_checkpoint, *(self.stage_checkpoint(name) for name in stages)):
             if not file.exists():
                 raise CheckpointError(
-                    f"{file}: does not exist, and {self.last_checkpoint} cannot be resumed without it; restore it, or add "
-                    "--stage to start a new run from the weights of last.pt"
+                    f"{file}: does not exist, and {self.last_checkpoint} cannot be resumed without it; restore it, or "
+                    "add --stage to start a new run from the weights of last.pt"
                 )
 
     def remove_if_empty(self) -> None:
