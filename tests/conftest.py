@@ -142,7 +142,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Path) -> Path:
+def work_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Path) -> Path:
     """Create and enter a folder with `r.yaml`, a recipe for the photographs that trains in a second or two."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(RECIPE.format(root=photo_folder))
@@ -150,7 +150,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo_folder: Pat
 
 
 @pytest.fixture(scope="session")
-def _few_cells_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _solar_cells_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cells") / "solar-cells"
     download_dataset("solar-cells", root, NullReporter())
     for image in root.rglob("*.png"):
@@ -160,10 +160,10 @@ def _few_cells_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def few_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _few_cells_once: Path) -> Path:
+def solar_cells_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _solar_cells_once: Path) -> Path:
     """Create and enter a folder with the shipped recipes and every 30th solar cell in data/solar-cells."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(_few_cells_once, tmp_path / "data/solar-cells")
+    shutil.copytree(_solar_cells_once, tmp_path / "data/solar-cells")
     shutil.copytree(CONFIGS, tmp_path / "configs")
     return tmp_path
 
@@ -177,14 +177,14 @@ def _finished_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path)
 
 
 @pytest.fixture
-def finished(workplace: Path, _finished_once: Path) -> Path:
-    """Return the workplace after `ftcli train r.yaml`, with the run in runs/photos."""
-    shutil.copytree(_finished_once, workplace, dirs_exist_ok=True)
-    return workplace
+def finished(work_dir: Path, _finished_once: Path) -> Path:
+    """Return the work_dir after `ftcli train r.yaml`, with the run in runs/photos."""
+    shutil.copytree(_finished_once, work_dir, dirs_exist_ok=True)
+    return work_dir
 
 
 @pytest.fixture(scope="session")
-def many_scripts(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
+def unicode_run(tmp_path_factory: pytest.TempPathFactory, photographs: dict[str, Image.Image]) -> Path:
     """Create a folder with a finished run of one stage, whose classes and files have names in many scripts."""
     folder = tmp_path_factory.mktemp("many scripts 多")
     photo = photographs["china"]

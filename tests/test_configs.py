@@ -35,12 +35,12 @@ def _train_briefly(name: str, ftcli: Ftcli) -> None:
 
 
 @pytest.mark.slow
-def test_solar_cells_recipe_trains(few_cells: Path, ftcli: Ftcli) -> None:
+def test_solar_cells_recipe_trains(solar_cells_dir: Path, ftcli: Ftcli) -> None:
     _train_briefly("solar-cells", ftcli)
 
 
 @pytest.mark.slow
-def test_experiment_recipes_differ_only_in_freezing(few_cells: Path, ftcli: Ftcli) -> None:
+def test_experiment_recipes_differ_only_in_freezing(solar_cells_dir: Path, ftcli: Ftcli) -> None:
     names = ("frozen", "unfrozen", "from-scratch")
     for name in names:
         _train_briefly(name, ftcli)

@@ -49,7 +49,7 @@ def _three_runs_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: P
 
 @pytest.fixture
 def three_runs(finished: Path, _three_runs_once: Path) -> Path:
-    """The workplace with three runs: photos with two stages; wide with another network and class order, and other with
+    """The work_dir with three runs: photos with two stages; wide with another network and class order, and other with
     another seed, both with the first stage only."""
     shutil.copytree(_three_runs_once, finished / "runs", dirs_exist_ok=True)
     return finished

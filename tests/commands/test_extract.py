@@ -41,13 +41,13 @@ def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_extract_formats_hold_same_features(workplace: Path, ftcli: Ftcli) -> None:
+def test_extract_formats_hold_same_features(work_dir: Path, ftcli: Ftcli) -> None:
     images = load_dataset(read_recipe(Path("r.yaml")), NullReporter())
     samples = [(sample, split) for split, samples in images.splits.items() for sample in samples]
     for ending, dtype in (("npz", []), ("parquet", []), ("safetensors", []), ("npy", ["--dtype", "float16"])):
         result = ftcli("extract", "r.yaml", "--out", f"codes.{ending}", *dtype, "--json").json
         assert (result["output"], result["images"], result["dimensions"]) == (
-            str(workplace / f"codes.{ending}"),
+            str(work_dir / f"codes.{ending}"),
             52,
             1024,
         )
@@ -66,7 +66,7 @@ def test_extract_formats_hold_same_features(workplace: Path, ftcli: Ftcli) -> No
     assert np.array_equal(load_file("codes.safetensors")["features"], npz["features"])
     assert np.array_equal(np.load("codes.npy"), npz["features"].astype(np.float16))
     assert json.loads(Path("codes.json").read_text())["about"]["dtype"] == "float16"
-    assert list_names(workplace) == [
+    assert list_names(work_dir) == [
         "codes.json",
         *(f"codes.{x}" for x in ("npy", "npz", "parquet", "safetensors")),
         "r.yaml",
@@ -104,7 +104,7 @@ def test_extract_features_match_head_input(finished: Path, ftcli: Ftcli) -> None
     )
 
 
-def test_extract_probes_all_layers_of_model(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_extract_probes_all_layers_of_model(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     outcome = ftcli(
         "extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--layers", "all", "--probe", "logistic", "--json"
     )
@@ -113,11 +113,11 @@ def test_extract_probes_all_layers_of_model(workplace: Path, ftcli: Ftcli, photo
     assert result["layer"] == result["probe"]["layer"]
     assert result["probe"]["cv_accuracy"] == max(probe["cv_accuracy"] for probe in result["probes"])
     assert result["splits"] == {"train": 34, "val": 6, "test": 12}  # each of the 40 is val with a chance of 0.1
-    assert result["picture"] == str(workplace / f"{MODEL}-logistic-depth.png")
-    assert list_names(workplace) == ["r.yaml", f"{MODEL}-logistic-depth.png"]
+    assert result["picture"] == str(work_dir / f"{MODEL}-logistic-depth.png")
+    assert list_names(work_dir) == ["r.yaml", f"{MODEL}-logistic-depth.png"]
 
 
-def test_extract_saved_head_matches_probe(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_extract_saved_head_matches_probe(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     arguments = ["extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--probe", "svm", "--save-head", "my head.pt"]
     result = ftcli(*arguments, "--json").json
     assert result["next_command"] == "ftcli evaluate 'my head.pt'"
@@ -126,7 +126,7 @@ def test_extract_saved_head_matches_probe(workplace: Path, ftcli: Ftcli, photo_f
     assert trained.code == 0, trained.err
 
 
-def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_extract_prints_layer_and_probe(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     arguments = ["extract", MODEL, "--data", photo_folder, *FAST_OPTIONS, "--probe", "knn", "--layer", "layer3"]
     lines = ftcli(*arguments, "--out", "c.npz").out.splitlines()
     assert lines[:3] == [
@@ -273,26 +273,26 @@ def test_extract_prints_layer_and_probe(workplace: Path, ftcli: Ftcli, photo_fol
     ],
 )
 def test_extract_reports_errors_before_writing(
-    workplace: Path, ftcli: Ftcli, photo_folder: Path, arguments: list[str], code: int, sentences: list[str]
+    work_dir: Path, ftcli: Ftcli, photo_folder: Path, arguments: list[str], code: int, sentences: list[str]
 ) -> None:
-    (workplace / "empty").mkdir()
-    shutil.copytree(photo_folder / "train/china", workplace / "one/train/china")
+    (work_dir / "empty").mkdir()
+    shutil.copytree(photo_folder / "train/china", work_dir / "one/train/china")
     rows = [f"{photo_folder}/train/{name}/{number}.jpg,{name}" for name in ("china", "flower") for number in range(3)]
     splits = ["train", "val", "test"] * 2
     pair = "".join(f"\n{row},{split}" for row, split in zip(rows, splits, strict=True))
-    (workplace / "pair.csv").write_text(f"path,label,split{pair}")
+    (work_dir / "pair.csv").write_text(f"path,label,split{pair}")
     outcome = ftcli("extract", *arguments)
     assert (outcome.code, outcome.errors) == (code, sentences)
-    assert list_names(workplace) == ["empty", "one", "pair.csv", "r.yaml"]
+    assert list_names(work_dir) == ["empty", "one", "pair.csv", "r.yaml"]
 
 
-def test_extract_refuses_layer_without_tensor_output(workplace: Path, ftcli: Ftcli) -> None:
+def test_extract_refuses_layer_without_tensor_output(work_dir: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("extract", "r.yaml", "--layer", "stage2.1.chunk", "--out", "a.npz")
     assert outcome.code == 2
     assert outcome.errors == [
         "--layer stage2.1.chunk: its output is a tuple of 2, not one tensor; choose a layer within it or after it"
     ]
-    assert list_names(workplace) == ["r.yaml"]
+    assert list_names(work_dir) == ["r.yaml"]
 
 
 def test_extract_reports_unknown_classes(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
@@ -309,14 +309,14 @@ def test_extract_reports_unknown_classes(finished: Path, ftcli: Ftcli, photo_fol
     assert list_names(finished) == before
 
 
-def test_extract_counts_corrupt_images(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, workplace / "photos")
-    (workplace / "photos/train/china/3.jpg").write_bytes(b"no image")
-    text = (workplace / "r.yaml").read_text()
+def test_extract_counts_corrupt_images(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir / "photos")
+    (work_dir / "photos/train/china/3.jpg").write_bytes(b"no image")
+    text = (work_dir / "r.yaml").read_text()
     outcome = ftcli("extract", "r.yaml", "--data", "photos", "--out", "a.npz")
     assert outcome.code == 3
-    assert list_names(workplace) == ["photos", "r.yaml"]
-    (workplace / "r.yaml").write_text(text.replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip"))
+    assert list_names(work_dir) == ["photos", "r.yaml"]
+    (work_dir / "r.yaml").write_text(text.replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip"))
     result = ftcli("extract", "r.yaml", "--data", "photos", "--out", "a.npz", "--json").json
     assert result["images"] == 51
     assert len(result["skipped"]) == 1
@@ -324,7 +324,7 @@ def test_extract_counts_corrupt_images(workplace: Path, ftcli: Ftcli, photo_fold
     assert "train/china/3.jpg" not in read_npz("a.npz")["paths"]
 
 
-def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extract_stops_on_float16_overflow(work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     def pool(values: torch.Tensor, layer: LayerSpec, how: Pool | None) -> torch.Tensor:
         return pool_values(values, layer, how).clamp(min=0.1) * 1e6
 
@@ -334,7 +334,7 @@ def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkey
     (message,) = outcome.errors
     assert message.startswith("input of fc: the output for train/china/")
     assert message.endswith(", beyond the maximum of float16 (65504); use --dtype float32")
-    assert list_names(workplace) == ["r.yaml"]
+    assert list_names(work_dir) == ["r.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_extract_stops_on_float16_overflow(workplace: Path, ftcli: Ftcli, monkey
     ],
 )
 def test_extract_leaves_no_files_after_signal(
-    workplace: Path,
+    work_dir: Path,
     ftcli: Ftcli,
     monkeypatch: pytest.MonkeyPatch,
     place: tuple[type, str],
@@ -361,14 +361,14 @@ def test_extract_leaves_no_files_after_signal(
         os.kill(os.getpid(), number)
 
     monkeypatch.setattr(*place, work_and_stop)
-    monkeypatch.setenv("TMPDIR", str(workplace))
+    monkeypatch.setenv("TMPDIR", str(work_dir))
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz")
     assert (outcome.code, outcome.errors) == (code, [sentence])
-    assert list_names(workplace) == ["r.yaml"]
+    assert list_names(work_dir) == ["r.yaml"]
 
 
 def test_extract_uses_given_batch_size_and_workers(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
+    work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -398,8 +398,8 @@ def test_extract_uses_given_batch_size_and_workers(
     assert seen[: len(splits) + 2] == [(64, 0)] * len(splits) + [(64, 1)] * 2
 
 
-def test_extract_measures_mean_and_std_as_training(workplace: Path, ftcli: Ftcli) -> None:
-    recipe = workplace / "r.yaml"
+def test_extract_measures_mean_and_std_as_training(work_dir: Path, ftcli: Ftcli) -> None:
+    recipe = work_dir / "r.yaml"
     recipe.write_text(recipe.read_text().replace("augment:", "normalize: dataset\n  augment:"))
     ftcli("extract", "r.yaml", "--out", "a.npz")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=1")

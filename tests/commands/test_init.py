@@ -12,7 +12,7 @@ from tests.conftest import Ftcli
 
 
 @pytest.mark.slow
-def test_init_recipe_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_init_recipe_trains(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     outcome = ftcli("init", photo_folder, "--name", "drafted", "--backbone", "shufflenet_v2_x0_5")
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out.startswith("# ftcli train recipe.yaml\n#\n# 52 images of 2 classes: 'china', 'flower'. ")
@@ -20,11 +20,11 @@ def test_init_recipe_trains(workplace: Path, ftcli: Ftcli, photo_folder: Path) -
     short = [f"--set=stages.{stage}.epochs=1" for stage in ("head", "all")]
     trained = ftcli("train", "recipe.yaml", "--set=backbone.weights=none", "--set=data.num_workers=0", *short, "--json")
     assert trained.code == 0, trained.err
-    assert trained.json["run"] == str(workplace / "runs/drafted")
+    assert trained.json["run"] == str(work_dir / "runs/drafted")
     assert trained.json["test"]["images"] == 12
 
 
-def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+def test_init_writes_file_and_json(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
     result = ftcli("init", photo_folder, "--out", "a b.yaml", "--json").json
     assert result["recipe"] == Path("a b.yaml").read_text()
     assert result["recipe"].startswith("# ftcli train 'a b.yaml'\n")
@@ -38,7 +38,7 @@ def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: 
         "backbone": "resnet18",
     }
     assert result["splits"]["test"] == {"china": 6, "flower": 6}
-    assert result["out"] == str(workplace / "a b.yaml")
+    assert result["out"] == str(work_dir / "a b.yaml")
     again = ftcli("init", photo_folder, "--out", "a b.yaml")
     assert (again.code, again.out) == (2, "")
     assert again.errors == ["--out: a b.yaml already exists; give another path, or remove it"]
@@ -61,7 +61,7 @@ def test_init_writes_file_and_json(workplace: Path, ftcli: Ftcli, photo_folder: 
         ),
     ],
 )
-def test_init_reports_errors(workplace: Path, ftcli: Ftcli, arguments: list[str], code: int, sentence: str) -> None:
+def test_init_reports_errors(work_dir: Path, ftcli: Ftcli, arguments: list[str], code: int, sentence: str) -> None:
     for folder in ("empty", "one/a", "two/a", "two/b"):
         Path(folder).mkdir(parents=True)
         for number in range(0 if folder == "empty" else 5):

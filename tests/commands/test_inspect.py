@@ -39,9 +39,9 @@ def test_inspect_recipe_shows_trained_layers(ftcli: Ftcli) -> None:
     assert result["classes"] == ["bicycle", "car", "pedestrian"]
 
 
-def test_inspect_checkpoint_shows_origin(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_checkpoint_shows_origin(work_dir: Path, ftcli: Ftcli) -> None:
     best = ftcli("train", "r.yaml", "--stage", "head", "--json").json["best_loss"]
-    shutil.copy(best, workplace / "mine.pt")
+    shutil.copy(best, work_dir / "mine.pt")
     result = ftcli("inspect", "mine.pt", "--json").json
     assert result["classes"] == ["china", "flower"]
     assert result["checkpoint"]["stage"] == "head"
@@ -117,16 +117,16 @@ def test_inspect_reports_invalid_listing(ftcli: Ftcli, arguments: list[str], sen
 
 
 @pytest.mark.parametrize("command", ["train", "inspect"])
-def test_inspect_reports_unsupported_image_size_with_valid_ones(workplace: Path, ftcli: Ftcli, command: str) -> None:
-    text = (workplace / "r.yaml").read_text().replace("shufflenet_v2_x0_5", "vit_b_16")
-    (workplace / "r.yaml").write_text(text.replace("image_size: 32", "image_size: 100"))
+def test_inspect_reports_unsupported_image_size_with_valid_ones(work_dir: Path, ftcli: Ftcli, command: str) -> None:
+    text = (work_dir / "r.yaml").read_text().replace("shufflenet_v2_x0_5", "vit_b_16")
+    (work_dir / "r.yaml").write_text(text.replace("image_size: 32", "image_size: 100"))
     outcome = ftcli(command, "r.yaml")
     assert outcome.code == 2
     assert outcome.errors == [
         "r.yaml:5:15: data.image_size: vit_b_16 cannot be created for images of 100 x 100 pixels "
         "(Input shape indivisible by patch size!); choose 96 or 112"
     ]
-    assert not (workplace / "runs").exists()
+    assert not (work_dir / "runs").exists()
 
 
 def test_inspect_depth_lists_nested_modules(ftcli: Ftcli) -> None:
@@ -137,19 +137,19 @@ def test_inspect_depth_lists_nested_modules(ftcli: Ftcli) -> None:
     assert "layer1.0.conv1" in names[1] - names[0]
 
 
-def test_inspect_notes_measured_normalization(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_notes_measured_normalization(work_dir: Path, ftcli: Ftcli) -> None:
     assert ftcli("inspect", "r.yaml").err == ""
-    recipe = workplace / "r.yaml"
+    recipe = work_dir / "r.yaml"
     recipe.write_text(recipe.read_text().replace("  val: 0.2", "  val: 0.2\n  normalize: dataset"))
     assert ftcli("inspect", "r.yaml").err == (
         "mean and std are measured at the start of training; those shown are the model's own\n"
     )
 
 
-def test_inspect_recipe_without_classes_reports_error(workplace: Path, ftcli: Ftcli) -> None:
-    text = (workplace / "r.yaml").read_text()
+def test_inspect_recipe_without_classes_reports_error(work_dir: Path, ftcli: Ftcli) -> None:
+    text = (work_dir / "r.yaml").read_text()
     root = text.split("root: ")[1].split("\n")[0]
-    (workplace / "r.yaml").write_text(text.replace(root, "nowhere"))
+    (work_dir / "r.yaml").write_text(text.replace(root, "nowhere"))
     outcome = ftcli("inspect", "r.yaml")
     assert outcome.code == 3
     assert outcome.errors == [
@@ -168,24 +168,24 @@ def test_inspect_in_pipe_is_plain(ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.slow
-def test_inspect_draws_plots_and_estimate(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_inspect_draws_plots_and_estimate(work_dir: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
     command = ("inspect", "r.yaml", "--plot-augment", "a.png", "--plot-activations", image, "f.png", "--estimate")
     result = ftcli(*command, "--json").json
-    assert result["pictures"] == [str(workplace / "a.png"), str(workplace / "f.png")]
+    assert result["pictures"] == [str(work_dir / "a.png"), str(work_dir / "f.png")]
     assert [stage["stage"] for stage in result["estimate"]] == ["head", "all"]
     assert set(result["estimate"][0]) >= {"seconds_per_step", "seconds", "memory_bytes", "images"}
-    plots = [(workplace / name).read_bytes() for name in ("a.png", "f.png")]
+    plots = [(work_dir / name).read_bytes() for name in ("a.png", "f.png")]
     outcome = ftcli(*command)
     lines = outcome.out.splitlines()
     assert lines[-2:] == ["plot: a.png", "plot: f.png"]
     assert lines[-3] == "for 30 training and 10 validation images in batches of 8"
     assert "estimate for this machine:" in lines
     assert "warning" not in outcome.err
-    assert [(workplace / name).read_bytes() for name in ("a.png", "f.png")] == plots
+    assert [(work_dir / name).read_bytes() for name in ("a.png", "f.png")] == plots
 
 
-def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_has_no_plots_by_default(work_dir: Path, ftcli: Ftcli) -> None:
     result = ftcli("inspect", "r.yaml", "--json").json
     assert (result["pictures"], result["estimate"]) == ([], None)
 
@@ -214,37 +214,37 @@ def test_inspect_has_no_plots_by_default(workplace: Path, ftcli: Ftcli) -> None:
     ],
 )
 def test_inspect_reports_invalid_plot_options(
-    workplace: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
+    work_dir: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
 ) -> None:
     outcome = ftcli("inspect", *arguments)
     assert (outcome.code, outcome.errors) == (2, [sentence])
-    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+    assert [path.name for path in work_dir.iterdir()] == ["r.yaml"]
 
 
-def test_inspect_plot_does_not_download_dataset(few_cells: Path, ftcli: Ftcli) -> None:
-    shutil.rmtree(few_cells / "data")
+def test_inspect_plot_does_not_download_dataset(solar_cells_dir: Path, ftcli: Ftcli) -> None:
+    shutil.rmtree(solar_cells_dir / "data")
     outcome = ftcli("inspect", "configs/solar-cells.yaml", "--plot-augment", "a.png")
     assert outcome.code == 3
     (message,) = outcome.errors
     assert message.startswith("configs/solar-cells.yaml:")
     assert message.endswith(": data.root: data/solar-cells does not exist; run `ftcli data download solar-cells`")
-    assert not (few_cells / "data").exists()
-    assert not (few_cells / "a.png").exists()
+    assert not (solar_cells_dir / "data").exists()
+    assert not (solar_cells_dir / "a.png").exists()
 
 
-def test_inspect_activations_require_weights(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_inspect_activations_require_weights(work_dir: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     image = photo_folder / "test/china/20.jpg"
     outcome = ftcli("inspect", "resnet18", "--weights", "nowhere.pt", "--plot-activations", image, "f.png")
     assert outcome.code == 4
     result = ftcli("inspect", "squeezenet1_1", "--weights", "none", "--plot-activations", image, "f.png", "--json").json
-    assert result["pictures"] == [str(workplace / "f.png")]
+    assert result["pictures"] == [str(work_dir / "f.png")]
 
 
-def test_inspect_warns_once_of_missing_glyph(workplace: Path, photo_folder: Path, ftcli: Ftcli) -> None:
+def test_inspect_warns_once_of_missing_glyph(work_dir: Path, photo_folder: Path, ftcli: Ftcli) -> None:
     for split in ("train", "test"):
         for label in ("china", "flower"):
-            shutil.copytree(photo_folder / split / label, workplace / "data" / split / f"\U0001fae8 {label}")
-    (workplace / "r.yaml").write_text((workplace / "r.yaml").read_text().replace(str(photo_folder), "data"))
+            shutil.copytree(photo_folder / split / label, work_dir / "data" / split / f"\U0001fae8 {label}")
+    (work_dir / "r.yaml").write_text((work_dir / "r.yaml").read_text().replace(str(photo_folder), "data"))
     outcome = ftcli("inspect", "r.yaml", "--plot-augment", "a.png", "--depth", "1")
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
     if warnings:  # few machines have a font with this character
@@ -254,7 +254,7 @@ def test_inspect_warns_once_of_missing_glyph(workplace: Path, photo_folder: Path
         ]
 
 
-def test_inspect_refuses_folder_as_plot_path(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_refuses_folder_as_plot_path(work_dir: Path, ftcli: Ftcli) -> None:
     Path("a.png").mkdir()
     outcome = ftcli("inspect", "r.yaml", "--plot-augment", "a.png")
     assert outcome.code == 2

@@ -13,14 +13,14 @@ from tests.conftest import Ftcli
 
 
 @pytest.fixture
-def manifest(workplace: Path, photo_folder: Path) -> Path:
+def manifest(work_dir: Path, photo_folder: Path) -> Path:
     """The photographs in cells.csv, in groups of up to four, without splits."""
     lines = ["path;label;group"]
     for path in sorted(photo_folder.rglob("*.jpg")):
         name = {"china": "寺 🏯", "flower": 'une "fleur"'}[path.parent.name].replace('"', '""')
         lines.append(f'{path};"{name}";{path.parent.name}-{int(path.stem) // 4}')
-    (workplace / "cells.csv").write_text("\n".join(lines))
-    return workplace / "cells.csv"
+    (work_dir / "cells.csv").write_text("\n".join(lines))
+    return work_dir / "cells.csv"
 
 
 def train_head(ftcli: Ftcli, *arguments: str) -> Path:

@@ -137,7 +137,7 @@ def test_train_refuses_weights_with_other_sha256(earlier_checkpoint: Checkpoint,
     ]
 
 
-def test_recipe_with_url_requires_sha256(workplace: Path, ftcli: Ftcli) -> None:
+def test_recipe_with_url_requires_sha256(work_dir: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--set", "backbone.weights=https://example.org/w.pth")
     assert outcome.code == 2
     assert outcome.errors == [
@@ -147,7 +147,7 @@ def test_recipe_with_url_requires_sha256(workplace: Path, ftcli: Ftcli) -> None:
 
 
 def test_train_offline_reports_path_of_weights(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FTCLI_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
@@ -161,7 +161,7 @@ def test_train_offline_reports_path_of_weights(
     ]
 
 
-def test_inspect_shows_loaded_weights(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_shows_loaded_weights(work_dir: Path, ftcli: Ftcli) -> None:
     state: dict[str, Any] = dict(torchvision.models.squeezenet1_1(weights=None).state_dict())
     state["classifier.1.weight"], state["classifier.1.bias"] = torch.zeros(3, 512, 1, 1), torch.zeros(3)
     torch.save({"state_dict": {f"model.{n}": t for n, t in state.items()} | {"loss.weight": torch.ones(3)}}, "w.ckpt")
@@ -206,7 +206,7 @@ def test_inspect_shows_preprocessing_of_checkpoint(earlier_checkpoint: Checkpoin
     ],
 )
 def test_inspect_refuses_incompatible_options(
-    workplace: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
+    work_dir: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
 ) -> None:
     outcome = ftcli("inspect", *arguments)
     assert (outcome.code, outcome.errors) == (2, [sentence])
@@ -214,7 +214,7 @@ def test_inspect_refuses_incompatible_options(
 
 @pytest.mark.parametrize("columns", ["30", "200"])
 def test_inspect_shows_mismatched_tensors(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, columns: str
+    work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     state = torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict()

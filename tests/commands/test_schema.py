@@ -20,9 +20,9 @@ def test_schema_matches_shipped_file(ftcli: Ftcli) -> None:
     assert ftcli("schema", "--json").out == outcome.out
 
 
-def test_schema_validates_recipes(workplace: Path, ftcli: Ftcli) -> None:
+def test_schema_validates_recipes(work_dir: Path, ftcli: Ftcli) -> None:
     validator = Draft202012Validator(ftcli("schema").json)
-    text = (workplace / "r.yaml").read_text()
+    text = (work_dir / "r.yaml").read_text()
     assert validator.is_valid(parse_yaml(text, "r.yaml").data)
     (error,) = validator.iter_errors(parse_yaml(text.replace("val:", "vall:"), "r.yaml").data)
     assert error.message == "Additional properties are not allowed ('vall' was unexpected)"

@@ -27,10 +27,10 @@ METRIC_KEYS = {
 
 
 @pytest.mark.covers("stages.name")
-def test_train_writes_run_dir(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_writes_run_dir(work_dir: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--json")
     assert outcome.code == 0
-    run, result = workplace / "runs/photos", outcome.json
+    run, result = work_dir / "runs/photos", outcome.json
     assert result["run"] == str(run)
     assert result["best_loss"] == str(run / "best_loss.pt")
     assert [stage["name"] for stage in result["stages"]] == ["head", "all"]
@@ -86,7 +86,7 @@ def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli
 
 
 @pytest.mark.covers("seed")
-def test_train_seed_changes_weights(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_seed_changes_weights(work_dir: Path, ftcli: Ftcli) -> None:
     states = []
     for seed in (0, 1):
         result = ftcli("train", "r.yaml", "--stage", "head", "--set", f"seed={seed}", "--json").json
@@ -94,16 +94,16 @@ def test_train_seed_changes_weights(workplace: Path, ftcli: Ftcli) -> None:
     assert not torch.equal(states[0]["fc.0.weight"], states[1]["fc.0.weight"])
 
 
-def test_inspect_then_head_then_all(workplace: Path, ftcli: Ftcli) -> None:
+def test_inspect_then_head_then_all(work_dir: Path, ftcli: Ftcli) -> None:
     assert ftcli("inspect", "resnet152").code == 0
     head = ftcli("train", "r.yaml", "--stage", "head", "--json")
     assert head.json["next_command"] == "ftcli train --stage all --resume runs/photos/best_loss.pt"
     # The folder has only the checkpoint: no recipe, weights or runs.
-    alone = workplace / "alone"
+    alone = work_dir / "alone"
     alone.mkdir()
     shutil.move(head.json["best_loss"], alone / "best_loss.pt")
-    shutil.rmtree(workplace / "runs")
-    (workplace / "r.yaml").unlink()
+    shutil.rmtree(work_dir / "runs")
+    (work_dir / "r.yaml").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(alone)
         stored = read_checkpoint(Path("best_loss.pt")).metrics["val_loss"]
@@ -133,13 +133,13 @@ def test_resume_after_last_stage_reports_error(finished: Path, ftcli: Ftcli) -> 
     ]
 
 
-def test_resume_of_finished_run_reports_its_result(workplace: Path, ftcli: Ftcli) -> None:
+def test_resume_of_finished_run_reports_its_result(work_dir: Path, ftcli: Ftcli) -> None:
     first = ftcli("train", "r.yaml", "--json").json
-    before = {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (work_dir / "runs").rglob("*")}
     again = ftcli("train", "--resume", "runs/photos/last.pt", "--json")
     assert again.code == 0
     assert again.json == first
-    assert {path: path.stat().st_mtime_ns for path in (workplace / "runs").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (work_dir / "runs").rglob("*")} == before
 
 
 def test_exact_resume_refuses_overrides(finished: Path, ftcli: Ftcli) -> None:
@@ -182,47 +182,47 @@ def test_resume_refuses_other_classes(finished: Path, ftcli: Ftcli, photo_folder
     ]
 
 
-def test_resume_matches_classes_by_name(workplace: Path, ftcli: Ftcli) -> None:
+def test_resume_matches_classes_by_name(work_dir: Path, ftcli: Ftcli) -> None:
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.classes=[flower, china]")
-    checkpoint = read_checkpoint(workplace / "runs/photos/best_loss.pt")
+    checkpoint = read_checkpoint(work_dir / "runs/photos/best_loss.pt")
     assert checkpoint.classes == ("flower", "china")
     outcome = ftcli("train", "r.yaml", "--stage", "all", "--resume", "runs/photos/best_loss.pt", "--json")
     assert outcome.json["stages"][0]["start_val_loss"] == checkpoint.metrics["val_loss"]
     assert read_checkpoint(Path(outcome.json["best_loss"])).classes == ("flower", "china")
 
 
-def test_resume_keeps_splits_when_images_are_added(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, workplace / "photos")
+def test_resume_keeps_splits_when_images_are_added(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir / "photos")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.root=photos")
     for number in range(20):
-        source = workplace / f"photos/train/china/{number}.jpg"
+        source = work_dir / f"photos/train/china/{number}.jpg"
         shutil.copy(source, source.with_name(f"new{number}.jpg"))
     ftcli("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt")
-    before = read_checkpoint(workplace / "runs/photos/best_loss.pt").splits_by_path()
-    after = read_checkpoint(workplace / "runs/photos-2/best_loss.pt").splits_by_path()
+    before = read_checkpoint(work_dir / "runs/photos/best_loss.pt").splits_by_path()
+    after = read_checkpoint(work_dir / "runs/photos-2/best_loss.pt").splits_by_path()
     assert len(after) == len(before) + 20
     assert {path: after[path] for path in before} == before
 
 
-def test_resume_keeps_splits_with_several_roots(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, workplace / "photos")
+def test_resume_keeps_splits_with_several_roots(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir / "photos")
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.root=photos")
     other = ("--stage", "all", "--set", "seed=7", "--resume")
     ftcli("train", *other, "runs/photos/best_loss.pt", "--set", "data.root=[photos]")
     ftcli("train", *other, "runs/photos-2/best_loss.pt", "--set", "data.root=./photos")
-    before = read_checkpoint(workplace / "runs/photos/best_loss.pt").splits_by_path()
-    several = read_checkpoint(workplace / "runs/photos-2/best_loss.pt").splits_by_path()
+    before = read_checkpoint(work_dir / "runs/photos/best_loss.pt").splits_by_path()
+    several = read_checkpoint(work_dir / "runs/photos-2/best_loss.pt").splits_by_path()
     assert {path.removeprefix("photos/"): split for path, split in several.items()} == before
-    assert read_checkpoint(workplace / "runs/photos-3/best_loss.pt").splits_by_path() == before
+    assert read_checkpoint(work_dir / "runs/photos-3/best_loss.pt").splits_by_path() == before
 
 
 @pytest.mark.covers("data.normalize")
-def test_normalize_dataset_is_measured_and_stored(workplace: Path, ftcli: Ftcli) -> None:
+def test_normalize_dataset_is_measured_and_stored(work_dir: Path, ftcli: Ftcli) -> None:
     ftcli("train", "r.yaml", "--stage", "head", "--set", "data.normalize=dataset")
-    measured = read_checkpoint(workplace / "runs/photos/best_loss.pt").preprocessing
+    measured = read_checkpoint(work_dir / "runs/photos/best_loss.pt").preprocessing
     assert measured.mean != (0.485, 0.456, 0.406)
     ftcli("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt")
-    assert read_checkpoint(workplace / "runs/photos-2/best_loss.pt").preprocessing == measured
+    assert read_checkpoint(work_dir / "runs/photos-2/best_loss.pt").preprocessing == measured
 
 
 def test_resume_can_change_normalization(finished: Path, ftcli: Ftcli) -> None:
@@ -262,7 +262,7 @@ def test_train_stops_on_nonfinite_loss_and_keeps_best(finished: Path, ftcli: Ftc
 
 
 @pytest.mark.covers("stages.early_stopping.patience")
-def test_early_stopping_ends_stage(workplace: Path, ftcli: Ftcli) -> None:
+def test_early_stopping_ends_stage(work_dir: Path, ftcli: Ftcli) -> None:
     result = ftcli(
         "train",
         "r.yaml",

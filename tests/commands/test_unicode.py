@@ -16,10 +16,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def unicode_dir(many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def unicode_dir(unicode_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with a name in two scripts and a finished run."""
     folder = tmp_path / "多 قطة"
-    shutil.copytree(many_scripts, folder)
+    shutil.copytree(unicode_run, folder)
     monkeypatch.chdir(folder)
     return folder
 

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("columns", [60, 200])
-def test_table_with_unicode_classes_is_aligned(terminal: RunInTmux, many_scripts: Path, columns: int) -> None:
-    lines = terminal(columns, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
+def test_table_with_unicode_classes_is_aligned(terminal: RunInTmux, unicode_run: Path, columns: int) -> None:
+    lines = terminal(columns, "evaluate", "runs/photos/best_loss.pt", folder=unicode_run).lines
     assert lines[0] == "runs/photos/best_loss.pt on test:"
     top = next(i for i, line in enumerate(lines) if line.startswith("class "))
     rows = lines[top + 1 : top + 1 + len(UNICODE_CLASS_NAMES)]
@@ -28,16 +28,16 @@ def test_table_with_unicode_classes_is_aligned(terminal: RunInTmux, many_scripts
     assert lines[-1] == "ENDED WITH 0"
 
 
-def test_wide_terminal_does_not_wrap(terminal: RunInTmux, many_scripts: Path) -> None:
-    lines = terminal(200, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
+def test_wide_terminal_does_not_wrap(terminal: RunInTmux, unicode_run: Path) -> None:
+    lines = terminal(200, "evaluate", "runs/photos/best_loss.pt", folder=unicode_run).lines
     errors = lines[lines.index("errors with the highest confidence:") + 2 :]
     errors = errors[: errors.index("")]
     assert errors
     assert all(re.match(r"test/.+/图 1\d 'x' 🙂\.jpg  ", line) for line in errors)
 
 
-def test_narrow_terminal_shows_full_paths(terminal: RunInTmux, many_scripts: Path) -> None:
-    lines = terminal(60, "evaluate", "runs/photos/best_loss.pt", folder=many_scripts).lines
+def test_narrow_terminal_shows_full_paths(terminal: RunInTmux, unicode_run: Path) -> None:
+    lines = terminal(60, "evaluate", "runs/photos/best_loss.pt", folder=unicode_run).lines
     table = lines[lines.index("errors with the highest confidence:") + 1 :]
     table = table[: table.index("")]
     width = cell_len(table[0].split("true class")[0])
@@ -59,27 +59,27 @@ def test_sentences_wrap_but_urls_do_not(terminal: RunInTmux, tmp_path: Path) -> 
     assert all(cell_len(line) <= 60 for line in shown.lines)
 
 
-def test_progress_bar_disappears_when_done(terminal: RunInTmux, many_scripts: Path, tmp_path: Path) -> None:
+def test_progress_bar_disappears_when_done(terminal: RunInTmux, unicode_run: Path, tmp_path: Path) -> None:
     arguments = ["train", "r.yaml", "--set", "stages.head.epochs=9", "--out"]
-    during = terminal(60, *arguments, str(tmp_path / "a"), folder=many_scripts, until="━")
+    during = terminal(60, *arguments, str(tmp_path / "a"), folder=unicode_run, until="━")
     assert "head" in next(line for line in during.lines if "━" in line)
-    after = terminal(60, *arguments, str(tmp_path / "b"), folder=many_scripts)
+    after = terminal(60, *arguments, str(tmp_path / "b"), folder=unicode_run)
     assert "━" not in after.text
     assert sum(line.startswith("head ") for line in after.lines) >= 10
     assert after.lines[-1] == "ENDED WITH 0"
 
 
 @pytest.mark.parametrize("then", ["", "| cat"])
-def test_predict_to_terminal_shows_no_bar(terminal: RunInTmux, many_scripts: Path, then: str) -> None:
-    shown = terminal(200, "predict", "runs/photos/best_loss.pt", "data/test", folder=many_scripts, then=then)
+def test_predict_to_terminal_shows_no_bar(terminal: RunInTmux, unicode_run: Path, then: str) -> None:
+    shown = terminal(200, "predict", "runs/photos/best_loss.pt", "data/test", folder=unicode_run, then=then)
     assert len(shown.lines) == 1 + 20 + 2  # a header before, and a message and the exit code after
     # Output that goes through cat may arrive after the message.
     assert sum(line.startswith("data/test/") for line in shown.lines) == 20
 
 
-def test_predict_to_file_shows_bar(terminal: RunInTmux, many_scripts: Path, tmp_path: Path) -> None:
-    checkpoint = str(many_scripts / "runs/photos/best_loss.pt")
-    arguments = ["predict", checkpoint, str(many_scripts / "data"), "--batch-size", "1"]
+def test_predict_to_file_shows_bar(terminal: RunInTmux, unicode_run: Path, tmp_path: Path) -> None:
+    checkpoint = str(unicode_run / "runs/photos/best_loss.pt")
+    arguments = ["predict", checkpoint, str(unicode_run / "data"), "--batch-size", "1"]
     assert "predicting" in terminal(80, *arguments, folder=tmp_path, then="> out.txt", until="━").text
 
 

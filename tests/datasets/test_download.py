@@ -167,7 +167,7 @@ def test_download_dataset_offline_message(
 @pytest.mark.slow
 @pytest.mark.covers("data.download")
 def test_download_dataset_reuses_archive(
-    workplace: Path, ftcli: Ftcli, serve_set: Serve, server: Server, jpegs: tuple[bytes, ...]
+    work_dir: Path, ftcli: Ftcli, serve_set: Serve, server: Server, jpegs: tuple[bytes, ...]
 ) -> None:
     members = {f"2750/{'Forest' if n % 2 else 'River'}/{n}.jpg": image for n, image in enumerate(jpegs)}
     serve_set("eurosat", pack_zip(members))
@@ -177,7 +177,7 @@ def test_download_dataset_reuses_archive(
     outcome = ftcli("train", "r.yaml", *(f"--set={setting}" for setting in settings), "--json")
     assert outcome.code == 0, outcome.err
     for folder in ("one", "two", "deep/three"):
-        assert list_files(workplace / folder) == {name.removeprefix("2750/"): image for name, image in members.items()}
+        assert list_files(work_dir / folder) == {name.removeprefix("2750/"): image for name, image in members.items()}
     assert server.count() == 1
 
 

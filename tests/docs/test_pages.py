@@ -39,18 +39,20 @@ def list_code_blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_commands_run(few_cells: Path, ftcli: Ftcli) -> None:
+def test_commands_run(solar_cells_dir: Path, ftcli: Ftcli) -> None:
     # The shipped recipes at a small size and with short stages; the commands are run as written.
-    for recipe in (few_cells / "configs").glob("*.yaml"):
+    for recipe in (solar_cells_dir / "configs").glob("*.yaml"):
         text = re.sub(r"image_size: \d+", "image_size: 32\n  num_workers: 0", recipe.read_text())
         recipe.write_text(re.sub(r"epochs: \d+", "epochs: 1", text))
-    (few_cells / "data").rename(few_cells / "few")
+    (solar_cells_dir / "data").rename(solar_cells_dir / "few")
     for page in PAGES:
         for command in (line for block in list_code_blocks(page, "sh") for line in block.splitlines()):
-            run_command(command, few_cells, ftcli)
+            run_command(command, solar_cells_dir, ftcli)
     (script,) = list_code_blocks("docs/python-api.md", "python")
-    output = subprocess.run([sys.executable, "-c", script], cwd=few_cells, check=True, capture_output=True, text=True)
-    assert len(output.stdout.splitlines()) == len(list((few_cells / "data/solar-cells/test").rglob("*.png")))
+    output = subprocess.run(
+        [sys.executable, "-c", script], cwd=solar_cells_dir, check=True, capture_output=True, text=True
+    )
+    assert len(output.stdout.splitlines()) == len(list((solar_cells_dir / "data/solar-cells/test").rglob("*.png")))
 
 
 def run_command(command: str, folder: Path, ftcli: Ftcli) -> None:

@@ -55,7 +55,7 @@ def test_load_source_dataset_keeps_training_splits(finished: Path, photo_folder:
     assert {"flower" in sample.path for sample in relabeled.splits["train"] if sample.label == 0} == {True}
 
 
-def test_extract_checks_images_before_loading_weights(workplace: Path, photo_folder: Path) -> None:
+def test_extract_checks_images_before_loading_weights(work_dir: Path, photo_folder: Path) -> None:
     rows = [
         f"{photo_folder}/train/{name}/{number}.jpg,{name},{split},{name} {split}"
         for name in ("china", "flower")
@@ -77,9 +77,9 @@ def test_extract_checks_images_before_loading_weights(workplace: Path, photo_fol
     assert str(refused.value) == "--device: 'gpu' is not a device; give auto, cpu, cuda, cuda:1 or mps"
 
 
-def test_extract_reports_corrupt_images_with_too_small_class(workplace: Path, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, workplace / "photos")
-    for image in (workplace / "photos/train/china").iterdir():
+def test_extract_reports_corrupt_images_with_too_small_class(work_dir: Path, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir / "photos")
+    for image in (work_dir / "photos/train/china").iterdir():
         image.write_bytes(b"no image")
     text = Path("r.yaml").read_text().replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip")
     Path("r.yaml").write_text(text)
@@ -125,7 +125,7 @@ def test_extract_refuses_to_overwrite_its_source(finished: Path, photo_folder: P
     )
 
 
-def test_open_source_reports_image_size_above_resize_size(workplace: Path) -> None:
+def test_open_source_reports_image_size_above_resize_size(work_dir: Path) -> None:
     text = Path("r.yaml").read_text().replace("image_size: 32", "image_size: 32\n  resize_size: 40")
     Path("r.yaml").write_text(text)
     source_args = SourceArgs(source="r.yaml", recipe_file=read_recipe(Path("r.yaml")), image_size=64)
@@ -138,9 +138,9 @@ def test_open_source_reports_image_size_above_resize_size(workplace: Path) -> No
     assert open_source(replace(source_args, image_size=40), NullReporter()).loaded.preprocessing.image_size == 40
 
 
-def test_extract_skips_split_of_corrupt_images(workplace: Path, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, workplace / "photos")
-    for image in (workplace / "photos/test").glob("*/*.jpg"):
+def test_extract_skips_split_of_corrupt_images(work_dir: Path, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir / "photos")
+    for image in (work_dir / "photos/test").glob("*/*.jpg"):
         image.write_bytes(b"no image")
     Path("r.yaml").write_text(
         Path("r.yaml").read_text().replace("num_workers: 0", "num_workers: 0\n  on_corrupt_image: skip")

@@ -60,13 +60,13 @@ def fit_probe_on_recipe(name: str = "logistic") -> tuple[RecipeFile, LoadedModel
     )
 
 
-def test_saved_head_predicts_as_probe_and_can_be_trained(ftcli: Ftcli, few_cells: Path) -> None:
-    text = (few_cells / "configs/solar-cells.yaml").read_text()
+def test_saved_head_predicts_as_probe_and_can_be_trained(ftcli: Ftcli, solar_cells_dir: Path) -> None:
+    text = (solar_cells_dir / "configs/solar-cells.yaml").read_text()
     text = text.replace("image_size: 160", "image_size: 32\n  num_workers: 0").replace("epochs: 5", "epochs: 1")
     Path("r.yaml").write_text(text)
     options = ("--probe", "logistic", "--save-head", "head.pt", "--out", "f.npz")
     extracted = ftcli("extract", "r.yaml", *options, "--json").json
-    assert extracted["head"] == str(few_cells / "head.pt")
+    assert extracted["head"] == str(solar_cells_dir / "head.pt")
 
     stored = read_npz("f.npz")
     feature_set = FeatureSet(stored["features"], stored["labels"], stored["splits"])
@@ -92,9 +92,9 @@ def test_saved_head_predicts_as_probe_and_can_be_trained(ftcli: Ftcli, few_cells
 
 
 def test_save_head_drops_hidden_layers_only(
-    ftcli: Ftcli, many_scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ftcli: Ftcli, unicode_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(many_scripts, tmp_path / "copy")
+    shutil.copytree(unicode_run, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     source = Path("runs/photos/best_loss.pt")
     extracted = ftcli("extract", source, "--probe", "svm", "--save-head", "head.pt", "--json").json
@@ -120,10 +120,10 @@ def test_save_head_drops_hidden_layers_only(
     assert after.metrics == {"val_loss": val["loss"], "val_accuracy": val["accuracy"]}
 
 
-def test_save_head_refuses_head_with_other_predictions(workplace: Path) -> None:
+def test_save_head_refuses_head_with_other_predictions(work_dir: Path) -> None:
     recipe_file, loaded, dataset, probe, feature_set = fit_probe_on_recipe()
     weight, bias = probe_to_linear(probe, 1024)
-    target = workplace / "head.pt"
+    target = work_dir / "head.pt"
     with pytest.raises(RunError) as error:
         save_head(
             ExtractionSource(recipe_file, loaded),
@@ -142,11 +142,11 @@ def test_save_head_refuses_head_with_other_predictions(workplace: Path) -> None:
     assert not target.exists()
 
 
-def test_save_head_refuses_network_with_other_features(workplace: Path) -> None:
+def test_save_head_refuses_network_with_other_features(work_dir: Path) -> None:
     recipe_file, loaded, dataset, probe, feature_set = fit_probe_on_recipe()
     known = replace(probe, score=replace(probe.score, val_accuracy=0.0))
     num_correct = int((probe.predict(feature_set.features) == feature_set.labels)[feature_set.splits == "val"].sum())
-    count, target = len(dataset.splits["val"]), workplace / "head.pt"
+    count, target = len(dataset.splits["val"]), work_dir / "head.pt"
     with pytest.raises(RunError) as error:
         save_head(
             ExtractionSource(recipe_file, loaded),
@@ -163,7 +163,7 @@ def test_save_head_refuses_network_with_other_features(workplace: Path) -> None:
     assert not target.exists()
 
 
-def test_save_head_reports_borderline_image(workplace: Path) -> None:
+def test_save_head_reports_borderline_image(work_dir: Path) -> None:
     """The bias is moved so that the image with the smallest margin changes its class, within the rounding tolerance."""
     recipe_file, loaded, dataset, probe, feature_set = fit_probe_on_recipe()
     weight, bias = probe_to_linear(probe, 1024)
@@ -176,15 +176,15 @@ def test_save_head_reports_borderline_image(workplace: Path) -> None:
     moved = bias.double() - torch.tensor([0.0, margin + np.sign(margin) * 4e-6 * terms], dtype=torch.float64)
     reporter = RecordingReporter()
     head = ProbeHead(probe, weight, moved.float())
-    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(workplace / "head.pt"), reporter)
+    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(work_dir / "head.pt"), reporter)
     split = feature_set.splits[held_out[nearest]]
     assert reporter.messages == [
-        f"{workplace}/head.pt: {split}: 1 of {len(dataset.splits[split])} images is a tie of two classes; rounding "
+        f"{work_dir}/head.pt: {split}: 1 of {len(dataset.splits[split])} images is a tie of two classes; rounding "
         "changes the predicted class"
     ]
 
 
-def test_save_head_allows_bfloat16_rounding(workplace: Path) -> None:
+def test_save_head_allows_bfloat16_rounding(work_dir: Path) -> None:
     recipe_file, loaded, dataset, probe, _ = fit_probe_on_recipe()
     recipe: Any = recipe_file.recipe.model_copy(update={"precision": "bfloat16"})
     head = ProbeHead(probe, *probe_to_linear(probe, 1024))
@@ -198,7 +198,7 @@ def test_save_head_allows_bfloat16_rounding(workplace: Path) -> None:
     assert read_checkpoint(Path("head.pt")).recipe["precision"] == "bfloat16"
 
 
-def test_plan_linear_head_reports_unsupported_heads(ftcli: Ftcli, workplace: Path, photo_folder: Path) -> None:
+def test_plan_linear_head_reports_unsupported_heads(ftcli: Ftcli, work_dir: Path, photo_folder: Path) -> None:
     arguments = ("--weights", "none", "--data", photo_folder, "--image-size", "64", "--probe", "svm")
     refused = ftcli("extract", "squeezenet1_1", *arguments, "--save-head", "head.pt")
     assert refused.code == 2

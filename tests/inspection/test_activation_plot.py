@@ -58,7 +58,7 @@ def test_plot_activations_of_checkpoint_shows_predicted_class(
     assert np.array_equal(picture[top : top + 248, MARGIN : MARGIN + 248], np.asarray(expected))
 
 
-def test_plot_activations_rejects_a_corrupt_image(workplace: Path) -> None:
+def test_plot_activations_rejects_a_corrupt_image(work_dir: Path) -> None:
     Path("corrupt.jpg").write_bytes(b"")
     with pytest.raises(DataError) as error:
         plot_activations(read_recipe(Path("r.yaml")), Path("corrupt.jpg"), Path("out.png"), (), NullReporter())

@@ -63,7 +63,7 @@ def test_choose_samples_covers_classes() -> None:
     ids=["uncached", "two_views", "default_views", "all_views"],
 )
 def test_plot_augmentation_shows_views_of_training(
-    workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, overrides: list[str], views: list[tuple[str, int]]
+    work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, overrides: list[str], views: list[tuple[str, int]]
 ) -> None:
     images: dict[tuple[RngKey, str], Pixels] = {}
     training_keys: list[RngKey] = []
@@ -83,7 +83,7 @@ def test_plot_augmentation_shows_views_of_training(
         return rng_key
 
     recipe_file = read_recipe(Path("r.yaml"), overrides)
-    monkeypatch.setenv("FTCLI_CACHE", str(workplace / "cache"))  # empty, so that training reads every view
+    monkeypatch.setenv("FTCLI_CACHE", str(work_dir / "cache"))  # empty, so that training reads every view
     with monkeypatch.context() as patched:
         patched.setattr(ImageLoader, "batches", record_images)
         patched.setattr(StageData, "key_for_epoch", record_key)
@@ -113,15 +113,15 @@ def test_plot_augmentation_shows_views_of_training(
     assert num_china == 8
 
 
-def test_plot_augmentation_is_deterministic(workplace: Path) -> None:
+def test_plot_augmentation_is_deterministic(work_dir: Path) -> None:
     recipe_file = read_recipe(Path("r.yaml"))
     for name in ("one.png", "two.png"):
         plot_augmentation(recipe_file, Path(name), NullReporter())
     assert Path("one.png").read_bytes() == Path("two.png").read_bytes()
-    assert sorted(path.name for path in workplace.iterdir()) == ["one.png", "r.yaml", "two.png"]
+    assert sorted(path.name for path in work_dir.iterdir()) == ["one.png", "r.yaml", "two.png"]
 
 
-def test_plot_augmentation_skips_or_rejects_corrupt_images(workplace: Path, photo_folder: Path) -> None:
+def test_plot_augmentation_skips_or_rejects_corrupt_images(work_dir: Path, photo_folder: Path) -> None:
     for label in ("a", "b"):
         for number in range(4):
             target = Path(f"few/train/{label}/{number}.jpg")

@@ -20,7 +20,7 @@ def estimate(*overrides: str) -> tuple[StageEstimate, ...]:
     return estimate_training(read_recipe(Path("r.yaml"), ("precision=float32", *overrides)), NullReporter())
 
 
-def test_estimate_counts_memory_to_the_byte(workplace: Path, ftcli: Ftcli) -> None:
+def test_estimate_counts_memory_to_the_byte(work_dir: Path, ftcli: Ftcli) -> None:
     trainable_counts = [stage["trainable"] for stage in ftcli("inspect", "r.yaml", "--json").json["stages"]]
     head, full = estimate()
     assert trainable_counts[0] == 1024 * 16 + 16 + 16 * 2 + 2
@@ -48,18 +48,18 @@ def test_activation_memory_counter_counts_each_storage_once() -> None:
     assert counter.num_bytes == 4 * 7 * (10 + 20)
 
 
-def test_estimate_activations_scale_with_batch_size(workplace: Path) -> None:
+def test_estimate_activations_scale_with_batch_size(work_dir: Path) -> None:
     few, many = (estimate(f"data.batch_size={n}")[1].memory.activations for n in (8, 16))
     assert many == pytest.approx(2 * few, rel=0.02)
 
 
-def test_estimate_limits_batch_size_to_dataset(workplace: Path) -> None:
+def test_estimate_limits_batch_size_to_dataset(work_dir: Path) -> None:
     exact, larger = (estimate(f"data.batch_size={n}")[1] for n in (30, 100_000))
     assert (larger.batch_size, larger.measured_batch) == (30, 30)
     assert larger.memory.activations == exact.memory.activations
 
 
-def test_estimate_times_add_up(workplace: Path) -> None:
+def test_estimate_times_add_up(work_dir: Path) -> None:
     for stage in estimate("stages.head.cache=off"):
         assert (stage.kept_bytes, stage.seconds_frozen) == (0, 0.0)
         assert stage.seconds_per_step is not None
@@ -71,7 +71,7 @@ def test_estimate_times_add_up(workplace: Path) -> None:
         assert stage.seconds == pytest.approx(2 * train + 3 * val)
 
 
-def test_estimate_counts_cached_features_once(workplace: Path) -> None:
+def test_estimate_counts_cached_features_once(work_dir: Path) -> None:
     head, full = estimate("stages.head.epochs=50", "stages.head.cache.views=3")
     off = estimate("stages.head.epochs=50", "stages.head.cache=off")[0]
     assert head.kept_bytes == (3 * 30 + 10) * 1024 * 4  # features have 1,024 float32 numbers
@@ -86,7 +86,7 @@ def test_estimate_counts_cached_features_once(workplace: Path) -> None:
     assert estimate("data.augment=none")[0].kept_bytes == (30 + 10) * 1024 * 4
 
 
-def test_estimate_over_cache_limit_is_uncached(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimate_over_cache_limit_is_uncached(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cached = estimate("stages.head.epochs=200")[0]
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "100 kB")
     uncached = estimate("stages.head.epochs=200")[0]
@@ -97,7 +97,7 @@ def test_estimate_over_cache_limit_is_uncached(workplace: Path, monkeypatch: pyt
     assert uncached.seconds == pytest.approx(uncached.seconds_frozen + steps)
 
 
-def test_estimate_head_fit_has_no_steps(workplace: Path) -> None:
+def test_estimate_head_fit_has_no_steps(work_dir: Path) -> None:
     text = Path("r.yaml").read_text().replace("hidden: [16]", "hidden: []")
     sgd_settings = "epochs: 2\n    optimizer: {name: sgd, lr: 0.05}"
     assert sgd_settings in text
@@ -110,7 +110,7 @@ def test_estimate_head_fit_has_no_steps(workplace: Path) -> None:
     assert full.seconds_per_step is not None
 
 
-def test_estimate_without_data_assumes_default_num_images(workplace: Path) -> None:
+def test_estimate_without_data_assumes_default_num_images(work_dir: Path) -> None:
     for stage in estimate("data.root=nowhere", "data.classes=[a, b]"):
         assert (stage.images, stage.validation_images, stage.from_data) == (1000, 0, False)
         assert stage.seconds_per_step is not None
@@ -118,7 +118,7 @@ def test_estimate_without_data_assumes_default_num_images(workplace: Path) -> No
     assert not Path("nowhere").exists()
 
 
-def test_choose_batch_size_limits_step_time(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_batch_size_limits_step_time(work_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_profiled_batch_size(32, 4, 0.1) == 32
     assert choose_profiled_batch_size(32, 4, 2.0) == 6
     assert choose_profiled_batch_size(32, 4, 100.0) == 2
@@ -130,8 +130,8 @@ def test_choose_batch_size_limits_step_time(workplace: Path, monkeypatch: pytest
     assert scaled.memory.activations == pytest.approx(unscaled.memory.activations, rel=0.1)
 
 
-def test_estimate_changes_no_state(workplace: Path) -> None:
+def test_estimate_changes_no_state(work_dir: Path) -> None:
     before = torch.get_rng_state()
     estimate()
     assert torch.equal(torch.get_rng_state(), before)
-    assert [path.name for path in workplace.iterdir()] == ["r.yaml"]
+    assert [path.name for path in work_dir.iterdir()] == ["r.yaml"]

@@ -26,13 +26,13 @@ from tests.training.test_resume import assert_same_checkpoint
 
 
 @pytest.fixture
-def head_fit_folder(workplace: Path, photo_folder: Path) -> Path:
-    """Return the workplace, with a recipe whose first stage fits its head."""
+def head_fit_folder(work_dir: Path, photo_folder: Path) -> Path:
+    """Return the work_dir, with a recipe whose first stage fits its head."""
     text = RECIPE.format(root=photo_folder).replace("hidden: [16]", "hidden: []")
     trained = "epochs: 2\n    optimizer: {name: sgd, lr: 0.05}"
     assert trained in text
-    (workplace / "r.yaml").write_text(text.replace(trained, "fit: logistic_regression"))
-    return workplace
+    (work_dir / "r.yaml").write_text(text.replace(trained, "fit: logistic_regression"))
+    return work_dir
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:

@@ -20,14 +20,14 @@ State = Mapping[str, torch.Tensor]
 
 
 @pytest.fixture
-def state_at(workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> Callable[..., State]:
+def state_at(work_dir: Path, training: Callable[..., int], kill_by: Callable[..., Any]) -> Callable[..., State]:
     """Return the weights in the last.pt of a run that was killed after an epoch of a stage."""
 
     def train(stage: str, epoch: int, *options: str) -> State:
         folder = f"{stage}-{epoch}"
         kill = kill_by("SIGKILL", "log_epoch", stage, epoch)
-        assert training(workplace, "train", "r.yaml", "--out", folder, *options, kill=kill) == -9
-        return read_checkpoint(workplace / folder / "last.pt").state
+        assert training(work_dir, "train", "r.yaml", "--out", folder, *options, kill=kill) == -9
+        return read_checkpoint(work_dir / folder / "last.pt").state
 
     return train
 
@@ -40,7 +40,7 @@ def test_frozen_backbone_is_bit_identical_after_stage(state_at: Callable[..., St
     assert not any(torch.equal(unfrozen[name], after[name]) for name in before if name.endswith("running_mean"))
 
 
-def test_batch_norm_in_train_mode_is_detected(workplace: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_norm_in_train_mode_is_detected(work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "set_train_mode", lambda model, _freezing: model.train())
     outcome = ftcli("train", "r.yaml", "--set", "stages.head.cache=off")
     assert outcome.code == 1

@@ -97,7 +97,7 @@ def test_resolve_classifier_precision_reuses_known_precision(
 
 
 def test_train_stores_chosen_precision_in_checkpoints(
-    ftcli: Ftcli, workplace: Path, monkeypatch: pytest.MonkeyPatch
+    ftcli: Ftcli, work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)

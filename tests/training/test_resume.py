@@ -61,12 +61,12 @@ def read_without_run_settings(path: Path) -> Checkpoint:
 
 @pytest.fixture
 def uninterrupted(
-    workplace: Path, training: Callable[..., int], checkpoints_by_file: dict[str, Checkpoint]
+    work_dir: Path, training: Callable[..., int], checkpoints_by_file: dict[str, Checkpoint]
 ) -> dict[str, Checkpoint]:
     if not checkpoints_by_file:
-        assert training(workplace, "train", "r.yaml", "--out", "uninterrupted", cache="own-cache") == 0
+        assert training(work_dir, "train", "r.yaml", "--out", "uninterrupted", cache="own-cache") == 0
         checkpoints_by_file.update(
-            {name: read_without_run_settings(workplace / "uninterrupted" / name) for name in CHECKPOINT_FILES}
+            {name: read_without_run_settings(work_dir / "uninterrupted" / name) for name in CHECKPOINT_FILES}
         )
     return checkpoints_by_file
 
@@ -100,7 +100,7 @@ CASES = [*((kill, 0) for kill in KILLS), *((kill, 2) for kill in WITH_WORKERS)]
 @pytest.mark.slow
 @pytest.mark.parametrize(("kill", "num_workers"), CASES, ids=str)
 def test_resume_after_kill_gives_same_bits(
-    workplace: Path,
+    work_dir: Path,
     training: Callable[..., int],
     kill_by: Callable[..., Any],
     uninterrupted: dict[str, Checkpoint],
@@ -108,11 +108,11 @@ def test_resume_after_kill_gives_same_bits(
     num_workers: int,
 ) -> None:
     setting = f"--set=data.num_workers={num_workers}"
-    assert training(workplace, "train", "r.yaml", "--out", "run", setting, kill=kill_by(*kill)) == EXITS[kill[0]]
-    assert training(workplace, "train", "--resume", "run/last.pt") == 0
+    assert training(work_dir, "train", "r.yaml", "--out", "run", setting, kill=kill_by(*kill)) == EXITS[kill[0]]
+    assert training(work_dir, "train", "--resume", "run/last.pt") == 0
     for name in CHECKPOINT_FILES:
-        assert_same_checkpoint(read_without_run_settings(workplace / "run" / name), uninterrupted[name])
-    history = [json.loads(line) for line in (workplace / "run/metrics.jsonl").read_text().splitlines()]
+        assert_same_checkpoint(read_without_run_settings(work_dir / "run" / name), uninterrupted[name])
+    history = [json.loads(line) for line in (work_dir / "run/metrics.jsonl").read_text().splitlines()]
     assert [(metrics["stage"], metrics["epoch"]) for metrics in history] == [
         (s, e) for s in ("head", "all") for e in range(3)
     ]
@@ -121,7 +121,7 @@ def test_resume_after_kill_gives_same_bits(
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal", "code"), [("SIGKILL", -9), ("SIGTERM", 143)])
 def test_kill_during_feature_caching_gives_same_bits(
-    workplace: Path,
+    work_dir: Path,
     training: Callable[..., int],
     kill_by: Callable[..., Any],
     uninterrupted: dict[str, Checkpoint],
@@ -129,60 +129,57 @@ def test_kill_during_feature_caching_gives_same_bits(
     code: int,
 ) -> None:
     kill = kill_by(signal, "update_progress", "head: feature extraction, train", 46)
-    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, cache="cold") == code
+    assert training(work_dir, "train", "r.yaml", "--out", "run", kill=kill, cache="cold") == code
     arguments = ("r.yaml", "--out", "run") if signal == "SIGKILL" else ("--resume", "run/last.pt")
-    assert training(workplace, "train", *arguments, cache="cold") == 0
+    assert training(work_dir, "train", *arguments, cache="cold") == 0
     for name in CHECKPOINT_FILES:
-        assert_same_checkpoint(read_without_run_settings(workplace / "run" / name), uninterrupted[name])
+        assert_same_checkpoint(read_without_run_settings(work_dir / "run" / name), uninterrupted[name])
 
 
 def test_resume_uses_images_of_original_run(
-    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
+    work_dir: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
 ) -> None:
-    shutil.copytree(photo_folder, workplace / "photos")
+    shutil.copytree(photo_folder, work_dir / "photos")
     root = ("--set", "data.root=photos")
     arguments = ("train", "r.yaml", "--stage", "head", *root)
-    assert training(workplace, *arguments, "--out", "uninterrupted") == 0
+    assert training(work_dir, *arguments, "--out", "uninterrupted") == 0
     assert (
-        training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 1))
-        == 143
+        training(work_dir, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 1)) == 143
     )
-    log = workplace / "log.txt"
+    log = work_dir / "log.txt"
     assert "error: Stopped in stage head, epoch 2, step 1 of 4; continue with: ftcli train --resume run/last.pt" in (
         log.read_text().splitlines()
     )
-    image = workplace / "photos/train/china/5.jpg"
-    moved = image.rename(workplace / "moved.jpg")
-    assert training(workplace, "train", "--resume", "run/last.pt") == 3
+    image = work_dir / "photos/train/china/5.jpg"
+    moved = image.rename(work_dir / "moved.jpg")
+    assert training(work_dir, "train", "--resume", "run/last.pt") == 3
     assert log.read_text().splitlines()[-1] == (
         "error: photos: 1 of 52 images that the run started with do not exist; the first: train/china/5.jpg; restore "
         "them, or add --stage to start a new run from the weights of run/last.pt"
     )
     moved.rename(image)
     shutil.copy(image, image.with_name("new.jpg"))
-    assert training(workplace, "train", "--resume", "run/last.pt") == 0
+    assert training(work_dir, "train", "--resume", "run/last.pt") == 0
     assert "warning: photos: 1 images were added after the run started; it does not use them" in log.read_text()
     uninterrupted, resumed = (
-        read_checkpoint(workplace / folder / "last.pt").state for folder in ("uninterrupted", "run")
+        read_checkpoint(work_dir / folder / "last.pt").state for folder in ("uninterrupted", "run")
     )
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in uninterrupted.items())
 
 
 def test_second_signal_stops_immediately(
-    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
+    work_dir: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
     kill = kill_by("SIGINT", "update_progress", "head 1/2", 1)
-    assert training(workplace, "train", "r.yaml", "--out", "run", kill=kill, num_signals=2) == 130
+    assert training(work_dir, "train", "r.yaml", "--out", "run", kill=kill, num_signals=2) == 130
 
 
 def test_resume_refuses_locked_run_directory(
-    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any]
+    work_dir: Path, training: Callable[..., int], kill_by: Callable[..., Any]
 ) -> None:
-    assert (
-        training(workplace, "train", "r.yaml", "--out", "run", kill=kill_by("SIGTERM", "log_epoch", "head", 1)) == 143
-    )
-    with lock_dir(workplace / "run"):
-        assert training(workplace, "train", "--resume", "run/last.pt") == 2
-    assert (workplace / "log.txt").read_text().splitlines()[-1] == (
+    assert training(work_dir, "train", "r.yaml", "--out", "run", kill=kill_by("SIGTERM", "log_epoch", "head", 1)) == 143
+    with lock_dir(work_dir / "run"):
+        assert training(work_dir, "train", "--resume", "run/last.pt") == 2
+    assert (work_dir / "log.txt").read_text().splitlines()[-1] == (
         f"error: run: is in use by another ftcli (process {os.getpid()}); wait until it ends, or give another --out"
     )

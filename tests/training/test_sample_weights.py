@@ -48,10 +48,10 @@ def weigh_unevenly(path: Path) -> float:
     return int(path.stem) % 5 / 2
 
 
-def test_equal_sample_weights_change_nothing(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    plain, plain_history = train(ftcli, write_manifest(workplace, photo_folder, "plain.csv"))
-    equal, equal_history = train(ftcli, write_manifest(workplace, photo_folder, "equal.csv", lambda _: 0.7))
-    uneven, uneven_history = train(ftcli, write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly))
+def test_equal_sample_weights_change_nothing(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    plain, plain_history = train(ftcli, write_manifest(work_dir, photo_folder, "plain.csv"))
+    equal, equal_history = train(ftcli, write_manifest(work_dir, photo_folder, "equal.csv", lambda _: 0.7))
+    uneven, uneven_history = train(ftcli, write_manifest(work_dir, photo_folder, "uneven.csv", weigh_unevenly))
     states = [read_checkpoint(run / "last.pt").state for run in (plain, equal, uneven)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     assert not all(torch.equal(tensor, states[2][name]) for name, tensor in states[0].items())
@@ -60,11 +60,11 @@ def test_equal_sample_weights_change_nothing(workplace: Path, ftcli: Ftcli, phot
     assert plain_history[1]["train_loss"] != uneven_history[1]["train_loss"]
 
 
-def test_train_loss_ignores_zero_weight_images(workplace: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    root = write_manifest(workplace, photo_folder, "one.csv", lambda path: 3.0 * (path.parent.name == "flower"))
+def test_train_loss_ignores_zero_weight_images(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    root = write_manifest(work_dir, photo_folder, "one.csv", lambda path: 3.0 * (path.parent.name == "flower"))
     run, history = train(ftcli, root, *DETERMINISTIC_SETTINGS)
-    lines = (workplace / "one.csv").read_text().splitlines()
-    (workplace / "flowers.csv").write_text("\n".join([lines[0], *(line for line in lines if "/flower/" in line)]))
+    lines = (work_dir / "one.csv").read_text().splitlines()
+    (work_dir / "flowers.csv").write_text("\n".join([lines[0], *(line for line in lines if "/flower/" in line)]))
     outcome = ftcli("evaluate", run / "best_loss.pt", "--data", "flowers.csv", "--split", "train", "--json").json
     assert outcome["images"] == 16
     assert history[1]["train_loss"] == pytest.approx(outcome["loss"], rel=1e-5)
@@ -74,17 +74,16 @@ def test_train_loss_ignores_zero_weight_images(workplace: Path, ftcli: Ftcli, ph
 
 @pytest.mark.slow
 def test_resume_keeps_sample_weights(
-    workplace: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
+    work_dir: Path, training: Callable[..., int], kill_by: Callable[..., Any], photo_folder: Path
 ) -> None:
-    root = write_manifest(workplace, photo_folder, "uneven.csv", weigh_unevenly)
+    root = write_manifest(work_dir, photo_folder, "uneven.csv", weigh_unevenly)
     arguments = ("train", "r.yaml", "--stage", "head", root)
-    assert training(workplace, *arguments, "--out", "uninterrupted") == 0
+    assert training(work_dir, *arguments, "--out", "uninterrupted") == 0
     assert (
-        training(workplace, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 2))
-        == 143
+        training(work_dir, *arguments, "--out", "run", kill=kill_by("SIGTERM", "update_progress", "head 2/2", 2)) == 143
     )
-    assert training(workplace, "train", "--resume", "run/last.pt", "--set", "data.num_workers=2") == 0
-    assert "images changed" not in (workplace / "log.txt").read_text()
-    uninterrupted, resumed = (read_checkpoint(workplace / folder / "last.pt") for folder in ("uninterrupted", "run"))
+    assert training(work_dir, "train", "--resume", "run/last.pt", "--set", "data.num_workers=2") == 0
+    assert "images changed" not in (work_dir / "log.txt").read_text()
+    uninterrupted, resumed = (read_checkpoint(work_dir / folder / "last.pt") for folder in ("uninterrupted", "run"))
     assert all(torch.equal(tensor, resumed.state[name]) for name, tensor in uninterrupted.state.items())
     assert list_train_losses(uninterrupted) == list_train_losses(resumed)

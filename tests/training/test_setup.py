@@ -26,9 +26,9 @@ class ProcessCountReporter(NullReporter):
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 @pytest.mark.covers("data.num_workers")
-def test_train_starts_requested_workers(workplace: Path, num_workers: int) -> None:
+def test_train_starts_requested_workers(work_dir: Path, num_workers: int) -> None:
     recipe = read_recipe(
-        workplace / "r.yaml", (f"data.num_workers={num_workers}", "stages.head.epochs=1", "stages.head.cache=off")
+        work_dir / "r.yaml", (f"data.num_workers={num_workers}", "stages.head.epochs=1", "stages.head.cache=off")
     )
     reporter = ProcessCountReporter()
     train(TrainArgs(recipe=recipe, stage="head", device="cpu"), reporter)
@@ -37,8 +37,8 @@ def test_train_starts_requested_workers(workplace: Path, num_workers: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.covers("data.download")
-def test_load_dataset_builds_missing_known_dataset(workplace: Path) -> None:
-    recipe = read_recipe(workplace / "r.yaml", ("data.root=data/cells", "data.download=solar-cells"))
+def test_load_dataset_builds_missing_known_dataset(work_dir: Path) -> None:
+    recipe = read_recipe(work_dir / "r.yaml", ("data.root=data/cells", "data.download=solar-cells"))
     dataset = load_dataset(recipe, NullReporter())
     assert dataset.classes == ("defective", "functional")
-    assert (workplace / "data/cells/SOURCE.txt").exists()
+    assert (work_dir / "data/cells/SOURCE.txt").exists()

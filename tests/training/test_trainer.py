@@ -78,7 +78,7 @@ def test_val_loss_is_plain_cross_entropy(finished: Path, ftcli: Ftcli) -> None:
 
 
 @pytest.mark.covers("stages.epochs")
-def test_train_runs_requested_epochs(workplace: Path, ftcli: Ftcli) -> None:
+def test_train_runs_requested_epochs(work_dir: Path, ftcli: Ftcli) -> None:
     run = ftcli("train", "r.yaml", "--stage", "head", "--set", "stages.head.epochs=3", "--json").json
     assert run["stages"][0]["epochs"] == 3
     lines = (Path(run["run"]) / "metrics.jsonl").read_text().splitlines()

@@ -397,9 +397,9 @@ def test_report_colors_have_contrast(dark: bool) -> None:
 
 
 def test_evaluate_command_writes_a_report_that_opens(
-    many_scripts: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, browser: Browser
+    unicode_run: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, browser: Browser
 ) -> None:
-    monkeypatch.chdir(many_scripts)
+    monkeypatch.chdir(unicode_run)
     target = tmp_path / "report.html"
     done = ftcli("evaluate", "runs/photos/best_loss.pt", "--report", target, "--json")
     assert (done.code, done.json["report"]) == (0, str(target))
