@@ -78,7 +78,7 @@ def test_resolve_weights_checks_sha256(tmp_path: Path) -> None:
     package_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     assert _refuse(LITE0, CheckpointError, sha256=wrong) == (
         f"{LOCATION}: the SHA-256 of {find_local_file(LITE0)} is {package_digest}, not {wrong}; get the "
-        "right file, or correct backbone.sha256"
+        "correct file, or change backbone.sha256"
     )
 
 
