@@ -337,7 +337,7 @@ def test_main_writes_pages(pretending: Path, monkeypatch: pytest.MonkeyPatch) ->
     views.main()
     page = (pretending / "benchmarks.views.md").read_text()
     assert "| 1 | 0.800 ± 0.016 | 0.800, 0.800, 0.800 | 2.0 |" in page
-    assert page.endswith("in every case: **1**.\n")
+    assert page.endswith("on both data sets: **1**.\n")
 
 
 def test_main_marks_missing_and_outdated(pretending: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def test_registry_matches_recipe_and_command_names(ftcli: Ftcli) -> None:
     in_recipes, nothing = typing.get_args(Data.model_fields["download"].annotation)
     assert (typing.get_args(in_recipes), nothing) == (DATASET_NAMES, type(None))
     help_text = " ".join(ftcli("data", "download", "--help").out.split()).replace("- ", "-")
-    assert f"A known data set: {', '.join(DATASET_NAMES)}." in help_text
+    assert f"Name of a known data set: {', '.join(DATASET_NAMES)}." in help_text
 
 
 def test_registry_hotdog_archive() -> None:
