@@ -74,12 +74,14 @@ def test_acquire_lock_recreates_removed_folder(tmp_path: Path, start: StartProce
 
 
 def test_acquire_lock_ends_with_killed_process_despite_forked_child(tmp_path: Path, start: StartProcess) -> None:
+    # The child reports itself, because it closes the inherited lock file only when it starts.
     process = start(
-        "import multiprocessing, time\n"
+        "import multiprocessing, os, time\n"
         "from pathlib import Path; from ftcli.caching.locks import acquire_lock\n"
+        "def run_child(): say(os.getpid()); time.sleep(60)\n"
         f"with acquire_lock(Path({str(tmp_path)!r}), lambda _: False):\n"
-        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,)); child.start()\n"
-        "    say(child.pid); sys.stdin.readline()\n"
+        "    child = multiprocessing.get_context('fork').Process(target=run_child); child.start()\n"
+        "    sys.stdin.readline()\n"
     )
     child = int(read_line(process))
     try:
