@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from ftcli.evaluation.classifier import Classifier
 
 __all__ = ["__version__", "load"]
+
+# A program that uses the library without configuring logging shows none of its messages.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def load(path: str | Path, device: str = "auto") -> Classifier:

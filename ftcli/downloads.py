@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ from ftcli.caching.eviction import get_cache_dir
 from ftcli.errors import FtcliError, RunError
 from ftcli.results import Progress, Reporter, format_size
 from ftcli.version import __version__
+
+logger = logging.getLogger(__name__)
 
 RETRY_DELAYS = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each retry; the download fails after one more attempt without a new byte."""
@@ -89,8 +92,8 @@ def download_file(
             f"{location}: {_describe_offline_error(url, path, mismatch.format(actual) if actual else None)}"
         )
     if actual:
-        reporter.warn(f"{location}: {path} is not the file at {url} ({mismatch.format(actual)}); downloading it again")
-    with _open_part(path, reporter) as (part, file):
+        logger.warning(f"{location}: {path} is not the file at {url} ({mismatch.format(actual)}); downloading it again")
+    with _open_part(path) as (part, file):
         actual = _hash_if_exists(path, algorithm)  # another process may have downloaded it in the meantime
         if actual and actual.startswith(expected):
             return path
@@ -136,7 +139,7 @@ def _is_url(url: str) -> bool:
 def _download(url: str, algorithm: str, part: Path, file: FileIO, path: Path, reporter: Reporter) -> str:
     """Download the rest of a partial file and return the digest of the file."""
     size = file.seek(0, 2)
-    reporter.info(f"downloading {url} to {path}" + (f", resuming at {format_size(size)}" if size else ""))
+    logger.info(f"downloading {url} to {path}" + (f", resuming at {format_size(size)}" if size else ""))
     _ResumableDownload(url, file, part, reporter).run()
     os.fsync(file.fileno())
     file.seek(0)  # hash through the same descriptor: closing another one would release the lock
@@ -159,12 +162,12 @@ def _hash_if_exists(path: Path, algorithm: str) -> str | None:
 
 
 @contextmanager
-def _open_part(path: Path, reporter: Reporter) -> Iterator[tuple[Path, FileIO]]:
+def _open_part(path: Path) -> Iterator[tuple[Path, FileIO]]:
     """Open the partial file of a download under a lock; an empty one is removed at the end."""
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(part, reporter)
+        file = _open_locked(part)
     except OSError as error:
         raise RunError(files.describe_write_error(part, 0, error)) from error
     with file:
@@ -175,13 +178,13 @@ def _open_part(path: Path, reporter: Reporter) -> Iterator[tuple[Path, FileIO]]:
                 part.unlink(missing_ok=True)
 
 
-def _open_locked(part: Path, reporter: Reporter) -> FileIO:
+def _open_locked(part: Path) -> FileIO:
     while True:
         file = part.open("a+b", buffering=0)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            reporter.info(f"another ftcli is downloading {part.name.removesuffix('.part')}; waiting for it")
+            logger.info(f"another ftcli is downloading {part.name.removesuffix('.part')}; waiting for it")
             fcntl.lockf(file, fcntl.LOCK_EX)
         # The previous owner of the lock may have renamed or removed the file; then it must be opened again.
         if part.exists() and part.stat().st_ino == os.fstat(file.fileno()).st_ino:
@@ -225,7 +228,7 @@ class _ResumableDownload:
                     or (error.is_permanent and not self._has_responded)
                 ):
                     raise _DownloadError(str(error)) from error
-                self._reporter.info(f"{self._url}: {error} at {format_size(self._size)}; trying again")
+                logger.info(f"{self._url}: {error} at {format_size(self._size)}; trying again")
                 time.sleep(max(error.retry_after, RETRY_DELAYS[max(failures - 1, 0)] if RETRY_DELAYS else 0.0))
 
     def _request_once(self) -> None:

@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as cli.py does, before to
 
 import contextlib
 import json
+import logging
 import shutil
 import signal
 import sys
@@ -50,21 +51,34 @@ Ftcli = Callable[..., CommandResult]
 
 
 class RecordingReporter(NullReporter):
-    """A reporter that records messages, warnings and progress."""
+    """A reporter that records progress."""
 
     def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.warnings: list[str] = []
         self.progress: list[Progress] = []
-
-    def info(self, text: str) -> None:
-        self.messages.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
     def update_progress(self, progress: Progress) -> None:
         self.progress.append(progress)
+
+
+@dataclass(frozen=True)
+class LibraryLog:
+    """The messages and warnings that the library has logged in a test."""
+
+    caplog: pytest.LogCaptureFixture
+
+    @property
+    def messages(self) -> list[str]:
+        return self._list(logging.INFO)
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._list(logging.WARNING)
+
+    def _list(self, level: int) -> list[str]:
+        records = self.caplog.records
+        return [
+            record.getMessage() for record in records if (record.name.split(".")[0], record.levelno) == ("ftcli", level)
+        ]
 
 
 def read_npz(path: str | Path) -> dict[str, Any]:
@@ -89,6 +103,13 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> LibraryLog:
+    """Record what the library logs. Commands print it instead."""
+    caplog.set_level(logging.INFO, "ftcli")
+    return LibraryLog(caplog)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ftcli import __version__, downloads
 from ftcli.downloads import download_file, is_offline
 from ftcli.errors import DataError, RunError
 from ftcli.results import NullReporter
-from tests.conftest import RecordingReporter
+from tests.conftest import LibraryLog, RecordingReporter
 from tests.server import Response, Server, run_server
 
 FILE = random.Random(0).randbytes(3_000_000)
@@ -48,7 +48,7 @@ def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_download_file_downloads_once(tmp_path: Path, server: Server) -> None:
+def test_download_file_downloads_once(tmp_path: Path, server: Server, log: LibraryLog) -> None:
     url = server.serve("/a.zip", FILE)
     reporter = RecordingReporter()
     for _ in range(2):
@@ -59,7 +59,7 @@ def test_download_file_downloads_once(tmp_path: Path, server: Server) -> None:
     assert (request.method, request.headers["Accept-Encoding"]) == ("GET", "identity")
     assert request.headers["User-Agent"] == f"ftcli/{__version__}"
     assert list_names(path.parent) == [path.name]
-    assert reporter.messages == [f"downloading {url} to {path}"]
+    assert log.messages == [f"downloading {url} to {path}"]
     last = reporter.progress[-1]
     assert (last.task, last.done, last.total, last.unit) == (f"download {path.name}", 3_000_000, 3_000_000, "bytes")
     assert last.rate is not None
@@ -94,19 +94,18 @@ def test_download_file_uses_cache_variables(
     assert download(url + "?token=1") == tmp_path / expected / "downloads" / f"{SHA256[:16]}-c.zip"
 
 
-def test_download_file_resumes_after_disconnect(tmp_path: Path, server: Server) -> None:
+def test_download_file_resumes_after_disconnect(tmp_path: Path, server: Server, log: LibraryLog) -> None:
     cut = [Response(FILE, cut_after=length) for length in (500_000, 400_000, 1_000_000)]
     url = server.serve("/a.zip", *cut, Response(FILE, cut_after=1000, reset=True), Response(FILE))
-    reporter = RecordingReporter()
-    assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
+    assert download_file(url, f"sha256:{SHA256}", "here", NullReporter(), DataError).read_bytes() == FILE
     ranges = [request.range for request in server.requests]
     assert ranges[:4] == [None, "bytes=500000-", "bytes=900000-", "bytes=1900000-"]
     assert [request.headers["If-Range"] for request in server.requests] == [None, '"1"', '"1"', '"1"', '"1"']
-    assert reporter.messages[1] == f"{url}: connection closed at 0.5 MB; trying again"
+    assert log.messages[1] == f"{url}: connection closed at 0.5 MB; trying again"
     assert list_names(cached_path(tmp_path).parent) == [cached_path(tmp_path).name]
 
 
-def test_download_file_stops_after_five_retries(tmp_path: Path, server: Server) -> None:
+def test_download_file_stops_after_five_retries(tmp_path: Path, server: Server, log: LibraryLog) -> None:
     url = server.serve("/a.zip", Response(FILE, cut_after=1000), Response(FILE, cut_after=0))
     assert download_error(url) == (
         f"here: {url} cannot be downloaded (connection closed); download it elsewhere and copy it to "
@@ -114,9 +113,8 @@ def test_download_file_stops_after_five_retries(tmp_path: Path, server: Server) 
     )
     assert server.count() == 6
     server.serve("/a.zip", FILE)
-    reporter = RecordingReporter()
-    assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
-    assert reporter.messages == [f"downloading {url} to {cached_path(tmp_path)}, resuming at 0.0 MB"]
+    assert download_file(url, f"sha256:{SHA256}", "here", NullReporter(), DataError).read_bytes() == FILE
+    assert log.messages[-1] == f"downloading {url} to {cached_path(tmp_path)}, resuming at 0.0 MB"
     assert server.requests[-1].range == "bytes=1000-"
 
 
@@ -175,7 +173,8 @@ def start_download(url: str) -> subprocess.Popen[str]:
     code = (
         "import sys; from ftcli.console.terminal import TerminalReporter; from ftcli.downloads import download_file\n"
         "from ftcli.errors import DataError\n"
-        "download_file(*sys.argv[1:], 'here', TerminalReporter(sys.stdout), DataError)"
+        "with TerminalReporter(sys.stdout) as reporter:\n"
+        "    download_file(*sys.argv[1:], 'here', reporter, DataError)"
     )
     command = [sys.executable, "-u", "-c", code, url, f"sha256:{SHA256}"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -254,13 +253,12 @@ def test_download_file_deletes_wrong_file(tmp_path: Path, server: Server) -> Non
     assert list_names(tmp_path / "cache/downloads") == []
 
 
-def test_download_file_replaces_damaged_file(tmp_path: Path, server: Server) -> None:
+def test_download_file_replaces_damaged_file(tmp_path: Path, server: Server, log: LibraryLog) -> None:
     url = server.serve("/a.zip", FILE)
     path = download(url)
     path.write_bytes(OTHER)
-    reporter = RecordingReporter()
-    assert download_file(url, f"sha256:{SHA256}", "here", reporter, DataError).read_bytes() == FILE
-    assert reporter.warnings == [
+    assert download_file(url, f"sha256:{SHA256}", "here", NullReporter(), DataError).read_bytes() == FILE
+    assert log.warnings == [
         f"here: {path} is not the file at {url} (expected SHA-256 {SHA256}, found {OTHER_SHA256}); downloading it again"
     ]
     path.write_bytes(OTHER)

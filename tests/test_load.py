@@ -40,6 +40,17 @@ def test_import_is_lazy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.parametrize(
+    ("configuration", "shown"),
+    [("", ""), ("logging.basicConfig(level=logging.INFO); ", "INFO:ftcli.x:100% a\nWARNING:ftcli.x:b\n")],
+)
+def test_messages_are_shown_only_if_logging_is_configured(configuration: str, shown: str) -> None:
+    emit = "logger = logging.getLogger('ftcli.x'); logger.info('100% a'); logger.warning('b')"
+    code = f"import ftcli, logging; {configuration}{emit}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", shown)
+
+
 def test_load_docstring_example_runs(finished: Path, classifier: Classifier, paths: list[Path]) -> None:
     # After a few seconds of training one class may win everywhere: move the decision boundary between the extremes.
     predictions = sorted(classifier.predict(paths), key=_probability_of_china)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from ftcli.planning import plan_recipe
 from ftcli.recipe.drafting import to_recipe_name
 from ftcli.recipe.loading import recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
-from ftcli.results import InitResult, Reporter
+from ftcli.results import InitResult
 from ftcli.runtime import choose_device
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +37,10 @@ class InitArgs:
     out: Path | None = None
 
 
-def draft_recipe(args: InitArgs, reporter: Reporter) -> InitResult:
+def draft_recipe(args: InitArgs) -> InitResult:
     """Draft a recipe that trains on the images without changes.
 
-    Nothing is downloaded, and only headers of images are read; the reporter is warned of corrupt images. Raises
+    Nothing is downloaded, and only headers of images are read; a warning is logged for each corrupt image. Raises
     DataError for images that cannot be trained on, RecipeError for an unknown model, an invalid name or device, and an
     existing file.
     """
@@ -48,7 +51,7 @@ def draft_recipe(args: InitArgs, reporter: Reporter) -> InitResult:
         check_model(args.backbone, "--backbone")
     stats = compute_dataset_stats(args.data, "init")
     for message in stats.corrupt:
-        reporter.warn(message)
+        logger.warning(message)
     model_choice = _choose_model(stats, args.backbone, has_gpu)
     command = f"ftcli train {_shell_quote(str(args.out or 'recipe.yaml'))}"
     text = build_recipe_text(stats, model_choice, args.name or _default_recipe_name(args.data), command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -19,7 +20,9 @@ from ftcli.caching.measured_choices import CHOICES_FILE, count_choices
 from ftcli.caching.store import IDENTITY_FILE
 from ftcli.errors import RecipeError, suggest
 from ftcli.files import is_locked
-from ftcli.results import CacheEntry, CacheResult, Reporter
+from ftcli.results import CacheEntry, CacheResult
+
+logger = logging.getLogger(__name__)
 
 KINDS = (*EVICTABLE_KINDS, "downloads", "images", "choices")
 """The kinds of cache entries."""
@@ -56,7 +59,7 @@ def list_cache() -> CacheResult:
     return _build_listing(_find_entries(get_cache_dir()))
 
 
-def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = False) -> CacheResult:
+def clear_cache(names: Sequence[str], everything: bool = False) -> CacheResult:
     """Remove the entries with these names or kinds, or all entries.
 
     Raises RecipeError for unknown names and for a named entry that a process is writing to; nothing is removed then.
@@ -83,7 +86,7 @@ def clear_cache(names: Sequence[str], reporter: Reporter, everything: bool = Fal
         if stored.remove():
             cleared.append(stored.entry)
         else:
-            reporter.warn(
+            logger.warning(
                 f"{stored.entry.name}: another ftcli is writing to it ({stored.entry.about}); it was not removed"
             )
     return _build_listing(_find_entries(get_cache_dir()), cleared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,10 @@ from ftcli.caching.eviction import CHUNK_SUFFIX, PROCESS_START, evict, get_cache
 from ftcli.caching.locks import acquire_lock
 from ftcli.caching.record_index import Keys, RecordIndex, build_index, join_keys
 from ftcli.errors import RunError
-from ftcli.results import Reporter
 
 __all__ = ["IDENTITY_FILE", "Key", "Store", "StoreWriter", "make_key"]
+
+logger = logging.getLogger(__name__)
 
 Key = bytes
 """16 bytes from `make_key`."""
@@ -152,9 +154,7 @@ class Store:
         self._resident_bytes = 0
 
     @contextmanager
-    def writer(
-        self, reporter: Reporter, should_stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[StoreWriter | None]:
+    def writer(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StoreWriter | None]:
         """Open the store for writing, exclusively.
 
         If another process is writing, report it and wait; yield None if `should_stop` returns True meanwhile. Complete
@@ -166,7 +166,7 @@ class Store:
         def wait(owner: str) -> bool:
             nonlocal has_reported
             if not has_reported:
-                reporter.info(f"{self._description}: another ftcli (process {owner}) is computing this; waiting for it")
+                logger.info(f"{self._description}: another ftcli (process {owner}) is computing this; waiting for it")
                 has_reported = True
             time.sleep(0.1)
             return not should_stop()

@@ -43,6 +43,6 @@ def clear(
         raise RecipeError(f"--all: cannot be combined with names such as {names[0]}; remove one of them")
     from ftcli.caching.listing import clear_cache
 
-    with TerminalReporter() as reporter:
-        result = clear_cache(names or [], reporter, everything)
+    with TerminalReporter():
+        result = clear_cache(names or [], everything)
     print_result(result, as_json=as_json or context.obj)

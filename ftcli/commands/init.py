@@ -30,6 +30,6 @@ def init(
     """
     from ftcli.advice.init import InitArgs, draft_recipe
 
-    with TerminalReporter() as reporter:
-        result = draft_recipe(InitArgs(data=data, name=name, backbone=backbone, device=device, out=out), reporter)
+    with TerminalReporter():
+        result = draft_recipe(InitArgs(data=data, name=name, backbone=backbone, device=device, out=out))
     print_result(result, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from ftcli.plotting import describe_missing_characters, fit_text
 from ftcli.results import ComparedRun, CompareResult, ConfigDifference, Reporter, format_count
 from ftcli.runs.compare_curves import plot_comparison
 from ftcli.statistics import wilson_interval
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PLOT = Path("comparison.png")
 _ENVIRONMENT_KEYS = ("ftcli", "python", "torch", "torchvision", "platform", "device", "threads")
@@ -42,7 +45,7 @@ def compare(args: CompareArgs, reporter: Reporter) -> CompareResult:
     Raises RecipeError or CheckpointError for runs that cannot be compared, and for given images or a given split what
     `evaluate_checkpoint` raises.
     """
-    runs = load_runs(args.runs, reporter)
+    runs = load_runs(args.runs)
     plot_path = _choose_plot_path(args, runs)
     evaluations, reason = evaluate_all(runs, args.data, args.split, args.device, reporter)
     warnings = (
@@ -51,9 +54,9 @@ def compare(args: CompareArgs, reporter: Reporter) -> CompareResult:
         *_find_train_test_overlap(runs, evaluations, args),
     )
     for warning in warnings:
-        reporter.warn(warning)
+        logger.warning(warning)
     if plot_path is not None:
-        _write_plot(runs, plot_path, reporter)
+        _write_plot(runs, plot_path)
     return CompareResult(
         runs=tuple(
             _build_compared_run(run, evaluations[index] if evaluations else None) for index, run in enumerate(runs)
@@ -78,12 +81,12 @@ def _choose_plot_path(args: CompareArgs, runs: Sequence[LoadedRun]) -> Path | No
     return None
 
 
-def _write_plot(runs: Sequence[LoadedRun], path: Path, reporter: Reporter) -> None:
+def _write_plot(runs: Sequence[LoadedRun], path: Path) -> None:
     plotted_runs = [run for run in runs if run.history]
     atomic_write(path, plot_comparison([run.name for run in plotted_runs], [run.history for run in plotted_runs]))
     stages = {row.stage for run in plotted_runs for row in run.history}
     if missing := describe_missing_characters(map(fit_text, [*(run.name for run in plotted_runs), *sorted(stages)])):
-        reporter.warn(f"{path}: {missing}")
+        logger.warning(f"{path}: {missing}")
 
 
 def _find_incomplete_runs(runs: Sequence[LoadedRun]) -> list[str]:

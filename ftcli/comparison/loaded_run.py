@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,12 @@ from typing import Any
 
 from ftcli.data.index import find_base_folder
 from ftcli.errors import CheckpointError, RecipeError, suggest
-from ftcli.results import EpochMetrics, Reporter
+from ftcli.results import EpochMetrics
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.runs.history import is_stage_checkpoint, read_history, read_run_metadata, run_of_checkpoint
 from ftcli.runs.run_dir import RUNS_DIR, RunDir, find_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class LoadedRun:
         return {os.path.realpath(base / path) for path in self.checkpoint.splits.get(split, ())}
 
 
-def load_runs(paths: Sequence[Path], reporter: Reporter) -> tuple[LoadedRun, ...]:
+def load_runs(paths: Sequence[Path]) -> tuple[LoadedRun, ...]:
     """Load runs from run directories, which mean their best checkpoint, or checkpoints.
 
     Raises RecipeError for fewer than two paths and for duplicates, CheckpointError with the errors of all runs.
@@ -54,7 +57,7 @@ def load_runs(paths: Sequence[Path], reporter: Reporter) -> tuple[LoadedRun, ...
     errors: list[str] = []
     for path in paths:
         try:
-            runs.append(_load_run(path, reporter))
+            runs.append(_load_run(path))
         except CheckpointError as error:
             errors += error.messages
     if errors:
@@ -63,7 +66,7 @@ def load_runs(paths: Sequence[Path], reporter: Reporter) -> tuple[LoadedRun, ...
     return tuple(replace(run, name=name) for run, name in zip(runs, _choose_names(runs), strict=True))
 
 
-def _load_run(argument: Path, reporter: Reporter) -> LoadedRun:
+def _load_run(argument: Path) -> LoadedRun:
     if argument.is_dir():
         folder: RunDir | None = RunDir(argument)
         path = _find_best_checkpoint(RunDir(argument))
@@ -78,7 +81,7 @@ def _load_run(argument: Path, reporter: Reporter) -> LoadedRun:
             raise CheckpointError(f"{argument}: does not exist; {suggest(str(argument), known_runs)}")
         path, note = find_checkpoint(argument)
         if note:
-            reporter.info(note)
+            logger.info(note)
         folder = run_of_checkpoint(path)
     checkpoint = replace(read_checkpoint(path), state={})
     if folder is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from rich.console import Console
 from rich.text import Text
 
 from ftcli.console.tables import escape_controls, open_console, print_table
@@ -19,8 +22,40 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
+class _MessageHandler(logging.Handler):
+    """A logging handler that prints messages as lines, and warnings with a prefix."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = escape_controls(record.getMessage())
+        line = Text.assemble(("warning: ", "yellow"), text) if record.levelno >= logging.WARNING else text
+        # A message that cannot be shown must not end a run: the stream may be full or closed or, in a signal handler,
+        # in the middle of a write. Errors that signal handlers raise are of other types and pass.
+        with suppress(OSError, ValueError, RuntimeError):
+            self._console.print(line)
+
+
+@contextmanager
+def _print_messages(console: Console) -> Iterator[None]:
+    """Print what the library logs, from INFO on, and nowhere else."""
+    logger, handler = logging.getLogger("ftcli"), _MessageHandler(console)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the root logger would print the message a second time
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
 class TerminalReporter:
-    """A Reporter that prints messages and epochs as lines and progress as a bar.
+    """A Reporter that prints epochs as lines and progress as a bar. In its context, logged messages are printed too.
 
     The bar is shown on a terminal only, and only with `show_bar`: results printed on the same terminal would break it.
     """
@@ -32,12 +67,7 @@ class TerminalReporter:
         self._task: TaskID | None = None
         self._task_name = ""
         self._last_refresh = 0.0
-
-    def info(self, text: str) -> None:
-        self._console.print(escape_controls(text))
-
-    def warn(self, text: str) -> None:
-        self._console.print(Text.assemble(("warning: ", "yellow"), escape_controls(text)))
+        self._exit_stack = ExitStack()
 
     def update_progress(self, progress: Progress) -> None:
         if not self._shows_bar:
@@ -70,13 +100,16 @@ class TerminalReporter:
         self._console.print("  ".join(parts) + ("  best" if is_best else ""))
 
     def __enter__(self) -> TerminalReporter:
+        """Print logged messages until the context is left."""
+        self._exit_stack.enter_context(_print_messages(self._console))
+        self._exit_stack.callback(self._stop_bar)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove an unfinished bar, so that later output starts on a new line."""
-        self._stop_bar()
+        """Remove an unfinished bar, so that later output starts on a new line, and restore logging."""
+        self._exit_stack.close()
 
     def _create_bar(self) -> Bar:
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # slow to import

@@ -76,7 +76,7 @@ class PixelCache:
         digests = zip(paths, hash_files(self.root, paths, self._rehash), strict=True)
         keys = {path: make_key(digest) for path, digest in digests if digest is not None}
         if self._list_missing(keys):
-            with self._store.writer(task.reporter, task.should_stop) as writer:
+            with self._store.writer(task.should_stop) as writer:
                 if writer is None:
                     raise StopRequestedError(task.name)
                 missing = self._list_missing(keys)  # another process may have filled it meanwhile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from ftcli.downloads import download_file
 from ftcli.errors import DataError, RunError, suggest
 from ftcli.files import commit_dir
 from ftcli.results import DownloadResult, Reporter
+
+logger = logging.getLogger(__name__)
 
 
 def download_dataset(name: str, root: Path, reporter: Reporter) -> DownloadResult:
@@ -49,7 +52,7 @@ def _get_file(remote: RemoteFile, message_prefix: str, reporter: Reporter) -> Pa
     if remote.installed is not None and remote.installed.path.is_file():
         if remote.installed.is_valid():
             return remote.installed.path
-        reporter.warn(f"{message_prefix}: {remote.installed.path} differs from the published file and is ignored")
+        logger.warning(f"{message_prefix}: {remote.installed.path} differs from the published file and is ignored")
     return download_file(remote.url, remote.digest, message_prefix, reporter, DataError)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,8 @@ from ftcli.models.state_dict import copy_state_dict
 from ftcli.results import Reporter, TemperatureScaling, format_count
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ftcli.runtime import autocast
+
+logger = logging.getLogger(__name__)
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 """Search bounds, widened by the standard deviation of the logits: a barely trained network may need a temperature of
@@ -41,7 +44,7 @@ def calibrate(
         dataset = load_checkpoint_dataset(setup.recipe_file, old_checkpoint, setup.checkpoint_path, reporter)
     outputs_before = predict_split(setup, dataset, "val", reporter)
     if len(outputs_before.paths) < _MIN_VAL_IMAGES:
-        reporter.warn(
+        logger.warning(
             f"--calibrate: {setup.checkpoint_path} has only {format_count(len(outputs_before.paths), 'image')} in val, "
             f"so the temperature is uncertain; use at least {_MIN_VAL_IMAGES}"
         )
@@ -62,7 +65,7 @@ def calibrate(
         progress=None,
     )
     write_checkpoint(new_checkpoint, output_path)
-    reporter.info(f"Calibrated checkpoint: {output_path}")
+    logger.info(f"Calibrated checkpoint: {output_path}")
     scaling = TemperatureScaling(
         temperature=temperature,
         split="val",

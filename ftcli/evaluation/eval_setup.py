@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,8 @@ from ftcli.results import ProgressTask, Reporter, format_count
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.runs.run_dir import find_checkpoint
 from ftcli.runtime import choose_device, raise_on_oom
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,13 @@ def evaluate_checkpoint(
 def setup_eval(args: EvaluateArgs, reporter: Reporter, dataset: ImageDataset | None = None) -> EvalSetup:
     """Load a checkpoint and list its images, without reading any.
 
-    Classes are matched by name. Images keep their split of training; the reporter is warned if a split has lost or
+    Classes are matched by name. Images keep their split of training; a warning is logged if a split has lost or
     gained images since. `dataset` saves listing the images of the checkpoint's recipe a second time. Raises
     CheckpointError for a checkpoint that cannot be loaded or has other classes, DataError for missing images.
     """
     path, note = find_checkpoint(args.checkpoint)
     if note:
-        reporter.info(note)
+        logger.info(note)
     loaded = load_classifier(path, choose_device(args.device))
     classifier, checkpoint, recipe_file = loaded.classifier, loaded.checkpoint, loaded.recipe_file
 
@@ -85,13 +88,11 @@ def setup_eval(args: EvaluateArgs, reporter: Reporter, dataset: ImageDataset | N
                 f"give --split {' or '.join(dataset.splits)}"
             )
         raise DataError(f"--split: unknown split {split!r} of {dataset.source}; {suggest(split, dataset.splits)}")
-    _warn_about_split_changes(checkpoint, dataset, split, path, reporter)
+    _warn_about_split_changes(checkpoint, dataset, split, path)
     return EvalSetup(path, checkpoint, recipe_file, classifier, dataset, split, args, get_head_features)
 
 
-def _warn_about_split_changes(
-    checkpoint: Checkpoint, dataset: ImageDataset, split: str, path: Path, reporter: Reporter
-) -> None:
+def _warn_about_split_changes(checkpoint: Checkpoint, dataset: ImageDataset, split: str, path: Path) -> None:
     """Warn if a split does not have the same images as in training."""
     previous_paths, current_paths = (
         set(checkpoint.splits.get(split, ())),
@@ -103,7 +104,7 @@ def _warn_about_split_changes(
         if paths
     ]
     if previous_paths and changes:
-        reporter.warn(f"{path}: {split} has other images than in training: {'; '.join(changes)}")
+        logger.warning(f"{path}: {split} has other images than in training: {'; '.join(changes)}")
 
 
 def load_checkpoint_dataset(

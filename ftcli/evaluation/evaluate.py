@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,6 +49,8 @@ from ftcli.runs.history import read_history, run_of_checkpoint
 from ftcli.statistics import wilson_interval
 from ftcli.version import __version__
 
+logger = logging.getLogger(__name__)
+
 MAX_LISTED = 10
 """The number of listed errors, least confident correct images, and confused pairs of classes."""
 
@@ -62,7 +65,7 @@ def evaluate(args: EvaluateArgs, reporter: Reporter) -> EvaluateResult:
     validate_args(args)
     setup = setup_eval(args, reporter)
     validate_args_for_checkpoint(args, setup.checkpoint_path, len(setup.checkpoint.classes))
-    history = _read_run_history(setup, reporter) if args.report is not None else ()
+    history = _read_run_history(setup) if args.report is not None else ()
     scaling: TemperatureScaling | None = None
     val_outputs: EvalOutputs | None = None
     if args.calibrate:
@@ -94,11 +97,11 @@ def _choose_thresholds(
     if args.data is not None or setup.split == "val":
         thresholds = find_thresholds(outputs, outputs, classes, args.min_recall, setup.split)
         if args.min_recall is not None and not thresholds:
-            reporter.warn("--min-recall: has no effect, since all images are of one class; add images of the other")
+            logger.warning("--min-recall: has no effect, since all images are of one class; add images of the other")
         return thresholds
     if val_outputs is None:
         num_val = len(setup.dataset.splits["val"])
-        reporter.info(f"Evaluating the {num_val} images of val too, to choose thresholds on them")
+        logger.info(f"Evaluating the {num_val} images of val too, to choose thresholds on them")
         val_outputs = predict_split(setup, setup.dataset, "val", reporter, args.tta)
     return find_thresholds(val_outputs, outputs, classes, args.min_recall, "val")
 
@@ -183,7 +186,7 @@ def list_confused_pairs(classes: Sequence[str], confusion: Sequence[Sequence[int
     return tuple(sorted(pairs, key=lambda pair: (-pair.images, -pair.share))[:MAX_LISTED])
 
 
-def _read_run_history(setup: EvalSetup, reporter: Reporter) -> tuple[EpochMetrics, ...]:
+def _read_run_history(setup: EvalSetup) -> tuple[EpochMetrics, ...]:
     """Return the epochs of the checkpoint's run; empty outside a run directory, or if they cannot be read."""
     run_dir = run_of_checkpoint(setup.checkpoint_path)
     if run_dir is None:
@@ -191,7 +194,7 @@ def _read_run_history(setup: EvalSetup, reporter: Reporter) -> tuple[EpochMetric
     try:
         return read_history(run_dir)
     except CheckpointError as error:
-        reporter.warn(f"--report: omits the training curves: {error}")
+        logger.warning(f"--report: omits the training curves: {error}")
         return ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ftcli.recipe.schema import Backbone
 from ftcli.recipe.schema.network import is_url
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runs.run_dir import find_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,14 @@ def load_model(
     """Load the model of a recipe before training, of a checkpoint (.pt), of a model name with its default weights, or
     of a backbone.
 
-    With `normalize: dataset`, mean and std are measured on `dataset`; without one the reporter is warned and those of
+    With `normalize: dataset`, mean and std are measured on `dataset`; without one a warning is logged and those of
     the pretrained weights are used. Raises RecipeError for unknown names, CheckpointError for weights that cannot be
     loaded.
     """
     if isinstance(source, RecipeFile):
         return _load_recipe(source, reporter, dataset)
     if isinstance(source, str) and source.endswith(".pt"):
-        return _load_checkpoint(Path(source), reporter)
+        return _load_checkpoint(Path(source))
     location = "--plot-activations" if isinstance(source, str) else "--weights"
     backbone = Backbone(name=source) if isinstance(source, str) else source
     pretrained = load_pretrained(backbone, location, reporter)
@@ -75,17 +78,17 @@ def _load_recipe(recipe_file: RecipeFile, reporter: Reporter, dataset: ImageData
     if recipe_file.recipe.data.normalize == "dataset" and dataset is not None:
         preprocessing = measure_preprocessing(preprocessing, dataset, recipe_file.recipe.data)
     elif recipe_file.recipe.data.normalize == "dataset":
-        reporter.warn(
+        logger.warning(
             f"{recipe_file.locate('data', 'normalize')}: mean and std are measured when training starts; those of the "
             "pretrained weights are used here"
         )
     return LoadedModel(backbone.name, model, preprocessing, plan.head.path, None, origin.source, origin.sha256)
 
 
-def _load_checkpoint(argument: Path, reporter: Reporter) -> LoadedModel:
+def _load_checkpoint(argument: Path) -> LoadedModel:
     path, note = find_checkpoint(argument)
     if note:
-        reporter.info(note)
+        logger.info(note)
     loaded = load_classifier(path, torch.device("cpu"))
     checkpoint = loaded.checkpoint
     return LoadedModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.results import Prediction, PredictionError, PredictResult, Progress, Reporter, format_count, format_duration
 from ftcli.runs.run_dir import find_checkpoint
 from ftcli.runtime import choose_device
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
     """
     path, note = find_checkpoint(args.checkpoint)
     if note:
-        reporter.info(note)
+        logger.info(note)
     loaded = load_classifier(path, choose_device(args.device))
     classifier, data_config = loaded.classifier, loaded.recipe_file.recipe.data
     batch_size = args.batch_size or data_config.batch_size
@@ -62,7 +65,7 @@ def stream_predictions(
     with loader:
         for batch in loader.stream(_unlabeled_samples(images.paths)):
             for corrupt in batch.skipped:
-                reporter.warn(f"{corrupt.path}: {corrupt.reason}")
+                logger.warning(f"{corrupt.path}: {corrupt.reason}")
                 yield PredictionError(corrupt.path, corrupt.reason)
             if batch.paths:
                 yield from map(Prediction, batch.paths, classifier.predict_top_k(batch.images, top))
@@ -70,7 +73,7 @@ def stream_predictions(
             rate = num_done / (time.monotonic() - start_time)
             if images.num_paths is not None:
                 reporter.update_progress(Progress("predicting", num_done, max(num_done, images.num_paths), rate))
-    reporter.info(
+    logger.info(
         f"{format_count(num_done, 'image')} in {format_duration(time.monotonic() - start_time)}, {rate:.0f} images/s"
     )
 

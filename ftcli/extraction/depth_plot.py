@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,16 @@ from ftcli.plotting import (
     fit_text,
     render_png,
 )
-from ftcli.results import FeatureLayer, ProbeScore, Reporter, format_count
+from ftcli.results import FeatureLayer, ProbeScore, format_count
+
+logger = logging.getLogger(__name__)
 
 _MAX_LABELLED_LAYERS = 24
 """With more layers only some have their names on the axis."""
 _LABEL_WIDTH = 170.0  # points
 
 
-def plot_depth(
-    scores: Sequence[ProbeScore], layers: Sequence[FeatureLayer], path: Path, title: str, reporter: Reporter
-) -> None:
+def plot_depth(scores: Sequence[ProbeScore], layers: Sequence[FeatureLayer], path: Path, title: str) -> None:
     """Write a PNG of a probe's accuracy on test, with its 95% interval, and in cross-validation, for each layer.
 
     Raises RunError if it cannot be written.
@@ -40,7 +41,7 @@ def plot_depth(
     ax.margins(x=0.03)
     figure.legend(loc="outside lower center", ncols=2)
     if missing_glyphs := describe_missing_characters(fitted_texts):
-        reporter.warn(f"{path}: {missing_glyphs}")
+        logger.warning(f"{path}: {missing_glyphs}")
     atomic_write(path, render_png(figure))
 
 

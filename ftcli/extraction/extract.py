@@ -67,7 +67,7 @@ def extract(args: ExtractArgs, reporter: Reporter) -> ExtractResult:
         feature_layers = tuple(_to_feature_layer(layer, shape) for layer, shape in zip(layers, shapes, strict=True))
         if plot_path is not None:
             title = f"{loaded.name}, weights: {loaded.weights}"
-            plot_depth([probe.score for probe in probes], feature_layers, plot_path, title, reporter)
+            plot_depth([probe.score for probe in probes], feature_layers, plot_path, title)
         if args.save_head is not None:
             head = ProbeHead(probes[0], *probe_to_linear(probes[0], feature_layers[0].dimensions))
             loaded_source = replace(source, loaded=loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,8 @@ from ftcli.recipe.schema import Data
 from ftcli.results import ProgressTask, Reporter
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.runtime import raise_on_oom
+
+logger = logging.getLogger(__name__)
 
 _ROUNDING_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Two scores are equal but for rounding if their difference is below this fraction of the sum of their terms."""
@@ -88,7 +91,7 @@ def save_head(
         if split in dataset.splits:
             head_outputs = _predict_split(classifier, plan.head.path, pipeline, data, dataset, split, reporter)
             outputs = head_outputs.outputs
-            _check_same_predictions(head_outputs, head, known_accuracy, f"{path}: {split}", reporter)
+            _check_same_predictions(head_outputs, head, known_accuracy, f"{path}: {split}")
             if split == "val":
                 metrics = {"val_loss": compute_loss(outputs), "val_accuracy": compute_accuracy(outputs)}
     write_checkpoint(replace(checkpoint, metrics=metrics), path)
@@ -194,7 +197,7 @@ def _predict_split(
 
 
 def _check_same_predictions(
-    head_outputs: _HeadOutputs, head: ProbeHead, known_accuracy: float | None, location: str, reporter: Reporter
+    head_outputs: _HeadOutputs, head: ProbeHead, known_accuracy: float | None, location: str
 ) -> None:
     """Raise RunError unless the network predicts the probe's classes and has its accuracy; report ties."""
     outputs, probe = head_outputs.outputs, head.probe
@@ -217,7 +220,7 @@ def _check_same_predictions(
         )
     if num_ties := int(differs.sum()):
         are_ties = "is a tie" if num_ties == 1 else "are ties"
-        reporter.info(
+        logger.info(
             f"{location}: {num_ties} of {num_images} images {are_ties} of two classes; rounding changes the predicted "
             "class"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from ftcli.recipe.schema import Backbone
 from ftcli.results import Reporter
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.run_dir import find_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,7 @@ def load_source_model(source: ExtractionSource, dataset: ImageDataset, reporter:
 def _open_checkpoint(source_args: SourceArgs, reporter: Reporter) -> ExtractionSource:
     path, note = find_checkpoint(Path(source_args.source))
     if note:
-        reporter.info(note)
+        logger.info(note)
     checkpoint = read_checkpoint(path)
     recipe_file = _apply_options(recipe_from_dict(checkpoint.recipe, str(path)), source_args)
     previous_splits = checkpoint.splits_by_path() if source_args.data is None else checkpoint.splits_by_any_path()

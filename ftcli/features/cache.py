@@ -154,7 +154,7 @@ class _CacheFill:
     def compute_missing(self, unique: bool) -> None:
         """Compute and store the missing features. Raises as `FeatureCache.get_or_compute` does."""
         task = self._request.task
-        with self._store.writer(task.reporter, task.should_stop) as writer:
+        with self._store.writer(task.should_stop) as writer:
             if writer is None:
                 raise StopRequestedError(task.name)
             missing = self.missing(unique)  # another process may have computed some in the meantime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from ftcli.models.cut import ModelCut, cut_model
 from ftcli.models.freezing import FrozenNames
 from ftcli.results import Preprocessing
 from ftcli.runtime import autocast
+
+logger = logging.getLogger(__name__)
 
 ForwardFn = Callable[[tuple[Tensor, ...]], Tensor]
 """Compute the logits (n, classes) in float32 of a batch's inputs, in the mode that the model is in."""
@@ -123,9 +126,7 @@ class FeaturePipeline:
             try:
                 loaders.append(self.cache.get_or_compute(request, batch_size, loader_config))
             except CacheFullError:
-                request.task.reporter.info(
-                    f"{request.task.name}: the features do not fit in the cache and are computed in each pass"
-                )
+                logger.info(f"{request.task.name}: the features do not fit in the cache and are computed in each pass")
                 return None
         return tuple(loaders)
 

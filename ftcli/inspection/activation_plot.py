@@ -49,7 +49,7 @@ def plot_activations(
     except CorruptImageError as error:
         raise DataError(f"--plot-activations: {image_path} {error.reason}; give another image") from error
     activations = compute_activations(loaded, image_rgb, layers)
-    _build_canvas(loaded, image_path, activations).save(path, reporter)
+    _build_canvas(loaded, image_path, activations).save(path)
 
 
 def _build_canvas(loaded: LoadedModel, image_path: Path, activations: Activations) -> Canvas:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from ftcli.planning import Plan, StagePlan, list_augmentation_keys, load_dataset
 from ftcli.recipe.loading import RecipeFile
 from ftcli.results import Reporter
 from ftcli.runtime.seeds import RngKey
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -55,8 +58,8 @@ def plot_augmentation(recipe_file: RecipeFile, path: Path, reporter: Reporter) -
     dataset = _load_dataset(recipe_file, reporter)
     epoch_views = list_epoch_views(plan, len(dataset.classes))
     samples = choose_samples(dataset.splits["train"])
-    views_by_sample = _read_views(plan, dataset, samples, epoch_views, reporter)
-    _build_canvas(plan, dataset, epoch_views, views_by_sample).save(path, reporter)
+    views_by_sample = _read_views(plan, dataset, samples, epoch_views)
+    _build_canvas(plan, dataset, epoch_views, views_by_sample).save(path)
 
 
 def choose_samples(samples: Sequence[Sample]) -> tuple[Sample, ...]:
@@ -116,11 +119,7 @@ def _load_dataset(recipe_file: RecipeFile, reporter: Reporter) -> ImageDataset:
 
 
 def _read_views(
-    plan: Plan,
-    dataset: ImageDataset,
-    samples: Sequence[Sample],
-    epoch_views: Sequence[EpochView],
-    reporter: Reporter,
+    plan: Plan, dataset: ImageDataset, samples: Sequence[Sample], epoch_views: Sequence[EpochView]
 ) -> dict[Sample, list[Pixels]]:
     """Return the views of each sample that can be read, that of evaluation first."""
     data, preprocessing = plan.recipe.data, plan.preprocessing
@@ -138,7 +137,7 @@ def _read_views(
                 if batch.paths:
                     views_by_sample[sample].append(resize_to_fit(batch.images[0].permute(1, 2, 0).numpy(), 96, 256))
     for message in dict.fromkeys(skip_messages):
-        reporter.warn(f"skipped: {message}")
+        logger.warning(f"skipped: {message}")
     if not views_by_sample:
         raise DataError(f"--plot-augment: none of {len(samples)} images can be read; the first: {skip_messages[0]}")
     return dict(views_by_sample)

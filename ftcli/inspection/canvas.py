@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from PIL import Image
 
 from ftcli.files import atomic_write
 from ftcli.plotting import FittedText, create_figure, describe_missing_characters, fit_text, render_png
-from ftcli.results import Reporter
+
+logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 """RGB pixels (height, width, 3)."""
@@ -53,13 +55,13 @@ class Canvas:
         self._texts.append(_TextItem(fitted_text, left, top + size, colour, size))
         return fitted_text
 
-    def save(self, path: Path, reporter: Reporter) -> None:
+    def save(self, path: Path) -> None:
         """Write a PNG atomically, and warn of characters that no installed font has.
 
         Raises RunError if it cannot be written.
         """
         if missing := describe_missing_characters(item.fitted_text for item in self._texts):
-            reporter.warn(f"{path}: {missing}")
+            logger.warning(f"{path}: {missing}")
         atomic_write(path, self.render())
 
     def render(self) -> bytes:

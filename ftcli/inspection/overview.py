@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
@@ -21,6 +22,8 @@ from ftcli.recipe.schema.network import is_url
 from ftcli.results import InspectResult, LoadedWeights, ModelListResult, Preprocessing, Reporter
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.runs.run_dir import find_checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +67,12 @@ def _inspect_source(
         raise RecipeError(f"--sort {sort}: sorts a list of models; give a glob such as 'resnet*', or omit it")
     if isinstance(source, RecipeFile):
         if is_url(weights := source.recipe.backbone.weights):
-            reporter.info(f"{weights} is not downloaded here; the preprocessing shown is the model's own")
+            logger.info(f"{weights} is not downloaded here; the preprocessing shown is the model's own")
         if source.recipe.data.normalize == "dataset":
-            reporter.info("mean and std are measured at the start of training; those shown are the model's own")
+            logger.info("mean and std are measured at the start of training; those shown are the model's own")
         return _inspect_plan(plan_recipe(source), find_classes(source, reporter), depth)
     if source.endswith(".pt"):
-        return _inspect_checkpoint(Path(source), depth, reporter)
+        return _inspect_checkpoint(Path(source), depth)
     if Path(source).exists():
         raise RecipeError(f"inspect: {source} is neither a recipe (.yaml) nor a checkpoint (.pt); give one of these")
     check_model(source, "inspect")
@@ -128,10 +131,10 @@ def _inspect_pretrained(backbone: Backbone, depth: int, reporter: Reporter) -> I
     return replace(inspect_model(backbone.name, depth, loaded.preprocessing), loaded=loaded_weights)
 
 
-def _inspect_checkpoint(given_path: Path, depth: int, reporter: Reporter) -> InspectResult:
+def _inspect_checkpoint(given_path: Path, depth: int) -> InspectResult:
     path, note = find_checkpoint(given_path)
     if note:
-        reporter.info(note)
+        logger.info(note)
     checkpoint = read_checkpoint(path)
     plan = plan_recipe(recipe_from_dict(checkpoint.recipe, str(path)), checkpoint.preprocessing)
     checkpoint_info = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ from ftcli.models.factory import check_model, create_model, list_timm_models, li
 from ftcli.models.pretrained_cfg import TIMM_PREFIX, get_default_weights
 from ftcli.models.summary import count_parameters, summarize
 from ftcli.results import ModelEntry, ModelListResult, Progress, Reporter
+
+logger = logging.getLogger(__name__)
 
 MAX_CREATED_MODELS = 50
 """timm models are created to count their parameters only if a glob matches at most this many."""
@@ -47,7 +50,7 @@ def build_model_list(glob: str | None, sort_by: str, location: str, reporter: Re
     for name in names:
         row = _read_published_row(name)
         if name in to_count:
-            row = _add_counts(row, reporter)
+            row = _add_counts(row)
             reporter.update_progress(Progress("counting", to_count.index(name) + 1, len(to_count)))
         rows.append(row)
     sort_key = _SORT_KEYS[sort_by]
@@ -88,11 +91,11 @@ def _read_published_row(name: str) -> ModelEntry:
     )
 
 
-def _add_counts(row: ModelEntry, reporter: Reporter) -> ModelEntry:
+def _add_counts(row: ModelEntry) -> ModelEntry:
     try:
         model = create_model(row.name, meta=True, image_size=row.image_size, location="inspect")
         summary = summarize(model, row.image_size, f"inspect: {row.name}")
     except RecipeError as error:
-        reporter.warn(str(error))
+        logger.warning(str(error))
         return row
     return replace(row, parameters=count_parameters(model), multiply_adds=summary.multiply_adds)

@@ -1,4 +1,4 @@
-"""The protocol by which the library reports messages and progress."""
+"""The protocol by which the library reports progress."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ class Progress:
 
 
 class Reporter(Protocol):
-    """The receiver of messages and progress. Its methods return at once and never raise."""
-
-    def info(self, text: str) -> None:
-        """Show a message, such as a choice that was made."""
-
-    def warn(self, text: str) -> None:
-        """Show a warning: work continues, but the user should act on it."""
+    """The receiver of progress. Its methods return at once and never raise."""
 
     def update_progress(self, progress: Progress) -> None:
         """Show the progress of a task; `done == total` ends it."""
@@ -41,12 +35,6 @@ class Reporter(Protocol):
 
 class NullReporter:
     """A Reporter that ignores everything."""
-
-    def info(self, text: str) -> None:
-        pass
-
-    def warn(self, text: str) -> None:
-        pass
 
     def update_progress(self, progress: Progress) -> None:
         pass

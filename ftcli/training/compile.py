@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from ftcli.errors import RecipeError, RunError
 from ftcli.features.pipeline import ForwardFn
-from ftcli.results import Reporter, format_duration
+from ftcli.results import format_duration
 from ftcli.runtime import measure_seconds
+
+logger = logging.getLogger(__name__)
 
 
 def check_compiler(location: str, device: torch.device) -> None:
@@ -33,7 +35,6 @@ def compile_forward(
     forward: ForwardFn,
     example_inputs: tuple[Tensor, ...],
     model: nn.Module,
-    reporter: Reporter,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ForwardFn:
     """Return a forward function that is compiled for batches of the example's shape; other batches run eagerly.
@@ -60,7 +61,7 @@ def compile_forward(
                 f"compile: true: this model cannot be compiled: {_first_line(error)}; set compile: false"
             ) from error
         compiled_seconds = min(measure_seconds(lambda: step(compiled), device, clock) for _ in range(2))
-    reporter.info(
+    logger.info(
         f"compile: took {format_duration(compile_seconds)}; a step takes {compiled_seconds:.3g} s, "
         f"{eager_seconds:.3g} s before"
     )
@@ -76,15 +77,15 @@ def compile_forward(
 @contextmanager
 def _silence_compiler_warnings() -> Iterator[None]:
     """Silence PyTorch's warnings about its own internals and about CUDA tools that a CPU does not need."""
-    logger = logging.getLogger("torch.utils.cpp_extension")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    torch_logger = logging.getLogger("torch.utils.cpp_extension")
+    level = torch_logger.level
+    torch_logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"torch\.")
             yield
     finally:
-        logger.setLevel(level)
+        torch_logger.setLevel(level)
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def estimate_training(recipe_file: RecipeFile, reporter: Reporter) -> tuple[Stag
         reset_classifier(model, plan.recipe, plan.head.path, len(class_names))
         classifier = Classifier.create(model, plan.preprocessing, class_names, device, plan.recipe.precision)
         classifier = resolve_classifier_precision(
-            classifier, plan.recipe.backbone.name, data_stats.batch_size, {}, reporter, save=False
+            classifier, plan.recipe.backbone.name, data_stats.batch_size, {}, save=False
         )
         context = _EstimateContext(plan, classifier, data_stats, process_bytes)
         estimates = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,8 @@ from ftcli.training.setup import create_loader_config
 from ftcli.training.stage import StageContext
 from ftcli.training.stage_data import StageData, plan_head_fit_cache
 from ftcli.training.step import weighted_cross_entropy
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _fit_head(context: StageContext, layer: nn.Linear, train: HeadActivations, v
     train_loss = weighted_cross_entropy(
         train_outputs.logits.double(), train_outputs.labels, sample_weights, setup.mean_sample_weight
     )
-    context.reporter.info(
+    logger.info(
         f"Stage {context.state.stage}: fitted the head to {format_count(len(samples), 'image')} with "
         f"C = {fitted_head.C:g}, chosen by {fitted_head.folds}-fold cross-validation "
         f"(loss {fitted_head.held_out_loss:.4f})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +15,9 @@ from torch import Tensor
 from ftcli.caching.measured_choices import load_choice, save_choice
 from ftcli.evaluation.classifier import Classifier
 from ftcli.models.fx_trace import preserve_training_mode
-from ftcli.results import Reporter
 from ftcli.runtime import measure_seconds, resolve_precision, supports_bfloat16
+
+logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -26,12 +28,7 @@ MAX_TRIAL_STEP_SECONDS = 1.0
 
 
 def resolve_classifier_precision(
-    classifier: Classifier,
-    model_name: str,
-    batch_size: int,
-    known_precisions: Mapping[str, str],
-    reporter: Reporter,
-    save: bool = True,
+    classifier: Classifier, model_name: str, batch_size: int, known_precisions: Mapping[str, str], save: bool = True
 ) -> Classifier:
     """Return the classifier with `precision: auto` resolved to float32 or bfloat16.
 
@@ -55,17 +52,14 @@ def resolve_classifier_precision(
     if saved_choice in ("float32", "bfloat16"):
         return replace(classifier, precision=saved_choice)
     with _prepare_training_step(classifier, batch_size) as step:
-        chosen = choose_precision(step, device, reporter)
+        chosen = choose_precision(step, device)
     if save:
         save_choice(benchmark_key, chosen)
     return replace(classifier, precision=chosen)
 
 
 def choose_precision(
-    step: Callable[[Precision], object],
-    device: torch.device,
-    reporter: Reporter,
-    clock: Callable[[], float] = time.perf_counter,
+    step: Callable[[Precision], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
 ) -> Precision:
     """Measure a step twice in each format and return the faster one; bfloat16 needs MIN_BFLOAT16_SPEEDUP."""
     seconds: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}
@@ -75,7 +69,7 @@ def choose_precision(
     float32_seconds, bfloat16_seconds = min(seconds["float32"]), min(seconds["bfloat16"])
     chosen: Precision = "bfloat16" if float32_seconds >= MIN_BFLOAT16_SPEEDUP * bfloat16_seconds else "float32"
     speedup = float32_seconds / bfloat16_seconds
-    reporter.info(f"precision: {chosen}; a step in bfloat16 is {speedup:.1f} times as fast as in float32")
+    logger.info(f"precision: {chosen}; a step in bfloat16 is {speedup:.1f} times as fast as in float32")
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 from ftcli.errors import RecipeError, suggest
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.recipe.schema import Recipe
-from ftcli.results import Reporter
 from ftcli.runs.checkpoint import Checkpoint, read_checkpoint
 from ftcli.runs.run_dir import RunDir, choose_run_dir, find_checkpoint
+
+logger = logging.getLogger(__name__)
 
 _RESUME_SAFE_KEYS = ("data.on_corrupt_image", "data.num_workers")
 """Settings that an exact resume may change: no tensor computed from a readable image depends on them."""
@@ -57,16 +59,16 @@ class StartPoint:
         return self.saved_progress is not None and bool(self.saved_progress["finished"])
 
 
-def resolve_start(args: TrainArgs, reporter: Reporter) -> StartPoint:
+def resolve_start(args: TrainArgs) -> StartPoint:
     """Return where training starts. Writes nothing.
 
     Raises RecipeError for arguments that contradict each other, CheckpointError for an unusable checkpoint.
     """
     if args.resume is None:
-        return _start_from_recipe(args, reporter)
+        return _start_from_recipe(args)
     path, note = find_checkpoint(args.resume)
     if note:
-        reporter.info(note)
+        logger.info(note)
     checkpoint = read_checkpoint(path)
     if checkpoint.kind == "last" and args.stage is None and args.recipe is None:
         return _resume_exactly(args, path, checkpoint)
@@ -74,14 +76,14 @@ def resolve_start(args: TrainArgs, reporter: Reporter) -> StartPoint:
     return StartPoint(
         recipe_file=recipe_file,
         stage_names=_list_remaining_stages(args, recipe_file, checkpoint, path),
-        run_dir=_choose_run_dir(args, recipe_file, reporter),
+        run_dir=_choose_run_dir(args, recipe_file),
         rehash=args.rehash,
         checkpoint=checkpoint,
         checkpoint_path=path,
     )
 
 
-def _start_from_recipe(args: TrainArgs, reporter: Reporter) -> StartPoint:
+def _start_from_recipe(args: TrainArgs) -> StartPoint:
     if args.recipe is None:
         raise RecipeError(
             "train: no recipe and no checkpoint; give one, as in `ftcli train configs/hotdog.yaml` or "
@@ -100,7 +102,7 @@ def _start_from_recipe(args: TrainArgs, reporter: Reporter) -> StartPoint:
     return StartPoint(
         recipe_file=args.recipe,
         stage_names=stage_names,
-        run_dir=_choose_run_dir(args, args.recipe, reporter),
+        run_dir=_choose_run_dir(args, args.recipe),
         rehash=args.rehash,
     )
 
@@ -157,10 +159,10 @@ def _find_stage_index(stage: str, stage_names: tuple[str, ...], source: str) -> 
     return stage_names.index(stage)
 
 
-def _choose_run_dir(args: TrainArgs, recipe_file: RecipeFile, reporter: Reporter) -> RunDir:
+def _choose_run_dir(args: TrainArgs, recipe_file: RecipeFile) -> RunDir:
     run_dir, note = choose_run_dir(args.out, recipe_file.recipe.name)
     if note:
-        reporter.info(note)
+        logger.info(note)
     return run_dir
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import platform
 import sys
@@ -37,6 +38,8 @@ from ftcli.training.compile import check_compiler
 from ftcli.training.precision import resolve_classifier_precision
 from ftcli.training.resume import StartPoint
 from ftcli.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def setup_run(start_point: StartPoint, device: torch.device, reporter: Reporter)
         check_compiler(start_point.recipe_file.locate("compile"), device)
     known_precisions = checkpoint.precisions if checkpoint else {}
     classifier = resolve_classifier_precision(
-        classifier, recipe.backbone.name, recipe.data.batch_size, known_precisions, reporter
+        classifier, recipe.backbone.name, recipe.data.batch_size, known_precisions
     )
     checkpoint_template = Checkpoint(
         kind="best",
@@ -111,7 +114,7 @@ def _plan_run(start_point: StartPoint, reporter: Reporter) -> tuple[Plan, ImageD
     if checkpoint is not None:
         dataset = align_classes(dataset, checkpoint.classes, str(start_point.checkpoint_path))
         if start_point.is_exact_resume:
-            dataset = _restrict_to_checkpoint_images(dataset, checkpoint, start_point, reporter)
+            dataset = _restrict_to_checkpoint_images(dataset, checkpoint, start_point)
     elif is_url(recipe_file.recipe.backbone.weights):  # the preprocessing is known only after the download
         plan = plan_recipe(recipe_file, _read_weights_preprocessing(recipe_file, reporter))
     if recipe_file.recipe.data.normalize == "dataset" and not _uses_checkpoint_normalization(start_point):
@@ -180,7 +183,7 @@ def _uses_checkpoint_normalization(start_point: StartPoint) -> bool:
 
 
 def _restrict_to_checkpoint_images(
-    dataset: ImageDataset, checkpoint: Checkpoint, start_point: StartPoint, reporter: Reporter
+    dataset: ImageDataset, checkpoint: Checkpoint, start_point: StartPoint
 ) -> ImageDataset:
     """Return the dataset with exactly the images that the run started with. Raises DataError if some are missing."""
     checkpoint_splits = checkpoint.splits_by_path()
@@ -193,7 +196,7 @@ def _restrict_to_checkpoint_images(
             f"weights of {start_point.checkpoint_path}"
         )
     if num_added := len(current_paths - checkpoint_splits.keys()):
-        reporter.warn(f"{dataset.source}: {num_added} images were added after the run started; it does not use them")
+        logger.warning(f"{dataset.source}: {num_added} images were added after the run started; it does not use them")
     restricted_splits = {
         split: tuple(sample for sample in samples if sample.path in checkpoint_splits)
         for split, samples in dataset.splits.items()
@@ -201,7 +204,7 @@ def _restrict_to_checkpoint_images(
     dataset = dataclasses.replace(dataset, splits=restricted_splits)
     assert checkpoint.progress is not None
     if dataset.fingerprint() != checkpoint.progress["fingerprint"]:
-        reporter.warn(
+        logger.warning(
             f"{dataset.source}: images changed after the run started; the result will differ from an uninterrupted run"
         )
     return dataset

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 
 from ftcli.errors import RunInterruptedError, RunTerminatedError
-from ftcli.results import Reporter
+
+logger = logging.getLogger(__name__)
 
 
 class GracefulStop:
@@ -16,8 +18,7 @@ class GracefulStop:
     Has no effect outside the main thread, where Python does not allow signal handlers.
     """
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+    def __init__(self) -> None:
         self._received: int | None = None
         self._previous_handlers: dict[int, signal.Handlers | object] = {}
 
@@ -45,4 +46,5 @@ class GracefulStop:
         if self._received is not None:
             raise KeyboardInterrupt
         self._received = signum
-        self._reporter.info("Stopping after this step; a second signal (Ctrl-C) stops at once, without saving")
+        # This cannot deadlock: the locks of logging and rich are re-entrant, and only the main thread logs.
+        logger.info("Stopping after this step; a second signal (Ctrl-C) stops at once, without saving")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,12 +22,14 @@ from ftcli.features.pipeline import FeaturePipeline, ForwardFn, NoCut, create_pi
 from ftcli.models.freezing import list_frozen_tensors, set_train_mode
 from ftcli.planning import StagePlan, list_augmentation_keys
 from ftcli.recipe.schema import Stage
-from ftcli.results import ProgressTask, Reporter, format_count, format_duration, format_size
+from ftcli.results import ProgressTask, format_count, format_duration, format_size
 from ftcli.runtime import measure_free_memory
 from ftcli.runtime.seeds import RngKey
 from ftcli.training.compile import compile_forward
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.setup import RunSetup, choose_transform, create_loader_config, open_loader
+
+logger = logging.getLogger(__name__)
 
 ALWAYS_CACHE_BYTES = 64 * 1024
 """Bytes of an image's features up to which reading them is always faster than computing them."""
@@ -136,18 +139,16 @@ def open_stage_data(
     """
     with ExitStack() as stack:
         with profiler.measure("frozen"):
-            pipeline = _cut_model(setup, plan, frozen_digests, task.reporter)
+            pipeline = _cut_model(setup, plan, frozen_digests)
             if pipeline is not None:
                 stage_data = stack.enter_context(_open_features(setup, plan, pipeline, profiler, task))
         if pipeline is None:
             task.check_stop()
             stage_data = stack.enter_context(_open_images(setup, plan, profiler, task))
-        yield _compile_train_forward(setup, plan, stage_data, profiler, task.reporter)
+        yield _compile_train_forward(setup, plan, stage_data, profiler)
 
 
-def _cut_model(
-    setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str], reporter: Reporter
-) -> FeaturePipeline | None:
+def _cut_model(setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str]) -> FeaturePipeline | None:
     """Cut the model after its frozen backbone, unless nothing is frozen, the cache is off or it cannot be cut."""
     stage, frozen_names, classifier = plan.stage, plan.frozen_names, setup.classifier
     if stage.cache == "off" or not frozen_names.parameters:
@@ -162,7 +163,7 @@ def _cut_model(
         {id(tensor): frozen_digests[name] for name, tensor in frozen_tensors.items()},
     )
     if isinstance(pipeline, NoCut):
-        reporter.info(f"Stage {stage.name}: the frozen backbone is computed in every epoch because {pipeline.reason}")
+        logger.info(f"Stage {stage.name}: the frozen backbone is computed in every epoch because {pipeline.reason}")
         return None
     return pipeline
 
@@ -183,7 +184,7 @@ def _open_features(
         )
         for split, keys in (("train", augmentation_keys), ("val", [None]))
     ]
-    use_cache = _should_cache(setup, stage, pipeline, task.reporter)
+    use_cache = _should_cache(setup, stage, pipeline)
 
     def fill_pixel_caches() -> list[PixelCache | None]:
         with profiler.measure("data"):
@@ -198,7 +199,7 @@ def _open_features(
         lambda: profiler.measure("frozen"),
     ) as opened:
         if opened.is_cached and not pipeline.backbone.num_computed:
-            task.reporter.info(f"Stage {stage.name}: all of these features are read from the cache")
+            logger.info(f"Stage {stage.name}: all of these features are read from the cache")
         train_loader, val_loader = opened.loaders
         yield StageData(
             train_loader,
@@ -218,20 +219,20 @@ def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None
     return [*list_augmentation_keys(setup.plan.recipe.seed, stage, has_frozen_backbone=True)]
 
 
-def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline, reporter: Reporter) -> bool:
+def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline) -> bool:
     """Return whether to cache the features of a stage, and report why."""
     num_train, num_val = (len(setup.dataset.splits[split]) for split in ("train", "val"))
     train_transform = choose_transform(setup, "train")
     cache_plan = plan_stage_cache(pipeline.backbone, stage, train_transform, num_train, num_val)
     size = format_size(cache_plan.num_bytes)
     if not cache_plan.fits:
-        reporter.info(
+        logger.info(
             f"Stage {stage.name}: the frozen backbone is computed in every epoch because its features, {size}, exceed "
             f"the free disk space or the cache limit of {format_size(get_cache_limit())}"
         )
         return False
     if not cache_plan.is_faster:
-        reporter.info(
+        logger.info(
             f"Stage {stage.name}: the frozen backbone is computed in every epoch, "
             f"about {format_duration(cache_plan.uncached_seconds)}, because caching its features, {size}, would take "
             f"{format_duration(cache_plan.cached_seconds)}"
@@ -243,7 +244,7 @@ def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline, repo
         gain = f": about {cached} instead of {uncached}"
     boundary = ", ".join(tensor.name for tensor in pipeline.cut.boundary)
     views = format_count(count_views(stage, train_transform), "view")
-    reporter.info(
+    logger.info(
         f"Stage {stage.name}: the frozen backbone, up to {boundary}, is computed once for {views} of "
         f"{format_count(num_train, 'image')} and {num_val:,} for validation, {size}{gain}"
     )
@@ -282,7 +283,7 @@ def _fill_pixel_caches(setup: RunSetup, stage: Stage, task: ProgressTask) -> lis
 
 
 def _compile_train_forward(
-    setup: RunSetup, plan: StagePlan, stage_data: StageData, profiler: StageProfiler, reporter: Reporter
+    setup: RunSetup, plan: StagePlan, stage_data: StageData, profiler: StageProfiler
 ) -> StageData:
     """Compile the forward function of training if the recipe asks for it."""
     if not setup.plan.recipe.compile:
@@ -292,7 +293,7 @@ def _compile_train_forward(
         example_inputs = _load_full_batch(stage_data.train_loader, stage_data.key_for_epoch(0))
         if example_inputs is None:
             return stage_data  # the first validation reports the corrupt images
-        forward = compile_forward(stage_data.train_forward, example_inputs, setup.classifier.model, reporter)
+        forward = compile_forward(stage_data.train_forward, example_inputs, setup.classifier.model)
         return replace(stage_data, train_forward=forward)
 
 

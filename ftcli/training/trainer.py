@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ from ftcli.training.stage import StageContext
 from ftcli.training.stage_data import open_stage_data
 from ftcli.training.step import take_step
 
+logger = logging.getLogger(__name__)
+
 
 def train(args: TrainArgs, reporter: Reporter) -> TrainResult:
     """Train the stages that the arguments select, each from the best weights of the one before.
@@ -53,10 +56,10 @@ def train(args: TrainArgs, reporter: Reporter) -> TrainResult:
     Raises FtcliError: before anything is written for unusable arguments, recipe, data or weights; later, after the
     progress is saved, for errors during training.
     """
-    start_point = resolve_start(args, reporter)
+    start_point = resolve_start(args)
     device = choose_device(args.device)
     if start_point.is_finished:
-        return _report_finished_run(start_point, reporter)
+        return _report_finished_run(start_point)
     return Trainer(setup_run(start_point, device, reporter), reporter).fit()
 
 
@@ -67,7 +70,7 @@ class Trainer:
         self.setup, self.reporter = setup, reporter
         self.model, self.checkpointer = setup.classifier.model, setup.checkpointer
         self.run_dir = setup.start_point.run_dir
-        self.stop = GracefulStop(reporter)
+        self.stop = GracefulStop()
 
     def fit(self) -> TrainResult:
         """Train all remaining stages, test the best weights of the run, and return its result."""
@@ -116,7 +119,7 @@ class Trainer:
                     self.train_one_epoch(context)
                 self.validate(context)
                 if state.epoch == 0:
-                    self.reporter.info(self._stage_banner(context, plan))
+                    logger.info(self._stage_banner(context, plan))
 
     def train_one_epoch(self, context: StageContext) -> None:
         """Train the rest of an epoch, from the step that the stage has reached.
@@ -240,7 +243,7 @@ class Trainer:
                 )
             try:
                 self.run_dir.write_initial_files(dump_recipe(self.setup.plan.recipe), run_metadata(self.setup))
-                self.reporter.info(_run_banner(self.setup))
+                logger.info(_run_banner(self.setup))
                 yield
             finally:
                 self.run_dir.remove_if_empty()
@@ -299,11 +302,11 @@ def _run_banner(setup: RunSetup) -> str:
     )
 
 
-def _report_finished_run(start_point: StartPoint, reporter: Reporter) -> TrainResult:
+def _report_finished_run(start_point: StartPoint) -> TrainResult:
     """Return the result of a run that is finished already."""
     progress = start_point.saved_progress
     assert progress is not None  # StartPoint.is_finished
-    reporter.info(f"{start_point.run_dir.path} is finished; this is its result")
+    logger.info(f"{start_point.run_dir.path} is finished; this is its result")
     test_result = None if progress["test"] is None else TestResult(**progress["test"])
     return _create_result(start_point, results_from_dict(progress), test_result, progress["skipped"])
 

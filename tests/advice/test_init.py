@@ -18,8 +18,8 @@ from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import read_recipe, recipe_from_dict
 from ftcli.recipe.parsing import parse_yaml
 from ftcli.recipe.schema import Recipe, Stage
-from ftcli.results import NullReporter, WeightsEntry
-from tests.conftest import RecordingReporter
+from ftcli.results import WeightsEntry
+from tests.conftest import LibraryLog
 
 WEIGHTS = WeightsEntry("IMAGENET1K_V1", 69.758, 11_689_512, "https://x", True)
 MODEL_CHOICE = ModelChoice("resnet18", WEIGHTS, 224, 224, has_batch_norm=True, has_gpu=False)
@@ -217,7 +217,7 @@ def test_draft_recipe_from_folder_and_manifest(fill: Fill) -> None:
     assert (stats.val_fraction, stats.test_fraction, stats.existing_splits) == (0.2, 0.2, ())
     rows = "".join(f"data/{name}/{number}.png,{name}\n" for name, n in (("a", 30), ("b", 10)) for number in range(n))
     Path("all.csv").write_text("path,label\n" + rows)
-    result = draft_recipe(InitArgs(data=Path("all.csv"), device="cpu"), NullReporter())
+    result = draft_recipe(InitArgs(data=Path("all.csv"), device="cpu"))
     assert (result.images, result.classes) == (40, ("a", "b"))
     recipe = parse_recipe(result.recipe)
     assert (recipe.name, recipe.data.root, recipe.data.val, recipe.data.test) == ("all", "all.csv", 0.2, 0.2)
@@ -228,7 +228,7 @@ def test_draft_recipe_limits_image_size(fill: Fill) -> None:
     root = fill({"a": 10, "b": 10})
 
     def draft(backbone: str | None = None) -> Recipe:
-        result = draft_recipe(InitArgs(data=root, backbone=backbone, device="cpu"), NullReporter())
+        result = draft_recipe(InitArgs(data=root, backbone=backbone, device="cpu"))
         assert (result.width, result.height, result.grey, result.looked_at) == (60, 48, 0, 20)
         return parse_recipe(result.recipe)
 
@@ -243,30 +243,27 @@ def test_draft_recipe_pads_elongated_images(fill: Fill) -> None:
     root = fill({"a": 4, "b": 4})
     for path in root.rglob("*.png"):
         Image.open(path).resize((200, 6)).save(path)
-    recipe = parse_recipe(draft_recipe(InitArgs(data=root, device="cpu"), NullReporter()).recipe)
+    recipe = parse_recipe(draft_recipe(InitArgs(data=root, device="cpu")).recipe)
     assert (recipe.data.resize, recipe.data.image_size) == ("pad", 192)
     text = build_recipe_text(compute_dataset_stats(root, "init"), MODEL_CHOICE, "x", "ftcli train x.yaml")
     assert "# the smallest for this backbone; the longer side of the images is 200\n" in text
 
 
 def test_draft_recipe_without_pretrained_weights(fill: Fill) -> None:
-    result = draft_recipe(
-        InitArgs(data=fill({"a": 10, "b": 10}), backbone="timm/darknet17", device="cpu"), NullReporter()
-    )
+    result = draft_recipe(InitArgs(data=fill({"a": 10, "b": 10}), backbone="timm/darknet17", device="cpu"))
     recipe = parse_recipe(result.recipe)
     assert recipe.backbone.weights == "none"
     assert "# none are published, so training starts from random weights; better give a file\n" in result.recipe
     assert [(stage.name, stage.freeze) for stage in recipe.stages] == [("all", "none")]
 
 
-def test_draft_recipe_reports_corrupt_images(fill: Fill) -> None:
+def test_draft_recipe_reports_corrupt_images(fill: Fill, log: LibraryLog) -> None:
     root = fill({"a": 10, "b": 10})
     (root / "a/3.png").write_bytes(b"")
     (root / "b/4.png").write_bytes(b"nothing")
 
-    reporter = RecordingReporter()
-    result = draft_recipe(InitArgs(data=root, device="cpu"), reporter)
-    assert result.broken == tuple(sorted(reporter.warnings))
+    result = draft_recipe(InitArgs(data=root, device="cpu"))
+    assert result.broken == tuple(sorted(log.warnings))
     assert result.broken[0] == (
         "data/a/3.png: is empty (0 bytes); replace it, remove it, or set data.on_corrupt_image: skip"
     )
@@ -274,7 +271,7 @@ def test_draft_recipe_reports_corrupt_images(fill: Fill) -> None:
     for path in root.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:
-        draft_recipe(InitArgs(data=root, device="cpu"), NullReporter())
+        draft_recipe(InitArgs(data=root, device="cpu"))
     assert str(error.value) == (
         "init: none of 20 images of data can be read; the first: data/a/4.png: is empty (0 bytes); replace it, "
         "remove it, or set data.on_corrupt_image: skip"
@@ -287,13 +284,13 @@ def test_draft_recipe_makes_a_valid_name(fill: Fill) -> None:
     names |= {"狗" * 80: "狗" * 66}
     for folder, name in names.items():
         root = root.rename(folder)
-        result = draft_recipe(InitArgs(data=root, device="cpu"), NullReporter())
+        result = draft_recipe(InitArgs(data=root, device="cpu"))
         Path("r.yaml").write_text(result.recipe)
         recipe_file = read_recipe(Path("r.yaml"))
         assert (recipe_file.recipe.name, recipe_file.recipe.data.root) == (name, folder)
         assert len(plan_recipe(recipe_file).stages) == 2
     with pytest.raises(RecipeError) as error:
-        draft_recipe(InitArgs(data=root, name="a b", device="cpu"), NullReporter())
+        draft_recipe(InitArgs(data=root, name="a b", device="cpu"))
     assert str(error.value) == (
         "--name: name: 'a b' is not a valid name; use letters, digits, '.', '_' and '-', and begin with a "
         "letter or digit"

@@ -14,7 +14,6 @@ SUBPROCESS_PRELUDE = """
 import sys
 from ftcli.caching import store as store_module
 from ftcli.caching.store import Store, make_key
-from ftcli.results import NullReporter
 
 def make_store():
     return Store("features", {"network": "n"}, "features of n")

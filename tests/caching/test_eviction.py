@@ -11,7 +11,6 @@ import pytest
 from ftcli.caching.eviction import evict, fits_in_cache, get_cache_dir, get_cache_limit
 from ftcli.caching.store import Store, make_key
 from ftcli.errors import RecipeError
-from ftcli.results import NullReporter
 from tests.caching.conftest import StartProcess, read_line
 
 
@@ -19,7 +18,7 @@ def make_chunk(name: str, age: float, size: int = 1000) -> Path:
     """Write a chunk of a store that was last used `age` hours ago."""
     store = Store("features", {"name": name}, name)
     before = set(store.folder.glob("*.chunk"))
-    with store.writer(NullReporter()) as writer:
+    with store.writer() as writer:
         assert writer
         writer.add(make_key(str(age)), bytes(size - 36 - 20))  # without its index entry and the footer
     (path,) = set(store.folder.glob("*.chunk")) - before
@@ -103,7 +102,7 @@ def test_evict_spares_chunks_used_by_this_process(monkeypatch: pytest.MonkeyPatc
 
 def test_evict_spares_store_being_written(start: StartProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = make_chunk("a", 2)
-    code = "with Store('features', {'name': 'a'}, 'a').writer(NullReporter()): say('writing'); sys.stdin.readline()\n"
+    code = "with Store('features', {'name': 'a'}, 'a').writer(): say('writing'); sys.stdin.readline()\n"
     process = start(code)
     assert read_line(process) == "writing"
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 kB")

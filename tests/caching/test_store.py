@@ -17,9 +17,8 @@ from ftcli.caching import store as store_module
 from ftcli.caching.chunks import Chunk
 from ftcli.caching.store import Store, StoreWriter, make_key
 from ftcli.errors import RunError
-from ftcli.results import NullReporter
 from tests.caching.conftest import StartProcess, read_line
-from tests.conftest import RecordingReporter
+from tests.conftest import LibraryLog
 
 ROWS = np.random.default_rng(0).normal(size=(300, 25)).astype(np.float32)
 KEYS = [make_key("image", str(number)) for number in range(len(ROWS))]
@@ -31,7 +30,7 @@ def make_store(about: str = "features of n") -> Store:
 
 def write_rows(indices: Sequence[int], store: Store | None = None) -> Store:
     store = store or make_store()
-    with store.writer(NullReporter()) as writer:
+    with store.writer() as writer:
         add_rows(writer, indices)
     return store
 
@@ -88,7 +87,7 @@ def test_store_accepts_keys_ending_in_zeros() -> None:
     keys = [bytes([1, *[0] * 15]), bytes(16), bytes([0] * 14 + [1, 0]), bytes([*[0] * 15, 1])]
     store = make_store()
     for _ in range(9):  # enough writes to merge chunks
-        with store.writer(NullReporter()) as writer:
+        with store.writer() as writer:
             assert writer
             for number, key in enumerate(keys):
                 writer.add(key, bytes([number]) * 40)
@@ -117,7 +116,7 @@ def test_store_folder_depends_on_identity(cache: Path) -> None:
 def test_store_writer_commits_after_bytes_or_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     store, other = make_store(), make_store()
     monkeypatch.setattr(store_module, "CHUNK_BYTES", 10 * 112)  # records of 100 bytes, aligned to 112
-    with store.writer(NullReporter()) as writer:
+    with store.writer() as writer:
         add_rows(writer, range(25))
         assert writer
         assert len(list_chunks(store)) == 2
@@ -132,10 +131,10 @@ def test_store_writer_commits_after_bytes_or_seconds(monkeypatch: pytest.MonkeyP
 
 def test_store_writer_keeps_complete_records_on_error() -> None:
     store = make_store()
-    with pytest.raises(ZeroDivisionError), store.writer(NullReporter()) as writer:
+    with pytest.raises(ZeroDivisionError), store.writer() as writer:
         add_rows(writer, (number // number - 1 + index for index, number in enumerate((1, 1, 0))))
     assert make_store().contains(KEYS[:3]) == [True, True, False]
-    with store.writer(NullReporter()):
+    with store.writer():
         pass
     assert len(list_chunks(store)) == 1
 
@@ -235,7 +234,7 @@ def test_store_writer_reports_full_disk(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr("os.pwrite", refuse)
         yield 2
 
-    with pytest.raises(RunError) as caught, store.writer(NullReporter()) as writer:
+    with pytest.raises(RunError) as caught, store.writer() as writer:
         add_rows(writer, choose())
     assert str(caught.value).startswith(f"{store.folder}/")
     assert ".chunk: the disk is full: 0.0 MB needed, " in str(caught.value)
@@ -248,7 +247,7 @@ def test_store_reports_unusable_folder(cache: Path) -> None:
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("")
     store = make_store()
-    with pytest.raises(RunError) as caught, store.writer(NullReporter()):
+    with pytest.raises(RunError) as caught, store.writer():
         pass
     assert str(caught.value) == (
         f"{store.folder}: cannot be written (Not a directory); check the folder and its permissions"
@@ -261,14 +260,14 @@ def test_store_reports_unusable_folder(cache: Path) -> None:
     )
 
 
-def test_store_writer_waits_for_other_process(start: StartProcess) -> None:
+def test_store_writer_waits_for_other_process(start: StartProcess, log: LibraryLog) -> None:
     first = start(
-        "with make_store().writer(NullReporter()) as writer:\n"
+        "with make_store().writer() as writer:\n"
         "    add(writer, ['a', 'b']); say('writing'); sys.stdin.readline(); add(writer, ['c'])\n"
     )
     assert read_line(first) == "writing"
     keys = [make_key(name) for name in "abc"]
-    reporter, store, num_calls = RecordingReporter(), make_store(), 0
+    store, num_calls = make_store(), 0
 
     def stop() -> bool:
         nonlocal num_calls
@@ -279,35 +278,35 @@ def test_store_writer_waits_for_other_process(start: StartProcess) -> None:
             first.stdin.flush()
         return False
 
-    with store.writer(reporter, stop) as writer:
+    with store.writer(stop) as writer:
         assert writer
         assert writer.contains(keys) == [True] * 3
     assert num_calls >= 3
-    assert reporter.messages == [
+    assert log.messages == [
         f"features of n: another ftcli (process {first.pid}) is computing this; waiting for it",
     ]
     assert bytes(store.read(keys[2])) == b"c" * 100
 
 
 def test_store_writer_stops_waiting(start: StartProcess) -> None:
-    first = start("with make_store().writer(NullReporter()): say('writing'); sys.stdin.readline()\n")
+    first = start("with make_store().writer(): say('writing'); sys.stdin.readline()\n")
     assert read_line(first) == "writing"
-    with make_store().writer(NullReporter(), lambda: True) as writer:
+    with make_store().writer(lambda: True) as writer:
         assert writer is None
 
 
-def test_store_writer_is_exclusive_within_process() -> None:
-    reporter, is_done = RecordingReporter(), threading.Event()
+def test_store_writer_is_exclusive_within_process(log: LibraryLog) -> None:
+    is_done = threading.Event()
     store = make_store()
 
     def add_more() -> None:
-        with make_store().writer(reporter) as writer:
+        with make_store().writer() as writer:
             assert writer
             if all(writer.contains(KEYS[:1])):
                 is_done.set()
 
     thread = threading.Thread(target=add_more)
-    with store.writer(NullReporter()) as writer:
+    with store.writer() as writer:
         assert writer
         thread.start()
         time.sleep(0.3)
@@ -315,13 +314,13 @@ def test_store_writer_is_exclusive_within_process() -> None:
         assert not is_done.is_set()
     thread.join(10)
     assert is_done.is_set()
-    assert len(reporter.messages) == 1
+    assert len(log.messages) == 1
 
 
 def test_store_writer_loses_only_uncommitted_records_when_killed(start: StartProcess) -> None:
     process = start(
         "store_module.CHUNK_BYTES = 300\n"
-        "with make_store().writer(NullReporter()) as writer:\n"
+        "with make_store().writer() as writer:\n"
         "    add(writer, 'abcdefg'); say('added'); sys.stdin.readline()\n"
     )
     assert read_line(process) == "added"
@@ -332,7 +331,7 @@ def test_store_writer_loses_only_uncommitted_records_when_killed(start: StartPro
     keys = [make_key(name) for name in "abcdefg"]
     assert store.contains(keys) == [True] * 6 + [False]
     assert [bytes(store.read(key)) for key in keys[:6]] == [name.encode() * 100 for name in "abcdef"]
-    with store.writer(NullReporter()) as writer:
+    with store.writer() as writer:
         assert writer
         assert not temporary.exists()
         writer.add(keys[6], b"g")
@@ -347,7 +346,7 @@ def test_store_memory_does_not_grow_with_records(start: StartProcess) -> None:
         "store, size = make_store(), 20_000\n"
         "keys = [make_key(str(number)) for number in range(6000)]\n"
         "before = peak()\n"
-        "with store.writer(NullReporter()) as writer:\n"
+        "with store.writer() as writer:\n"
         "    for key in keys: writer.add(key, bytes(size))\n"
         "store = make_store()\n"
         "assert all(store.contains(keys))\n"

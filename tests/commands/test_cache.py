@@ -11,7 +11,6 @@ import pytest
 
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Store, make_key
-from ftcli.results import NullReporter
 from tests.conftest import Ftcli
 
 
@@ -22,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 MB")
     for kind, count, day in (("features", 3, 2), ("pixels", 5, 3)):
         store = Store(kind, {"of": kind}, f"{kind} of a network")
-        with store.writer(NullReporter()) as filler:
+        with store.writer() as filler:
             assert filler
             for number in range(count):
                 filler.add(make_key(str(number)), bytes(944))
@@ -127,10 +126,10 @@ def test_cache_clear_requires_names_or_all(cache: Path, ftcli: Ftcli) -> None:
 
 def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli: Ftcli) -> None:
     code = (
-        "import fcntl, sys; from ftcli.caching.store import Store; from ftcli.results import NullReporter\n"
+        "import fcntl, sys; from ftcli.caching.store import Store\n"
         f"file = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
         "fcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "with Store('pixels', {'of': 'pixels'}, '').writer(NullReporter()):\n"
+        "with Store('pixels', {'of': 'pixels'}, '').writer():\n"
         "    print('writing', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:

@@ -282,7 +282,7 @@ def test_compare_names_runs_from_any_folder(
 ) -> None:
     shutil.copytree("runs/photos", "mine/photos")
     monkeypatch.chdir(folder)
-    assert [run.name for run in load_runs([Path(run) for run in runs], NullReporter())] == names
+    assert [run.name for run in load_runs([Path(run) for run in runs])] == names
 
 
 def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_table_escapes_control_characters() -> None:
         1
     ] == (f"{path:60}  cat\\r    1.0000  dog      0.5000")
     stream = io.StringIO()
-    TerminalReporter(stream).warn("a\n\x1b[31m.jpg: does not exist")
+    with TerminalReporter(stream):
+        logging.getLogger("ftcli.evaluation").warning("a\n\x1b[31m.jpg: does not exist")
     assert stream.getvalue() == "warning: a\\n\\x1b[31m.jpg: does not exist\n"
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
+import signal
 from pathlib import Path
 
 import pytest
 
 from ftcli.console import TerminalReporter, print_errors, print_result
+from ftcli.errors import RunTerminatedError
 from ftcli.results import DownloadResult, EpochMetrics, Progress, TestResult, TrainResult
+from ftcli.training.signals import GracefulStop
 
 
 class TtyStringIO(io.StringIO):
@@ -17,6 +21,20 @@ class TtyStringIO(io.StringIO):
     def isatty(self) -> bool:
         return True
 
+
+class FailingStream(io.StringIO):
+    """A stream that cannot be written to."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, _text: str, /) -> int:
+        raise self.error
+
+
+logger = logging.getLogger("ftcli.training.trainer")
+library_logger = logging.getLogger("ftcli")
 
 METRICS = EpochMetrics("head", 1, 0.51234, 0.75, 0.4, 0.8, 0.003, 12.34, 120.4)
 
@@ -36,9 +54,9 @@ def test_update_progress_in_pipe_shows_no_bar() -> None:
     stream = io.StringIO()
     with TerminalReporter(stream) as terminal:
         terminal.update_progress(Progress("head 1/2", 1, 3, 10.0, "loss 0.5"))
-        terminal.info("a [bold]word[/bold] :smile: " + "long " * 60)
-        terminal.warn("watch out")
-    assert stream.getvalue() == "a [bold]word[/bold] :smile: " + "long " * 60 + "\nwarning: watch out\n"
+        logger.info("a [bold]word[/bold] :smile: 100% " + "long " * 60)
+        logger.warning("watch out")
+    assert stream.getvalue() == "a [bold]word[/bold] :smile: 100% " + "long " * 60 + "\nwarning: watch out\n"
 
 
 def test_update_progress_on_terminal_shows_bar(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +70,74 @@ def test_update_progress_on_terminal_shows_bar(monkeypatch: pytest.MonkeyPatch) 
     shown = stream.getvalue()
     assert "head 1/2" in shown
     assert "3/3  loss 0.5  10 images/s" in shown
+
+
+def test_message_is_printed_above_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    stream = TtyStringIO()
+    with TerminalReporter(stream) as terminal:
+        terminal.update_progress(Progress("head 1/2", 1, 3, 10.0, "loss 0.5"))
+        logger.info("features are cached")
+        assert stream.getvalue().count("features are cached\n") == 1
+        before, after = stream.getvalue().split("features are cached\n")
+        assert "1/3  loss 0.5" in before
+        assert before.endswith("\r\x1b[2K")  # the bar is erased
+        assert "1/3  loss 0.5" in after
+
+
+def test_terminal_reporter_restores_logging() -> None:
+    before = (library_logger.handlers[:], library_logger.level, library_logger.propagate)
+    stream = io.StringIO()
+    with TerminalReporter(stream):
+        assert logger.isEnabledFor(logging.INFO)
+    with pytest.raises(ZeroDivisionError), TerminalReporter(stream):
+        raise ZeroDivisionError
+    assert (library_logger.handlers, library_logger.level, library_logger.propagate) == before
+    logger.warning("after the command")
+    assert stream.getvalue() == ""
+
+
+def test_message_is_printed_once_with_root_handler() -> None:
+    stream, root_stream = io.StringIO(), io.StringIO()
+    root_handler = logging.StreamHandler(root_stream)
+    logging.getLogger().addHandler(root_handler)
+    try:
+        with TerminalReporter(stream):
+            logger.warning("during the command")
+        logger.warning("after the command")
+    finally:
+        logging.getLogger().removeHandler(root_handler)
+    assert stream.getvalue() == "warning: during the command\n"
+    assert root_stream.getvalue() == "after the command\n"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("full"), ValueError("closed"), RuntimeError("reentrant call")], ids=lambda error: str(error)
+)
+def test_message_to_failing_stream_is_dropped(error: Exception) -> None:
+    with TerminalReporter(FailingStream(error)):
+        logger.warning("x")
+
+
+def test_message_in_signal_handler_does_not_deadlock() -> None:
+    class InterruptingStream(io.StringIO):
+        """A stream whose first write is interrupted by SIGINT, with the locks of the handler and the console held."""
+
+        def write(self, text: str, /) -> int:
+            if not stop.is_set():
+                signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    stream = InterruptingStream()
+    with TerminalReporter(stream), GracefulStop() as stop:
+        logger.info("x")
+    assert "Stopping after this step; " in stream.getvalue()
+
+
+def test_message_passes_error_of_signal_handler() -> None:
+    with pytest.raises(RunTerminatedError), TerminalReporter(FailingStream(RunTerminatedError("terminated"))):
+        logger.warning("x")
 
 
 def test_update_progress_shows_bytes_as_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +174,9 @@ def test_print_errors_prints_one_line_each(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_terminal_reporter_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    with TerminalReporter() as terminal:
-        terminal.info("read a\x1b[2Jb.png")
-        terminal.warn("skipped: a\x1b[2Jb.png")
+    with TerminalReporter():
+        logger.info("read a\x1b[2Jb.png")
+        logger.warning("skipped: a\x1b[2Jb.png")
     print_errors(["a\x1b[2Jb\n.png: is corrupt"])
     assert capsys.readouterr().err.splitlines() == [
         r"read a\x1b[2Jb.png",

@@ -24,15 +24,11 @@ Serve = Callable[..., tuple[str, ...]]
 
 
 class RecordingReporter(NullReporter):
-    """A Reporter that records progress and warnings, and may interrupt."""
+    """A Reporter that records progress and may interrupt."""
 
     def __init__(self, stop_at: int = -1) -> None:
         self.reported: list[Progress] = []
-        self.warnings: list[str] = []
         self.stop_at = stop_at
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
     def update_progress(self, progress: Progress) -> None:
         self.reported.append(progress)

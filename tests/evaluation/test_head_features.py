@@ -19,7 +19,7 @@ from ftcli.evaluation.head_features import cut_at_head
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.models.factory import create_model
 from ftcli.results import NullReporter, Preprocessing
-from tests.conftest import Ftcli, read_npz
+from tests.conftest import Ftcli, LibraryLog, read_npz
 
 CPU = torch.device("cpu")
 
@@ -76,24 +76,17 @@ def test_evaluate_without_cache_is_close_and_writes_nothing(
 
 @pytest.mark.parametrize("limit", ["0", "1 kB"])
 def test_evaluate_with_full_cache_is_bit_identical(
-    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str
+    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, log: LibraryLog
 ) -> None:
-    class MessageRecorder(NullReporter):
-        messages = ""
-
-        def info(self, text: str) -> None:
-            self.messages += text
-
     args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
     _, cached = evaluate_checkpoint(args, NullReporter())
     shutil.rmtree(tmp_path / "own-cache")
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
-    reporter = MessageRecorder()
-    _, uncached = evaluate_checkpoint(args, reporter)
+    _, uncached = evaluate_checkpoint(args, NullReporter())
     assert torch.equal(uncached.logits, cached.logits)
     assert sum(computed) == 2 * 12
     expected = "evaluating test: feature extraction: the features do not fit in the cache and are computed in each pass"
-    assert reporter.messages == ("" if limit == "0" else expected)  # silent if the cache is disabled
+    assert log.messages == ([] if limit == "0" else [expected])  # silent if the cache is disabled
     assert not list((tmp_path / "own-cache").rglob("*.chunk"))
 
 

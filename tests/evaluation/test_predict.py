@@ -15,7 +15,7 @@ from ftcli.data.input_paths import InputPaths
 from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.predict import stream_predictions
 from ftcli.results import NullReporter, Prediction, PredictionError, Preprocessing
-from tests.conftest import RecordingReporter
+from tests.conftest import LibraryLog, RecordingReporter
 
 PREPROCESSING = Preprocessing(8, 8, "squash", "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -57,7 +57,9 @@ def test_stream_predictions_is_lazy(classifier: Classifier, color_folder: Path, 
     stream.close()  # type: ignore[attr-defined]  # a generator, which stops its worker processes
 
 
-def test_stream_predictions_orders_predictions_and_errors(classifier: Classifier, color_folder: Path) -> None:
+def test_stream_predictions_orders_predictions_and_errors(
+    classifier: Classifier, color_folder: Path, log: LibraryLog
+) -> None:
     names = ["red.png", "corrupt.png", "blue.png", "lime.png", "gone.png", "red.png", "red.png"]
     reporter = RecordingReporter()
     input_paths = InputPaths((str(color_folder / name) for name in names), len(names))
@@ -70,9 +72,9 @@ def test_stream_predictions_orders_predictions_and_errors(classifier: Classifier
         PredictionError(str(color_folder / "corrupt.png"), "is not a readable image"),
         PredictionError(str(color_folder / "gone.png"), "cannot be opened (No such file or directory)"),
     ]
-    assert reporter.warnings == [f"{error.path}: {error.why}" for error in errors]
+    assert log.warnings == [f"{error.path}: {error.why}" for error in errors]
     assert [(progress.done, progress.total) for progress in reporter.progress] == [(3, 7), (6, 7), (7, 7)]
-    (message,) = reporter.messages
+    (message,) = log.messages
     assert message.startswith("7 images in 1 s, ")
     first = outcomes[1]
     assert isinstance(first, Prediction)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from ftcli.errors import RunError
 from ftcli.extraction.depth_plot import plot_depth
-from ftcli.results import FeatureLayer, NullReporter, ProbeScore
+from ftcli.results import FeatureLayer, ProbeScore
 from ftcli.statistics import wilson_interval
-from tests.conftest import RecordingReporter
+from tests.conftest import LibraryLog
 
 BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
 
@@ -54,7 +54,7 @@ def find_colour(path: Path, colour: tuple[int, int, int]) -> tuple[float, float,
 @pytest.mark.parametrize("best", [0, 1, 2])
 def test_plot_depth_marks_best_in_cross_validation(tmp_path: Path, best: int) -> None:
     scores = [create_score(90 if index == best else 60) for index in range(3)]
-    plot_depth(scores, create_layers(3), tmp_path / "d.png", "resnet18", NullReporter())
+    plot_depth(scores, create_layers(3), tmp_path / "d.png", "resnet18")
     column, row, count = find_colour(tmp_path / "d.png", GREEN)
     assert count > 50
     assert column == pytest.approx((0.12, 0.53, 0.95)[best], abs=0.04)
@@ -62,15 +62,9 @@ def test_plot_depth_marks_best_in_cross_validation(tmp_path: Path, best: int) ->
 
 
 def test_plot_depth_without_test_shows_cross_validation_only(tmp_path: Path) -> None:
+    plot_depth([create_score(60), create_score(70)], create_layers(2), tmp_path / "with.png", "resnet18")
     plot_depth(
-        [create_score(60), create_score(70)], create_layers(2), tmp_path / "with.png", "resnet18", NullReporter()
-    )
-    plot_depth(
-        [create_score(60, False), create_score(70, False)],
-        create_layers(2),
-        tmp_path / "without.png",
-        "resnet18",
-        NullReporter(),
+        [create_score(60, False), create_score(70, False)], create_layers(2), tmp_path / "without.png", "resnet18"
     )
     assert find_colour(tmp_path / "with.png", BLUE)[2] > 500
     assert find_colour(tmp_path / "without.png", BLUE)[2] == 0
@@ -80,24 +74,24 @@ def test_plot_depth_without_test_shows_cross_validation_only(tmp_path: Path) -> 
 def test_plot_depth_error_bars_match_interval(tmp_path: Path) -> None:
     score = create_score(60)
     uncertain = ProbeScore(**{**vars(score), "test_low": 0.5, "test_high": 0.98})
-    plot_depth([score, score], create_layers(2), tmp_path / "a.png", "x", NullReporter())
-    plot_depth([uncertain, score], create_layers(2), tmp_path / "b.png", "x", NullReporter())
+    plot_depth([score, score], create_layers(2), tmp_path / "a.png", "x")
+    plot_depth([uncertain, score], create_layers(2), tmp_path / "b.png", "x")
     assert find_colour(tmp_path / "b.png", BLUE)[1] != pytest.approx(find_colour(tmp_path / "a.png", BLUE)[1], abs=0.02)
 
 
-def test_plot_depth_draws_sixty_layers_with_unicode_names(tmp_path: Path) -> None:
-    reporter, target = RecordingReporter(), tmp_path / "d.png"
+def test_plot_depth_draws_sixty_layers_with_unicode_names(tmp_path: Path, log: LibraryLog) -> None:
+    target = tmp_path / "d.png"
     named = [FeatureLayer(f"狗 $x_{n} {'long' * 30}", (3,), (3,), n / 60) for n in range(60)]
-    plot_depth([create_score(50 + n % 40) for n in range(60)], named, target, "a title of many words " * 30, reporter)
+    plot_depth([create_score(50 + n % 40) for n in range(60)], named, target, "a title of many words " * 30)
     with Image.open(target) as image:
         assert image.size == (1800, 780)
-    plot_depth([create_score(60)] * 2, create_layers(2), target, "\U000e1000", reporter)
-    assert reporter.warnings[-1].startswith(f"{target}: no installed font has \U000e1000 (U+E1000)")
+    plot_depth([create_score(60)] * 2, create_layers(2), target, "\U000e1000")
+    assert log.warnings[-1].startswith(f"{target}: no installed font has \U000e1000 (U+E1000)")
 
 
 def test_plot_depth_reports_unwritable_path(tmp_path: Path) -> None:
     with pytest.raises(RunError) as error:
-        plot_depth([create_score(60)] * 2, create_layers(2), tmp_path / "no/d.png", "x", NullReporter())
+        plot_depth([create_score(60)] * 2, create_layers(2), tmp_path / "no/d.png", "x")
     assert str(error.value) == (
         f"{tmp_path}/no/d.png: cannot be written (No such file or directory); check the folder and its permissions"
     )

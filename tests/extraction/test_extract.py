@@ -24,7 +24,7 @@ from tests.conftest import read_npz
 def test_open_source_of_model_name_has_stages_of_init(photo_folder: Path) -> None:
     source_args = SourceArgs(source="resnet18", data=photo_folder, image_size=64)
     source, images = load_source_dataset(open_source(source_args, NullReporter()), source_args, NullReporter())
-    drafted = draft_recipe(InitArgs(data=photo_folder, backbone="resnet18", device="cpu"), NullReporter())
+    drafted = draft_recipe(InitArgs(data=photo_folder, backbone="resnet18", device="cpu"))
     recipe, other = source.recipe_file.recipe, recipe_from_dict(parse_yaml(drafted.recipe, "init").data, "init").recipe
     assert recipe.stages == other.stages
     assert (recipe.name, recipe.head.hidden, recipe.data.image_size) == ("resnet18", (), 64)

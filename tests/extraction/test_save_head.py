@@ -27,7 +27,7 @@ from ftcli.planning import load_dataset
 from ftcli.recipe.loading import RecipeFile, read_recipe
 from ftcli.results import NullReporter
 from ftcli.runs.checkpoint import read_checkpoint
-from tests.conftest import Ftcli, RecordingReporter, read_npz
+from tests.conftest import Ftcli, LibraryLog, read_npz
 
 
 def make_args(path: Path) -> ExtractArgs:
@@ -163,7 +163,7 @@ def test_save_head_refuses_network_with_other_features(work_dir: Path) -> None:
     assert not target.exists()
 
 
-def test_save_head_reports_borderline_image(work_dir: Path) -> None:
+def test_save_head_reports_borderline_image(work_dir: Path, log: LibraryLog) -> None:
     """The bias is moved so that the image with the smallest margin changes its class, within the rounding tolerance."""
     recipe_file, loaded, dataset, probe, feature_set = fit_probe_on_recipe()
     weight, bias = probe_to_linear(probe, 1024)
@@ -174,11 +174,10 @@ def test_save_head_reports_borderline_image(work_dir: Path) -> None:
     terms = float((features[nearest].abs() * line.abs()).sum() + abs(bias[1] - bias[0]))
     margin = float(margins[nearest])
     moved = bias.double() - torch.tensor([0.0, margin + np.sign(margin) * 4e-6 * terms], dtype=torch.float64)
-    reporter = RecordingReporter()
     head = ProbeHead(probe, weight, moved.float())
-    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(work_dir / "head.pt"), reporter)
+    save_head(ExtractionSource(recipe_file, loaded), dataset, head, make_args(work_dir / "head.pt"), NullReporter())
     split = feature_set.splits[held_out[nearest]]
-    assert reporter.messages == [
+    assert log.messages == [
         f"{work_dir}/head.pt: {split}: 1 of {len(dataset.splits[split])} images is a tie of two classes; rounding "
         "changes the predicted class"
     ]

@@ -21,18 +21,8 @@ from ftcli.recipe.loading import read_recipe
 from ftcli.results import NullReporter
 from ftcli.runtime.seeds import RngKey
 from ftcli.training.stage_data import StageData
-from tests.conftest import Ftcli
+from tests.conftest import Ftcli, LibraryLog
 from tests.inspection.conftest import read_png
-
-
-class RecordingReporter(NullReporter):
-    """A Reporter that records warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 def test_choose_samples_covers_classes() -> None:
@@ -121,7 +111,7 @@ def test_plot_augmentation_is_deterministic(work_dir: Path) -> None:
     assert sorted(path.name for path in work_dir.iterdir()) == ["one.png", "r.yaml", "two.png"]
 
 
-def test_plot_augmentation_skips_or_rejects_corrupt_images(work_dir: Path, photo_folder: Path) -> None:
+def test_plot_augmentation_skips_or_rejects_corrupt_images(work_dir: Path, photo_folder: Path, log: LibraryLog) -> None:
     for label in ("a", "b"):
         for number in range(4):
             target = Path(f"few/train/{label}/{number}.jpg")
@@ -138,11 +128,10 @@ def test_plot_augmentation_skips_or_rejects_corrupt_images(work_dir: Path, photo
         plot_augmentation(with_error, Path("out.png"), NullReporter())
     assert "is empty (0 bytes)" in str(error.value)
     assert not Path("out.png").exists()
-    reporter = RecordingReporter()
-    plot_augmentation(with_skip, Path("out.png"), reporter)
-    assert all(message.startswith("skipped: few/train/a/") for message in reporter.warnings)
+    plot_augmentation(with_skip, Path("out.png"), NullReporter())
+    assert all(message.startswith("skipped: few/train/a/") for message in log.warnings)
     rows = (full_plot.shape[0] - read_png(Path("out.png")).shape[0]) // 128
-    assert rows == len(reporter.warnings) > 0
+    assert rows == len(log.warnings) > 0
     for path in Path("few/train/b").iterdir():
         path.write_bytes(b"")
     with pytest.raises(DataError) as error:

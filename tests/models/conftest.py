@@ -10,7 +10,6 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import functional
 
 from ftcli.results import Preprocessing
-from tests.conftest import RecordingReporter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,11 +19,6 @@ def single_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(num_threads)
-
-
-@pytest.fixture
-def reporter() -> RecordingReporter:
-    return RecordingReporter()
 
 
 def load_photos(preprocessing: Preprocessing) -> torch.Tensor:

@@ -10,7 +10,7 @@ from ftcli.models.factory import create_model, list_timm_models, list_torchvisio
 from ftcli.models.model_list import build_model_list, is_glob
 from ftcli.models.summary import count_parameters, summarize
 from ftcli.results import ModelEntry, NullReporter, Progress
-from tests.conftest import RecordingReporter
+from tests.conftest import LibraryLog, RecordingReporter
 
 
 def _list(glob: str | None, sort_by: str = "name") -> tuple[ModelEntry, ...]:
@@ -58,15 +58,16 @@ def test_build_model_list_does_not_count_many_timm_models(monkeypatch: pytest.Mo
     assert all((row.parameters, row.multiply_adds, row.accuracy) == (None, None, None) for row in rows)
 
 
-def test_build_model_list_warns_of_model_that_cannot_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_model_list_warns_of_model_that_cannot_be_created(
+    monkeypatch: pytest.MonkeyPatch, log: LibraryLog
+) -> None:
     def fail(name: str, meta: bool, image_size: int, location: str) -> None:
         raise RecipeError(f"{location}: {name} cannot be created (no reason); choose another model")
 
     monkeypatch.setattr(model_list, "create_model", fail)
-    reporter = RecordingReporter()
-    (row,) = build_model_list("timm/efficientnet_lite0*", "name", "inspect", reporter).models
+    (row,) = build_model_list("timm/efficientnet_lite0*", "name", "inspect", NullReporter()).models
     assert row.parameters is None
-    assert reporter.warnings == ["inspect: timm/efficientnet_lite0 cannot be created (no reason); choose another model"]
+    assert log.warnings == ["inspect: timm/efficientnet_lite0 cannot be created (no reason); choose another model"]
 
 
 @pytest.mark.parametrize(

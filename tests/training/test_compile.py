@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftcli.errors import RecipeError, RunError
 from ftcli.training.compile import check_compiler, compile_forward
-from tests.conftest import RecordingReporter
+from tests.conftest import LibraryLog
 from tests.training.classifiers import CPU, build_classifier, fake_clock
 
 
@@ -38,9 +38,7 @@ def test_compile_forward_reports_failure(monkeypatch: pytest.MonkeyPatch) -> Non
     classifier = build_classifier()
     inputs = (torch.zeros((4, 3, 16, 16), dtype=torch.uint8),)
     with pytest.raises(RunError) as caught:
-        compile_forward(
-            lambda values: classifier.compute_logits(values[0]), inputs, classifier.model, RecordingReporter()
-        )
+        compile_forward(lambda values: classifier.compute_logits(values[0]), inputs, classifier.model)
     assert str(caught.value) == (
         "compile: true: this model cannot be compiled: InvalidCxxCompiler: No working C++ compiler found; set "
         "compile: false"
@@ -49,10 +47,10 @@ def test_compile_forward_reports_failure(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 @pytest.mark.covers("compile")
-def test_compile_forward_matches_eager_and_preserves_model() -> None:
+def test_compile_forward_matches_eager_and_preserves_model(log: LibraryLog) -> None:
     check_compiler("compile", CPU)
     classifier = build_classifier()
-    model, reporter = classifier.model.train(), RecordingReporter()
+    model = classifier.model.train()
     inputs = (torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8),)
     state_before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rng_state = torch.get_rng_state()
@@ -63,8 +61,8 @@ def test_compile_forward_matches_eager_and_preserves_model() -> None:
             eager_batch_sizes.append(len(values[0]))
         return classifier.compute_logits(values[0])
 
-    compiled = compile_forward(forward, inputs, model, reporter, fake_clock(0.5, 0.25, 18.0, 0.2, 0.125))
-    assert reporter.messages == ["compile: took 18 s; a step takes 0.125 s, 0.25 s before"]
+    compiled = compile_forward(forward, inputs, model, fake_clock(0.5, 0.25, 18.0, 0.2, 0.125))
+    assert log.messages == ["compile: took 18 s; a step takes 0.125 s, 0.25 s before"]
     assert model.state_dict().keys() == state_before.keys()
     assert all(torch.equal(state_before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

