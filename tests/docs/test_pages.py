@@ -48,7 +48,7 @@ def test_commands_run(solar_cells_dir: Path, ftcli: Ftcli) -> None:
     for page in PAGES:
         for command in (line for block in list_code_blocks(page, "sh") for line in block.splitlines()):
             run_command(command, solar_cells_dir, ftcli)
-    (script,) = list_code_blocks("docs/python-api.md", "python")
+    script = "\n".join(list_code_blocks("docs/python-api.md", "python"))
     output = subprocess.run(
         [sys.executable, "-c", script], cwd=solar_cells_dir, check=True, capture_output=True, text=True
     )
