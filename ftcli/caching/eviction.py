@@ -1,4 +1,4 @@
-"""The cache directory, its size limit, and the eviction of least recently used chunks."""
+"""The cache directory, its size limit, and the eviction of the least recently used files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.caching.locks import remove_unlocked_folder
+from ftcli.caching.locks import acquire_lock, remove_unlocked_folder
 from ftcli.errors import RecipeError, RunError
 from ftcli.files import is_locked
 
 EVICTABLE_KINDS = ("features", "pixels")
 """The kinds of stores that count towards the limit and are evicted."""
 
-CHUNK_SUFFIX = ".chunk"
-"""The suffix of chunk files."""
+RECORDS_SUFFIX = ".sqlite"
+"""The suffix of the files of records in a store."""
 
 PROCESS_START = time.time() - 1.0
-"""The start time of this process, minus the resolution of file times. Chunks used since then are not evicted."""
+"""The start time of this process, minus the resolution of file times. Files used since then are not evicted."""
 
 _DEFAULT_LIMIT = 20 * 10**9  # bytes
 _MIN_FREE_BYTES = 10**9  # bytes of the disk that stay free
@@ -30,8 +30,8 @@ _LIMIT_PATTERN = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})", re.IGNOR
 
 
 @dataclass(frozen=True)
-class ChunkFile:
-    """A chunk file: path, size in bytes, and time of last use in seconds since 1970."""
+class StoredFile:
+    """A file of records: path, size in bytes, and time of last use in seconds since 1970."""
 
     path: Path
     size: int
@@ -74,56 +74,74 @@ def get_cache_limit() -> int:
     return round(float(match[1]) * units[match[2].lower()])
 
 
-def evict(num_bytes: int) -> bool:
+def evict(num_bytes: int, own_folder: Path | None = None) -> bool:
     """Make room for `num_bytes` in the cache and on the disk, where 1 GB stays free; return whether there is room.
 
-    Chunks are evicted in the order of their last use, except those that this process has used and those of a store that
-    is being written. Nothing is evicted if that would not be enough.
+    Files are evicted in the order of their last use, except those that this process has used and those of a store that
+    another process is writing. `own_folder` is the store that the caller has locked for writing. Nothing is evicted if
+    that would not be enough.
     """
     cache = get_cache_dir()
-    chunks = list(list_chunks(cache))
+    stored_files = list(list_stored_files(cache))
     shortfall = max(
-        sum(chunk.size for chunk in chunks) + num_bytes - get_cache_limit(),
+        sum(file.size for file in stored_files) + num_bytes - get_cache_limit(),
         num_bytes + _MIN_FREE_BYTES - _get_free_space(cache),
     )
     if shortfall <= 0:
         return True
-    evictable = [chunk for chunk in chunks if chunk.last_used < PROCESS_START]
-    locked_folders = {folder for folder in {chunk.path.parent for chunk in evictable} if is_locked(folder)}
+    evictable = [file for file in stored_files if file.last_used < PROCESS_START]
+    locked_folders = {folder for folder in {file.path.parent for file in evictable} - {own_folder} if is_locked(folder)}
     evictable = sorted(
-        (chunk for chunk in evictable if chunk.path.parent not in locked_folders), key=lambda chunk: chunk.last_used
+        (file for file in evictable if file.path.parent not in locked_folders), key=lambda file: file.last_used
     )
-    if sum(chunk.size for chunk in evictable) < shortfall:
+    if sum(file.size for file in evictable) < shortfall:
         return False
-    for chunk in evictable:
+    for file in evictable:
         if shortfall <= 0:
             break
-        try:
-            chunk.path.unlink(missing_ok=True)  # another process may evict too
-        except PermissionError:  # owned by another user
+        if file.path.parent == own_folder:
+            _remove(file.path)
+        elif not _remove_from_unlocked_folder(file.path):
             continue
-        shortfall -= chunk.size
-        if not any(chunk.path.parent.glob(f"*{CHUNK_SUFFIX}")):
-            remove_unlocked_folder(chunk.path.parent)
+        shortfall -= file.size
     return shortfall <= 0
 
 
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)  # another process may evict too
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)  # of a killed writer
+
+
+def _remove_from_unlocked_folder(path: Path) -> bool:
+    """Remove a file of records, and its store if that is empty; return False if it is locked or another user's."""
+    try:
+        with acquire_lock(path.parent, lambda _: False) as is_acquired:
+            if not is_acquired:
+                return False
+            _remove(path)
+    except PermissionError:
+        return False
+    if not any(path.parent.glob(f"*{RECORDS_SUFFIX}")):
+        remove_unlocked_folder(path.parent)
+    return True
+
+
 def fits_in_cache(size: int) -> bool:
-    """Return whether `size` bytes would fit if all chunks were evicted; evict nothing."""
+    """Return whether `size` bytes would fit if all files were evicted; evict nothing."""
     cache = get_cache_dir()
-    evictable_size = sum(chunk.size for chunk in list_chunks(cache))
+    evictable_size = sum(file.size for file in list_stored_files(cache))
     return size <= get_cache_limit() and size + _MIN_FREE_BYTES <= _get_free_space(cache) + evictable_size
 
 
-def list_chunks(cache: Path) -> Iterator[ChunkFile]:
-    """Iterate over the chunk files of all stores."""
+def list_stored_files(cache: Path) -> Iterator[StoredFile]:
+    """Iterate over the files of records of all stores."""
     for kind in EVICTABLE_KINDS:
-        for path in (cache / kind).glob(f"*/*{CHUNK_SUFFIX}"):
+        for path in (cache / kind).glob(f"*/*{RECORDS_SUFFIX}"):
             try:
                 file_stat = path.stat()
             except FileNotFoundError:
                 continue
-            yield ChunkFile(path, file_stat.st_size, file_stat.st_mtime)
+            yield StoredFile(path, file_stat.st_size, file_stat.st_mtime)
 
 
 def _get_free_space(folder: Path) -> int:

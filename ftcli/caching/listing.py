@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ftcli.caching.chunks import count_records
-from ftcli.caching.eviction import CHUNK_SUFFIX, EVICTABLE_KINDS, get_cache_dir, get_cache_limit
+from ftcli.caching.eviction import EVICTABLE_KINDS, RECORDS_SUFFIX, get_cache_dir, get_cache_limit
 from ftcli.caching.file_hashes import DATABASE_FILE, count_hashes
 from ftcli.caching.locks import remove_unlocked_folder
 from ftcli.caching.measured_choices import CHOICES_FILE, count_choices
+from ftcli.caching.record_file import count_records
 from ftcli.caching.store import IDENTITY_FILE
 from ftcli.errors import RecipeError, suggest
 from ftcli.files import is_locked
@@ -129,12 +129,14 @@ def _find_entries(cache: Path) -> list[_StoredEntry]:
 
 def _describe_store(kind: str, folder: Path) -> _StoredEntry:
     paths = _list_folder(folder)
-    chunks = [path for path in paths if path.suffix == CHUNK_SUFFIX]
+    record_files = [path for path in paths if path.suffix == RECORDS_SUFFIX]
     try:
         description = str(json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))["about"])
     except (OSError, ValueError, KeyError, TypeError):  # the writer was killed, or the file is damaged
         description = "unknown"
-    described = _describe_files(folder.name[:8], kind, description, sum(map(count_records, chunks)), chunks or paths)
+    described = _describe_files(
+        folder.name[:8], kind, description, sum(map(count_records, record_files)), record_files or paths
+    )
     return _StoredEntry(described.entry, (folder,))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,33 +17,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli import files
-from ftcli.caching.chunks import KEY_BYTES, Buffer, Chunk, ChunkWriter, merge_chunks, open_chunk
-from ftcli.caching.eviction import CHUNK_SUFFIX, PROCESS_START, evict, get_cache_dir
+from ftcli.caching.eviction import RECORDS_SUFFIX, evict, get_cache_dir, get_cache_limit
 from ftcli.caching.locks import acquire_lock
-from ftcli.caching.record_index import Keys, RecordIndex, build_index, join_keys
-from ftcli.errors import RunError
+from ftcli.caching.record_file import CorruptFileError, NewRecord, RecordFile
+from ftcli.errors import RunError, StopRequestedError
+from ftcli.results import ProgressTask
 
-__all__ = ["IDENTITY_FILE", "Key", "Store", "StoreWriter", "make_key"]
+__all__ = ["IDENTITY_FILE", "KEY_BYTES", "Key", "Store", "StoreWriter", "make_key"]
 
 logger = logging.getLogger(__name__)
 
 Key = bytes
 """16 bytes from `make_key`."""
 
+KEY_BYTES = 16
+
 IDENTITY_FILE = "identity.json"
 """The file in a store's directory that describes the store."""
 
-CHUNK_BYTES = 64 * 10**6
-"""Bytes after which a chunk is committed; more in a large store, so that few files are open."""
+COMMIT_BYTES = 8 * 10**6
+"""Bytes of records after which they are committed; until then they are in memory."""
 
-CHUNK_SECONDS = 10.0
-"""Seconds after which a chunk is committed in any case: the most work that a kill can lose."""
+COMMIT_SECONDS = 10.0
+"""Seconds after which records are committed in any case: the most work that a kill can lose."""
 
-_MAX_CHUNKS = 128  # of CHUNK_BYTES, before chunks grow
-_MIN_MERGED_CHUNKS = 8  # chunks of less than half the size that are merged together
-_MAX_RESIDENT_BYTES = 32 * 10**6  # bytes of mapped pages in memory
-_FAULT_AROUND_BYTES = 64 * 1024  # bytes that the kernel maps around a page fault
-_CHECK_BLOCK_SIZE = 10_000  # records checked at a time, because Python integers are large
+MAX_FILE_BYTES = 2 * 10**9
+"""Bytes after which a store begins another file, because files are evicted as a whole."""
+
+_MIN_FILES_IN_LIMIT = 8  # files smaller than MAX_FILE_BYTES that fit in a small cache
 
 
 def make_key(*parts: str | bytes) -> Key:
@@ -52,36 +55,6 @@ def make_key(*parts: str | bytes) -> Key:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
-
-
-class StoreWriter:
-    """Adds records to a store; created by `Store.writer`. `size` is the number of bytes in the store."""
-
-    def __init__(self, folder: Path, size: int, contains: Callable[[Sequence[bytes]], list[bool]]) -> None:
-        self.contains = contains
-        self._folder = folder
-        self._size = size
-        self._writer: ChunkWriter | None = None
-
-    def add(self, key: bytes, record: Buffer) -> None:
-        """Add a record, which is readable after its chunk is committed: after 64 MB or 10 s, or when the context ends.
-
-        Raises RunError if the disk is full; the chunk is then discarded.
-        """
-        if self._writer is None:
-            self._writer = ChunkWriter(self._folder)
-        writer = self._writer
-        writer.add(key, record)
-        if writer.size >= choose_chunk_size(self._size) or time.monotonic() - writer.start_time > CHUNK_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Commit the records that were added."""
-        if self._writer is not None:
-            self._size += self._writer.size
-            self._writer.commit()
-            self._writer = None
-            evict(0)
 
 
 class Store:
@@ -97,35 +70,26 @@ class Store:
         self.folder: Path = get_cache_dir().absolute() / kind / make_key(text).hex()
         self._description = description
         self._identity = json.loads(text)
-        self._record_index = build_index([], [])
-        self._present_paths: set[Path] = set()
+        self._files: list[RecordFile] = []  # oldest first
         self._corrupt_paths: set[Path] = set()
-        self._mapped_chunks: set[Chunk] = set()
-        self._resident_bytes = 0
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
         """Return, for each key, whether the store has an intact record.
 
-        Each record is checked against its CRC-32 once. The files of the records are marked as used. Raises RunError if
-        the store cannot be read.
+        The files of the records are marked as used. Raises RunError if the store cannot be read.
         """
         if not keys:
             return []
         self._refresh()
-        index, positions, is_found = self._search(join_keys(keys))
-        self._mark_used(index, positions[is_found])
-        flags: list[bool] = is_found.tolist()
-        return flags
+        found = set[bytes]()
+        for record_file in reversed(self._files):
+            with self._drop_if_corrupt(record_file):
+                found |= record_file.find([key for key in keys if key not in found])
+        return [key in found for key in keys]
 
-    def read(self, key: Key) -> memoryview:
-        """Return a record as a read-only memory map. Raises KeyError if it is missing."""
-        index, positions = self._locate([key])
-        chunk, length = index.chunks[int(index.chunk[positions[0]])], int(index.length[positions[0]])
-        self._mapped_chunks.add(chunk)
-        self._resident_bytes += length + _FAULT_AROUND_BYTES
-        if self._resident_bytes > _MAX_RESIDENT_BYTES:
-            self.release()
-        return chunk.map(int(index.offset[positions[0]]), length)
+    def read(self, key: Key) -> bytes:
+        """Return a record. Raises KeyError if it is missing."""
+        return next(self._read([key]))[1]
 
     def gather(self, keys: Sequence[Key], rows: NDArray[np.uint8]) -> None:
         """Copy records of one length into `rows`, contiguous uint8 of shape (keys, bytes).
@@ -134,32 +98,23 @@ class Store:
         """
         if not keys:
             return
-        index, positions = self._locate(keys)
-        size = rows.shape[1]
-        if (index.length[positions] != size).any():
-            raise ValueError(f"{self.folder}: records have {set(index.length[positions].tolist())} bytes, not {size}")
-        target = rows.data.cast("B")
-        end = 0
-        # pread instead of a memory map: a page fault takes several times as long as copying a row, and mapped pages
-        # stay in memory until they are released.
-        for number, start in zip(index.chunk[positions].tolist(), index.offset[positions].tolist(), strict=True):
-            index.chunks[number].copy(start, target[end : end + size])
-            end += size
-
-    def release(self) -> None:
-        """Release the memory of mapped pages in this process; reading maps them again."""
-        for chunk in self._mapped_chunks:
-            chunk.release()
-        self._mapped_chunks.clear()
-        self._resident_bytes = 0
+        size, target = rows.shape[1], rows.data.cast("B")
+        starts: dict[Key, list[int]] = {}
+        for start, key in zip(range(0, rows.nbytes, size), keys, strict=True):
+            starts.setdefault(key, []).append(start)
+        for key, content in self._read(list(starts)):
+            if len(content) != size:
+                raise ValueError(f"{self.folder}: a record has {len(content)} bytes, not {size}")
+            for start in starts[key]:
+                target[start : start + size] = content
 
     @contextmanager
-    def writer(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[StoreWriter | None]:
+    def writer(self, task: ProgressTask) -> Iterator[StoreWriter]:
         """Open the store for writing, exclusively.
 
-        If another process is writing, report it and wait; yield None if `should_stop` returns True meanwhile. Complete
-        records are saved when the context ends, also after an exception. Raises RunError if the disk is full or the
-        directory cannot be written.
+        If another process is writing, report it and wait; raise StopRequestedError if the task should stop meanwhile.
+        Complete records are saved when the context ends, also after an exception. Raises RunError if the disk is full
+        or the directory cannot be written.
         """
         has_reported = False
 
@@ -169,122 +124,137 @@ class Store:
                 logger.info(f"{self._description}: another ftcli (process {owner}) is computing this; waiting for it")
                 has_reported = True
             time.sleep(0.1)
-            return not should_stop()
+            return not task.should_stop()
 
         with acquire_lock(self.folder, wait) as is_acquired:
             if not is_acquired:
-                yield None
-                return
+                raise StopRequestedError(task.name)
             self._clean_up()
-            store_writer = StoreWriter(self.folder, sum(chunk.size for chunk in self._list_present()), self.contains)
+            store_writer = StoreWriter(self)
             try:
                 yield store_writer
             finally:
                 store_writer.flush()
-            self._refresh()
-            merge_small_chunks(self._list_present(), should_stop)
+
+    def append(self, records: Sequence[NewRecord]) -> None:
+        """Save records in the newest file, or in another one when that is full. Only for the writer."""
+        self._refresh()
+        current = self._files[-1] if self._files else None
+        limit = min(MAX_FILE_BYTES, get_cache_limit() // _MIN_FILES_IN_LIMIT)
+        if current is None or not current.path.exists() or current.path.stat().st_size >= limit:
+            current = RecordFile.create(self.folder)
+            self._files.append(current)
+        try:
+            current.write(records)
+        except CorruptFileError as error:
+            current.path.unlink(missing_ok=True)
+            raise RunError(f"{current.path}: was damaged and has been removed; run the command again") from error
+
+    def _read(self, keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
+        """Yield key and content of each record, in any order. Raises KeyError if one is missing."""
+        missing = dict.fromkeys(keys)
+        for is_refreshed in (False, True):
+            if is_refreshed or self._is_forked():
+                self._refresh()
+            for record_file in reversed(self._files):
+                with self._drop_if_corrupt(record_file):
+                    for key, content in record_file.read(list(missing)):
+                        del missing[key]
+                        yield key, content
+            if not missing:
+                return
+        raise KeyError(f"{self.folder}: has no intact record {next(iter(missing)).hex()}")
+
+    def _is_forked(self) -> bool:
+        return any(record_file.process != os.getpid() for record_file in self._files)
 
     def _refresh(self) -> None:
-        """Update the index with the chunks that were added or removed."""
-        new_chunks: list[Chunk] = []
-        known_paths = {chunk.path for chunk in self._record_index.chunks} | self._corrupt_paths
-        vanished: set[Path] = set()
+        """Open the files that were added. Files that were removed stay open."""
+        if self._is_forked():
+            _inherited_files.extend(self._files)
+            self._files = []
+        known_paths = {record_file.path for record_file in self._files} | self._corrupt_paths
         try:
-            while new_paths := (present_paths := _list_chunks(self.folder) - vanished) - known_paths:
-                for path in new_paths:
-                    known_paths.add(path)
-                    try:
-                        chunk = open_chunk(path)
-                    except FileNotFoundError:  # merged into another chunk or evicted just now
-                        vanished.add(path)
-                        continue
-                    if chunk is None:
-                        self._corrupt_paths.add(path)
-                    else:
-                        new_chunks.append(chunk)
+            new_paths = sorted(path for path in self.folder.iterdir() if path.suffix == RECORDS_SUFFIX)
+        except FileNotFoundError:  # nothing was ever written
+            return
         except OSError as error:
             raise RunError(
-                f"{error.filename or self.folder}: cannot be read ({error.strerror}); check its permissions, or set "
-                "FTCLI_CACHE to another directory"
+                f"{error.filename}: cannot be read ({error.strerror}); check its permissions, or set FTCLI_CACHE to "
+                "another directory"
             ) from error
-        if new_chunks or present_paths != self._present_paths:
-            self._present_paths = present_paths
-            self._record_index = build_index([*self._record_index.chunks, *new_chunks], present_paths)
+        for path in new_paths:
+            if path in known_paths:
+                continue
+            try:
+                self._files.append(RecordFile(path))
+            except CorruptFileError:
+                self._corrupt_paths.add(path)
+            except RunError:
+                if path.exists():  # otherwise it was evicted just now
+                    raise
 
-    def _search(self, key_array: Keys) -> tuple[RecordIndex, NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the entries of keys as `RecordIndex.search` does, after checking each record."""
-        while True:
-            index = self._record_index
-            positions, is_found = index.search(key_array)
-            unchecked = positions[is_found & ~index.checked[positions]] if len(index.keys) else positions[:0]
-            if not len(unchecked):
-                return index, positions, is_found
-            if self._check(index, np.unique(unchecked)):
-                self._mark_used(index, unchecked)
-            else:
-                self._record_index = build_index(index.chunks, self._present_paths)
-
-    def _check(self, index: RecordIndex, positions: NDArray[np.int64]) -> bool:
-        """Check records against their CRC-32 in file order; return False if one is damaged."""
-        all_intact = True
-        positions = positions[np.lexsort((index.offset[positions], index.chunk[positions]))]
-        for start in range(0, len(positions), _CHECK_BLOCK_SIZE):
-            block = positions[start : start + _CHECK_BLOCK_SIZE]
-            numbers, *rows = (
-                field[block].tolist() for field in (index.chunk, index.row, index.offset, index.length, index.crc)
-            )
-            is_intact = [index.chunks[number].check(*row) for number, *row in zip(numbers, *rows, strict=True)]
-            index.checked[block] = is_intact
-            all_intact = all_intact and all(is_intact)
-        return all_intact
-
-    def _mark_used(self, index: RecordIndex, positions: NDArray[np.int64]) -> None:
-        for number in np.unique(index.chunk[positions]).tolist():
-            index.chunks[number].mark_used(PROCESS_START)
-
-    def _locate(self, keys: Sequence[Key]) -> tuple[RecordIndex, NDArray[np.int64]]:
-        """Return the entries of keys. Raises KeyError unless every record exists and is intact."""
-        key_array = join_keys(keys)
-        index, positions, is_found = self._search(key_array)
-        if not is_found.all():
-            self._refresh()
-            index, positions, is_found = self._search(key_array)
-        if not is_found.all():
-            raise KeyError(f"{self.folder}: has no intact record {keys[int(is_found.argmin())].hex()}")
-        return index, positions
+    @contextmanager
+    def _drop_if_corrupt(self, record_file: RecordFile) -> Iterator[None]:
+        """Ignore a damaged file from now on."""
+        try:
+            yield
+        except CorruptFileError:
+            self._corrupt_paths.add(record_file.path)
+            self._files.remove(record_file)
 
     def _clean_up(self) -> None:
-        """Remove temporary files of killed writers and damaged chunks; write the identity file."""
-        self._refresh()
-        for path in (*self.folder.glob(".*.tmp"), *self._corrupt_paths):
+        """Remove damaged files; write the identity file."""
+        self.contains([bytes(KEY_BYTES)])  # opens the files
+        for path in self._corrupt_paths:
             path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
         if not (self.folder / IDENTITY_FILE).exists():
             text = json.dumps({"about": self._description, "identity": self._identity}, ensure_ascii=False, indent=2)
             files.atomic_write(self.folder / IDENTITY_FILE, text)
 
-    def _list_present(self) -> list[Chunk]:
-        """Return the chunks whose files exist, oldest first."""
-        return [chunk for chunk in self._record_index.chunks if chunk.path in self._present_paths]
+
+_inherited_files: list[RecordFile] = []
+"""Files that a parent process opened. They are never closed: SQLite forbids that in a forked process."""
 
 
-def _list_chunks(folder: Path) -> set[Path]:
-    try:
-        return {path for path in folder.iterdir() if path.suffix == CHUNK_SUFFIX}
-    except FileNotFoundError:  # nothing was ever written
-        return set()
+class StoreWriter:
+    """Adds records to a store; created by `Store.writer`."""
 
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._records: list[NewRecord] = []
+        self._size = 0
+        self._start_time = 0.0
 
-def choose_chunk_size(store_size: int) -> int:
-    """Return the size in bytes at which chunks are committed in a store of this size."""
-    return max(CHUNK_BYTES, store_size // _MAX_CHUNKS)
+    def contains(self, keys: Sequence[Key]) -> list[bool]:
+        """Return, for each key, whether the store has an intact record."""
+        return self._store.contains(keys)
 
+    def reserve(self, num_bytes: int) -> bool:
+        """Make room for `num_bytes` by evicting files that are not in use; return whether there is room."""
+        return evict(num_bytes, self._store.folder)
 
-def merge_small_chunks(chunks: Sequence[Chunk], should_stop: Callable[[], bool]) -> None:
-    """Merge small chunks, because every reader opens every chunk."""
-    chunk_size = choose_chunk_size(sum(chunk.size for chunk in chunks))
-    small = [chunk for chunk in chunks if 2 * chunk.size < chunk_size]
-    while len(small) >= _MIN_MERGED_CHUNKS and not should_stop():
-        group: list[Chunk] = []
-        while small and sum(chunk.size for chunk in group) < chunk_size:
-            group.append(small.pop(0))
-        merge_chunks(group)
+    def add(self, key: Key, record: bytes | bytearray | memoryview) -> None:
+        """Add a record, which is readable after its commit: after 8 MB or 10 s, or when the context ends.
+
+        Raises RunError if the disk is full; the records since the last commit are then lost.
+        """
+        if not self._records:
+            self._start_time = time.monotonic()
+        content = bytes(record)
+        self._records.append((key, zlib.crc32(content), content))
+        self._size += len(content)
+        if self._size >= COMMIT_BYTES or time.monotonic() - self._start_time > COMMIT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit the records that were added."""
+        if self._records:
+            try:
+                self._store.append(self._records)
+            except RunError:
+                self._records, self._size = [], 0
+                raise
+            self._records, self._size = [], 0
+            self.reserve(0)

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ftcli.caching.eviction import evict
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Key, Store, make_key
 from ftcli.data.images import CorruptImageError, read_image, read_shape
@@ -22,7 +21,7 @@ from ftcli.data.samples import Sample
 from ftcli.data.thread_map import ThreadedMap, default_num_threads
 from ftcli.data.transforms import ImageTransform
 from ftcli.data.workers import WorkerPool
-from ftcli.errors import FtcliError, StopRequestedError
+from ftcli.errors import FtcliError
 from ftcli.results import ProgressCounter, ProgressTask
 
 _HEADER = struct.Struct("<II")  # height and width, followed by the pixels in row-major RGB
@@ -76,12 +75,10 @@ class PixelCache:
         digests = zip(paths, hash_files(self.root, paths, self._rehash), strict=True)
         keys = {path: make_key(digest) for path, digest in digests if digest is not None}
         if self._list_missing(keys):
-            with self._store.writer(task.should_stop) as writer:
-                if writer is None:
-                    raise StopRequestedError(task.name)
+            with self._store.writer(task) as writer:
                 missing = self._list_missing(keys)  # another process may have filled it meanwhile
                 bytes_per_image = max(1, self.estimate_bytes(samples) // len(samples))
-                if not evict(bytes_per_image * len(missing)):
+                if not writer.reserve(bytes_per_image * len(missing)):
                     missing = []  # no room: they are decoded whenever they are read
                 images_per_task = max(1, _TASK_BYTES // bytes_per_image)
                 counter = ProgressCounter(task, len(paths), len(paths) - len(missing), _REPORT_INTERVAL)

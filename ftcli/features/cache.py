@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ftcli.caching.chunks import KEY_BYTES
-from ftcli.caching.eviction import evict
 from ftcli.caching.file_hashes import hash_files
-from ftcli.caching.store import Store, StoreWriter, make_key
+from ftcli.caching.store import KEY_BYTES, Store, StoreWriter, make_key
 from ftcli.data.batches import SkippedImage, batch_indices
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
-from ftcli.errors import DataError, RunError, StopRequestedError
+from ftcli.errors import DataError, RunError
 from ftcli.features.fingerprint import NO_DIGESTS, TensorDigests, fingerprint_backbone
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.features.loaders import CachedFeatureLoader
@@ -25,7 +23,7 @@ from ftcli.results import Preprocessing, ProgressCounter, ProgressTask, format_c
 from ftcli.runtime import resolve_precision
 from ftcli.runtime.seeds import RngKey
 
-_RECORD_OVERHEAD = 64  # bytes of a record in addition to its features
+_RECORD_OVERHEAD = 400  # bytes of a record in addition to its features
 _NO_KEY = bytes(KEY_BYTES)
 
 
@@ -90,7 +88,6 @@ class FeatureCache:
                 f"{request.task.name}: features just computed were evicted from {self._store.folder}; raise "
                 "FTCLI_CACHE_LIMIT, or disable the cache with cache: off in a recipe or --no-cache"
             )
-        self._store.release()
         return CachedFeatureLoader(
             self._store,
             self.backbone,
@@ -154,21 +151,19 @@ class _CacheFill:
     def compute_missing(self, unique: bool) -> None:
         """Compute and store the missing features. Raises as `FeatureCache.get_or_compute` does."""
         task = self._request.task
-        with self._store.writer(task.should_stop) as writer:
-            if writer is None:
-                raise StopRequestedError(task.name)
+        with self._store.writer(task) as writer:
             missing = self.missing(unique)  # another process may have computed some in the meantime
             counter = ProgressCounter(task, total=sum(map(len, missing)))
-            self._reserve_space(counter.total)
+            self._reserve_space(writer, counter.total)
             for rng_key, keys, indices in zip(self._request.rng_keys, self.record_keys, missing, strict=True):
                 remaining = [index for index in indices if self.samples[index].path not in self.skipped]
                 counter.total -= len(indices) - len(remaining)
                 if remaining:
                     self._compute_view(rng_key, keys, remaining, writer, counter)
 
-    def _reserve_space(self, num_records: int) -> None:
+    def _reserve_space(self, writer: StoreWriter, num_records: int) -> None:
         num_bytes = num_records * (self._backbone.row_bytes + _RECORD_OVERHEAD)
-        if not evict(num_bytes):
+        if not writer.reserve(num_bytes):
             raise CacheFullError(
                 f"{self._request.task.name}: the features of {format_count(num_records, 'image')}, "
                 f"{num_bytes / 1e6:.1f} MB, do not fit in the cache; raise FTCLI_CACHE_LIMIT, free disk space, or set "

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ftcli.caching.chunks import KEY_BYTES
-from ftcli.caching.store import Store
+from ftcli.caching.store import KEY_BYTES, Store
 from ftcli.data.batches import Batch, SkippedImage, batch_indices, count_batches
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.samples import Sample

@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from ftcli.results import NullReporter, ProgressTask
+
+TASK = ProgressTask("test", NullReporter())
+
 SUBPROCESS_PRELUDE = """
 import sys
 from ftcli.caching import store as store_module
 from ftcli.caching.store import Store, make_key
+from ftcli.results import NullReporter, ProgressTask
+
+TASK = ProgressTask("test", NullReporter())
 
 def make_store():
     return Store("features", {"network": "n"}, "features of n")

@@ -8,20 +8,27 @@ from pathlib import Path
 
 import pytest
 
+from ftcli.caching import store as store_module
 from ftcli.caching.eviction import evict, fits_in_cache, get_cache_dir, get_cache_limit
 from ftcli.caching.store import Store, make_key
 from ftcli.errors import RecipeError
-from tests.caching.conftest import StartProcess, read_line
+from tests.caching.conftest import TASK, StartProcess, read_line
+
+FILE_BYTES = 65_536  # SQLite: a page each for the schema, the records, the index and a large record
 
 
-def make_chunk(name: str, age: float, size: int = 1000) -> Path:
-    """Write a chunk of a store that was last used `age` hours ago."""
+@pytest.fixture(autouse=True)
+def _one_file_for_each_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MAX_FILE_BYTES", 1)
+
+
+def make_file(name: str, age: float) -> Path:
+    """Write a file of a store that was last used `age` hours ago."""
     store = Store("features", {"name": name}, name)
-    before = set(store.folder.glob("*.chunk"))
-    with store.writer() as writer:
-        assert writer
-        writer.add(make_key(str(age)), bytes(size - 36 - 20))  # without its index entry and the footer
-    (path,) = set(store.folder.glob("*.chunk")) - before
+    before = set(store.folder.glob("*.sqlite"))
+    with store.writer(TASK) as writer:
+        writer.add(make_key(str(age)), bytes(17_000))
+    (path,) = set(store.folder.glob("*.sqlite")) - before
     last_used = path.stat().st_mtime - 3600 * age
     os.utime(path, (last_used, last_used))
     return path
@@ -65,70 +72,88 @@ def test_get_cache_limit_refuses_invalid_sizes(monkeypatch: pytest.MonkeyPatch, 
     )
 
 
+def set_limit(monkeypatch: pytest.MonkeyPatch, num_files: float) -> None:
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", f"{round(num_files * FILE_BYTES)} B")
+
+
 def test_evict_removes_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = [make_chunk(name, age) for name, age in (("a", 3), ("b", 5), ("a", 1), ("c", 2))]
-    assert [path.stat().st_size for path in chunks] == [1000] * 4
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "4 kB")
+    files = [make_file(name, age) for name, age in (("a", 3), ("b", 5), ("a", 1), ("c", 2))]
+    assert [path.stat().st_size for path in files] == [FILE_BYTES] * 4
+    set_limit(monkeypatch, 4)
     assert evict(0)
-    assert [path.exists() for path in chunks] == [True] * 4
+    assert [path.exists() for path in files] == [True] * 4
     assert evict(1)
-    assert [path.exists() for path in chunks] == [True, False, True, True]
-    assert not chunks[1].parent.exists()  # the store is empty
-    assert fits_in_cache(4000)
-    assert not fits_in_cache(4001)
-    assert evict(2500)
-    assert [path.exists() for path in chunks] == [False, False, True, False]
-    assert not evict(4001)
-    assert chunks[2].exists()
+    assert [path.exists() for path in files] == [True, False, True, True]
+    assert not files[1].parent.exists()  # the store is empty
+    assert fits_in_cache(4 * FILE_BYTES)
+    assert not fits_in_cache(4 * FILE_BYTES + 1)
+    assert evict(5 * FILE_BYTES // 2)
+    assert [path.exists() for path in files] == [False, False, True, False]
+    assert not evict(4 * FILE_BYTES + 1)
+    assert files[2].exists()
 
 
-def test_evict_limit_zero_removes_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunk = make_chunk("a", 1)
+def test_evict_limit_zero_removes_all_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make_file("a", 1)
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "0")
     assert not evict(1)
     assert evict(0)
-    assert not chunk.exists()
+    assert not file.exists()
 
 
-def test_evict_spares_chunks_used_by_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    old, used_chunk = make_chunk("a", 2), make_chunk("b", 1)
+def test_evict_spares_files_used_by_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, used_file = make_file("a", 2), make_file("b", 1)
     assert Store("features", {"name": "b"}, "b").contains([make_key("1")]) == [True]
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "2 kB")
-    assert not evict(1500)
+    set_limit(monkeypatch, 2)
+    assert not evict(3 * FILE_BYTES // 2)
     assert old.exists()
-    assert evict(900)
-    assert (old.exists(), used_chunk.exists()) == (False, True)
+    assert evict(FILE_BYTES // 2)
+    assert (old.exists(), used_file.exists()) == (False, True)
 
 
 def test_evict_spares_store_being_written(start: StartProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    chunk = make_chunk("a", 2)
-    code = "with Store('features', {'name': 'a'}, 'a').writer(): say('writing'); sys.stdin.readline()\n"
+    file = make_file("a", 2)
+    code = "with Store('features', {'name': 'a'}, 'a').writer(TASK): say('writing'); sys.stdin.readline()\n"
     process = start(code)
     assert read_line(process) == "writing"
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 kB")
-    assert not evict(900)
+    set_limit(monkeypatch, 1)
+    assert not evict(1)
     process.kill()
     process.wait()
-    assert evict(900)
-    assert not chunk.exists()
+    (file.parent / f"{file.name}-journal").write_bytes(b"")
+    assert evict(1)
+    assert not file.parent.exists()
+
+
+def test_evict_removes_old_files_of_store_that_caller_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = make_file("a", 2)
+    set_limit(monkeypatch, 1)
+    with Store("features", {"name": "a"}, "a").writer(TASK) as writer:
+        assert not evict(1)
+        assert writer.reserve(1)
+        assert not old.exists()
+        writer.add(make_key("new"), b"x")
+        writer.flush()
+        assert not writer.reserve(FILE_BYTES)
+        assert writer.contains([make_key("new")]) == [True]
 
 
 def test_evict_leaves_free_disk_space(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(cache.parent)
-    chunks = [make_chunk("a", 2), make_chunk("a", 1)]
+    files = [make_file("a", 2), make_file("a", 1)]
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=10**9 + 500))
-    assert fits_in_cache(2500)
-    assert not fits_in_cache(2501)
+    assert fits_in_cache(2 * FILE_BYTES + 500)
+    assert not fits_in_cache(2 * FILE_BYTES + 501)
     assert evict(500)
-    assert chunks[0].exists()
+    assert files[0].exists()
     assert evict(501)
-    assert [path.exists() for path in chunks] == [False, True]
-    assert not evict(10_000)
-    assert chunks[1].exists()
+    assert [path.exists() for path in files] == [False, True]
+    assert not evict(2 * FILE_BYTES)
+    assert files[1].exists()
 
 
 def test_store_writer_evicts_oldest_on_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = make_chunk("a", 2)
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1.5 kB")
-    new = make_chunk("b", 0)
+    old = make_file("a", 2)
+    set_limit(monkeypatch, 1.5)
+    new = make_file("b", 0)
     assert (old.exists(), new.exists()) == (False, True)

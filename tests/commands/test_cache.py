@@ -11,6 +11,7 @@ import pytest
 
 from ftcli.caching.file_hashes import hash_files
 from ftcli.caching.store import Store, make_key
+from ftcli.results import NullReporter, ProgressTask
 from tests.conftest import Ftcli
 
 
@@ -21,11 +22,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "1 MB")
     for kind, count, day in (("features", 3, 2), ("pixels", 5, 3)):
         store = Store(kind, {"of": kind}, f"{kind} of a network")
-        with store.writer() as filler:
-            assert filler
+        with store.writer(ProgressTask("test", NullReporter())) as writer:
             for number in range(count):
-                filler.add(make_key(str(number)), bytes(944))
-        for path in store.folder.glob("*.chunk"):
+                writer.add(make_key(str(number)), bytes(944))
+        for path in store.folder.glob("*.sqlite"):
             os.utime(path, (day * 86400, day * 86400))
     downloads = tmp_path / "cache/downloads"
     downloads.mkdir()
@@ -56,7 +56,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     ]
     assert lines[6:] == [
         "",
-        f"{cache}: 0.0 MB",
+        f"{cache}: 0.1 MB",
         "limit for features and pixels: 1.0 MB; the least recently used are evicted first (FTCLI_CACHE_LIMIT sets the "
         "limit, FTCLI_CACHE the folder)",
         "to clear: ftcli cache clear NAME, or --all",
@@ -69,7 +69,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
         "kind": "pixels",
         "about": "pixels of a network",
         "records": 5,
-        "bytes": 5 * (944 + 36) + 20,
+        "bytes": 3 * 16_384,
         "used": "1970-01-04T00:00:00+00:00",
     }
     assert {entry["kind"]: entry["records"] for entry in result["shelves"][3:]} == {"downloads": 1, "images": 0}
@@ -127,9 +127,10 @@ def test_cache_clear_requires_names_or_all(cache: Path, ftcli: Ftcli) -> None:
 def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli: Ftcli) -> None:
     code = (
         "import fcntl, sys; from ftcli.caching.store import Store\n"
+        "from ftcli.results import NullReporter, ProgressTask\n"
         f"file = open({str(cache / 'downloads/fedcba9876543210-b.zip.part')!r}, 'ab')\n"
         "fcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "with Store('pixels', {'of': 'pixels'}, '').writer():\n"
+        "with Store('pixels', {'of': 'pixels'}, '').writer(ProgressTask('', NullReporter())):\n"
         "    print('writing', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1) as process:
@@ -159,8 +160,8 @@ def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli:
 def test_cache_lists_and_clears_damaged_entries(cache: Path, ftcli: Ftcli) -> None:
     (cache / f"features/{Store('features', {'of': 'features'}, '').folder.name}/identity.json").write_text("{")
     (cache / "images.sqlite").write_bytes(b"nonsense" * 100)
-    (chunk,) = (cache / "pixels").glob("*/*.chunk")
-    os.truncate(chunk, 7)
+    (path,) = (cache / "pixels").glob("*/*.sqlite")
+    os.truncate(path, 7)
     result = {entry["kind"]: (entry["about"], entry["records"]) for entry in ftcli("cache", "--json").json["shelves"]}
     assert result["features"] == ("unknown", 3)
     assert result["images"] == ("digests of image files", 0)

@@ -87,7 +87,7 @@ def test_evaluate_with_full_cache_is_bit_identical(
     assert sum(computed) == 2 * 12
     expected = "evaluating test: feature extraction: the features do not fit in the cache and are computed in each pass"
     assert log.messages == ([] if limit == "0" else [expected])  # silent if the cache is disabled
-    assert not list((tmp_path / "own-cache").rglob("*.chunk"))
+    assert not list((tmp_path / "own-cache").glob("*/*/*.sqlite"))
 
 
 def test_extract_with_full_cache_is_bit_identical(

@@ -454,7 +454,7 @@ def stop():
         os.kill(os.getpid(), signal.SIGKILL)
     return False
 from ftcli.caching import store as store_module
-store_module.CHUNK_SECONDS = 0.0
+store_module.COMMIT_SECONDS = 0.0
 root = Path(sys.argv[1])
 request = make_request(root, build_eval_transform(EXPECTED), should_stop=stop)
 open_cache().get_or_compute(request, 8, LoaderConfig(root, "error", 0))

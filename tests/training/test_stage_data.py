@@ -62,7 +62,7 @@ def test_cache_with_one_view_per_epoch_matches_uncached_training(work_dir: Path,
 
 def test_cache_off_writes_nothing(work_dir: Path, cache: Path, ftcli: Ftcli) -> None:
     assert ftcli("train", "r.yaml", "--set", "stages.head.cache=false", "--set", "stages.all.cache=off").code == 0
-    assert not list(cache.rglob("*.chunk"))
+    assert not list(cache.glob("*/*/*.sqlite"))
 
 
 def test_second_run_reads_cache_and_gives_same_weights(
@@ -75,7 +75,7 @@ def test_second_run_reads_cache_and_gives_same_weights(
     )
     rehashed = ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "again", "--rehash")
     assert rehashed.code == 0
-    for path in cache.rglob("*.chunk"):
+    for path in cache.glob("*/*/*.sqlite"):
         path.unlink()
     assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "rebuilt").code == 0
     assert "Stage head: all of these features are read from the cache" in rehashed.err.splitlines()
@@ -89,7 +89,7 @@ def test_cache_recomputes_changed_images(work_dir: Path, photo_folder: Path, cac
     for image in (work_dir / "own/train").rglob("*.jpg"):
         Image.open(image).rotate(180).save(image, quality=95)
     assert ftcli("train", "r.yaml", *plain, "--out", "after").code == 0
-    for path in cache.rglob("*.chunk"):
+    for path in cache.glob("*/*/*.sqlite"):
         path.unlink()
     assert ftcli("train", "r.yaml", *plain, "--out", "fresh").code == 0
     before, after, fresh = (read_rows(work_dir / name) for name in ("before", "after", "fresh"))
@@ -202,7 +202,7 @@ def test_pixel_cache_gives_same_weights(work_dir: Path, cache: Path, ftcli: Ftcl
     for name in ("off", "on"):
         setting = [word.replace("CACHE", name) for word in change]
         assert ftcli("train", "r.yaml", *setting, "--out", name).code == 0
-        assert bool(list(cache.glob("pixels/*/*.chunk"))) is (name == "on")
+        assert bool(list(cache.glob("pixels/*/*.sqlite"))) is (name == "on")
     assert_same_weights(work_dir, "on", "off")
 
 
@@ -251,7 +251,7 @@ def test_error_in_epoch_saves_pending_best_checkpoints(
 
     def truncate_cache(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
         if row.epoch == 1:
-            for path in cache.rglob("*.chunk"):
+            for path in cache.glob("*/*/*.sqlite"):
                 os.truncate(path, 0)
 
     with monkeypatch.context() as patch:

@@ -1,0 +1,145 @@
+"""A file of a store: an SQLite database of records with CRC-32 sums."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import sqlite3
+import time
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from ftcli import files
+from ftcli.caching.eviction import PROCESS_START, RECORDS_SUFFIX
+from ftcli.errors import RunError
+
+NewRecord = tuple[bytes, int, bytes]
+"""Key, CRC-32 and content of a record."""
+
+_PAGE_SIZE = 16_384  # bytes; with SQLite's 4 kB a record of 2 kB takes twice its size
+_LOCK_TIMEOUT = 60.0  # seconds; a commit takes less than one
+_QUERY_SIZE = 500  # values in one query
+_CACHE_KIB = 8_192  # memory of a connection for pages; with SQLite's 2 MB most pages are read again in each epoch
+_CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class CorruptFileError(Exception):
+    """A file of records is damaged, so all its records count as missing."""
+
+
+class RecordFile:
+    """An open file of records. It stays readable after its file is removed.
+
+    Only the process that opened it may use it: SQLite forbids the use of a connection in a forked process. All methods
+    raise CorruptFileError if the file is damaged, and RunError if it cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.process = os.getpid()
+        self._last_used = 0.0
+        self._checked = bytearray()  # for each id: 1 if the CRC-32 of its record was found correct
+        with _translate_errors(path):
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=rw", _LOCK_TIMEOUT, uri=True, check_same_thread=False
+            )
+            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        weakref.finalize(self, self._connection.close)
+
+    @classmethod
+    def create(cls, folder: Path) -> RecordFile:
+        """Create an empty file of records. Raises RunError if it cannot be written."""
+        # Every name is new: SQLite would apply the journal of a new file to a removed one of the same name.
+        path = folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}{RECORDS_SUFFIX}"
+        try:
+            path.touch(exist_ok=False)
+        except OSError as error:
+            raise RunError(files.describe_write_error(path, 0, error)) from error
+        record_file = cls(path)
+        with _translate_errors(path, _PAGE_SIZE):
+            record_file._connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            record_file._connection.execute(
+                "CREATE TABLE records (id INTEGER PRIMARY KEY, key BLOB UNIQUE, crc INTEGER, content BLOB)"
+            )
+        return record_file
+
+    def find(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Return the keys that have an intact record. The CRC-32 of each record is checked once."""
+        found = set[bytes]()
+        unchecked = list[int]()
+        for row_id, key in self._select("id, key", "key", keys):
+            if self._is_checked(row_id):
+                found.add(key)
+            else:
+                unchecked.append(row_id)
+        found.update(key for key, _ in self._load("id", sorted(unchecked)))
+        if found:
+            self._mark_used()
+        return found
+
+    def read(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield key and content of the intact records with these keys, in any order."""
+        return self._load("key", keys)
+
+    def write(self, records: Sequence[NewRecord]) -> None:
+        """Insert or replace records in one transaction: all of them are saved, or none."""
+        with _translate_errors(self.path, sum(len(content) for _, _, content in records)), self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO records (key, crc, content) VALUES (?, ?, ?)", records)
+
+    def _load(self, column: Literal["id", "key"], values: Sequence[Any]) -> Iterator[tuple[bytes, bytes]]:
+        for row_id, key, crc, content in self._select("id, key, crc, content", column, values):
+            if self._is_checked(row_id):
+                yield key, content
+            elif zlib.crc32(content) == crc:
+                self._checked.extend(bytes(max(0, row_id + 1 - len(self._checked))))
+                self._checked[row_id] = 1
+                yield key, content
+
+    def _select(self, columns: str, column: str, values: Sequence[Any]) -> Iterator[Any]:
+        for start in range(0, len(values), _QUERY_SIZE):
+            block = values[start : start + _QUERY_SIZE]
+            marks = ",".join("?" * len(block))
+            with _translate_errors(self.path):
+                yield from self._connection.execute(f"SELECT {columns} FROM records WHERE {column} IN ({marks})", block)
+
+    def _is_checked(self, row_id: int) -> bool:
+        return row_id < len(self._checked) and self._checked[row_id] == 1
+
+    def _mark_used(self) -> None:
+        """Set the file's modification time to now: once after the process start, then at most once a minute."""
+        now = time.time()
+        if self._last_used < PROCESS_START or now - self._last_used > 60.0:
+            with suppress(OSError):  # evicted, or owned by another user
+                os.utime(self.path)
+            self._last_used = now
+
+
+def count_records(path: Path) -> int:
+    """Return the number of records in a file; 0 if it is damaged, missing or being written for a long time."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM records").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+@contextmanager
+def _translate_errors(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Raise SQLite's errors as CorruptFileError or RunError; `num_bytes` are being written, if given."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended code
+        if code in _CORRUPT_CODES or "no such table" in str(error):  # the latter: killed while it was created
+            raise CorruptFileError(str(path)) from error
+        if num_bytes is None:
+            raise RunError(
+                f"{path}: cannot be read ({error}); check its permissions, or set FTCLI_CACHE to another directory"
+            ) from error
+        os_error = OSError(errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO, str(error))
+        raise RunError(files.describe_write_error(path, num_bytes, os_error)) from error
