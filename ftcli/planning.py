@@ -15,12 +15,12 @@ from ftcli.errors import CheckpointError, DataError, RecipeError
 from ftcli.models.factory import check_model, create_and_summarize
 from ftcli.models.freezing import FrozenNames, resolve_freeze, resolve_lr_mults
 from ftcli.models.heads import reset_classifier
-from ftcli.models.pretrained.preprocessing import adapt_preprocessing, default_preprocessing
+from ftcli.models.pretrained.loading import adapt_preprocessing, default_preprocessing
 from ftcli.models.summary import ModelSummary, find_head, summarize
 from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema import Data, HeadFitStage, Recipe, Stage
 from ftcli.results import HeadInfo, Preprocessing, Reporter
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 
 @dataclass(frozen=True)

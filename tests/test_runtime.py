@@ -61,13 +61,13 @@ def test_autocast_uses_requested_precision() -> None:
 
 
 def test_resolve_precision_uses_measurement_of_same_device_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
+    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: True)
     assert resolve_precision("auto", CPU, {}) == "float32"
     assert resolve_precision("auto", CPU, {"cpu": "bfloat16"}) == "bfloat16"
     assert resolve_precision("auto", CPU, {"cuda": "bfloat16"}) == "float32"
     assert resolve_precision("auto", CUDA, {}) == "bfloat16"
     assert resolve_precision("auto", CUDA, {"cuda": "float32"}) == "float32"
     assert resolve_precision("float32", CPU, {"cpu": "bfloat16"}) == "float32"
-    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: False)
+    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: False)
     assert resolve_precision("auto", CPU, {"cpu": "bfloat16"}) == "float32"
     assert not supports_bfloat16(torch.device("mps"))

@@ -1,4 +1,4 @@
-"""The cache directory, its size limit, and the eviction of the least recently used files."""
+"""The cache directory, its locks and size limit, and the eviction of the least recently used files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftcli.caching.locks import acquire_lock, remove_unlocked_folder
+from ftcli import files
 from ftcli.errors import RecipeError, RunError
 from ftcli.files import is_locked
 
@@ -150,3 +151,38 @@ def _get_free_space(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+@contextmanager
+def acquire_lock(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
+    """Lock a directory for one writer while the context lasts; create the directory if it does not exist.
+
+    While another process holds the lock, `wait` is called repeatedly with its process number. The context yields False
+    if `wait` returns False. Raises RunError if the directory cannot be written.
+    """
+    folder = folder.absolute()
+    while True:
+        try:
+            lock_or_owner = files.try_lock(folder)
+        except OSError as error:
+            raise RunError(files.describe_write_error(folder, 0, error)) from error
+        if not isinstance(lock_or_owner, str):
+            break
+        if not wait(lock_or_owner):
+            yield False
+            return
+    try:
+        yield True
+    finally:
+        lock_or_owner.release()
+
+
+def remove_unlocked_folder(folder: Path) -> bool:
+    """Remove a directory of the cache and its files, and return True; return False if a process has locked it."""
+    with acquire_lock(folder, lambda _: False) as is_acquired:
+        if is_acquired:
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == ".lock"):  # the lock file last
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # another process has created a file in it
+                folder.rmdir()
+    return is_acquired

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ftcli.caching.eviction import EVICTABLE_KINDS, RECORDS_SUFFIX, get_cache_dir, get_cache_limit
+from ftcli.caching.eviction import (
+    EVICTABLE_KINDS,
+    RECORDS_SUFFIX,
+    get_cache_dir,
+    get_cache_limit,
+    remove_unlocked_folder,
+)
 from ftcli.caching.file_hashes import DATABASE_FILE, count_hashes
-from ftcli.caching.locks import remove_unlocked_folder
 from ftcli.caching.measured_choices import CHOICES_FILE, count_choices
 from ftcli.caching.record_file import count_records
 from ftcli.caching.store import IDENTITY_FILE

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli import files
-from ftcli.caching.eviction import RECORDS_SUFFIX, evict, get_cache_dir, get_cache_limit
-from ftcli.caching.locks import acquire_lock
+from ftcli.caching.eviction import RECORDS_SUFFIX, acquire_lock, evict, get_cache_dir, get_cache_limit
 from ftcli.caching.record_file import CorruptFileError, NewRecord, RecordFile
 from ftcli.errors import RunError, StopRequestedError
 from ftcli.results import ProgressTask

@@ -60,8 +60,8 @@ def evaluate(
 ) -> None:
     """Compute the metrics of a checkpoint. Print 95% intervals, the confusion matrix, calibration and errors."""
     options = {**locals(), "use_cache": not no_cache}
+    from ftcli.evaluation.eval_setup import EvaluateArgs
     from ftcli.evaluation.evaluate import evaluate as run
-    from ftcli.evaluation.evaluate_args import EvaluateArgs
     from ftcli.runtime import disable_malloc_trim
 
     disable_malloc_trim()

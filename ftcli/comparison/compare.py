@@ -15,7 +15,7 @@ from ftcli.errors import RecipeError
 from ftcli.files import atomic_write, check_writable
 from ftcli.plotting import describe_missing_characters, fit_text
 from ftcli.results import ComparedRun, CompareResult, ConfigDifference, Reporter, format_count
-from ftcli.runs.compare_curves import plot_comparison
+from ftcli.runs.curves import plot_comparison
 from ftcli.statistics import wilson_interval
 
 logger = logging.getLogger(__name__)

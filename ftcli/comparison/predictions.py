@@ -13,8 +13,7 @@ from ftcli.comparison.loaded_run import LoadedRun
 from ftcli.comparison.significance import RunPredictions
 from ftcli.data.dataset import ImageDataset
 from ftcli.errors import CheckpointError, DataError, format_list
-from ftcli.evaluation.eval_setup import EvalSetup, evaluate_checkpoint, load_checkpoint_dataset
-from ftcli.evaluation.evaluate_args import EvaluateArgs
+from ftcli.evaluation.eval_setup import EvalSetup, EvaluateArgs, evaluate_checkpoint, load_checkpoint_dataset
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import compute_loss
 from ftcli.recipe.loading import recipe_from_dict

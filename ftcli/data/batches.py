@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import BatchTransformParams
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Index of a data set: the images of its roots, by split and class."""
+"""Index of a data set: the images of its roots, by split and class, and the images of any folder."""
 
 from __future__ import annotations
+
 
 import os
 import re
@@ -9,12 +10,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ftcli.data.folders import list_folder, walk_images
 from ftcli.data.manifests import is_manifest, read_manifest
 from ftcli.data.samples import SPLIT_ALIASES, Sample, SamplesBySplit
 from ftcli.errors import ErrorList, format_list, quote_names
 from ftcli.recipe import schema
 from ftcli.results import format_count
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ftcli.data.images import is_image
 
 _LAYOUT_HINT = "give a folder with train/<class>/, or with one folder a class"
 
@@ -210,3 +215,65 @@ def _assign_groups(index: DatasetIndex, pattern: re.Pattern[str]) -> None:
         index.errors.add(
             f"data.group: {pattern.pattern!r} matches no group in {paths}; fix the pattern so that every image has one"
         )
+
+
+OnError = Callable[[Path, OSError], None]
+
+
+def list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the sorted names of the folders and of the images directly in a folder. Hidden ones are skipped.
+
+    Links are followed. Raises OSError if the folder cannot be read.
+    """
+    folders: list[str] = []
+    images: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir():
+                folders.append(entry.name)
+            # Dangling links count as images, so that reading them reports an error. Pipes and devices do not.
+            elif is_image(entry.name) and (entry.is_file() or not Path(entry.path).exists()):
+                images.append(entry.name)
+    return sorted(folders), sorted(images)
+
+
+def walk_images(
+    folder: Path, on_error: OnError, max_depth: int | None = None, parents: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """Yield every image in a folder at any depth, or down to `max_depth`: its own first, then those of its folders.
+
+    Links to `parents`, or to a folder that contains the link, are not followed: the walk would not end. Folders that
+    cannot be read are passed to `on_error`.
+    """
+    return _walk(folder, on_error, max_depth, frozenset(_get_folder_id(parent) for parent in parents))
+
+
+def _walk(
+    folder: Path, on_error: OnError, max_depth: int | None, ancestors: frozenset[tuple[int, int] | None]
+) -> Iterator[Path]:
+    folder_id = _get_folder_id(folder)
+    if folder_id is not None and folder_id in ancestors:
+        return
+    try:
+        folders, images = list_folder(folder)
+    except OSError as error:
+        on_error(folder, error)
+        return
+    for name in images:
+        yield folder / name
+    if max_depth is None or max_depth > 1:
+        for name in folders:
+            yield from _walk(
+                folder / name, on_error, None if max_depth is None else max_depth - 1, ancestors | {folder_id}
+            )
+
+
+def _get_folder_id(folder: Path) -> tuple[int, int] | None:
+    """Return device and inode, or None where they cannot be read; listing the folder then reports the error."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
-from ftcli.data.folders import walk_images
+from ftcli.data.index import walk_images
 from ftcli.errors import DataError
 
 _BLOCK_SIZE = 65536  # bytes; longer than any path, so that the first block shows whether NUL separates the paths

@@ -28,7 +28,7 @@ from ftcli.data.workers import WorkerPool
 from ftcli.errors import DataError, FtcliError
 from ftcli.recipe import schema
 from ftcli.results import Preprocessing
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 SMALL_IMAGE_PIXELS = 1_500_000
 """Pixels of an image up to which loading it is cheap."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import ndtr, ndtri
 from torch.nn import functional
 
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import (
+    BoolArray,
+    FloatArray,
     assign_bins,
     compute_accuracy,
     compute_calibration_error,
@@ -40,9 +41,6 @@ BOOTSTRAP_METRICS = (
     "log_loss",
     "expected_calibration_error",
 )
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

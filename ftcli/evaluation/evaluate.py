@@ -1,12 +1,14 @@
-"""Evaluation of a checkpoint on a split or on other images."""
+"""Evaluation of a checkpoint on a split or on other images, and the file of its predictions."""
 
 from __future__ import annotations
 
+import csv
 import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +18,12 @@ from numpy.typing import NDArray
 from ftcli.errors import CheckpointError
 from ftcli.evaluation.bootstrap import BootstrapStats, compute_bootstrap_stats, compute_metrics
 from ftcli.evaluation.calibration import calibrate
-from ftcli.evaluation.eval_setup import EvalSetup, predict_split, setup_eval
-from ftcli.evaluation.evaluate_args import (
+from ftcli.evaluation.eval_setup import (
+    EvalSetup,
     EvaluateArgs,
     calibrated_path,
+    predict_split,
+    setup_eval,
     validate_args,
     validate_args_for_checkpoint,
 )
@@ -30,10 +34,10 @@ from ftcli.evaluation.metrics import (
     compute_confusion_matrix,
     compute_loss,
     compute_reliability_bins,
+    find_thresholds,
 )
-from ftcli.evaluation.prediction_writer import write_predictions
 from ftcli.evaluation.report.page import ReportContext, write_report
-from ftcli.evaluation.thresholds import find_thresholds
+from ftcli.files import atomic_open, atomic_open_binary
 from ftcli.recipe.loading import dump_recipe
 from ftcli.results import (
     ClassMetrics,
@@ -53,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 MAX_LISTED = 10
 """The number of listed errors, least confident correct images, and confused pairs of classes."""
+_CHUNK_ROWS = 4096
 
 
 def evaluate(args: EvaluateArgs, reporter: Reporter) -> EvaluateResult:
@@ -220,3 +225,69 @@ def _build_report_context(setup: EvalSetup, history: tuple[EpochMetrics, ...]) -
         history=history,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def write_predictions(outputs: EvalOutputs, classes: tuple[str, ...], path: Path) -> None:
+    """Write the predictions atomically, as Parquet or CSV (UTF-8) by the suffix, in the order of the images.
+
+    Columns are path, label, predicted, probability (of the predicted class), correct (true or false), and p_<class>
+    with the probability of each class. Bytes of names that are not UTF-8 are written as backslash escapes. Raises
+    RunError if the disk is full or not writable.
+    """
+    if path.suffix.lower() == ".parquet":
+        _write_parquet(outputs, classes, path)
+    else:
+        _write_csv(outputs, classes, path)
+
+
+def _write_csv(outputs: EvalOutputs, classes: tuple[str, ...], path: Path) -> None:
+    with atomic_open(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_list_column_names(classes))
+        for chunk in _chunks(outputs):
+            rows = zip(
+                outputs.paths[chunk],
+                outputs.labels[chunk].tolist(),
+                outputs.predicted[chunk].tolist(),
+                outputs.confidence[chunk].tolist(),
+                outputs.probabilities[chunk].tolist(),
+                strict=True,
+            )
+            for path_text, label, predicted, confidence, probabilities in rows:
+                correct = "true" if label == predicted else "false"
+                writer.writerow([path_text, classes[label], classes[predicted], confidence, correct, *probabilities])
+
+
+def _write_parquet(outputs: EvalOutputs, classes: tuple[str, ...], path: Path) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    column_types = (pyarrow.string(), pyarrow.string(), pyarrow.string(), pyarrow.float64(), pyarrow.bool_())
+    column_names = [_escape_surrogates(name) for name in _list_column_names(classes)]
+    schema = pyarrow.schema(
+        list(zip(column_names, (*column_types, *(pyarrow.float64() for _ in classes)), strict=True))
+    )
+    class_names = np.array([_escape_surrogates(name) for name in classes], dtype=object)
+    with atomic_open_binary(path) as file, ParquetWriter(file, schema) as writer:
+        for chunk in _chunks(outputs):
+            columns = [
+                [_escape_surrogates(path_text) for path_text in outputs.paths[chunk]],
+                class_names[outputs.labels[chunk].numpy()],
+                class_names[outputs.predicted[chunk].numpy()],
+                outputs.confidence[chunk].numpy(),
+                outputs.correct[chunk].numpy(),
+                *outputs.probabilities[chunk].numpy().T,
+            ]
+            writer.write_batch(pyarrow.record_batch([pyarrow.array(column) for column in columns], schema=schema))
+
+
+def _list_column_names(classes: tuple[str, ...]) -> list[str]:
+    return ["path", "label", "predicted", "probability", "correct", *(f"p_{name}" for name in classes)]
+
+
+def _chunks(outputs: EvalOutputs) -> list[slice]:
+    return [slice(start, start + _CHUNK_ROWS) for start in range(0, len(outputs.paths), _CHUNK_ROWS)]
+
+
+def _escape_surrogates(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

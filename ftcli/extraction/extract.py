@@ -15,14 +15,13 @@ from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
+from ftcli.evaluation.classifier import LoadedModel
 from ftcli.evaluation.head_features import cut_at_head, open_head_features
-from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.extraction.args import ExtractArgs, check_not_overwriting, validate_args
 from ftcli.extraction.depth_plot import plot_depth
 from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
 from ftcli.extraction.sources import ExtractionSource, load_source_dataset, load_source_model, open_source
-from ftcli.features.buffer import FeatureBuffer
-from ftcli.features.extractor import Extractor, FeatureBatch
+from ftcli.features.extractor import Extractor, FeatureBatch, FeatureBuffer
 from ftcli.features.layers import LayerSpec, resolve_layers
 from ftcli.features.pipeline import FeaturePipeline
 from ftcli.features.pooling import pool_shape

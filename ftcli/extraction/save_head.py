@@ -15,9 +15,8 @@ from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import LoaderConfig, default_num_workers
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.calibration import find_last_layer
-from ftcli.evaluation.classifier import Classifier, model_from_checkpoint
+from ftcli.evaluation.classifier import Classifier, LoadedModel, model_from_checkpoint
 from ftcli.evaluation.head_features import capture_io, cut_at_head, open_eval_loader
-from ftcli.evaluation.loaded_model import LoadedModel
 from ftcli.evaluation.logits import EvalOutputs, predict_logits
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.extraction.args import ExtractArgs

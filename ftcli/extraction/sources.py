@@ -10,10 +10,10 @@ from typing import Any
 
 from ftcli.data.dataset import ImageDataset
 from ftcli.errors import RecipeError
-from ftcli.evaluation.loaded_model import LoadedModel, load_model
+from ftcli.evaluation.classifier import LoadedModel, load_model
 from ftcli.models.factory import check_model, create_model
 from ftcli.models.freezing import has_batch_norm
-from ftcli.models.pretrained.preprocessing import default_preprocessing
+from ftcli.models.pretrained.loading import default_preprocessing
 from ftcli.planning import align_classes, load_dataset, plan_recipe
 from ftcli.recipe.drafting import to_recipe_name, write_stages
 from ftcli.recipe.loading import RecipeFile, RecipeSource, backbone_from_options, recipe_from_dict

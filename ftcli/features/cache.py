@@ -20,8 +20,7 @@ from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.features.loaders import CachedFeatureLoader
 from ftcli.models.cut import ModelCut
 from ftcli.results import Preprocessing, ProgressCounter, ProgressTask, format_count
-from ftcli.runtime import resolve_precision
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey, resolve_precision
 
 _RECORD_OVERHEAD = 400  # bytes of a record in addition to its features
 _NO_KEY = bytes(KEY_BYTES)

@@ -18,7 +18,7 @@ from ftcli.data.samples import Sample
 from ftcli.data.transforms import ImageTransform
 from ftcli.errors import RunError
 from ftcli.features.frozen_backbone import FrozenBackbone
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 Clock = Callable[[], AbstractContextManager[None]]
 """A function that returns a context manager which measures its duration."""

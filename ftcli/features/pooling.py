@@ -8,8 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.features.axis_layout import has_class_token
-from ftcli.features.layers import LayerSpec
+from ftcli.features.layers import LayerSpec, has_class_token
 
 Pool = Literal["avg", "max", "flatten", "none", "token"]
 

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ftcli.errors import RecipeError, suggest
-from ftcli.features.buffer import FeatureBuffer
+from ftcli.features.extractor import FeatureBuffer
 from ftcli.files import atomic_open_binary, check_output_path
 from ftcli.results import format_count
 from ftcli.version import __version__

@@ -14,7 +14,7 @@ from torch import Tensor
 from ftcli.data.images import CorruptImageError, read_rgb
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError
-from ftcli.evaluation.loaded_model import LoadedModel, load_model
+from ftcli.evaluation.classifier import LoadedModel, load_model
 from ftcli.inspection.activations import Activations, LayerActivation, compute_activations
 from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Canvas, Pixels, resize_to_fit
 from ftcli.recipe.loading import RecipeFile

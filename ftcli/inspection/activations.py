@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ftcli.data.transforms import Normalizer, build_eval_transform
 from ftcli.errors import RecipeError, suggest
-from ftcli.evaluation.loaded_model import LoadedModel
+from ftcli.evaluation.classifier import LoadedModel
 from ftcli.models.summary import ModelSummary, summarize
 
 DEFAULT_NUM_LAYERS = 5

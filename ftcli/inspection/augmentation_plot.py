@@ -24,7 +24,7 @@ from ftcli.models.heads import reset_classifier
 from ftcli.planning import Plan, StagePlan, list_augmentation_keys, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile
 from ftcli.results import Reporter
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,16 @@
 from ftcli.results.base import Result
 from ftcli.results.comparison import ComparedRun, CompareResult, ConfigDifference, PairwiseTest
 from ftcli.results.evaluation import (
+    DEFAULT_TOP_K,
     ClassMetrics,
+    ClassScore,
     ConfusedPair,
     EvaluatedImage,
     EvaluateResult,
     Metric,
+    Prediction,
+    PredictionError,
+    PredictResult,
     ReliabilityBin,
     TemperatureScaling,
     Threshold,
@@ -27,7 +32,6 @@ from ftcli.results.inspection import (
     WeightsEntry,
 )
 from ftcli.results.metric_info import METRIC_INFO, MetricInfo, describe_confidence, describe_temperature_scaling
-from ftcli.results.prediction import DEFAULT_TOP_K, ClassScore, Prediction, PredictionError, PredictResult
 from ftcli.results.recipe import InitResult, SchemaResult
 from ftcli.results.reporter import NullReporter, Progress, ProgressCounter, ProgressTask, Reporter
 from ftcli.results.storage import CacheEntry, CacheResult, DownloadResult

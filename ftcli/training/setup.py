@@ -25,8 +25,7 @@ from ftcli.errors import DataError
 from ftcli.evaluation.classifier import Classifier, model_from_checkpoint
 from ftcli.models.factory import build_model
 from ftcli.models.heads import reset_classifier
-from ftcli.models.pretrained.loading import load_weights, read_preprocessing
-from ftcli.models.pretrained.preprocessing import adapt_preprocessing, default_preprocessing
+from ftcli.models.pretrained.loading import adapt_preprocessing, default_preprocessing, load_weights, read_preprocessing
 from ftcli.models.pretrained_cfg import is_weights_name
 from ftcli.planning import AnyStagePlan, Plan, align_classes, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile

@@ -23,8 +23,7 @@ from ftcli.models.freezing import list_frozen_tensors, set_train_mode
 from ftcli.planning import StagePlan, list_augmentation_keys
 from ftcli.recipe.schema import Stage
 from ftcli.results import ProgressTask, format_count, format_duration, format_size
-from ftcli.runtime import measure_free_memory
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey, measure_free_memory
 from ftcli.training.compile import compile_forward
 from ftcli.training.profiler import StageProfiler
 from ftcli.training.setup import RunSetup, choose_transform, create_loader_config, open_loader

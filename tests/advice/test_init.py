@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from ftcli.advice.dataset_stats import DatasetStats, compute_dataset_stats
-from ftcli.advice.init import InitArgs, draft_recipe
-from ftcli.advice.recipe_text import ModelChoice, build_recipe_text
+from ftcli.advice.init import InitArgs, ModelChoice, build_recipe_text, draft_recipe
 from ftcli.errors import DataError, RecipeError
 from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import read_recipe, recipe_from_dict

@@ -14,8 +14,7 @@ import pytest
 import torch
 from pyarrow.parquet import read_table
 
-from ftcli.evaluation.eval_setup import evaluate_checkpoint
-from ftcli.evaluation.evaluate_args import EvaluateArgs
+from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
 from ftcli.results import NullReporter
 from ftcli.runs.checkpoint import read_checkpoint

@@ -23,7 +23,7 @@ import ftcli as package
 from ftcli.console.extractions import print_extraction
 from ftcli.data.loader import ImageLoader
 from ftcli.extraction.args import LINEAR_PROBES
-from ftcli.features.buffer import FeatureBuffer
+from ftcli.features.extractor import FeatureBuffer
 from ftcli.features.layers import LayerSpec
 from ftcli.features.pooling import Pool, pool_values
 from ftcli.features.probes import PROBES

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from ftcli.errors import RecipeError, RunError
-from ftcli.evaluation.eval_setup import evaluate_checkpoint, predict_split, setup_eval
+from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint, predict_split, setup_eval, validate_args
 from ftcli.evaluation.evaluate import evaluate, list_confused_pairs
-from ftcli.evaluation.evaluate_args import EvaluateArgs, validate_args
 from ftcli.results import ConfusedPair, NullReporter, Progress
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from ftcli.evaluation import head_features
-from ftcli.evaluation.eval_setup import evaluate_checkpoint
-from ftcli.evaluation.evaluate_args import EvaluateArgs
+from ftcli.evaluation.eval_setup import EvaluateArgs, evaluate_checkpoint
 from ftcli.evaluation.head_features import cut_at_head
 from ftcli.features.frozen_backbone import FrozenBackbone
 from ftcli.models.factory import create_model

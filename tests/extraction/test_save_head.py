@@ -16,7 +16,7 @@ from ftcli.data.dataset import ImageDataset
 from ftcli.data.loader import ImageLoader, LoaderConfig
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import RecipeError, RunError
-from ftcli.evaluation.loaded_model import LoadedModel, load_model
+from ftcli.evaluation.classifier import LoadedModel, load_model
 from ftcli.extraction.args import ExtractArgs
 from ftcli.extraction.save_head import ProbeHead, plan_linear_head, save_head
 from ftcli.extraction.sources import ExtractionSource, SourceArgs

@@ -32,7 +32,7 @@ from ftcli.features.loaders import CachedFeatureLoader
 from ftcli.models.cut import ModelCut, cut_model
 from ftcli.models.state_dict import hash_tensor
 from ftcli.results import NullReporter, Preprocessing, Progress, ProgressTask, Reporter
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))

@@ -15,8 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ftcli.data.batches import Batch
 from ftcli.data.transforms import Normalizer
-from ftcli.features.frozen_backbone import MAX_BATCH_SIZES, FrozenBackbone, choose_batch_size
-from ftcli.features.fusion import fuse_conv_bn
+from ftcli.features.frozen_backbone import MAX_BATCH_SIZES, FrozenBackbone, choose_batch_size, fuse_conv_bn
 from ftcli.models.cut import HeadlessModel, ModelCut, cut_model
 from ftcli.models.factory import create_model
 from ftcli.models.freezing import FrozenNames, set_train_mode

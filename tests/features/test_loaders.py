@@ -20,7 +20,7 @@ from ftcli.features.cache import FeatureCache, FeatureRequest
 from ftcli.features.loaders import CachedFeatureLoader, Clock, FeatureLoader
 from ftcli.models.cut import cut_model
 from ftcli.results import NullReporter, Preprocessing, ProgressTask
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 
 CPU = torch.device("cpu")
 EXPECTED = Preprocessing(16, 20, "crop", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))

@@ -1,4 +1,4 @@
-"""Tests of pooling, and of the axes that it is over."""
+"""Tests of pooling."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ftcli.errors import RecipeError
-from ftcli.features.axis_layout import AxisLayout, count_prefix_tokens, has_class_token, infer_axis_layout
-from ftcli.features.layers import LayerSpec, resolve_layers
+from ftcli.features.layers import AxisLayout, LayerSpec, count_prefix_tokens, has_class_token, resolve_layers
 from ftcli.features.pooling import Pool, pool_shape, pool_values
 from ftcli.models.factory import create_model
-from ftcli.models.summary import find_head, summarize
 
 
 def _make_layer(shape: tuple[int, ...], channel_axis: int | None, num_prefix_tokens: int = 0) -> LayerSpec:
@@ -66,84 +64,6 @@ def test_pool_values_matches_torch(layer: LayerSpec, pool: Pool | None) -> None:
     assert pooled.dtype == torch.float32
     assert torch.allclose(pooled, expected, rtol=1e-6)
     assert pooled.shape == (2, *pool_shape(VIT, layer, pool))
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "layers"),
-    [
-        ("swin_t", 384, {"features.1.0": ((96, 96, 96), AxisLayout(2)), "features.0.0": ((96, 96, 96), AxisLayout(0))}),
-        ("timm/swin_tiny_patch4_window7_224", 384, {"layers.0.blocks.0": ((96, 96, 96), AxisLayout(2))}),
-        ("resnet18", 32, {"layer3": ((256, 2, 2), AxisLayout(0)), "fc": ((1000,), AxisLayout(0))}),
-        ("alexnet", 64, {"avgpool": ((256, 6, 6), AxisLayout(0))}),
-        ("convnext_tiny", 32, {"features.1.0.block.3": ((8, 8, 384), AxisLayout(2))}),
-        (
-            "vit_b_16",
-            64,
-            {
-                "encoder.layers.encoder_layer_0": ((17, 768), AxisLayout(1, 1)),
-                "conv_proj": ((768, 4, 4), AxisLayout(0)),
-            },
-        ),
-        (
-            "timm/vit_tiny_patch16_224",
-            48,
-            {"patch_embed": ((9, 192), AxisLayout(1)), "blocks.0.attn.q_norm": ((3, 10, 64), AxisLayout())},
-        ),
-        (
-            "timm/vit_base_patch16_reg4_gap_256",
-            80,
-            {"patch_embed": ((25, 768), AxisLayout(1)), "blocks.0": ((29, 768), AxisLayout(1, 4))},
-        ),
-        (
-            "timm/mixer_s32_224",
-            64,
-            {
-                "blocks.0": ((4, 512), AxisLayout(1)),
-                "blocks.0.mlp_tokens": ((512, 4), AxisLayout(0)),
-                "blocks.0.mlp_tokens.fc1": ((512, 256), AxisLayout()),
-            },
-        ),
-    ],
-)
-def test_resolve_layers_infers_axis_layout(
-    name: str, size: int, layers: dict[str, tuple[tuple[int, ...], AxisLayout]]
-) -> None:
-    model = create_model(name, True, size)
-    resolved = resolve_layers(model, find_head(model, summarize(model, size)).path, tuple(layers), size)
-    assert {layer.name: (layer.output_shape, layer.axis_layout) for layer in resolved} == layers
-
-
-def test_infer_axis_layout_counts_tokens_of_fixed_size_network() -> None:
-    network = nn.Module()
-    assert infer_axis_layout(network, (196, 384), None) == AxisLayout(1)
-    assert infer_axis_layout(network, (384, 196), None) == AxisLayout(0)
-    assert infer_axis_layout(network, (196, 256), None) == AxisLayout()  # 14 x 14 and 16 x 16
-    assert infer_axis_layout(network, (64, 56, 56), None) == AxisLayout(0)
-    assert infer_axis_layout(network, (64, 49, 49), None) == AxisLayout()  # heads, and 7 x 7 tokens
-    network.num_patches = 196  # type: ignore[assignment]
-    network.cls_token = nn.Parameter(torch.zeros(1, 1, 256))
-    assert infer_axis_layout(network, (196, 256), None) == AxisLayout(1)
-    assert infer_axis_layout(network, (197, 256), None) == AxisLayout(1, 1)
-    assert infer_axis_layout(network, (1, 256), None) == AxisLayout(1)
-    assert infer_axis_layout(network, (64, 197, 197), None) == AxisLayout()
-    assert infer_axis_layout(network, (64, 49, 49), None) == AxisLayout(0)
-
-
-def test_infer_axis_layout_finds_axes_that_grow() -> None:
-    network = nn.Module()
-    assert infer_axis_layout(network, (4, 4, 4), (4, 8, 8)) == AxisLayout(0)
-    assert infer_axis_layout(network, (4, 4, 4), (8, 8, 4)) == AxisLayout(2)
-    assert (
-        infer_axis_layout(network, (4, 4, 4), (4, 4, 4))
-        == infer_axis_layout(network, (4, 4, 4), (8, 8, 8))
-        == AxisLayout()
-    )
-    assert infer_axis_layout(network, (3, 64, 64), (3, 256, 64)) == AxisLayout()  # heads, tokens, dimensions
-    assert infer_axis_layout(network, (64, 64, 96), (256, 64, 96)) == AxisLayout()  # windows, tokens, dimensions
-    assert infer_axis_layout(network, (9, 9), (36, 9)) == AxisLayout(1)
-    assert infer_axis_layout(network, (9, 9), (9, 36)) == AxisLayout(0)
-    assert infer_axis_layout(network, (9, 9), (36, 36)) == infer_axis_layout(network, (9, 9), (9, 9)) == AxisLayout()
-    assert infer_axis_layout(network, (2, 3, 4, 4), (2, 3, 8, 8)) == AxisLayout()
 
 
 class _FixedSize(nn.Module):

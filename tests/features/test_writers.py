@@ -18,8 +18,8 @@ from pyarrow import parquet
 from safetensors import safe_open
 
 from ftcli.errors import RecipeError, RunError
-from ftcli.features import buffer as buffer_module
-from ftcli.features.buffer import FeatureBuffer
+from ftcli.features import extractor as extractor_module
+from ftcli.features.extractor import FeatureBuffer
 from ftcli.features.writers import FeatureMetadata, check_header_size, find_output_errors, write_features
 
 SHAPES = {"layer2": (3, 2, 2), "input of fc": (5,)}
@@ -69,7 +69,7 @@ def make_features() -> dict[str, np.ndarray]:
 @pytest.fixture
 def make_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FeatureBuffer]]:
     """A factory of buffers of 11 images, added in batches of 8 and 3 and read 3 at a time."""
-    monkeypatch.setattr(buffer_module, "_READ_BYTES", 4 * 12 * 3)
+    monkeypatch.setattr(extractor_module, "_READ_BYTES", 4 * 12 * 3)
     buffers: list[FeatureBuffer] = []
 
     def create(

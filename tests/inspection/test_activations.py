@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ftcli.errors import RecipeError
-from ftcli.evaluation.loaded_model import LoadedModel
+from ftcli.evaluation.classifier import LoadedModel
 from ftcli.inspection.activations import (
     check_layers,
     choose_layers,

@@ -19,7 +19,7 @@ from ftcli.inspection.canvas import LINE_HEIGHT, MARGIN, Pixels
 from ftcli.planning import plan_recipe
 from ftcli.recipe.loading import read_recipe
 from ftcli.results import NullReporter
-from ftcli.runtime.seeds import RngKey
+from ftcli.runtime import RngKey
 from ftcli.training.stage_data import StageData
 from tests.conftest import Ftcli, LibraryLog
 from tests.inspection.conftest import read_png

@@ -89,7 +89,7 @@ def test_resolve_classifier_precision_reuses_known_precision(
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: False)
     assert resolve_classifier_precision(classifier, "tiny", 4, {}).precision == "float32"
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
-    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
+    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: True)
     assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "bfloat16"}).precision == "bfloat16"
     assert resolve_classifier_precision(classifier, "tiny", 4, {"cpu": "float32"}).precision == "float32"
     assert (measured_steps, log.messages) == ([], [])
@@ -98,7 +98,7 @@ def test_resolve_classifier_precision_reuses_known_precision(
 def test_train_stores_chosen_precision_in_checkpoints(
     ftcli: Ftcli, work_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: True)
+    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: True)
     monkeypatch.setattr(precision, "supports_bfloat16", lambda _: True)
     monkeypatch.setattr(precision, "MIN_BFLOAT16_SPEEDUP", 0.0)
     arguments = ("--device", "cpu", "--set", "precision=auto", "--set", "stages.all.epochs=1")
@@ -113,5 +113,5 @@ def test_train_stores_chosen_precision_in_checkpoints(
     assert second.code == 0
     assert "a step in bfloat16" not in second.err
     assert read_checkpoint(Path("second/last.pt")).precisions == {"cpu": "bfloat16"}
-    monkeypatch.setattr("ftcli.runtime.device.supports_bfloat16", lambda _: False)  # another machine
+    monkeypatch.setattr("ftcli.runtime.supports_bfloat16", lambda _: False)  # another machine
     assert load_classifier(best, CPU).classifier.precision == "float32"
