@@ -136,3 +136,8 @@ class ErrorList:
 def first_line(error: object) -> str:
     """Return the first line of an error's text without a final period, or the name of its type if it has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .")
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an optional extra; ftcli is installed from its repository."""
+    return f"run pip install '.[{extra}]' in the ftcli repository"

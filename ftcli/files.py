@@ -83,7 +83,8 @@ def check_output_path(path: Path, option: str, suffixes: Sequence[str] = ()) -> 
 
     A folder, link or device would be replaced by the file.
     """
-    if suffixes and path.suffix.lower() not in suffixes:
+    suffix = path.suffix if ".pt" in suffixes else path.suffix.lower()  # checkpoints are recognized by lower case
+    if suffixes and suffix not in suffixes:
         raise RecipeError(f"{option}: {path} does not end in {' or '.join(suffixes)}; give a path that does")
     if path.name in ("", "..") or (os.path.lexists(path) and (path.is_symlink() or not path.is_file())):
         raise RecipeError(f"{option}: {path} is a folder, link or device; give the name of a file")

@@ -190,7 +190,7 @@ def solar_cells_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _solar_cell
 
 
 @pytest.fixture(scope="session")
-def _finished_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+def _photos_run_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "r.yaml").write_text(RECIPE.format(root=photo_folder))
     _train(folder)
@@ -198,9 +198,9 @@ def _finished_once(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path)
 
 
 @pytest.fixture
-def finished(work_dir: Path, _finished_once: Path) -> Path:
+def work_dir_with_run(work_dir: Path, _photos_run_once: Path) -> Path:
     """Return the work_dir after `ftcli train r.yaml`, with the run in runs/photos."""
-    shutil.copytree(_finished_once, work_dir, dirs_exist_ok=True)
+    shutil.copytree(_photos_run_once, work_dir, dirs_exist_ok=True)
     return work_dir
 
 

@@ -26,7 +26,7 @@ from tests.conftest import Ftcli
 
 
 @pytest.fixture
-def classifier(finished: Path) -> Classifier:
+def classifier(work_dir_with_run: Path) -> Classifier:
     return package.load("runs/photos/best_loss.pt")
 
 
@@ -51,7 +51,7 @@ def test_messages_are_shown_only_if_logging_is_configured(configuration: str, sh
     assert (done.stdout, done.stderr) == ("", shown)
 
 
-def test_load_docstring_example_runs(finished: Path, classifier: Classifier, paths: list[Path]) -> None:
+def test_load_docstring_example_runs(work_dir_with_run: Path, classifier: Classifier, paths: list[Path]) -> None:
     # After a few seconds of training one class may win everywhere: move the decision boundary between the extremes.
     predictions = sorted(classifier.predict(paths), key=_probability_of_china)
     lowest, highest = (
@@ -61,9 +61,9 @@ def test_load_docstring_example_runs(finished: Path, classifier: Classifier, pat
     bias = next(name for name in reversed(list(checkpoint.state)) if name.endswith(".bias"))
     shifted = checkpoint.state[bias] + torch.tensor([0.0, (lowest + highest) / 2])
     write_checkpoint(replace(checkpoint, state={**checkpoint.state, bias: shifted}), Path("runs/photos/best_loss.pt"))
-    (finished / "photos").mkdir()
-    shutil.copy(predictions[-1].path, finished / "photos/temple.jpg")
-    shutil.copy(predictions[0].path, finished / "photos/tulip.jpg")
+    (work_dir_with_run / "photos").mkdir()
+    shutil.copy(predictions[-1].path, work_dir_with_run / "photos/temple.jpg")
+    shutil.copy(predictions[0].path, work_dir_with_run / "photos/tulip.jpg")
     example = doctest.DocTestFinder().find(package.load, globs={})
     assert len(example) == 1
     assert len(example[0].examples) == 8
@@ -111,13 +111,13 @@ def test_predict_orders_tied_classes_as_in_checkpoint(classifier: Classifier) ->
     assert [(score.name, score.probability) for score in prediction.classes] == [("china", 0.5), ("flower", 0.5)]
 
 
-def test_load_neither_plans_nor_runs_network(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_neither_plans_nor_runs_network(work_dir_with_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in ((planning, "plan_recipe"), (fx.Tracer, "trace"), (nn.Module, "__call__")):
         monkeypatch.setattr(owner, name, lambda *_args, name=name, **_kwargs: pytest.fail(f"{name} was called"))
     assert package.load("runs/photos/best_loss.pt").classes == ("china", "flower")
 
 
-def test_load_rejects_unknown_head_path(finished: Path) -> None:
+def test_load_rejects_unknown_head_path(work_dir_with_run: Path) -> None:
     path = Path("runs/photos/best_loss.pt")
     write_checkpoint(replace(read_checkpoint(path), head_path="stage9"), path)
     with pytest.raises(CheckpointError) as error:

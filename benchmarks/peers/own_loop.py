@@ -20,7 +20,8 @@ from torchvision.transforms import v2
 from benchmarks.jobs import Job
 from benchmarks.peers.training import MEAN, STD, Clock, create_model, evaluate, freeze, list_transforms, read_job
 from ftcli.data.dataset import split_images
-from ftcli.data.loader import default_num_workers, epoch_permutation
+from ftcli.data.loader import choose_num_workers as choose_ftcli_num_workers
+from ftcli.data.loader import epoch_permutation
 from ftcli.recipe import schema
 from ftcli.runtime import count_cores, disable_malloc_trim
 
@@ -51,7 +52,7 @@ def read_batches(images: ImageFolder, indices: Sequence[int], size: int) -> Iter
 def choose_num_workers(job: Job) -> int:
     """Return the number of worker processes that ftcli would use."""
     images = split_images(schema.Data(root=str(job.data.folder)), job.seed, "own_loop")
-    return default_num_workers(None, torch.device("cpu"), images)
+    return choose_ftcli_num_workers(None, torch.device("cpu"), images)
 
 
 def main() -> None:

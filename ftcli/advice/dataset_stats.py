@@ -13,6 +13,7 @@ from ftcli.data.dataset import ImageDataset, count_images, split_images
 from ftcli.data.images import CorruptImageError, read_shape
 from ftcli.errors import DataError
 from ftcli.recipe.schema import Data, Recipe
+from ftcli.results import format_count
 
 MAX_HEADERS_READ = 500
 
@@ -96,7 +97,9 @@ def compute_dataset_stats(root: Path, location: str) -> DatasetStats:
     dataset = split_images(data, Recipe.model_fields["seed"].default, location)
     shapes, corrupt = _read_shapes(dataset)
     if not shapes:
-        raise DataError(f"{location}: none of {len(corrupt)} images of {root} can be read; the first: {corrupt[0]}")
+        raise DataError(
+            f"{location}: none of {format_count(len(corrupt), 'image')} of {root} can be read; the first: {corrupt[0]}"
+        )
     counts = {split: Counter(sample.label for sample in samples) for split, samples in dataset.splits.items()}
     return DatasetStats(
         root=str(root),

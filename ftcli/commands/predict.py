@@ -14,7 +14,7 @@ import typer
 from ftcli.commands.options import BATCH_SIZE, CHECKPOINT, DEVICE, NUM_WORKERS
 from ftcli.console import OutputFormat, TerminalReporter, write_predictions
 from ftcli.errors import DataError, RecipeError
-from ftcli.results import DEFAULT_TOP_K
+from ftcli.results import DEFAULT_TOP_K, format_count
 
 IMAGES = Annotated[
     list[str] | None,
@@ -70,7 +70,8 @@ def predict(
             num_predicted, num_failed = write_predictions(predictions, resolved_format, stream)
     if num_failed:
         raise DataError(
-            f"predict: {num_failed} of {num_predicted + num_failed} images cannot be read; the warnings name them"
+            f"predict: {num_failed} of {format_count(num_predicted + num_failed, 'image')} cannot be read; "
+            "the warnings name them"
         )
 
 

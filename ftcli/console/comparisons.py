@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from ftcli.console.tables import cell_width, escape_controls, print_table
-from ftcli.results import ComparedRun, CompareResult, format_count
+from ftcli.results import ComparedRun, CompareResult, format_count, format_percent
 
 _TableRow = tuple[str, ...]
 """A label and one cell per run."""
@@ -118,5 +118,5 @@ def _format_loss(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f}"
 
 
-def _format_percent(value: float | None) -> str | None:
-    return None if value is None else f"{value:.1%}"
+def _format_percent(fraction: float | None) -> str | None:
+    return None if fraction is None else format_percent(fraction)

@@ -16,6 +16,7 @@ from ftcli.results import (
     Threshold,
     describe_confidence,
     describe_temperature_scaling,
+    format_count,
     format_percent,
 )
 
@@ -31,7 +32,8 @@ def print_evaluation(console: Console, result: EvaluateResult) -> None:
     console.print(f"{result.checkpoint} on {result.split}:", soft_wrap=True)
     tta = f", averaged over {result.views} views of each image" if result.views > 1 else ""
     console.print(
-        f"accuracy {format_percent(result.accuracy)}, loss {result.loss:.4f}, {result.images:,} images{tta}",
+        f"accuracy {format_percent(result.accuracy)}, loss {result.loss:.4f}, "
+        f"{format_count(result.images, 'image')}{tta}",
         soft_wrap=True,
     )
     rows = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 
 from ftcli.console.tables import format_shape, print_skipped, print_table
-from ftcli.results import ExtractResult, FeatureLayer, ProbeScore
+from ftcli.results import ExtractResult, FeatureLayer, ProbeScore, format_count
 
 _PROBE_NAMES = {"svm": "linear SVM", "rbf": "RBF SVM", "logistic": "logistic regression", "knn": "k nearest neighbors"}
 
 
 def print_extraction(console: Console, result: ExtractResult) -> None:
     counts = ", ".join(f"{split} {count:,}" for split, count in result.splits.items())
-    console.print(f"{result.source}: {result.images:,} images ({counts})", soft_wrap=True)
+    console.print(f"{result.source}: {format_count(result.images, 'image')} ({counts})", soft_wrap=True)
     console.print(f"weights: {result.weights}", soft_wrap=True)
     if len(result.layers) == 1:
         console.print(_format_layer(result.layers[0], result.pool), soft_wrap=True)
@@ -73,7 +73,7 @@ def _format_probe(score: ProbeScore) -> str:
     text = f"{_PROBE_NAMES[score.name]} on {score.layer}: "
     if score.test_accuracy is not None:
         text += f"test accuracy {score.test_accuracy:.1%} (95% interval {_format_interval(score)}%) "
-        text += f"on {score.test_images:,} images; "
+        text += f"on {format_count(score.test_images, 'image')}; "
     if score.val_accuracy is not None:
         text += f"val accuracy {score.val_accuracy:.1%}; "
     text += f"cross-validation accuracy {score.cv_accuracy:.1%}"

@@ -133,6 +133,6 @@ def _print_estimates(console: Console, estimates: Sequence[StageEstimate]) -> No
     for estimate in estimates:
         if estimate.measured_batch != estimate.batch_size:
             console.print(
-                f"stage {estimate.stage}: measured with {estimate.measured_batch} images per step and scaled to "
-                f"{estimate.batch_size}"
+                f"stage {estimate.stage}: measured with {format_count(estimate.measured_batch, 'image')} per step "
+                f"and scaled to {estimate.batch_size}"
             )

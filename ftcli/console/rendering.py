@@ -27,6 +27,7 @@ from ftcli.results import (
     SchemaResult,
     StageTimes,
     TrainResult,
+    format_count,
     format_size,
 )
 
@@ -86,7 +87,9 @@ def _print_training(console: Console, result: TrainResult) -> None:
     _print_times(console, result)
     if result.test is not None:
         test = result.test
-        console.print(f"test: accuracy {test.accuracy:.1%}, loss {test.loss:.4f} on {test.images} images")
+        console.print(
+            f"test: accuracy {test.accuracy:.1%}, loss {test.loss:.4f} on {format_count(test.images, 'image')}"
+        )
     print_skipped(console, result.skipped)
     console.print(f"best checkpoint: {result.best_loss}", soft_wrap=True)
     console.print(f"next: {result.next_command}", soft_wrap=True)
@@ -145,6 +148,6 @@ def _print_cache_entries(console: Console, entries: tuple[CacheEntry, ...]) -> N
 
 
 def _print_download(console: Console, result: DownloadResult) -> None:
-    console.print(f"{result.name}: {result.images} images in {result.root}", soft_wrap=True)
+    console.print(f"{result.name}: {format_count(result.images, 'image')} in {result.root}", soft_wrap=True)
     rows = [(split, name, str(count)) for split, counts in result.splits.items() for name, count in counts.items()]
     print_table(console, ("split", "class", ">images"), rows)

@@ -246,20 +246,20 @@ class ImageLoader:
         return BatchRequest(samples, keys, rng_key)
 
 
-def max_workers(requested: int | None) -> int:
+def resolve_num_workers(requested: int | None) -> int:
     """Return the requested number of workers, by default the number of available cores, at most 8."""
     return min(8, runtime.count_cores()) if requested is None else requested
 
 
-def default_num_workers(requested: int | None, device: torch.device, dataset: ImageDataset) -> int:
-    """Return the requested number of workers, by default `max_workers`, but 0 for small images on a CPU.
+def choose_num_workers(requested: int | None, device: torch.device, dataset: ImageDataset) -> int:
+    """Return the requested number of workers, by default one per core, at most 8, but 0 for small images on a CPU.
 
     Loading an image of at most SMALL_IMAGE_PIXELS takes about a millisecond. Workers would compete with the network
     for the cores, and a training step would take 10% longer.
     """
     if requested is None and device.type == "cpu" and _mean_pixels(dataset) <= SMALL_IMAGE_PIXELS:
         return 0
-    return max_workers(requested)
+    return resolve_num_workers(requested)
 
 
 def _mean_pixels(dataset: ImageDataset) -> float:
@@ -285,7 +285,7 @@ def measure_preprocessing(preprocessing: Preprocessing, dataset: ImageDataset, d
 
     Raises as `measure_normalization` does.
     """
-    config = LoaderConfig(dataset.root, data.on_corrupt_image, max_workers(data.num_workers))
+    config = LoaderConfig(dataset.root, data.on_corrupt_image, resolve_num_workers(data.num_workers))
     transform = build_eval_transform(preprocessing)
     with ImageLoader(dataset.splits["train"], transform, data.batch_size, config) as loader:
         mean, std = measure_normalization(loader)

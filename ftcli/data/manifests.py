@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ftcli.data.samples import SPLIT_ALIASES, Sample, SamplesBySplit, has_control_char
-from ftcli.errors import ErrorList, suggest
+from ftcli.errors import ErrorList, suggest, install_hint
 from ftcli.recipe.schema.data import MANIFEST_SUFFIXES
 from ftcli.results import format_count
 
@@ -300,7 +300,7 @@ class _ParquetTable:
             import pyarrow
             from pyarrow.parquet import ParquetFile
         except ModuleNotFoundError as error:
-            raise _TableError(" needs the package pyarrow; pip install 'ftcli[parquet]'") from error
+            raise _TableError(f" needs the package pyarrow; {install_hint('parquet')}") from error
         try:
             with ParquetFile(self._path) as file:
                 return query(file)

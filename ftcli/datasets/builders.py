@@ -20,7 +20,7 @@ from torchvision import datasets
 from ftcli import runtime
 from ftcli.data.images import is_image
 from ftcli.datasets.archives import unpack_archive
-from ftcli.errors import DataError
+from ftcli.errors import DataError, install_hint
 from ftcli.results import Progress, Reporter
 
 _UNPACK_DIR = ".unpacked"
@@ -197,7 +197,7 @@ def build_solar_cells(builder: DatasetBuilder) -> None:
     """
     package = importlib.util.find_spec("elpv_dataset")
     if package is None or package.origin is None:
-        raise DataError(f"{builder.message_prefix}: needs the package elpv-dataset; pip install 'ftcli[demo]'")
+        raise DataError(f"{builder.message_prefix}: needs the package elpv-dataset; {install_hint('demo')}")
     source = Path(package.origin).parent / "data"
     try:
         rows = [line.split() for line in (source / "labels.csv").read_text(encoding="utf-8").splitlines()]

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 from ftcli.data.dataset import ImageDataset, list_split
-from ftcli.data.loader import LoaderConfig, default_num_workers
-from ftcli.errors import DataError, RecipeError, RunError, suggest
+from ftcli.data.loader import LoaderConfig, choose_num_workers
+from ftcli.errors import DataError, RecipeError, RunError, install_hint, suggest
 from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import NO_TTA, TTA, EvalOutputs, predict_logits
@@ -53,7 +53,7 @@ class EvaluateArgs:
     def output_paths(self) -> list[tuple[str, Path, Sequence[str]]]:
         """Return the options of output files with their path and allowed suffixes."""
         candidates = (
-            ("--out", self.out, ()),
+            ("--out", self.out, (".pt",)),
             ("--predictions", self.predictions, (".csv", ".parquet")),
             ("--report", self.report, (".html", ".htm")),
         )
@@ -111,13 +111,11 @@ def _find_option_errors(args: EvaluateArgs) -> list[str]:
 
 def _find_path_errors(args: EvaluateArgs) -> list[str]:
     errors = []
-    if args.out is not None and args.out.suffix != ".pt":  # lower case, by which checkpoints are recognized
-        errors.append(f"--out: {args.out} does not end in .pt; give a path that does")
     if args.out is not None and is_run_checkpoint(args.out):
         errors.append(f"--out: {args.out} is a checkpoint from which its run resumes; give another path")
     needs_parquet = args.predictions is not None and args.predictions.suffix.lower() == ".parquet"
     if needs_parquet and importlib.util.find_spec("pyarrow") is None:
-        errors.append(f"--predictions: {args.predictions} needs pyarrow; run pip install 'ftcli[parquet]'")
+        errors.append(f"--predictions: {args.predictions} needs the package pyarrow; {install_hint('parquet')}")
     output_paths = args.output_paths()
     for index, (option, path, suffixes) in enumerate(output_paths):
         try:
@@ -232,7 +230,7 @@ def predict_split(
     """
     data_config, args, task = setup.recipe_file.recipe.data, setup.args, ProgressTask(f"evaluating {split}", reporter)
     requested_workers = data_config.num_workers if args.num_workers is None else args.num_workers
-    num_workers = default_num_workers(requested_workers, setup.classifier.device, dataset)
+    num_workers = choose_num_workers(requested_workers, setup.classifier.device, dataset)
     loader_config = LoaderConfig(dataset.root, data_config.on_corrupt_image, num_workers, rehash=args.rehash)
     batch_size = args.batch_size or data_config.batch_size
     pipeline = setup.get_head_features() if tta is None else None
@@ -247,7 +245,8 @@ def predict_split(
     if not is_finite.all():
         path = outputs.paths[int(is_finite.int().argmin())]
         raise RunError(
-            f"evaluating {split}: the logits of {int((~is_finite).sum())} of {len(is_finite)} images are not finite, "
-            f"such as those of {path}; use another checkpoint, or train again with a lower learning rate"
+            f"evaluating {split}: the logits of {int((~is_finite).sum())} of "
+            f"{format_count(len(is_finite), 'image')} are not finite, such as those of {path}; use another checkpoint, or train again with a "
+            "lower learning rate"
         )
     return outputs

@@ -48,6 +48,7 @@ from ftcli.results import (
     Reporter,
     TemperatureScaling,
     Threshold,
+    format_count,
 )
 from ftcli.runs.history import read_history, run_of_checkpoint
 from ftcli.statistics import wilson_interval
@@ -106,7 +107,7 @@ def _choose_thresholds(
         return thresholds
     if val_outputs is None:
         num_val = len(setup.dataset.splits["val"])
-        logger.info(f"Evaluating the {num_val} images of val too, to choose thresholds on them")
+        logger.info(f"Evaluating the {format_count(num_val, 'image')} of val too, to choose thresholds on them")
         val_outputs = predict_split(setup, setup.dataset, "val", reporter, args.tta)
     return find_thresholds(val_outputs, outputs, classes, args.min_recall, "val")
 

@@ -13,7 +13,7 @@ from ftcli.data.batches import BatchLoader
 from ftcli.errors import DataError
 from ftcli.evaluation.classifier import Classifier
 from ftcli.features.pipeline import ForwardFn
-from ftcli.results import ProgressTask
+from ftcli.results import ProgressTask, format_count
 
 FlipDims = tuple[int, ...]
 """The dimensions along which images (n, 3, height, width) are flipped."""
@@ -73,7 +73,9 @@ def predict_logits(model: nn.Module, forward: ForwardFn, loader: BatchLoader, ta
                 paths += batch.paths
             task.update(num_done, num_batches)
     if not paths:
-        raise DataError(f"{task.name}: none of {len(loader.samples)} images can be read; the first: {skipped[0]}")
+        raise DataError(
+            f"{task.name}: none of {format_count(len(loader.samples), 'image')} can be read; the first: {skipped[0]}"
+        )
     return EvalOutputs(torch.cat(logits), torch.cat(labels), tuple(paths), tuple(skipped))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftcli.data.input_paths import InputPaths
-from ftcli.data.loader import ImageLoader, LoaderConfig, max_workers
+from ftcli.data.loader import ImageLoader, LoaderConfig, resolve_num_workers
 from ftcli.data.samples import Sample
 from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.results import Prediction, PredictionError, PredictResult, Progress, Reporter, format_count, format_duration
@@ -42,7 +42,7 @@ def predict(args: PredictArgs, reporter: Reporter) -> PredictResult:
     loaded = load_classifier(path, choose_device(args.device))
     classifier, data_config = loaded.classifier, loaded.recipe_file.recipe.data
     batch_size = args.batch_size or data_config.batch_size
-    num_workers = max_workers(data_config.num_workers if args.num_workers is None else args.num_workers)
+    num_workers = resolve_num_workers(data_config.num_workers if args.num_workers is None else args.num_workers)
     if args.images.num_paths is not None:
         num_batches = -(-args.images.num_paths // batch_size)
         num_workers = min(num_workers, num_batches - 1)  # a worker does not pay off for a single batch

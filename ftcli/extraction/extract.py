@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers
+from ftcli.data.loader import ImageLoader, LoaderConfig, choose_num_workers
 from ftcli.data.transforms import build_eval_transform
 from ftcli.errors import DataError, RecipeError
 from ftcli.evaluation.classifier import LoadedModel
@@ -141,7 +141,7 @@ def _fill_buffer(
     loader_config = LoaderConfig(
         dataset.root,
         data.on_corrupt_image,
-        default_num_workers(num_workers, extractor.device, dataset),
+        choose_num_workers(num_workers, extractor.device, dataset),
         rehash=args.rehash,
     )
     num_images = sum(map(len, dataset.splits.values()))
@@ -161,7 +161,7 @@ def _fill_buffer(
             Progress("extracting", num_done, num_images, num_done / (time.monotonic() - start_time))
         )
     if not len(buffer):
-        raise DataError(f"extract: none of {num_images} images can be read; the first: {skipped[0]}")
+        raise DataError(f"extract: none of {format_count(num_images, 'image')} can be read; the first: {skipped[0]}")
     return tuple(skipped)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import LoaderConfig, default_num_workers
+from ftcli.data.loader import LoaderConfig, choose_num_workers
 from ftcli.errors import RecipeError, RunError
 from ftcli.evaluation.calibration import find_last_layer
 from ftcli.evaluation.classifier import Classifier, LoadedModel, model_from_checkpoint
@@ -179,7 +179,7 @@ def _predict_split(
 
         return counted_forward
 
-    samples, num_workers = dataset.splits[split], default_num_workers(data.num_workers, classifier.device, dataset)
+    samples, num_workers = dataset.splits[split], choose_num_workers(data.num_workers, classifier.device, dataset)
     loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers)
     task = ProgressTask(f"evaluating {split}", reporter)
     # A suffix calls the layers of a head that is a Sequential one by one, not the head itself.

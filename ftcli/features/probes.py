@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ftcli.errors import DataError, RecipeError, RunError, format_list, suggest
+from ftcli.results import format_count
 from ftcli.results.extraction import ProbeScore
 from ftcli.statistics import wilson_interval
 
@@ -263,7 +264,7 @@ def _check_finite(name: str, layer: str, feature_set: FeatureSet) -> None:
     if num_nonfinite:
         raise RunError(
             f"--probe {name}: the features of {layer} are not finite for {num_nonfinite} of "
-            f"{len(feature_set.features)} images; choose an earlier layer, or check the weights"
+            f"{format_count(len(feature_set.features), 'image')}; choose an earlier layer, or check the weights"
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ftcli.errors import RecipeError, suggest
+from ftcli.errors import RecipeError, install_hint, suggest
 from ftcli.features.extractor import FeatureBuffer
 from ftcli.files import atomic_open_binary, check_output_path
 from ftcli.results import format_count
@@ -76,7 +76,7 @@ def find_output_errors(target: Path, layers: Sequence[str]) -> list[str]:
     if suffix not in FORMATS:
         return [f"--out: {target} has an unknown suffix {suffix!r}; {suggest(suffix, FORMATS)}"]
     if suffix == ".parquet" and not _has_pyarrow():
-        return [f"--out: {target} needs the package pyarrow; pip install 'ftcli[parquet]'"]
+        return [f"--out: {target} needs the package pyarrow; {install_hint('parquet')}"]
     if suffix != ".npy":
         return []
     sidecar = sidecar_path(target)

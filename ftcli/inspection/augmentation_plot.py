@@ -23,7 +23,7 @@ from ftcli.models.factory import create_model
 from ftcli.models.heads import reset_classifier
 from ftcli.planning import Plan, StagePlan, list_augmentation_keys, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile
-from ftcli.results import Reporter
+from ftcli.results import Reporter, format_count
 from ftcli.runtime import RngKey
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,9 @@ def _read_views(
     for message in dict.fromkeys(skip_messages):
         logger.warning(f"skipped: {message}")
     if not views_by_sample:
-        raise DataError(f"--plot-augment: none of {len(samples)} images can be read; the first: {skip_messages[0]}")
+        raise DataError(
+            f"--plot-augment: none of {format_count(len(samples), 'image')} can be read; the first: {skip_messages[0]}"
+        )
     return dict(views_by_sample)
 
 

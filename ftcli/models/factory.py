@@ -19,7 +19,7 @@ from torch.nn.modules.module import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ftcli.errors import RecipeError, first_line, suggest
+from ftcli.errors import RecipeError, first_line, install_hint, suggest
 from ftcli.models.pretrained_cfg import TIMM_PREFIX, get_default_weights, list_pretrained_weights
 from ftcli.models.summary import FORWARD_ERRORS, ModelSummary, UnsupportedImageSizeError, summarize
 from ftcli.recipe.schema import Recipe
@@ -49,7 +49,7 @@ def check_model(name: str, location: str) -> None:
     known = list_torchvision_models()
     if name.startswith(TIMM_PREFIX):
         if importlib.util.find_spec("timm") is None:
-            raise RecipeError(f"{location}: {name!r} needs timm; install it with pip install 'ftcli[timm]'")
+            raise RecipeError(f"{location}: {name!r} needs the package timm; {install_hint('timm')}")
         known = list_timm_models()
     if name not in known:
         raise RecipeError(f"{location}: unknown model {name!r}; {suggest(name, known)}")

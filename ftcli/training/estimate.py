@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ftcli.data.batches import Batch
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader, LoaderConfig, max_workers
+from ftcli.data.loader import ImageLoader, LoaderConfig, resolve_num_workers
 from ftcli.data.transforms import build_train_transform
 from ftcli.evaluation.classifier import Classifier
 from ftcli.evaluation.logits import image_forward
@@ -76,7 +76,7 @@ class _EstimateContext:
 
         On a CPU both share the cores, elsewhere the slower one counts, and without workers they take turns.
         """
-        num_workers, read_seconds = max_workers(self.plan.recipe.data.num_workers), self.data_stats.read_seconds
+        num_workers, read_seconds = resolve_num_workers(self.plan.recipe.data.num_workers), self.data_stats.read_seconds
         if read_seconds is None:
             return compute_seconds
         if not num_workers:

@@ -18,7 +18,7 @@ import torchvision
 from torch import nn
 
 from ftcli.data.dataset import ImageDataset
-from ftcli.data.loader import ImageLoader, LoaderConfig, default_num_workers, measure_preprocessing
+from ftcli.data.loader import ImageLoader, LoaderConfig, choose_num_workers, measure_preprocessing
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.transforms import ImageTransform, build_eval_transform, build_train_transform
 from ftcli.errors import DataError
@@ -30,7 +30,7 @@ from ftcli.models.pretrained_cfg import is_weights_name
 from ftcli.planning import AnyStagePlan, Plan, align_classes, load_dataset, plan_recipe
 from ftcli.recipe.loading import RecipeFile
 from ftcli.recipe.schema.network import is_url
-from ftcli.results import Preprocessing, Reporter
+from ftcli.results import Preprocessing, Reporter, format_count
 from ftcli.runs.checkpoint import Checkpoint
 from ftcli.training.checkpointing import CheckpointManager
 from ftcli.training.compile import check_compiler
@@ -190,12 +190,14 @@ def _restrict_to_checkpoint_images(
     missing_paths = [path for path in checkpoint_splits if path not in current_paths]
     if missing_paths:
         raise DataError(
-            f"{dataset.source}: {len(missing_paths)} of {len(checkpoint_splits)} images that the run started with "
-            f"do not exist; the first: {missing_paths[0]}; restore them, or add --stage to start a new run from the "
-            f"weights of {start_point.checkpoint_path}"
+            f"{dataset.source}: {len(missing_paths)} of {format_count(len(checkpoint_splits), 'image')} that the run "
+            f"started with do not exist; the first: {missing_paths[0]}; restore them, or add --stage to start a new "
+            f"run from the weights of {start_point.checkpoint_path}"
         )
     if num_added := len(current_paths - checkpoint_splits.keys()):
-        logger.warning(f"{dataset.source}: {num_added} images were added after the run started; it does not use them")
+        logger.warning(
+            f"{dataset.source}: {format_count(num_added, 'image')} added after the run started, which it does not use"
+        )
     restricted_splits = {
         split: tuple(sample for sample in samples if sample.path in checkpoint_splits)
         for split, samples in dataset.splits.items()
@@ -235,7 +237,7 @@ def open_loader(setup: RunSetup, split: str, pixel_cache: PixelCache | None = No
 def create_loader_config(setup: RunSetup, pixel_cache: PixelCache | None = None) -> LoaderConfig:
     """Return the loader settings of a run, with the number of workers that suits its device and images."""
     data, device = setup.plan.recipe.data, setup.classifier.device
-    num_workers = default_num_workers(data.num_workers, device, setup.dataset)
+    num_workers = choose_num_workers(data.num_workers, device, setup.dataset)
     return LoaderConfig(
         setup.dataset.root,
         data.on_corrupt_image,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ftcli.caching.eviction import fits_in_cache, get_cache_limit
 from ftcli.data.batches import BatchLoader
-from ftcli.data.loader import max_workers
+from ftcli.data.loader import resolve_num_workers
 from ftcli.data.pixel_cache import PixelCache
 from ftcli.data.transforms import ImageTransform
 from ftcli.evaluation.logits import image_forward
@@ -276,7 +276,7 @@ def _fill_pixel_caches(setup: RunSetup, stage: Stage, task: ProgressTask) -> lis
     if not fits_in_cache(sum(cache.estimate_bytes(dataset.splits[split]) for split, cache in pixel_caches.items())):
         return [None, None]
     for split, cache in pixel_caches.items():
-        num_workers = max_workers(data.num_workers)
+        num_workers = resolve_num_workers(data.num_workers)
         cache.fill(dataset.splits[split], num_workers, data.on_corrupt_image, task.subtask(f"reading {split}"))
     return list(pixel_caches.values())
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch._dynamo  # noqa: F401  the first optimizer imports it, which takes seconds that belong to no stage
 
 from ftcli.data.batches import Batch
-from ftcli.data.loader import LoaderConfig, default_num_workers, epoch_permutation
+from ftcli.data.loader import LoaderConfig, choose_num_workers, epoch_permutation
 from ftcli.errors import DataError, FtcliError, RecipeError, RunError, StopRequestedError
 from ftcli.evaluation.head_features import cut_at_head, open_eval_loader
 from ftcli.evaluation.logits import predict_logits
@@ -214,7 +214,7 @@ class Trainer:
                 classifier.device,
                 classifier.precision,
             )
-        num_workers = default_num_workers(data.num_workers, classifier.device, dataset)
+        num_workers = choose_num_workers(data.num_workers, classifier.device, dataset)
         rehash = self.setup.start_point.rehash
         loader_config = LoaderConfig(dataset.root, data.on_corrupt_image, num_workers, rehash=rehash)
         samples, task = dataset.splits["test"], ProgressTask("test", self.reporter, self.stop.is_set)
@@ -264,7 +264,7 @@ class Trainer:
         seconds = [estimate_seconds(other, num_train, num_val, seconds_per_image) for other in remaining_plans]
         banner += f", about {format_duration(seconds[0])}"
         if len(remaining_plans) > 1:
-            banner += f", about {format_duration(sum(seconds))} for the {len(remaining_plans)} stages"
+            banner += f", about {format_duration(sum(seconds))} for the {format_count(len(remaining_plans), 'stage')}"
         return banner
 
 

@@ -37,9 +37,9 @@ WIDE = (
 
 
 @pytest.fixture(scope="session")
-def _three_runs_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: Path) -> Path:
+def _three_runs_once(tmp_path_factory: pytest.TempPathFactory, _photos_run_once: Path) -> Path:
     folder = tmp_path_factory.mktemp("three") / "runs"
-    shutil.copytree(_finished_once, folder.parent, dirs_exist_ok=True)
+    shutil.copytree(_photos_run_once, folder.parent, dirs_exist_ok=True)
     with contextlib.chdir(folder.parent):
         for changes in (WIDE, ("name=other", "seed=1")):
             recipe_file = read_recipe(Path("r.yaml"), changes)
@@ -48,11 +48,11 @@ def _three_runs_once(tmp_path_factory: pytest.TempPathFactory, _finished_once: P
 
 
 @pytest.fixture
-def three_runs(finished: Path, _three_runs_once: Path) -> Path:
+def three_runs(work_dir_with_run: Path, _three_runs_once: Path) -> Path:
     """The work_dir with three runs: photos with two stages; wide with another network and class order, and other with
     another seed, both with the first stage only."""
-    shutil.copytree(_three_runs_once, finished / "runs", dirs_exist_ok=True)
-    return finished
+    shutil.copytree(_three_runs_once, work_dir_with_run / "runs", dirs_exist_ok=True)
+    return work_dir_with_run
 
 
 def _warnings(err: str) -> list[str]:
@@ -346,7 +346,7 @@ def test_compare_reports_all_unusable_runs(three_runs: Path, ftcli: Ftcli) -> No
     ],
 )
 def test_compare_reports_invalid_arguments(
-    finished: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
+    work_dir_with_run: Path, ftcli: Ftcli, arguments: tuple[str, ...], sentence: str
 ) -> None:
     outcome = ftcli("compare", *arguments)
     assert (outcome.code, outcome.errors) == (2, [sentence])

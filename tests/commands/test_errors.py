@@ -233,8 +233,8 @@ def test_train_reports_batch_norm_with_one_image(work_dir: Path, ftcli: Ftcli) -
     assert message.endswith("; raise data.batch_size, or set stages.all.batch_norm: frozen")
 
 
-def test_train_resume_requires_best_checkpoint(finished: Path, ftcli: Ftcli) -> None:
-    (finished / "runs/photos/best_loss.pt").unlink()
+def test_train_resume_requires_best_checkpoint(work_dir_with_run: Path, ftcli: Ftcli) -> None:
+    (work_dir_with_run / "runs/photos/best_loss.pt").unlink()
     outcome = ftcli("train", "--resume", "runs/photos/last.pt")
     assert outcome.code == 4
     assert outcome.errors == [
@@ -243,15 +243,17 @@ def test_train_resume_requires_best_checkpoint(finished: Path, ftcli: Ftcli) -> 
     ]
 
 
-def test_train_refuses_run_dir_taken_meanwhile(ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (finished / "runs/photos/best_loss.pt").read_bytes()
+def test_train_refuses_run_dir_taken_meanwhile(
+    ftcli: Ftcli, work_dir_with_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (work_dir_with_run / "runs/photos/best_loss.pt").read_bytes()
     monkeypatch.setattr(resume, "choose_run_dir", lambda _out, name: (RunDir(Path("runs") / name), None))
     outcome = ftcli("train", "r.yaml", "--set", "seed=7")
     assert outcome.code == 2
     assert outcome.errors == [
         "runs/photos: another run has started in this folder; run the command again, or set another --out"
     ]
-    assert (finished / "runs/photos/best_loss.pt").read_bytes() == before
+    assert (work_dir_with_run / "runs/photos/best_loss.pt").read_bytes() == before
 
 
 def test_cli_reports_full_output() -> None:

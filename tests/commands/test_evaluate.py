@@ -22,8 +22,8 @@ from tests.conftest import Ftcli
 
 
 @pytest.fixture
-def checkpoint_path(finished: Path) -> Path:
-    return finished / "runs/photos/best_loss.pt"
+def checkpoint_path(work_dir_with_run: Path) -> Path:
+    return work_dir_with_run / "runs/photos/best_loss.pt"
 
 
 @pytest.fixture
@@ -362,7 +362,10 @@ def test_evaluate_parquet_requires_pyarrow(
     outcome = ftcli("evaluate", checkpoint_path, "--predictions", "table.parquet")
     assert (outcome.code, outcome.errors) == (
         2,
-        ["--predictions: table.parquet needs pyarrow; run pip install 'ftcli[parquet]'"],
+        [
+            "--predictions: table.parquet needs the package pyarrow; run pip install '.[parquet]' in the ftcli "
+            "repository"
+        ],
     )
 
 

@@ -73,8 +73,8 @@ def test_extract_formats_hold_same_features(work_dir: Path, ftcli: Ftcli) -> Non
     ]
 
 
-def test_extract_features_match_head_input(finished: Path, ftcli: Ftcli) -> None:
-    best = finished / "runs/photos/best_loss.pt"
+def test_extract_features_match_head_input(work_dir_with_run: Path, ftcli: Ftcli) -> None:
+    best = work_dir_with_run / "runs/photos/best_loss.pt"
     layers = ["--layer", "input of fc", "--layers", "head.0", "--layer", "conv5"]
     result = ftcli("extract", best, *layers, "--pool", "max", "--out", "codes.npz", "--json").json
     assert [(layer["name"], layer["shape"]) for layer in result["layers"]] == [
@@ -96,7 +96,7 @@ def test_extract_features_match_head_input(finished: Path, ftcli: Ftcli) -> None
         assert {guess.name: pytest.approx(guess.probability, abs=1e-4) for guess in prediction.classes} == dict(
             zip(("china", "flower"), row, strict=True)
         )
-    splits = json.loads((finished / "runs/photos/run.json").read_text())["data"]["splits"]
+    splits = json.loads((work_dir_with_run / "runs/photos/run.json").read_text())["data"]["splits"]
     assert [path for split in ("train", "val", "test") for path in splits[split]] == codes["paths"].tolist()
     assert (
         json.loads(str(codes["about"]))["weights_sha256"]
@@ -295,18 +295,18 @@ def test_extract_refuses_layer_without_tensor_output(work_dir: Path, ftcli: Ftcl
     assert list_names(work_dir) == ["r.yaml"]
 
 
-def test_extract_reports_unknown_classes(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, finished / "field")
+def test_extract_reports_unknown_classes(work_dir_with_run: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir_with_run / "field")
     for split in ("train", "test"):
-        (finished / "field" / split / "flower").rename(finished / "field" / split / "tulip")
-    before = list_names(finished)
+        (work_dir_with_run / "field" / split / "flower").rename(work_dir_with_run / "field" / split / "tulip")
+    before = list_names(work_dir_with_run)
     outcome = ftcli("extract", "best_loss.pt", "--data", "field", "--out", "a.npz")
     assert outcome.code == 4
     assert outcome.errors == [
         "runs/photos/best_loss.pt: was trained on other classes than those of field (missing there: flower; unknown "
         "to the checkpoint: tulip); give the data it was trained on, or train again"
     ]
-    assert list_names(finished) == before
+    assert list_names(work_dir_with_run) == before
 
 
 def test_extract_counts_corrupt_images(work_dir: Path, ftcli: Ftcli, photo_folder: Path) -> None:

@@ -58,12 +58,12 @@ def test_manifest_splits_are_stable_when_it_grows(ftcli: Ftcli, manifest: Path) 
     assert len({(group_of[path], split) for path, split in after.items()}) == len(set(group_of.values()))
 
 
-def test_evaluate_accepts_other_manifest(ftcli: Ftcli, finished: Path, photo_folder: Path) -> None:
-    run = finished / "runs/photos/best_loss.pt"
+def test_evaluate_accepts_other_manifest(ftcli: Ftcli, work_dir_with_run: Path, photo_folder: Path) -> None:
+    run = work_dir_with_run / "runs/photos/best_loss.pt"
     own_result = ftcli("evaluate", run, "--json").json
     test = sorted((photo_folder / "test").rglob("*.jpg"))
     lines = ["path\tlabel", *(f"{path}\t{path.parent.name}" for path in test)]
-    (finished / "all.tsv").write_text("\n".join(lines))
+    (work_dir_with_run / "all.tsv").write_text("\n".join(lines))
     result = ftcli("evaluate", run, "--data", "all.tsv", "--json").json
     assert (result["split"], result["loss"], result["confusion"]) == (
         "all",
@@ -75,13 +75,13 @@ def test_evaluate_accepts_other_manifest(ftcli: Ftcli, finished: Path, photo_fol
         "label": [path.parent.name for path in test],
         "split": ["test"] * 11 + ["val"],
     }
-    parquet.write_table(pyarrow.table(columns), finished / "m.parquet")
+    parquet.write_table(pyarrow.table(columns), work_dir_with_run / "m.parquet")
     assert ftcli("evaluate", run, "--data", "m.parquet", "--json").json["images"] == 11
     assert ftcli("evaluate", run, "--data", "m.parquet", "--split", "val", "--json").json["images"] == 1
     outcome = ftcli("evaluate", run, "--data", "m.parquet", "--split", "train")
     assert outcome.code == 3
     assert outcome.errors == ["--data: m.parquet has no split 'train'; give one of its splits: 'test', 'val'"]
-    (finished / "all.tsv").write_text("\n".join(lines).replace("\tchina", "\tjapan"))
+    (work_dir_with_run / "all.tsv").write_text("\n".join(lines).replace("\tchina", "\tjapan"))
     outcome = ftcli("evaluate", run, "--data", "all.tsv")
     assert outcome.code == 4
     assert outcome.errors[0].startswith("--data: all.tsv has the class 'japan', unknown to the checkpoint; ")

@@ -27,9 +27,9 @@ CLASS_NAMES = ('a, "b"\nc\\n', "قطة 狗 🐶")
 
 
 @pytest.fixture
-def checkpoint_path(finished: Path, photo_folder: Path) -> Path:
+def checkpoint_path(work_dir_with_run: Path, photo_folder: Path) -> Path:
     """A checkpoint in a current folder with photos/, the test images of two classes."""
-    shutil.copytree(photo_folder / "test", finished / "photos")
+    shutil.copytree(photo_folder / "test", work_dir_with_run / "photos")
     return Path("runs/photos/best_loss.pt")
 
 

@@ -23,12 +23,17 @@ HEAD_TENSORS = "fc.0.weight [16, 1024], fc.0.bias [16], fc.3.weight [2, 16], fc.
 
 
 @pytest.fixture
-def earlier_checkpoint(finished: Path) -> Checkpoint:
+def earlier_checkpoint(work_dir_with_run: Path) -> Checkpoint:
     """The checkpoint `earlier.pt` of another run with other preprocessing, and `r2.yaml` that starts from it."""
-    checkpoint = replace(read_checkpoint(finished / "runs/photos/best_loss.pt"), preprocessing=PREPROCESSING)
-    write_checkpoint(checkpoint, finished / "earlier.pt")
-    text = (finished / "r.yaml").read_text().replace("  image_size: 32\n", "").replace("name: photos", "name: later")
-    (finished / "r2.yaml").write_text(text.replace("weights: none", "weights: earlier.pt"))
+    checkpoint = replace(read_checkpoint(work_dir_with_run / "runs/photos/best_loss.pt"), preprocessing=PREPROCESSING)
+    write_checkpoint(checkpoint, work_dir_with_run / "earlier.pt")
+    text = (
+        (work_dir_with_run / "r.yaml")
+        .read_text()
+        .replace("  image_size: 32\n", "")
+        .replace("name: photos", "name: later")
+    )
+    (work_dir_with_run / "r2.yaml").write_text(text.replace("weights: none", "weights: earlier.pt"))
     return checkpoint
 
 

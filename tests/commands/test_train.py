@@ -76,7 +76,7 @@ def test_train_writes_run_dir(work_dir: Path, ftcli: Ftcli) -> None:
     assert f"next: ftcli evaluate {run}" not in outcome.out  # --json prints only the document
 
 
-def test_train_with_saved_recipe_reproduces_weights(finished: Path, ftcli: Ftcli) -> None:
+def test_train_with_saved_recipe_reproduces_weights(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     first = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     again = ftcli("train", "runs/photos/recipe.yaml", "--json")
     assert "runs/photos already contains a run; writing to runs/photos-2" in again.err
@@ -114,17 +114,17 @@ def test_inspect_then_head_then_all(work_dir: Path, ftcli: Ftcli) -> None:
         assert stage["start_val_loss"] == stored
 
 
-def test_resume_from_stage_checkpoint_trains_next_stage(finished: Path, ftcli: Ftcli) -> None:
+def test_resume_from_stage_checkpoint_trains_next_stage(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     full_run = ftcli("train", "--resume", "runs/photos/last.pt", "--json").json
     resumed = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--json")
     assert resumed.code == 0
-    assert resumed.json["run"] == str(finished / "runs/photos-2")
+    assert resumed.json["run"] == str(work_dir_with_run / "runs/photos-2")
     assert [stage["name"] for stage in resumed.json["stages"]] == ["all"]
     # Same as without interruption: a stage depends on the seed and its name, not on earlier stages.
     assert resumed.json["stages"][0]["val_loss"] == full_run["stages"][1]["val_loss"]
 
 
-def test_resume_after_last_stage_reports_error(finished: Path, ftcli: Ftcli) -> None:
+def test_resume_after_last_stage_reports_error(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/stages/all.pt")
     assert outcome.code == 2
     assert outcome.errors == [
@@ -142,7 +142,7 @@ def test_resume_of_finished_run_reports_its_result(work_dir: Path, ftcli: Ftcli)
     assert {path: path.stat().st_mtime_ns for path in (work_dir / "runs").rglob("*")} == before
 
 
-def test_exact_resume_refuses_overrides(finished: Path, ftcli: Ftcli) -> None:
+def test_exact_resume_refuses_overrides(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "--resume", "runs/photos/last.pt", "--set", "seed=1")
     assert outcome.code == 2
     assert outcome.errors == [
@@ -152,14 +152,19 @@ def test_exact_resume_refuses_overrides(finished: Path, ftcli: Ftcli) -> None:
 
 
 @pytest.mark.covers("name")
-def test_resume_with_recipe_uses_its_settings(finished: Path, ftcli: Ftcli) -> None:
-    text = (finished / "r.yaml").read_text().replace("lr: 1e-3", "lr: 1e-4").replace("name: photos", "name: other")
-    (finished / "other.yaml").write_text(text)
+def test_resume_with_recipe_uses_its_settings(work_dir_with_run: Path, ftcli: Ftcli) -> None:
+    text = (
+        (work_dir_with_run / "r.yaml")
+        .read_text()
+        .replace("lr: 1e-3", "lr: 1e-4")
+        .replace("name: photos", "name: other")
+    )
+    (work_dir_with_run / "other.yaml").write_text(text)
     outcome = ftcli("train", "other.yaml", "--resume", "runs/photos/stages/head.pt", "--json")
     assert outcome.code == 0
-    assert outcome.json["run"] == str(finished / "runs/other")
+    assert outcome.json["run"] == str(work_dir_with_run / "runs/other")
     assert [stage["name"] for stage in outcome.json["stages"]] == ["all"]
-    assert read_checkpoint(finished / "runs/other/last.pt").recipe["stages"][1]["optimizer"]["lr"] == 1e-4
+    assert read_checkpoint(work_dir_with_run / "runs/other/last.pt").recipe["stages"][1]["optimizer"]["lr"] == 1e-4
     wider = ftcli("train", "other.yaml", "--resume", "runs/photos/stages/head.pt", "--set", "head.hidden=[8]")
     assert wider.code == 4
     assert wider.errors == [
@@ -169,10 +174,10 @@ def test_resume_with_recipe_uses_its_settings(finished: Path, ftcli: Ftcli) -> N
     ]
 
 
-def test_resume_refuses_other_classes(finished: Path, ftcli: Ftcli, photo_folder: Path) -> None:
-    shutil.copytree(photo_folder, finished / "others")
+def test_resume_refuses_other_classes(work_dir_with_run: Path, ftcli: Ftcli, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, work_dir_with_run / "others")
     for split in ("train", "test"):
-        (finished / "others" / split / "china").rename(finished / "others" / split / "temple")
+        (work_dir_with_run / "others" / split / "china").rename(work_dir_with_run / "others" / split / "temple")
     arguments = ("--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set", "data.root=others")
     outcome = ftcli("train", *arguments)
     assert outcome.code == 4
@@ -225,7 +230,7 @@ def test_normalize_dataset_is_measured_and_stored(work_dir: Path, ftcli: Ftcli) 
     assert read_checkpoint(work_dir / "runs/photos-2/best_loss.pt").preprocessing == measured
 
 
-def test_resume_can_change_normalization(finished: Path, ftcli: Ftcli) -> None:
+def test_resume_can_change_normalization(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     resume = ("train", "--stage", "all", "--resume", "runs/photos/best_loss.pt", "--set")
     ftcli(*resume, "data.normalize=dataset", "--out", "measured")
     ftcli(*resume, "data.normalize={mean: [0, 0, 0], std: [1, 1, 1]}", "--out", "given")
@@ -234,7 +239,7 @@ def test_resume_can_change_normalization(finished: Path, ftcli: Ftcli) -> None:
     assert means[1] == (0.0, 0.0, 0.0)
 
 
-def test_train_refuses_out_with_existing_run(finished: Path, ftcli: Ftcli) -> None:
+def test_train_refuses_out_with_existing_run(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     outcome = ftcli("train", "r.yaml", "--out", "runs/photos")
     assert outcome.code == 2
     assert outcome.errors == [
@@ -244,7 +249,7 @@ def test_train_refuses_out_with_existing_run(finished: Path, ftcli: Ftcli) -> No
 
 
 @pytest.mark.covers("stages.optimizer.lr")
-def test_train_stops_on_nonfinite_loss_and_keeps_best(finished: Path, ftcli: Ftcli) -> None:
+def test_train_stops_on_nonfinite_loss_and_keeps_best(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     changes = ("--set", "stages.all.optimizer.lr=1e6", "--set", "stages.all.lr_mult={backbone: 1e6}")
     outcome = ftcli(
         "train", "--resume", "runs/photos/stages/head.pt", *changes, "--set", "stages.all.schedule=constant"
@@ -258,7 +263,7 @@ def test_train_stops_on_nonfinite_loss_and_keeps_best(finished: Path, ftcli: Ftc
         "; lower stages.all.optimizer.lr or set stages.all.clip_grad_norm; the best checkpoint so far is "
         "runs/photos-2/best_loss.pt"
     )
-    assert read_checkpoint(finished / "runs/photos-2/best_loss.pt").epoch == 0
+    assert read_checkpoint(work_dir_with_run / "runs/photos-2/best_loss.pt").epoch == 0
 
 
 @pytest.mark.covers("stages.early_stopping.patience")

@@ -16,7 +16,7 @@ from PIL import Image
 from ftcli import runtime
 from ftcli.data.batches import Batch, count_batches
 from ftcli.data.images import CorruptImageError, read_image, read_rgb
-from ftcli.data.loader import ImageLoader, LoaderConfig, epoch_permutation, max_workers, measure_normalization
+from ftcli.data.loader import ImageLoader, LoaderConfig, epoch_permutation, resolve_num_workers, measure_normalization
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
@@ -253,12 +253,12 @@ def test_loader_no_warning_above_core_count(root: Path) -> None:
     assert [str(warning.message) for warning in caught] == []
 
 
-def test_max_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert max_workers(0) == 0
-    assert max_workers(40) == 40
+def test_resolve_num_workers_counts_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_num_workers(0) == 0
+    assert resolve_num_workers(40) == 40
     for cores, expected in ((3, 3), (64, 8)):
         monkeypatch.setattr(runtime, "count_cores", lambda cores=cores: cores)
-        assert max_workers(None) == expected
+        assert resolve_num_workers(None) == expected
 
 
 def test_epoch_permutation() -> None:

@@ -280,7 +280,7 @@ def test_parquet_errors(write: Write, tmp_path: Path) -> None:
 def test_parquet_without_pyarrow(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write("", "m.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert errors_of(path) == [" needs the package pyarrow; pip install 'ftcli[parquet]'"]
+    assert errors_of(path) == [" needs the package pyarrow; run pip install '.[parquet]' in the ftcli repository"]
 
 
 def test_manifest_rows_without_split_go_to_train(write: Write) -> None:

@@ -311,7 +311,10 @@ def test_solar_cells_package_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     importlib.invalidate_caches()
     with pytest.raises(DataError) as error:
         download_dataset("solar-cells", tmp_path / "solar", NullReporter())
-    assert str(error.value) == "download: solar-cells: needs the package elpv-dataset; pip install 'ftcli[demo]'"
+    assert (
+        str(error.value)
+        == "download: solar-cells: needs the package elpv-dataset; run pip install '.[demo]' in the ftcli repository"
+    )
     assert not list(tmp_path.iterdir())
 
 

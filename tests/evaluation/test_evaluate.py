@@ -25,8 +25,8 @@ class BatchCounter(NullReporter):
 
 
 @pytest.fixture
-def args(finished: Path) -> EvaluateArgs:
-    return EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu")
+def args(work_dir_with_run: Path) -> EvaluateArgs:
+    return EvaluateArgs(checkpoint=work_dir_with_run / "runs/photos/best_loss.pt", device="cpu")
 
 
 def test_evaluate_is_independent_of_batch_size(args: EvaluateArgs) -> None:

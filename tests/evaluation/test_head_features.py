@@ -38,7 +38,7 @@ def computed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     return counts
 
 
-def test_head_features_are_shared_between_commands(ftcli: Ftcli, finished: Path, computed: list[int]) -> None:
+def test_head_features_are_shared_between_commands(ftcli: Ftcli, work_dir_with_run: Path, computed: list[int]) -> None:
     checkpoint = "runs/photos/best_loss.pt"
     first_result = ftcli("evaluate", checkpoint, "--json", "--batch-size", "3").json
     assert sum(computed) == 22  # test and, for the threshold, val
@@ -61,9 +61,9 @@ def test_head_features_are_shared_between_commands(ftcli: Ftcli, finished: Path,
 
 
 def test_evaluate_without_cache_is_close_and_writes_nothing(
-    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    work_dir_with_run: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
+    args = EvaluateArgs(checkpoint=work_dir_with_run / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
     _, uncached = evaluate_checkpoint(replace(args, use_cache=False), NullReporter())
     assert not computed
     assert not (tmp_path / "own-cache").exists()
@@ -75,9 +75,14 @@ def test_evaluate_without_cache_is_close_and_writes_nothing(
 
 @pytest.mark.parametrize("limit", ["0", "1 kB"])
 def test_evaluate_with_full_cache_is_bit_identical(
-    finished: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, log: LibraryLog
+    work_dir_with_run: Path,
+    computed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    limit: str,
+    log: LibraryLog,
 ) -> None:
-    args = EvaluateArgs(checkpoint=finished / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
+    args = EvaluateArgs(checkpoint=work_dir_with_run / "runs/photos/best_loss.pt", device="cpu", num_workers=0)
     _, cached = evaluate_checkpoint(args, NullReporter())
     shutil.rmtree(tmp_path / "own-cache")
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", limit)
@@ -90,7 +95,7 @@ def test_evaluate_with_full_cache_is_bit_identical(
 
 
 def test_extract_with_full_cache_is_bit_identical(
-    ftcli: Ftcli, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ftcli: Ftcli, work_dir_with_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "own-cache"))
     assert ftcli("extract", "runs/photos/best_loss.pt", "--out", "cached.npz").code == 0
@@ -99,7 +104,7 @@ def test_extract_with_full_cache_is_bit_identical(
     assert Path("cached.npz").read_bytes() == Path("uncached.npz").read_bytes()
 
 
-def test_rehash_without_cache_is_an_error(ftcli: Ftcli, finished: Path) -> None:
+def test_rehash_without_cache_is_an_error(ftcli: Ftcli, work_dir_with_run: Path) -> None:
     checkpoint = "runs/photos/best_loss.pt"
     assert ftcli("evaluate", checkpoint, "--rehash", "--no-cache").errors == [
         "--rehash: has no effect with --no-cache; omit one of them"

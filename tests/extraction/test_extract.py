@@ -37,11 +37,11 @@ def test_open_source_of_model_name_has_stages_of_init(photo_folder: Path) -> Non
     )
 
 
-def test_load_source_dataset_keeps_training_splits(finished: Path, photo_folder: Path) -> None:
-    splits = json.loads((finished / "runs/photos/run.json").read_text())["data"]["splits"]
+def test_load_source_dataset_keeps_training_splits(work_dir_with_run: Path, photo_folder: Path) -> None:
+    splits = json.loads((work_dir_with_run / "runs/photos/run.json").read_text())["data"]["splits"]
     rows = [f"{photo_folder / path},{Path(path).parent.name}" for paths in splits.values() for path in paths]
-    shutil.copy(photo_folder / "train/china/0.jpg", finished / "new.jpg")
-    (finished / "all.csv").write_text("\n".join(["path,label", *rows, "new.jpg,china"]))
+    shutil.copy(photo_folder / "train/china/0.jpg", work_dir_with_run / "new.jpg")
+    (work_dir_with_run / "all.csv").write_text("\n".join(["path,label", *rows, "new.jpg,china"]))
     source_args = SourceArgs(source="best_loss.pt", data=Path("all.csv"))
     source, images = load_source_dataset(open_source(source_args, NullReporter()), source_args, NullReporter())
     splits_by_path = {sample.path: split for split, samples in images.splits.items() for sample in samples}
@@ -99,10 +99,10 @@ def test_extract_reports_corrupt_images_with_too_small_class(work_dir: Path, pho
     )
 
 
-def test_extract_refuses_to_overwrite_its_source(finished: Path, photo_folder: Path) -> None:
+def test_extract_refuses_to_overwrite_its_source(work_dir_with_run: Path, photo_folder: Path) -> None:
     run = Path("runs/photos")
     shutil.copy(run / "best_loss.pt", "own.pt")
-    Path("link").symlink_to(finished, target_is_directory=True)
+    Path("link").symlink_to(work_dir_with_run, target_is_directory=True)
 
     def check_refused(source: str, path: str) -> tuple[str, ...]:
         source_args = SourceArgs(source=source)

@@ -257,7 +257,7 @@ def test_find_output_errors_reports_bad_file_names(tmp_path: Path, monkeypatch: 
     assert find_output_errors(Path("a.npy"), ["x"]) == []
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert find_output_errors(Path("a.parquet"), []) == [
-        "--out: a.parquet needs the package pyarrow; pip install 'ftcli[parquet]'"
+        "--out: a.parquet needs the package pyarrow; run pip install '.[parquet]' in the ftcli repository"
     ]
 
 

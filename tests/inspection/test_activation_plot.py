@@ -33,7 +33,7 @@ def test_activation_colors() -> None:
 
 
 def test_plot_activations_of_checkpoint_shows_predicted_class(
-    finished: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    work_dir_with_run: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = photo_folder / "test/flower/20.jpg"
     written: list[str] = []
@@ -45,7 +45,7 @@ def test_plot_activations_of_checkpoint_shows_predicted_class(
 
     monkeypatch.setattr(Canvas, "write", record)
     plot_activations("runs/photos/best_loss.pt", image, Path("out.png"), ["stage2"], NullReporter())
-    loaded = load_classifier(finished / "runs/photos/best_loss.pt", torch.device("cpu"))
+    loaded = load_classifier(work_dir_with_run / "runs/photos/best_loss.pt", torch.device("cpu"))
     classifier, checkpoint = loaded.classifier, loaded.checkpoint
     pixels = build_eval_transform(checkpoint.preprocessing)(read_rgb(image))
     with torch.inference_mode():

@@ -65,7 +65,7 @@ def test_check_model_without_timm_names_package_to_install(monkeypatch: pytest.M
     with pytest.raises(RecipeError) as error:
         factory.check_model(LITE0, "x.yaml: backbone.name")
     assert str(error.value) == (
-        f"x.yaml: backbone.name: {LITE0!r} needs timm; install it with pip install 'ftcli[timm]'"
+        f"x.yaml: backbone.name: {LITE0!r} needs the package timm; run pip install '.[timm]' in the ftcli repository"
     )
 
 

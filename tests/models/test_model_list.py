@@ -119,4 +119,7 @@ def test_build_model_list_without_timm_names_package_to_install(monkeypatch: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else find_spec(name))
     with pytest.raises(RecipeError) as error:
         _list("timm/*lite*")
-    assert str(error.value) == "inspect: 'timm/*lite*' needs timm; install it with pip install 'ftcli[timm]'"
+    assert (
+        str(error.value)
+        == "inspect: 'timm/*lite*' needs the package timm; run pip install '.[timm]' in the ftcli repository"
+    )

@@ -160,7 +160,7 @@ def test_resume_uses_images_of_original_run(
     moved.rename(image)
     shutil.copy(image, image.with_name("new.jpg"))
     assert training(work_dir, "train", "--resume", "run/last.pt") == 0
-    assert "warning: photos: 1 images were added after the run started; it does not use them" in log.read_text()
+    assert "warning: photos: 1 image added after the run started, which it does not use" in log.read_text()
     uninterrupted, resumed = (
         read_checkpoint(work_dir / folder / "last.pt").state for folder in ("uninterrupted", "run")
     )

@@ -59,21 +59,24 @@ def test_should_stop_early_counts_epochs_without_improvement(losses: list[float]
     "seed",
     "precision",
 )
-def test_train_each_stage_setting_changes_result(finished: Path, ftcli: Ftcli, setting: str) -> None:
+def test_train_each_stage_setting_changes_result(work_dir_with_run: Path, ftcli: Ftcli, setting: str) -> None:
     run = ftcli("train", "--resume", "runs/photos/stages/head.pt", "--set", setting, "--json")
     assert run.code == 0, run.err
     losses, unchanged_losses = (
-        [json.loads(line)["train_loss"] for line in (finished / folder / "metrics.jsonl").read_text().splitlines()[-2:]]
+        [
+            json.loads(line)["train_loss"]
+            for line in (work_dir_with_run / folder / "metrics.jsonl").read_text().splitlines()[-2:]
+        ]
         for folder in (run.json["run"], "runs/photos")
     )
     assert losses != unchanged_losses
 
 
-def test_val_loss_is_plain_cross_entropy(finished: Path, ftcli: Ftcli) -> None:
+def test_val_loss_is_plain_cross_entropy(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     settings = ("--set", "stages.all.label_smoothing=0.5", "--set", "stages.all.optimizer.lr=1e-30")
     run = ftcli("train", "--resume", "runs/photos/stages/head.pt", *settings, "--json").json
     (stage,) = run["stages"]
-    history = [json.loads(line) for line in (finished / "runs/photos/metrics.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (work_dir_with_run / "runs/photos/metrics.jsonl").read_text().splitlines()]
     assert stage["start_val_loss"] == min(metrics["val_loss"] for metrics in history[:3])
 
 

