@@ -246,7 +246,8 @@ def predict_split(
         path = outputs.paths[int(is_finite.int().argmin())]
         raise RunError(
             f"evaluating {split}: the logits of {int((~is_finite).sum())} of "
-            f"{format_count(len(is_finite), 'image')} are not finite, such as those of {path}; use another checkpoint, or train again with a "
+            f"{format_count(len(is_finite), 'image')} are not finite, "
+            f"such as those of {path}; use another checkpoint, or train again with a "
             "lower learning rate"
         )
     return outputs
