@@ -45,14 +45,14 @@ def test_extract_formats_hold_same_features(work_dir: Path, ftcli: Ftcli) -> Non
     images = load_dataset(read_recipe(Path("r.yaml")), NullReporter())
     samples = [(sample, split) for split, samples in images.splits.items() for sample in samples]
     for ending, dtype in (("npz", []), ("parquet", []), ("safetensors", []), ("npy", ["--dtype", "float16"])):
-        result = ftcli("extract", "r.yaml", "--out", f"codes.{ending}", *dtype, "--json").json
+        result = ftcli("extract", "r.yaml", "--out", f"features.{ending}", *dtype, "--json").json
         assert (result["output"], result["images"], result["dimensions"]) == (
-            str(work_dir / f"codes.{ending}"),
+            str(work_dir / f"features.{ending}"),
             52,
             1024,
         )
         assert result["splits"] == {split: len(samples) for split, samples in images.splits.items()}
-    npz = read_npz("codes.npz")
+    npz = read_npz("features.npz")
     assert npz["labels"].tolist() == [sample.label for sample, _ in samples]
     assert npz["paths"].tolist() == [sample.path for sample, _ in samples]
     assert npz["splits"].tolist() == [split for _, split in samples]
@@ -60,15 +60,15 @@ def test_extract_formats_hold_same_features(work_dir: Path, ftcli: Ftcli) -> Non
     about = json.loads(str(npz["about"]))
     assert (about["source"], about["model"], about["weights_sha256"]) == ("r.yaml", "shufflenet_v2_x0_5", None)
     assert npz["features"].std(0).max() > 0
-    table = parquet.read_table("codes.parquet")
+    table = parquet.read_table("features.parquet")
     assert table["path"].to_pylist() == npz["paths"].tolist()
     assert np.array_equal(np.stack(table["features"].to_numpy()), npz["features"])
-    assert np.array_equal(load_file("codes.safetensors")["features"], npz["features"])
-    assert np.array_equal(np.load("codes.npy"), npz["features"].astype(np.float16))
-    assert json.loads(Path("codes.json").read_text())["about"]["dtype"] == "float16"
+    assert np.array_equal(load_file("features.safetensors")["features"], npz["features"])
+    assert np.array_equal(np.load("features.npy"), npz["features"].astype(np.float16))
+    assert json.loads(Path("features.json").read_text())["about"]["dtype"] == "float16"
     assert list_names(work_dir) == [
-        "codes.json",
-        *(f"codes.{x}" for x in ("npy", "npz", "parquet", "safetensors")),
+        "features.json",
+        *(f"features.{x}" for x in ("npy", "npz", "parquet", "safetensors")),
         "r.yaml",
     ]
 
@@ -76,7 +76,7 @@ def test_extract_formats_hold_same_features(work_dir: Path, ftcli: Ftcli) -> Non
 def test_extract_features_match_head_input(work_dir_with_run: Path, ftcli: Ftcli) -> None:
     best = work_dir_with_run / "runs/photos/best_loss.pt"
     layers = ["--layer", "input of fc", "--layers", "head.0", "--layer", "conv5"]
-    result = ftcli("extract", best, *layers, "--pool", "max", "--out", "codes.npz", "--json").json
+    result = ftcli("extract", best, *layers, "--pool", "max", "--out", "features.npz", "--json").json
     assert [(layer["name"], layer["shape"]) for layer in result["layers"]] == [
         ("input of fc", [1024]),
         ("fc.0", [16]),
@@ -84,23 +84,22 @@ def test_extract_features_match_head_input(work_dir_with_run: Path, ftcli: Ftcli
     ]
     assert result["pool"] == "max"
     classifier = package.load(best)
-    codes = read_npz("codes.npz")
+    npz = read_npz("features.npz")
     head = classifier.model.get_submodule("fc")
     with torch.inference_mode():
-        head_inputs = torch.from_numpy(codes["features/input of fc"])
+        head_inputs = torch.from_numpy(npz["features/input of fc"])
         probabilities = head(head_inputs).softmax(1)
-        assert torch.allclose(head[0](head_inputs), torch.from_numpy(codes["features/fc.0"]), atol=1e-5)  # type: ignore[index]
+        assert torch.allclose(head[0](head_inputs), torch.from_numpy(npz["features/fc.0"]), atol=1e-5)  # type: ignore[index]
     root = Path(read_recipe(Path("r.yaml")).recipe.data.roots[0])
-    predicted = classifier.predict([root / path for path in codes["paths"]], top=2)
+    predicted = classifier.predict([root / path for path in npz["paths"]], top=2)
     for row, prediction in zip(probabilities.tolist(), predicted, strict=True):
         assert {guess.name: pytest.approx(guess.probability, abs=1e-4) for guess in prediction.classes} == dict(
             zip(("china", "flower"), row, strict=True)
         )
     splits = json.loads((work_dir_with_run / "runs/photos/run.json").read_text())["data"]["splits"]
-    assert [path for split in ("train", "val", "test") for path in splits[split]] == codes["paths"].tolist()
+    assert [path for split in ("train", "val", "test") for path in splits[split]] == npz["paths"].tolist()
     assert (
-        json.loads(str(codes["about"]))["weights_sha256"]
-        == ftcli("inspect", best, "--json").json["checkpoint"]["sha256"]
+        json.loads(str(npz["about"]))["weights_sha256"] == ftcli("inspect", best, "--json").json["checkpoint"]["sha256"]
     )
 
 
@@ -338,7 +337,7 @@ def test_extract_stops_on_float16_overflow(work_dir: Path, ftcli: Ftcli, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("place", "number", "code", "sentence"),
+    ("patched", "number", "code", "sentence"),
     [
         ((FeatureBuffer, "add"), signal.SIGTERM, 143, "terminated; the last saved files are complete"),
         ((ArrayStream, "write"), signal.SIGTERM, 143, "terminated; the last saved files are complete"),
@@ -349,18 +348,18 @@ def test_extract_leaves_no_files_after_signal(
     work_dir: Path,
     ftcli: Ftcli,
     monkeypatch: pytest.MonkeyPatch,
-    place: tuple[type, str],
+    patched: tuple[type, str],
     number: signal.Signals,
     code: int,
     sentence: str,
 ) -> None:
-    work = getattr(*place)
+    original = getattr(*patched)
 
-    def work_and_stop(*arguments: Any) -> None:
-        work(*arguments)
+    def call_and_stop(*arguments: Any) -> None:
+        original(*arguments)
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(*place, work_and_stop)
+    monkeypatch.setattr(*patched, call_and_stop)
     monkeypatch.setenv("TMPDIR", str(work_dir))
     outcome = ftcli("extract", "r.yaml", "--out", "a.npz")
     assert (outcome.code, outcome.errors) == (code, [sentence])
