@@ -134,7 +134,7 @@ def _find_entries(cache: Path) -> list[_StoredEntry]:
 
 def _describe_store(kind: str, folder: Path) -> _StoredEntry:
     paths = _list_folder(folder)
-    record_files = [path for path in paths if path.suffix == RECORDS_SUFFIX]
+    record_files = [path for path in paths if path.suffix == RECORDS_SUFFIX and path.is_file()]
     try:
         description = str(json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))["about"])
     except (OSError, ValueError, KeyError, TypeError):  # the writer was killed, or the file is damaged
