@@ -174,7 +174,7 @@ class Store:
             self._files = []
         known_paths = {record_file.path for record_file in self._files} | self._corrupt_paths
         try:
-            new_paths = sorted(path for path in self.folder.iterdir() if path.suffix == RECORDS_SUFFIX and path.is_file())
+            paths = [path for path in self.folder.iterdir() if path.suffix == RECORDS_SUFFIX and path.is_file()]
         except FileNotFoundError:  # nothing was ever written
             return
         except OSError as error:
@@ -182,7 +182,7 @@ class Store:
                 f"{error.filename}: cannot be read ({error.strerror}); check its permissions, or set FTCLI_CACHE to "
                 "another directory"
             ) from error
-        for path in new_paths:
+        for path in sorted(paths):
             if path in known_paths:
                 continue
             try:

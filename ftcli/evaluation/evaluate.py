@@ -16,7 +16,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from ftcli.errors import CheckpointError
-from ftcli.evaluation.bootstrap import BootstrapStats, compute_bootstrap_stats, compute_metrics
+from ftcli.evaluation.bootstrap import compute_metrics_with_intervals
 from ftcli.evaluation.calibration import calibrate
 from ftcli.evaluation.eval_setup import (
     EvalSetup,
@@ -29,10 +29,12 @@ from ftcli.evaluation.eval_setup import (
 )
 from ftcli.evaluation.logits import TTA, EvalOutputs
 from ftcli.evaluation.metrics import (
+    MetricTerms,
     compute_accuracy,
     compute_calibration_error,
     compute_confusion_matrix,
     compute_loss,
+    compute_metric_terms,
     compute_reliability_bins,
     find_thresholds,
 )
@@ -114,15 +116,15 @@ def _choose_thresholds(
 
 def _build_result(setup: EvalSetup, outputs: EvalOutputs) -> EvaluateResult:
     classes, tta = setup.classifier.classes, setup.args.tta
-    stats, confusion = compute_bootstrap_stats(outputs), compute_confusion_matrix(outputs).numpy()
+    terms, confusion = compute_metric_terms(outputs), compute_confusion_matrix(outputs).numpy()
     return EvaluateResult(
         checkpoint=setup.checkpoint_path,
         split=setup.split,
         images=len(outputs.paths),
         loss=compute_loss(outputs),
         accuracy=compute_accuracy(outputs),
-        figures=compute_metrics(outputs, stats),
-        per_class=_list_class_metrics(classes, confusion, stats),
+        figures=compute_metrics_with_intervals(outputs, terms),
+        per_class=_list_class_metrics(classes, confusion, terms),
         confusion=tuple(map(tuple, confusion.tolist())),
         classes=classes,
         calibration={
@@ -139,13 +141,13 @@ def _build_result(setup: EvalSetup, outputs: EvalOutputs) -> EvaluateResult:
 
 
 def _list_class_metrics(
-    classes: tuple[str, ...], confusion: NDArray[np.int64], stats: BootstrapStats
+    classes: tuple[str, ...], confusion: NDArray[np.int64], terms: MetricTerms
 ) -> tuple[ClassMetrics, ...]:
     """Return precision, recall, F1, ROC AUC and average precision of each class; 0 for a ratio of 0 / 0."""
     support, predicted, true_positives = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     precision, recall = true_positives / np.maximum(predicted, 1), true_positives / np.maximum(support, 1)
     f1 = 2 * true_positives / np.maximum(support + predicted, 1)
-    aucs, average_precisions = stats.compute_class_auc_and_ap(np.ones((int(confusion.sum()), 1)))
+    aucs, average_precisions = terms.compute_class_auc_and_ap(np.ones((int(confusion.sum()), 1)))
     rows = []
     for label, name in enumerate(classes):
         num_images = int(support[label])

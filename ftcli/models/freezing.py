@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from ftcli.errors import suggest
+from ftcli.errors import RunError, format_list, suggest
 from ftcli.models.cut import cut_model
-from ftcli.models.state_dict import list_self_and_ancestors
+from ftcli.models.state_dict import hash_tensor, list_self_and_ancestors
 from ftcli.models.summary import ModelSummary, count_parameters
 from ftcli.recipe.schema import FreezeThrough, HeadFitStage, Stage
 from ftcli.results import StageSummary
@@ -254,3 +254,21 @@ def _join(parent: str, child: str) -> str:
 def has_batch_norm(model: nn.Module) -> bool:
     """Return whether a network has BatchNorm layers."""
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def hash_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return a digest of the bits of each tensor."""
+    return {name: hash_tensor(tensor) for name, tensor in tensors.items()}
+
+
+def check_frozen_unchanged(
+    expected_digests: Mapping[str, str], tensors: Mapping[str, torch.Tensor], stage: str
+) -> None:
+    """Raise RunError with the names of the frozen tensors that differ from their digests in any bit."""
+    digests = hash_tensors(tensors)
+    changed = [name for name in expected_digests if digests.get(name) != expected_digests[name]]
+    if changed:
+        raise RunError(
+            f"stage {stage}: frozen tensors changed: {format_list(changed, 3)}; do not use the stage's weights, and "
+            "report this with the recipe"
+        )

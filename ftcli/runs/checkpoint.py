@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ftcli.data.index import find_base_folder
-from ftcli.models.pretrained.checkpoint_file import (
+from ftcli.models.checkpoint_file import (
     CONTENT_ERRORS,
     make_invalid_content_error,
     read_checkpoint_file,

@@ -39,7 +39,7 @@ from ftcli.runtime import choose_device, count_cores, measure_seconds, raise_on_
 from ftcli.training.optim import build_optimizer
 from ftcli.training.precision import resolve_classifier_precision
 from ftcli.training.profiler import StageProfiler
-from ftcli.training.stage_data import plan_head_fit_cache, plan_stage_cache
+from ftcli.training.stage_data import compute_cache_cost, compute_head_fit_cache_cost
 from ftcli.training.step import take_step
 
 NUM_READ_IMAGES = 16
@@ -159,20 +159,20 @@ def _estimate_features(context: _EstimateContext, stage: AnyStagePlan) -> _Featu
     if isinstance(pipeline, NoCut):
         return None
     if isinstance(stage, HeadFitPlan):
-        cache_plan = plan_head_fit_cache(pipeline.backbone, data_stats.num_train, data_stats.num_val)
-        is_cached = cache_plan.fits
+        cache_cost = compute_head_fit_cache_cost(pipeline.backbone, data_stats.num_train, data_stats.num_val)
+        is_cached = cache_cost.fits
     else:
         transform = build_train_transform(plan.preprocessing, plan.recipe.data.augment)
-        cache_plan = plan_stage_cache(
+        cache_cost = compute_cache_cost(
             pipeline.backbone, stage.stage, transform, data_stats.num_train, data_stats.num_val
         )
-        is_cached = cache_plan.fits and cache_plan.is_faster
+        is_cached = cache_cost.fits and cache_cost.is_faster
     if not is_cached:
-        seconds_per_image = cache_plan.uncached_seconds / cache_plan.num_forward_images
-        return _FeatureEstimate(pipeline, 0, cache_plan.num_forward_images * context.overlap_reading(seconds_per_image))
-    seconds_per_image = cache_plan.cached_seconds / cache_plan.num_records
+        seconds_per_image = cache_cost.uncached_seconds / cache_cost.num_forward_images
+        return _FeatureEstimate(pipeline, 0, cache_cost.num_forward_images * context.overlap_reading(seconds_per_image))
+    seconds_per_image = cache_cost.cached_seconds / cache_cost.num_records
     return _FeatureEstimate(
-        pipeline, cache_plan.num_bytes, cache_plan.num_records * context.overlap_reading(seconds_per_image)
+        pipeline, cache_cost.num_bytes, cache_cost.num_records * context.overlap_reading(seconds_per_image)
     )
 
 

@@ -28,7 +28,7 @@ from ftcli.results import format_count
 from ftcli.runtime import autocast
 from ftcli.training.setup import create_loader_config
 from ftcli.training.stage import StageContext
-from ftcli.training.stage_data import StageData, plan_head_fit_cache
+from ftcli.training.stage_data import StageData, compute_head_fit_cache_cost
 from ftcli.training.step import weighted_cross_entropy
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def _open_data(context: StageContext, plan: HeadFitPlan) -> Iterator[StageData]:
             FeatureRequest(splits[split], transform, [None], context.task(f"{task_name}, {split}"))
             for split in ("train", "val")
         ]
-        use_cache = plan_head_fit_cache(pipeline.backbone, *(len(request.samples) for request in requests)).fits
+        use_cache = compute_head_fit_cache_cost(pipeline.backbone, *(len(request.samples) for request in requests)).fits
         opened = stack.enter_context(pipeline.open(requests, batch_size, loader_config, use_cache))
         forward = pipeline.eval_forward
         yield StageData(opened.loaders[0], opened.loaders[1], forward, forward, [None], opened.is_cached)

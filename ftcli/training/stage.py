@@ -8,13 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ftcli.errors import RunError, format_list
+from ftcli.errors import RunError
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import compute_accuracy, compute_loss
-from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad
-from ftcli.models.state_dict import hash_tensor
+from ftcli.models.freezing import (
+    check_frozen_unchanged,
+    hash_tensors,
+    list_frozen_tensors,
+    list_norm_and_bias,
+    set_requires_grad,
+)
 from ftcli.planning import AnyStagePlan, HeadFitPlan
 from ftcli.recipe.schema import Stage
 from ftcli.results import EpochMetrics, ProgressTask, Reporter, StageResult
@@ -175,19 +180,3 @@ def _create_optimizer(model: nn.Module, plan: AnyStagePlan) -> torch.optim.Optim
     if isinstance(plan, HeadFitPlan):  # takes no step; last.pt contains the state of an optimizer
         return torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad])
     return build_optimizer(model, plan.stage.optimizer, plan.lr_mults, list_norm_and_bias(model))
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return a digest of the bits of each tensor."""
-    return {name: hash_tensor(tensor) for name, tensor in tensors.items()}
-
-
-def check_frozen_unchanged(expected_digests: Mapping[str, str], tensors: Mapping[str, Tensor], stage: str) -> None:
-    """Raise RunError with the names of the frozen tensors that differ from their digests in any bit."""
-    digests = hash_tensors(tensors)
-    changed = [name for name in expected_digests if digests.get(name) != expected_digests[name]]
-    if changed:
-        raise RunError(
-            f"stage {stage}: frozen tensors changed: {format_list(changed, 3)}; do not use the stage's weights, and "
-            "report this with the recipe"
-        )

@@ -96,7 +96,7 @@ class CacheCost:
         return estimate_cache_seconds(self.backbone, self.num_forward_images, self.num_records, self.num_bytes)
 
 
-def plan_stage_cache(
+def compute_cache_cost(
     backbone: FrozenBackbone, stage: Stage, train_transform: ImageTransform, num_train: int, num_val: int
 ) -> CacheCost:
     """Return the cost of the features of a stage with epochs."""
@@ -106,7 +106,7 @@ def plan_stage_cache(
     return CacheCost(backbone, num_records, num_forward_images)
 
 
-def plan_head_fit_cache(backbone: FrozenBackbone, num_train: int, num_val: int) -> CacheCost:
+def compute_head_fit_cache_cost(backbone: FrozenBackbone, num_train: int, num_val: int) -> CacheCost:
     """Return the cost of the features of a head fit, which computes each image once."""
     return CacheCost(backbone, num_train + num_val, num_train + num_val)
 
@@ -222,24 +222,24 @@ def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline) -> b
     """Return whether to cache the features of a stage, and report why."""
     num_train, num_val = (len(setup.dataset.splits[split]) for split in ("train", "val"))
     train_transform = choose_transform(setup, "train")
-    cache_plan = plan_stage_cache(pipeline.backbone, stage, train_transform, num_train, num_val)
-    size = format_size(cache_plan.num_bytes)
-    if not cache_plan.fits:
+    cache_cost = compute_cache_cost(pipeline.backbone, stage, train_transform, num_train, num_val)
+    size = format_size(cache_cost.num_bytes)
+    if not cache_cost.fits:
         logger.info(
             f"Stage {stage.name}: the frozen backbone is computed in every epoch because its features, {size}, exceed "
             f"the free disk space or the cache limit of {format_size(get_cache_limit())}"
         )
         return False
-    if not cache_plan.is_faster:
+    if not cache_cost.is_faster:
         logger.info(
             f"Stage {stage.name}: the frozen backbone is computed in every epoch, "
-            f"about {format_duration(cache_plan.uncached_seconds)}, because caching its features, {size}, would take "
-            f"{format_duration(cache_plan.cached_seconds)}"
+            f"about {format_duration(cache_cost.uncached_seconds)}, because caching its features, {size}, would take "
+            f"{format_duration(cache_cost.cached_seconds)}"
         )
         return False
     gain = ""
-    if cache_plan.needs_measurement:
-        cached, uncached = (format_duration(s) for s in (cache_plan.cached_seconds, cache_plan.uncached_seconds))
+    if cache_cost.needs_measurement:
+        cached, uncached = (format_duration(s) for s in (cache_cost.cached_seconds, cache_cost.uncached_seconds))
         gain = f": about {cached} instead of {uncached}"
     boundary = ", ".join(tensor.name for tensor in pipeline.cut.boundary)
     views = format_count(count_views(stage, train_transform), "view")

@@ -14,14 +14,9 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
 
 from ftcli.evaluation import bootstrap
-from ftcli.evaluation.bootstrap import (
-    BOOTSTRAP_METRICS,
-    compute_bca_interval,
-    compute_bootstrap_stats,
-    compute_metrics,
-    count_resamples,
-)
+from ftcli.evaluation.bootstrap import compute_bca_interval, compute_metrics_with_intervals, count_resamples
 from ftcli.evaluation.logits import EvalOutputs
+from ftcli.evaluation.metrics import WEIGHTED_METRICS, compute_metric_terms
 from ftcli.results import Metric
 from ftcli.runtime import derive_seed
 from ftcli.statistics import wilson_interval
@@ -69,7 +64,7 @@ def compute_sklearn_metrics(outputs: EvalOutputs, indices: Any) -> dict[str, flo
 
 
 def metrics_by_name(outputs: EvalOutputs) -> dict[str, Metric]:
-    return {metric.name: metric for metric in compute_metrics(outputs, compute_bootstrap_stats(outputs))}
+    return {metric.name: metric for metric in compute_metrics_with_intervals(outputs, compute_metric_terms(outputs))}
 
 
 def get_interval(metric: Metric) -> tuple[float, float]:
@@ -112,10 +107,10 @@ def test_compute_weighted_metrics_matches_sklearn_on_resamples() -> None:
         num_images = len(outputs.labels)
         resamples = rng.integers(num_images, size=(3, num_images))
         weights = np.stack([np.bincount(indices, minlength=num_images) for indices in resamples], 1).astype(float)
-        values = compute_bootstrap_stats(outputs).compute_weighted_metrics(weights)
+        values = compute_metric_terms(outputs).compute_weighted_metrics(weights)
         for column, indices in enumerate(resamples):
             for name, value in compute_sklearn_metrics(outputs, indices).items():
-                assert is_close(values[BOOTSTRAP_METRICS.index(name), column], value), name
+                assert is_close(values[WEIGHTED_METRICS.index(name), column], value), name
 
 
 def test_compute_metrics_roc_auc_is_one_vs_rest() -> None:
@@ -148,7 +143,7 @@ def test_compute_metrics_intervals_are_bca_and_wilson() -> None:
     assert get_interval(metrics["accuracy"]) == wilson_interval(num_correct, 90)
     assert {name: metric.method for name, metric in metrics.items()} == {
         "accuracy": "wilson",
-        **dict.fromkeys(BOOTSTRAP_METRICS, "bca"),
+        **dict.fromkeys(WEIGHTED_METRICS, "bca"),
     }
 
 
@@ -209,9 +204,9 @@ def test_compute_metrics_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bootstrap, "MAX_RESAMPLES", 200)
     rng, num_trials = np.random.default_rng(5), 40
     for num_images, num_classes in ((1000, 50), (200, 5), (60, 2)):
-        population = compute_bootstrap_stats(create_good_outputs(rng, 30_000, num_classes))
+        population = compute_metric_terms(create_good_outputs(rng, 30_000, num_classes))
         truth = dict(
-            zip(BOOTSTRAP_METRICS, population.compute_weighted_metrics(np.ones((30_000, 1)))[:, 0], strict=True)
+            zip(WEIGHTED_METRICS, population.compute_weighted_metrics(np.ones((30_000, 1)))[:, 0], strict=True)
         )
         num_intervals, num_covered = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
         for _ in range(num_trials):
@@ -235,7 +230,7 @@ def test_compute_metrics_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPat
 def test_compute_metrics_without_variation_has_no_interval() -> None:
     labels = torch.arange(6) % 2
     perfect = create_outputs(torch.eye(2)[labels] * 4, labels)
-    for metric in compute_metrics(perfect, compute_bootstrap_stats(perfect)):
+    for metric in compute_metrics_with_intervals(perfect, compute_metric_terms(perfect)):
         if metric.name == "accuracy":
             assert (metric.value, metric.low, metric.high) == (1.0, *wilson_interval(6, 6))
         else:
@@ -248,7 +243,7 @@ def test_compute_metrics_of_one_class_has_no_auc() -> None:
     metrics = metrics_by_name(outputs)
     for name in ("roc_auc", "average_precision"):
         assert metrics[name] == Metric(name, None, None, None, "bca")
-    aucs, average_precisions = compute_bootstrap_stats(outputs).compute_class_auc_and_ap(np.ones((5, 1)))
+    aucs, average_precisions = compute_metric_terms(outputs).compute_class_auc_and_ap(np.ones((5, 1)))
     assert np.isnan(aucs).all()
     assert np.isnan(average_precisions).all()
 

@@ -11,13 +11,19 @@ from torch.nn import functional
 
 from ftcli.evaluation.classifier import Classifier, load_classifier
 from ftcli.models.factory import build_model
-from ftcli.models.freezing import list_frozen_tensors, list_norm_and_bias, set_requires_grad, set_train_mode
+from ftcli.models.freezing import (
+    check_frozen_unchanged,
+    hash_tensors,
+    list_frozen_tensors,
+    list_norm_and_bias,
+    set_requires_grad,
+    set_train_mode,
+)
 from ftcli.models.heads import reset_classifier
 from ftcli.planning import Plan, StagePlan, plan_recipe
 from ftcli.recipe.loading import RecipeFile, recipe_from_dict
 from ftcli.runs.checkpoint import Checkpoint, write_checkpoint
 from ftcli.training.optim import build_optimizer
-from ftcli.training.stage import check_frozen_unchanged, hash_tensors
 
 FAMILIES = {
     "alexnet": 64,

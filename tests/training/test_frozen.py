@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ftcli.errors import RunError
+from ftcli.models.freezing import check_frozen_unchanged, hash_tensors
 from ftcli.runs.checkpoint import read_checkpoint
 from ftcli.training import trainer
-from ftcli.training.stage import check_frozen_unchanged, hash_tensors
 from tests.conftest import Ftcli
 
 State = Mapping[str, torch.Tensor]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ftcli.errors import CheckpointError, format_list
+from ftcli.models.checkpoint_file import read_base_checkpoint
 from ftcli.models.factory import create_model, list_aux_heads
-from ftcli.models.pretrained.checkpoint_file import read_base_checkpoint
 from ftcli.models.pretrained.pos_embed import PosEmbedResizeError, remap_keys, resize_pos_embed
 from ftcli.models.pretrained.state_dict_matching import (
     Match,

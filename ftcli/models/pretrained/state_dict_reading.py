@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ftcli.errors import CheckpointError
-from ftcli.models.pretrained.checkpoint_file import BaseCheckpoint, read_base_checkpoint
+from ftcli.models.checkpoint_file import BaseCheckpoint, read_base_checkpoint
 from ftcli.models.pretrained.weights_files import WeightsFile
 from ftcli.models.pretrained_cfg import TIMM_PREFIX, PretrainedWeights
 
