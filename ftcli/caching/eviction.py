@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -142,7 +143,8 @@ def list_stored_files(cache: Path) -> Iterator[StoredFile]:
                 file_stat = path.stat()
             except FileNotFoundError:
                 continue
-            yield StoredFile(path, file_stat.st_size, file_stat.st_mtime)
+            if stat.S_ISREG(file_stat.st_mode):
+                yield StoredFile(path, file_stat.st_size, file_stat.st_mtime)
 
 
 def _get_free_space(folder: Path) -> int:

@@ -21,7 +21,7 @@ from ftcli.errors import RunError
 NewRecord = tuple[bytes, int, bytes]
 """Key, CRC-32 and content of a record."""
 
-_PAGE_SIZE = 16_384  # bytes; with SQLite's 4 kB a record of 2 kB takes twice its size
+_SMALL_PAGES, _LARGE_PAGES = 4_096, 32_768  # bytes
 _LOCK_TIMEOUT = 60.0  # seconds; a commit takes less than one
 _QUERY_SIZE = 500  # values in one query
 _CACHE_KIB = 8_192  # memory of a connection for pages; with SQLite's 2 MB most pages are read again in each epoch
@@ -29,7 +29,10 @@ _CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class CorruptFileError(Exception):
-    """A file of records is damaged, so all its records count as missing."""
+    """A file of records is damaged, so all its records count as missing.
+
+    Damage that SQLite does not notice, in a record, may also be in the index of keys, which then loses records.
+    """
 
 
 class RecordFile:
@@ -52,8 +55,8 @@ class RecordFile:
         weakref.finalize(self, self._connection.close)
 
     @classmethod
-    def create(cls, folder: Path) -> RecordFile:
-        """Create an empty file of records. Raises RunError if it cannot be written."""
+    def create(cls, folder: Path, record_size: int) -> RecordFile:
+        """Create an empty file for records of about `record_size` bytes. Raises RunError if it cannot be written."""
         # Every name is new: SQLite would apply the journal of a new file to a removed one of the same name.
         path = folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}{RECORDS_SUFFIX}"
         try:
@@ -61,15 +64,16 @@ class RecordFile:
         except OSError as error:
             raise RunError(files.describe_write_error(path, 0, error)) from error
         record_file = cls(path)
-        with _translate_errors(path, _PAGE_SIZE):
-            record_file._connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+        page_size = choose_page_size(record_size)
+        with _translate_errors(path, page_size):
+            record_file._connection.execute(f"PRAGMA page_size = {page_size}")
             record_file._connection.execute(
                 "CREATE TABLE records (id INTEGER PRIMARY KEY, key BLOB UNIQUE, crc INTEGER, content BLOB)"
             )
         return record_file
 
     def find(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Return the keys that have an intact record. The CRC-32 of each record is checked once."""
+        """Return the keys that have a record. The CRC-32 of each record is checked once."""
         found = set[bytes]()
         unchecked = list[int]()
         for row_id, key in self._select("id, key", "key", keys):
@@ -83,11 +87,11 @@ class RecordFile:
         return found
 
     def read(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and content of the intact records with these keys, in any order."""
+        """Yield key and content of the records with these keys, in any order."""
         return self._load("key", keys)
 
     def write(self, records: Sequence[NewRecord]) -> None:
-        """Insert or replace records in one transaction: all of them are saved, or none."""
+        """Insert records in one transaction: all of them are saved, or none."""
         with _translate_errors(self.path, sum(len(content) for _, _, content in records)), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO records (key, crc, content) VALUES (?, ?, ?)", records)
 
@@ -95,10 +99,12 @@ class RecordFile:
         for row_id, key, crc, content in self._select("id, key, crc, content", column, values):
             if self._is_checked(row_id):
                 yield key, content
-            elif zlib.crc32(content) == crc:
-                self._checked.extend(bytes(max(0, row_id + 1 - len(self._checked))))
-                self._checked[row_id] = 1
-                yield key, content
+                continue
+            if not isinstance(content, bytes) or zlib.crc32(content) != crc:
+                raise CorruptFileError(str(self.path))
+            self._checked.extend(bytes(max(0, row_id + 1 - len(self._checked))))
+            self._checked[row_id] = 1
+            yield key, content
 
     def _select(self, columns: str, column: str, values: Sequence[Any]) -> Iterator[Any]:
         for start in range(0, len(values), _QUERY_SIZE):
@@ -119,6 +125,15 @@ class RecordFile:
             self._last_used = now
 
 
+def choose_page_size(record_size: int) -> int:
+    """Return the page size of a file in bytes: that with which SQLite wastes the least space.
+
+    A page holds small records as a whole, so it must be much larger than they are. Parts of records that are longer
+    than a small page have pages of their own, which should be filled. Large pages are faster for images.
+    """
+    return _SMALL_PAGES if _SMALL_PAGES <= record_size + 64 < 2 * _LARGE_PAGES else _LARGE_PAGES
+
+
 def count_records(path: Path) -> int:
     """Return the number of records in a file; 0 if it is damaged, missing or being written for a long time."""
     try:
@@ -135,7 +150,7 @@ def _translate_errors(path: Path, num_bytes: int | None = None) -> Iterator[None
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without the extended code
-        if code in _CORRUPT_CODES or "no such table" in str(error):  # the latter: killed while it was created
+        if code in _CORRUPT_CODES or "no such" in str(error):  # table or column: killed while it was created
             raise CorruptFileError(str(path)) from error
         if num_bytes is None:
             raise RunError(

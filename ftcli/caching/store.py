@@ -61,7 +61,7 @@ class Store:
 
     `identity` describes that way completely, in JSON types; `description` is for people. Several processes may read and
     write one store, each with one thread. A record that was found stays readable while the store is in use, even if its
-    file is evicted. A damaged record counts as missing.
+    file is evicted. A file with a damaged record is removed, and its records count as missing.
     """
 
     def __init__(self, kind: str, identity: Mapping[str, Any], description: str) -> None:
@@ -73,7 +73,7 @@ class Store:
         self._corrupt_paths: set[Path] = set()
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
-        """Return, for each key, whether the store has an intact record.
+        """Return, for each key, whether the store has a record, which is checked against its CRC-32 once.
 
         The files of the records are marked as used. Raises RunError if the store cannot be read.
         """
@@ -141,7 +141,7 @@ class Store:
         current = self._files[-1] if self._files else None
         limit = min(MAX_FILE_BYTES, get_cache_limit() // _MIN_FILES_IN_LIMIT)
         if current is None or not current.path.exists() or current.path.stat().st_size >= limit:
-            current = RecordFile.create(self.folder)
+            current = RecordFile.create(self.folder, len(records[0][2]))
             self._files.append(current)
         try:
             current.write(records)
@@ -162,7 +162,7 @@ class Store:
                         yield key, content
             if not missing:
                 return
-        raise KeyError(f"{self.folder}: has no intact record {next(iter(missing)).hex()}")
+        raise KeyError(f"{self.folder}: has no record {next(iter(missing)).hex()}")
 
     def _is_forked(self) -> bool:
         return any(record_file.process != os.getpid() for record_file in self._files)
@@ -227,7 +227,7 @@ class StoreWriter:
         self._start_time = 0.0
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
-        """Return, for each key, whether the store has an intact record."""
+        """Return, for each key, whether the store has a record."""
         return self._store.contains(keys)
 
     def reserve(self, num_bytes: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -97,7 +98,8 @@ class TerminalReporter:
         parts.append(f"{metrics.seconds:.1f} s")
         if metrics.images_per_second is not None:
             parts.append(f"{metrics.images_per_second:.0f} images/s")
-        self._console.print("  ".join(parts) + ("  best" if is_best else ""))
+        with suppress(OSError):  # a full disk or a closed pipe at stderr must not end a run
+            self._console.print("  ".join(parts) + ("  best" if is_best else ""))
 
     def __enter__(self) -> TerminalReporter:
         """Print logged messages until the context is left."""
@@ -146,8 +148,16 @@ def _format_counts(progress: Progress) -> tuple[str, str]:
 
 
 def print_errors(errors: Iterable[str], table: ErrorTable | None = None) -> None:
-    """Print one line per error, then the table."""
+    """Print one line per error, then the table. If stderr cannot be written, only the exit code reports the error."""
     console = open_console(sys.stderr)
+    try:
+        _print_errors(console, errors, table)
+    except OSError:
+        # Python writes what is left in the buffer when it exits, and would change the exit code if that failed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _print_errors(console: Console, errors: Iterable[str], table: ErrorTable | None) -> None:
     for error in errors:
         console.print(Text.assemble(("error: ", "bold red"), escape_controls(error)))
     if table is not None:

@@ -22,7 +22,7 @@ from ftcli.models.cut import ModelCut
 from ftcli.results import Preprocessing, ProgressCounter, ProgressTask, format_count
 from ftcli.runtime import RngKey, resolve_precision
 
-_RECORD_OVERHEAD = 400  # bytes of a record in addition to its features
+_RECORD_OVERHEAD = 600  # bytes of a record in addition to its features
 _NO_KEY = bytes(KEY_BYTES)
 
 

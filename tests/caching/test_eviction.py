@@ -23,7 +23,7 @@ from ftcli.errors import RecipeError
 from ftcli.files import is_locked
 from tests.caching.conftest import TASK, StartProcess, read_line
 
-FILE_BYTES = 65_536  # SQLite: a page each for the schema, the records, the index and a large record
+FILE_BYTES = 28_672  # SQLite: three pages of 4 kB for schema, records and index, and four for a large record
 
 
 @pytest.fixture(autouse=True)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ftcli.caching import store as store_module
+from ftcli.caching.eviction import evict
+from ftcli.caching.listing import list_cache
+from ftcli.caching.record_file import RecordFile
 from ftcli.caching.store import Store, StoreWriter, make_key
 from ftcli.errors import RunError, StopRequestedError
 from ftcli.results import NullReporter, ProgressTask
@@ -134,35 +139,36 @@ def test_store_writer_saves_complete_records_on_error() -> None:
 
 
 def test_store_begins_another_file_when_one_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MAX_FILE_BYTES", 60_000)
+    monkeypatch.setattr(store_module, "MAX_FILE_BYTES", 98_304)
     reader = write_rows([0])
     assert reader.contains(KEYS[:1]) == [True]
     for start in range(0, 300, 100):
         write_rows(range(start, start + 100))
-    assert len(list_files(reader)) == 2
+    assert len(list_files(reader)) == 4
     for store in (reader, make_store()):
         assert all(store.contains(KEYS))
         assert (read_rows(store, range(300)) == ROWS).all()
 
 
 def test_store_begins_another_file_sooner_in_a_small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "500 kB")
+    monkeypatch.setenv("FTCLI_CACHE_LIMIT", "700 kB")
     for index in range(5):
         store = write_rows(range(60 * index, 60 * index + 60))
-    assert len(list_files(store)) == 2
+    assert len(list_files(store)) == 5
 
 
-def test_store_replaces_corrupt_record() -> None:
+def test_store_removes_file_with_corrupt_record() -> None:
     store = write_rows(range(10))
     before = make_store()
     assert all(before.contains(KEYS[:10]))
-    flip_bit(list_files(store)[0], ROWS[3].tobytes())
+    (path,) = list_files(store)
+    flip_bit(path, ROWS[3].tobytes())
     reader = make_store()
     with pytest.raises(KeyError):
         read_rows(reader, [3])
-    assert reader.contains(KEYS[:10]) == [True] * 3 + [False] + [True] * 6
-    assert (read_rows(reader, [2, 4]) == ROWS[[2, 4]]).all()
-    write_rows([3], reader)
+    assert reader.contains(KEYS[:10]) == [False] * 10
+    write_rows(range(10), reader)
+    assert not path.exists()
     for store in (reader, make_store()):
         assert all(store.contains(KEYS[:10]))
         assert (read_rows(store, range(10)) == ROWS[:10]).all()
@@ -174,8 +180,54 @@ def test_store_prefers_intact_duplicate(monkeypatch: pytest.MonkeyPatch) -> None
     store = write_rows([2, 3])
     flip_bit(list_files(store)[-1], ROWS[2].tobytes())
     reader = make_store()
-    assert reader.contains(KEYS[1:4]) == [True] * 3
+    assert reader.contains(KEYS[1:4]) == [True, True, False]
     assert (read_rows(reader, [2]) == ROWS[[2]]).all()
+
+
+@pytest.mark.parametrize("start", range(32_768, 131_072, 5000))
+def test_store_recovers_from_zeros_anywhere(start: int) -> None:
+    store = write_rows(range(300))
+    (path,) = list_files(store)
+    data = bytearray(path.read_bytes())
+    data[start : start + 3000] = bytes(len(data[start : start + 3000]))
+    path.write_bytes(data)
+    reader = make_store()
+    write_rows([index for index, is_stored in enumerate(reader.contains(KEYS)) if not is_stored], reader)
+    for store in (reader, make_store()):
+        assert all(store.contains(KEYS))
+        assert (read_rows(store, range(300)) == ROWS).all()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DROP TABLE records", "ALTER TABLE records DROP COLUMN crc", "UPDATE records SET content = 'text'"],
+)
+def test_store_removes_file_with_other_contents(statement: str) -> None:
+    (path,) = list_files(write_rows(range(10)))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    store = make_store()
+    assert store.contains(KEYS[:10]) == [False] * 10
+    write_rows([3], store)
+    assert not path.exists()
+    assert store.contains(KEYS[:10]) == [index == 3 for index in range(10)]
+
+
+def test_store_ignores_other_file_types() -> None:
+    folder = write_rows([0]).folder
+    (folder / "a.sqlite").mkdir()
+    os.mkfifo(folder / "b.sqlite")
+    assert write_rows([1]).contains(KEYS[:3]) == [True, True, False]
+    assert [entry.records for entry in list_cache().shelves if entry.kind == "features"] == [2]
+    assert evict(0)
+
+
+@pytest.mark.parametrize("record_size", [40, 400, 2048, 4000, 5120, 8192, 16_384, 30_000, 62_720, 200_704])
+def test_record_file_wastes_little_space(tmp_path: Path, record_size: int) -> None:
+    num_records = 4_000_000 // record_size
+    record_file = RecordFile.create(tmp_path, record_size)
+    record_file.write([(make_key(str(number)), 0, bytes(record_size)) for number in range(num_records)])
+    assert record_file.path.stat().st_size < num_records * (1.15 * record_size + 150) + 200_000
 
 
 def overwrite_header(path: Path) -> None:
@@ -183,7 +235,7 @@ def overwrite_header(path: Path) -> None:
 
 
 def overwrite_pages(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:16_384] + b"\xff" * 32_768)
+    path.write_bytes(path.read_bytes()[:32_768] + b"\xff" * 65_536)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +264,7 @@ def test_store_removes_corrupt_file(damage: Callable[[Path], None]) -> None:
 def test_store_writer_reports_damage_found_by_writing() -> None:
     (path,) = list_files(write_rows(range(10)))
     data = bytearray(path.read_bytes())
-    data[16_384:32_768] = b"\xff" * 16_384  # the page of the records; the index of keys is intact
+    data[32_768:65_536] = b"\xff" * 32_768  # the page of the records; the index of keys is intact
     path.write_bytes(data)
     with pytest.raises(RunError) as caught:
         write_rows([20])

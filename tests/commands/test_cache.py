@@ -51,12 +51,12 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
     assert [line.rstrip() for line in lines[:4]] == [
         "name      kind       records    size  last used, UTC    content",
         "fedcba98  downloads        0  0.0 MB  1970-01-05 00:00  b.zip (incomplete)",
-        f"{PIXELS_ENTRY}  pixels           5  0.0 MB  1970-01-04 00:00  pixels of a network",
-        f"{FEATURES_ENTRY}  features         3  0.0 MB  1970-01-03 00:00  features of a network",
+        f"{PIXELS_ENTRY}  pixels           5  0.1 MB  1970-01-04 00:00  pixels of a network",
+        f"{FEATURES_ENTRY}  features         3  0.1 MB  1970-01-03 00:00  features of a network",
     ]
     assert lines[6:] == [
         "",
-        f"{cache}: 0.1 MB",
+        f"{cache}: 0.2 MB",
         "limit for features and pixels: 1.0 MB; the least recently used are evicted first (FTCLI_CACHE_LIMIT sets the "
         "limit, FTCLI_CACHE the folder)",
         "to clear: ftcli cache clear NAME, or --all",
@@ -69,7 +69,7 @@ def test_cache_lists_entries(cache: Path, ftcli: Ftcli) -> None:
         "kind": "pixels",
         "about": "pixels of a network",
         "records": 5,
-        "bytes": 3 * 16_384,
+        "bytes": 3 * 32_768,
         "used": "1970-01-04T00:00:00+00:00",
     }
     assert {entry["kind"]: entry["records"] for entry in result["shelves"][3:]} == {"downloads": 1, "images": 0}

@@ -264,6 +264,11 @@ def test_cli_reports_full_output() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_cli_returns_exit_code_when_error_cannot_be_printed() -> None:
+    command = f"{sys.executable} -m ftcli evaluate nothere.pt 2> /dev/full"
+    assert subprocess.run(command, shell=True, capture_output=True, check=False).returncode == 4
+
+
 def test_train_reports_unreachable_weights(
     work_dir: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

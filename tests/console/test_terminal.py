@@ -120,6 +120,11 @@ def test_message_to_failing_stream_is_dropped(error: Exception) -> None:
         logger.warning("x")
 
 
+def test_log_epoch_to_full_stream_is_dropped() -> None:
+    with TerminalReporter(FailingStream(OSError("full"))) as terminal:
+        terminal.log_epoch(METRICS, 2, True)
+
+
 def test_message_in_signal_handler_does_not_deadlock() -> None:
     class InterruptingStream(io.StringIO):
         """A stream whose first write is interrupted by SIGINT, with the locks of the handler and the console held."""
