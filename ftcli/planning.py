@@ -33,6 +33,11 @@ class StagePlan:
     lr_mults: Mapping[str, float]
     backward_fraction: float
 
+    @property
+    def separates_backbone(self) -> bool:
+        """Whether training computes the frozen backbone separately, provided that the network can be cut."""
+        return self.stage.cache != "off" and bool(self.frozen_names.parameters)
+
 
 @dataclass(frozen=True)
 class HeadFitPlan:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ftcli.data.images import is_image
 from ftcli.data.manifests import is_manifest, read_manifest
 from ftcli.data.samples import SPLIT_ALIASES, Sample, SamplesBySplit
 from ftcli.errors import ErrorList, format_list, quote_names
 from ftcli.recipe import schema
 from ftcli.results import format_count
-import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-
-from ftcli.data.images import is_image
 
 _LAYOUT_HINT = "give a folder with train/<class>/, or with one folder a class"
 

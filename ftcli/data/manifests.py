@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from ftcli.data.samples import SPLIT_ALIASES, Sample, SamplesBySplit, has_control_char
-from ftcli.errors import ErrorList, suggest, install_hint
+from ftcli.errors import ErrorList, install_hint, suggest
 from ftcli.recipe.schema.data import MANIFEST_SUFFIXES
 from ftcli.results import format_count
 

@@ -8,7 +8,7 @@ import inspect
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from ftcli.models.fx_trace import TRACING_ERRORS, preserve_training_mode
+from ftcli.models.hooks import forward_hooks
 from ftcli.models.summary import FORWARD_ERRORS
 
 MAX_BLOCKS = 36
@@ -54,14 +55,12 @@ class CallTrace:
 def trace_calls(model: nn.Module, num_images: int, image_size: int) -> CallTrace:
     """Run a network on the meta device in eval mode. Raises one of FORWARD_ERRORS for an unsupported image size."""
     recorder = _CallRecorder()
-    with ExitStack() as hooks, preserve_training_mode(model), torch.no_grad():
-        for name, module in model.named_modules():
-            hooks.enter_context(
-                module.register_forward_pre_hook(lambda _module, inputs, name=name: recorder.enter(name, inputs))
-            )
-            hooks.enter_context(
-                module.register_forward_hook(lambda _module, _inputs, output, name=name: recorder.leave(name, output))
-            )
+    names = [name for name, _ in model.named_modules()]
+    with (
+        forward_hooks(model, names, recorder.enter, recorder.leave),
+        preserve_training_mode(model),
+        torch.no_grad(),
+    ):
         model.eval()(torch.empty(num_images, 3, image_size, image_size, device="meta"))
     return CallTrace(recorder.stack[0].children[0], recorder.inputs, recorder.outputs)
 

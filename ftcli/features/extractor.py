@@ -25,6 +25,7 @@ from ftcli.features.call_graph import build_node_graph, run_node_graph
 from ftcli.features.layers import LayerSpec
 from ftcli.features.pooling import Pool, pool_shape, pool_values
 from ftcli.files import describe_write_error
+from ftcli.models.hooks import forward_hooks
 from ftcli.results import Preprocessing
 from ftcli.runtime import autocast, raise_on_oom
 
@@ -109,7 +110,7 @@ class Extractor:
             outputs[layer] = pooled.clone(memory_format=torch.contiguous_format)  # later layers may change it in place
 
         if len(layer_of_node) < len(self.layers):
-            with _forward_hooks(model, self.layers, record):
+            with _layer_hooks(model, self.layers, record):
                 model(inputs)
         if graph is not None:
             run_node_graph(graph, inputs, lambda name, value: record(layer_of_node[name], value))
@@ -127,21 +128,21 @@ class Extractor:
 
 
 @contextmanager
-def _forward_hooks(
+def _layer_hooks(
     model: nn.Module, layers: Sequence[LayerSpec], on_output: Callable[[LayerSpec, Tensor], None]
 ) -> Iterator[None]:
     """Pass each layer's output to `on_output` during forward passes within the context."""
-    with ExitStack() as hooks:
+
+    def pass_on(kind: str, target: str, value: Tensor) -> None:
         for layer in layers:
-            module = model.get_submodule(layer.target) if layer.kind != "node" else model
-            if layer.kind == "input":
-                hooks.enter_context(
-                    module.register_forward_pre_hook(lambda _module, inputs, layer=layer: on_output(layer, inputs[0]))
-                )
-            elif layer.kind == "module":
-                hooks.enter_context(
-                    module.register_forward_hook(lambda _module, _inputs, output, layer=layer: on_output(layer, output))
-                )
+            if (layer.kind, layer.target) == (kind, target):
+                on_output(layer, value)
+
+    inputs, outputs = ([layer.target for layer in layers if layer.kind == kind] for kind in ("input", "module"))
+    with (
+        forward_hooks(model, inputs, on_input=lambda target, values: pass_on("input", target, values[0])),
+        forward_hooks(model, outputs, on_output=lambda target, value: pass_on("module", target, value)),
+    ):
         yield
 
 

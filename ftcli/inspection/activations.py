@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ftcli.data.transforms import Normalizer, build_eval_transform
 from ftcli.errors import RecipeError, suggest
 from ftcli.evaluation.classifier import LoadedModel
+from ftcli.models.hooks import forward_hooks
 from ftcli.models.summary import ModelSummary, summarize
 
 DEFAULT_NUM_LAYERS = 5
@@ -158,14 +158,9 @@ def _run_with_hooks(
     model: nn.Module, inputs: Tensor, layer_names: Sequence[str]
 ) -> tuple[Mapping[str, Tensor], Tensor]:
     outputs: dict[str, Tensor] = {}
-    with ExitStack() as hooks, torch.inference_mode():
-        for name in dict.fromkeys(layer_names):
-            hooks.enter_context(
-                model.get_submodule(name).register_forward_hook(
-                    # A copy: later layers may change it in place.
-                    lambda _module, _inputs, output, name=name: outputs.update({name: output.clone()})
-                )
-            )
+    # A copy: later layers may change it in place.
+    record = forward_hooks(model, layer_names, on_output=lambda name, output: outputs.update({name: output.clone()}))
+    with record, torch.inference_mode():
         logits: Tensor = model(inputs)
     return outputs, logits
 

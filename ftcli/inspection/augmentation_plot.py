@@ -100,9 +100,9 @@ def list_epoch_views(plan: Plan, num_classes: int) -> tuple[EpochView, ...]:
 
 def _has_frozen_backbone(plan: Plan, stage_plan: StagePlan, model: nn.Module) -> bool:
     """Return whether training would cut the network for a stage."""
-    frozen = stage_plan.frozen_names
-    if stage_plan.stage.cache == "off" or not frozen.parameters:
+    if not stage_plan.separates_backbone:
         return False
+    frozen = stage_plan.frozen_names
     cut = cut_model(model, frozen.parameters, frozen.modules, plan.preprocessing.image_size)
     return cut is not None and not cut.is_uncut
 

@@ -323,12 +323,12 @@ def _record_head_call(model: nn.Module, head: str, num_images: int, image_size: 
         outputs.append((output, output._version if isinstance(output, Tensor) else 0))
 
     device = next(iter([*model.parameters(), *model.buffers()])).device
-    handle = layer.register_forward_hook(record_call, with_kwargs=True)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = model(torch.rand(num_images, 3, image_size, image_size, device=device))
-    finally:
-        handle.remove()
+    with (
+        layer.register_forward_hook(record_call, with_kwargs=True),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
+        output = model(torch.rand(num_images, 3, image_size, image_size, device=device))
     is_model_output = len(outputs) == 1 and output is outputs[0][0] and output._version == outputs[0][1]
     return _HeadCall(inputs[0] if is_model_output else (), is_model_output)
 

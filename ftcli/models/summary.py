@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ftcli.errors import RecipeError, first_line
 from ftcli.models.fx_trace import preserve_training_mode, to_meta
+from ftcli.models.hooks import forward_hooks
 from ftcli.models.state_dict import is_inside
 from ftcli.results import HeadInfo, LayerInfo
 
@@ -107,24 +108,21 @@ def summarize(
     """
     meta_model = to_meta(model)
     recorder = _Recorder(meta_model)
-    hooks = []
-    for name, module in meta_model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _module, _inputs, name=name: recorder.enter(name)))
-        hooks.append(
-            module.register_forward_hook(lambda _module, _inputs, output, name=name: recorder.leave(name, output))
-        )
+    hooks = forward_hooks(
+        meta_model,
+        (name for name, _ in meta_model.named_modules()),
+        on_input=lambda name, _: recorder.enter(name),
+        on_output=recorder.leave,
+    )
     images = torch.empty(2 if training else 1, 3, image_size, image_size, device="meta")
     try:
-        with preserve_training_mode(meta_model), torch.no_grad(), recorder:
+        with hooks, preserve_training_mode(meta_model), torch.no_grad(), recorder:
             output = meta_model.train(training)(images)
     except FORWARD_ERRORS as error:
         raise UnsupportedImageSizeError(
             f"{location}: the network does not support images of {image_size} x {image_size} pixels "
             f"({first_line(error)})"
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     return ModelSummary(
         image_size,
         recorder.enter_order,

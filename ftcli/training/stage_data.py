@@ -150,7 +150,7 @@ def open_stage_data(
 def _cut_model(setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str]) -> FeaturePipeline | None:
     """Cut the model after its frozen backbone, unless nothing is frozen, the cache is off or it cannot be cut."""
     stage, frozen_names, classifier = plan.stage, plan.frozen_names, setup.classifier
-    if stage.cache == "off" or not frozen_names.parameters:
+    if not plan.separates_backbone:
         return None
     frozen_tensors = list_frozen_tensors(classifier.model, frozen_names)
     pipeline = create_pipeline(

@@ -16,7 +16,7 @@ from PIL import Image
 from ftcli import runtime
 from ftcli.data.batches import Batch, count_batches
 from ftcli.data.images import CorruptImageError, read_image, read_rgb
-from ftcli.data.loader import ImageLoader, LoaderConfig, epoch_permutation, resolve_num_workers, measure_normalization
+from ftcli.data.loader import ImageLoader, LoaderConfig, epoch_permutation, measure_normalization, resolve_num_workers
 from ftcli.data.samples import Sample
 from ftcli.data.transforms import build_eval_transform, build_train_transform
 from ftcli.errors import DataError
