@@ -122,8 +122,8 @@ def _render_case(case: ViewsCase, view_results: Sequence[ViewsResult]) -> str:
     lines = [
         (
             one.views,
-            f"{one.accuracy:.3f} ± {_standard_error(one, case.data.val):.3f}",
-            ", ".join(f"{value:.3f}" for value in one.accuracies),
+            f"{one.accuracy:.1%} ± {_standard_error(one, case.data.val):.1%}",
+            ", ".join(f"{value:.1%}" for value in one.accuracies),
             f"{one.seconds:.1f}",
         )
         for one in view_results
