@@ -184,7 +184,10 @@ def remove_unlocked_folder(folder: Path) -> bool:
     with acquire_lock(folder, lambda _: False) as is_acquired:
         if is_acquired:
             for path in sorted(folder.iterdir(), key=lambda path: path.name == ".lock"):  # the lock file last
-                path.unlink(missing_ok=True)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
             with suppress(OSError):  # another process has created a file in it
                 folder.rmdir()
     return is_acquired

@@ -185,6 +185,19 @@ def test_acquire_lock_lasts_until_context_ends(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+def test_remove_unlocked_folder_removes_subfolders_but_no_link_targets(tmp_path: Path) -> None:
+    folder, target = tmp_path / "store", tmp_path / "target"
+    (folder / "a/b").mkdir(parents=True)
+    target.mkdir()
+    for path in (folder / "a/b/file", folder / "file", target / "file"):
+        path.write_text("x")
+    for link in (folder / "link", folder / "a/link"):
+        link.symlink_to(target)
+    assert remove_unlocked_folder(folder)
+    assert not folder.exists()
+    assert (target / "file").read_text() == "x"
+
+
 def test_acquire_lock_passes_owner_to_wait(tmp_path: Path, start: StartProcess) -> None:
     process = start(
         "from pathlib import Path; from ftcli.caching.eviction import acquire_lock\n"
