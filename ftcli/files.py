@@ -147,7 +147,7 @@ def hash_file(path: Path, algorithm: str = "sha256") -> str:
 def try_lock(directory: Path) -> FileLock | str:
     """Lock a directory, which is created if it does not exist, until the lock is released or the process ends.
 
-    Return the lock, or the process number of its owner. Raises OSError if the directory cannot be written.
+    Return the lock, or the process ID of its owner. Raises OSError if the directory cannot be written.
     """
     path = directory / ".lock"
     lock = FileLock(path, thread_local=False, timeout=_LOCK_TIMEOUT, poll_interval=_LOCK_TIMEOUT / 10)

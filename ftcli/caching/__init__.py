@@ -1,1 +1,1 @@
-"""The cache on disk: stores of records, file hashes, and stored choices."""
+"""The disk cache: record stores, file hashes and benchmark results."""

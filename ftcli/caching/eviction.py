@@ -20,10 +20,10 @@ EVICTABLE_KINDS = ("features", "pixels")
 """The kinds of stores that count towards the limit and are evicted."""
 
 RECORDS_SUFFIX = ".sqlite"
-"""The suffix of the files of records in a store."""
+"""The suffix of the record files in a store."""
 
 PROCESS_START = time.time() - 1.0
-"""The start time of this process, minus the resolution of file times. Files used since then are not evicted."""
+"""The import time of this module, minus 1 s for the resolution of file times. Files used since then are not evicted."""
 
 _DEFAULT_LIMIT = 20 * 10**9  # bytes
 _MIN_FREE_BYTES = 10**9  # bytes of the disk that stay free
@@ -33,7 +33,7 @@ _LIMIT_PATTERN = re.compile(rf"(\d+(?:\.\d+)?)\s*({'|'.join(_UNITS)})", re.IGNOR
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of records: path, size in bytes, and time of last use in seconds since 1970."""
+    """A record file: path, size in bytes, and time of last use in seconds since 1970."""
 
     path: Path
     size: int
@@ -77,11 +77,11 @@ def get_cache_limit() -> int:
 
 
 def evict(num_bytes: int, own_folder: Path | None = None) -> bool:
-    """Make room for `num_bytes` in the cache and on the disk, where 1 GB stays free; return whether there is room.
+    """Evict least recently used files until `num_bytes` fit in the cache and 1 GB of the disk stays free.
 
-    Files are evicted in the order of their last use, except those that this process has used and those of a store that
-    another process is writing. `own_folder` is the store that the caller has locked for writing. Nothing is evicted if
-    that would not be enough.
+    Return whether they fit. Files used since this process started, and files of stores that another process is writing,
+    are not evicted. Nothing is evicted if the evictable files would not suffice. `own_folder` is the directory of the
+    store that the caller has locked for writing.
     """
     cache = get_cache_dir()
     stored_files = list(list_stored_files(cache))
@@ -115,7 +115,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_from_unlocked_folder(path: Path) -> bool:
-    """Remove a file of records, and its store if that is empty; return False if it is locked or another user's."""
+    """Remove a record file, and its store if that is empty; return False if the store is locked or of another user."""
     try:
         with acquire_lock(path.parent, lambda _: False) as is_acquired:
             if not is_acquired:
@@ -129,14 +129,14 @@ def _remove_from_unlocked_folder(path: Path) -> bool:
 
 
 def fits_in_cache(size: int) -> bool:
-    """Return whether `size` bytes would fit if all files were evicted; evict nothing."""
+    """Return whether `size` bytes would fit after evicting every file. Does not evict."""
     cache = get_cache_dir()
     evictable_size = sum(file.size for file in list_stored_files(cache))
     return size <= get_cache_limit() and size + _MIN_FREE_BYTES <= _get_free_space(cache) + evictable_size
 
 
 def list_stored_files(cache: Path) -> Iterator[StoredFile]:
-    """Iterate over the files of records of all stores."""
+    """Yield the record files of all stores."""
     for kind in EVICTABLE_KINDS:
         for path in (cache / kind).glob(f"*/*{RECORDS_SUFFIX}"):
             try:
@@ -159,8 +159,8 @@ def _get_free_space(folder: Path) -> int:
 def acquire_lock(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
     """Lock a directory for one writer while the context lasts; create the directory if it does not exist.
 
-    While another process holds the lock, `wait` is called repeatedly with its process number. The context yields False
-    if `wait` returns False. Raises RunError if the directory cannot be written.
+    `wait(owner)` is called repeatedly while another process holds the lock; if it returns False, the context manager
+    yields False. `owner` is the process ID. Raises RunError if the directory cannot be written.
     """
     folder = folder.absolute()
     while True:
@@ -180,7 +180,7 @@ def acquire_lock(folder: Path, wait: Callable[[str], bool]) -> Iterator[bool]:
 
 
 def remove_unlocked_folder(folder: Path) -> bool:
-    """Remove a directory of the cache and its files, and return True; return False if a process has locked it."""
+    """Remove a directory of the cache and its contents, and return True; return False if a process has locked it."""
     with acquire_lock(folder, lambda _: False) as is_acquired:
         if is_acquired:
             for path in sorted(folder.iterdir(), key=lambda path: path.name == ".lock"):  # the lock file last

@@ -1,4 +1,4 @@
-"""SHA-256 digests of image files, stored in a database while the files do not change."""
+"""SHA-256 digests of image files, stored in a database until the files change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATABASE_FILE = "images.sqlite"
 
 _BATCH_SIZE = 1024  # files; a signal is handled after each batch
 _QUERY_SIZE = 512  # parameters of a query; every SQLite accepts 999
-_FILES_PER_TASK = 32  # files for each task of a thread: a task for one file costs as much as hashing it
+_FILES_PER_TASK = 32  # files in a task of a thread; starting a task takes as long as hashing one file
 _NUM_THREADS = 4
 _MIN_AGE_NS = 2 * 10**9  # nanoseconds; a younger file may change again without a new modification time
 _LOCK_TIMEOUT = 60.0  # seconds to wait for a writing process
@@ -55,7 +55,7 @@ def hash_files(root: Path, paths: Sequence[str], rehash: bool = False) -> list[b
 
 
 def count_hashes(cache: Path) -> int:
-    """Return the number of digests in the database; 0 if it is missing or damaged."""
+    """Return the number of digests in the database; 0 if it is missing or corrupt."""
     if not (cache / DATABASE_FILE).is_file():
         return 0
     try:
@@ -66,7 +66,7 @@ def count_hashes(cache: Path) -> int:
 
 
 class _HashDatabase:
-    """The table of digests, shared by several processes. A damaged database is created again."""
+    """The table of digests, shared by several processes. A corrupt database is created again."""
 
     def __init__(self) -> None:
         self._path = get_cache_dir() / DATABASE_FILE

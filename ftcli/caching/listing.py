@@ -137,7 +137,7 @@ def _describe_store(kind: str, folder: Path) -> _StoredEntry:
     record_files = [path for path in paths if path.suffix == RECORDS_SUFFIX and path.is_file()]
     try:
         description = str(json.loads((folder / IDENTITY_FILE).read_text(encoding="utf-8"))["about"])
-    except (OSError, ValueError, KeyError, TypeError):  # the writer was killed, or the file is damaged
+    except (OSError, ValueError, KeyError, TypeError):  # the writer was killed, or the file is corrupt
         description = "unknown"
     described = _describe_files(
         folder.name[:8], kind, description, sum(map(count_records, record_files)), record_files or paths
@@ -178,7 +178,7 @@ def _describe_files(name: str, kind: str, description: str, records: int, paths:
 
 def _stat_files(paths: Iterable[Path]) -> Iterator[os.stat_result]:
     for path in paths:
-        with suppress(FileNotFoundError):  # evicted just now
+        with suppress(FileNotFoundError):  # evicted after the listing
             yield path.stat()
 
 

@@ -13,7 +13,7 @@ from ftcli.caching.eviction import get_cache_dir, get_cache_limit
 from ftcli.errors import RecipeError, RunError
 
 CHOICES_FILE = "choices.json"
-"""The file in the cache directory."""
+"""The file of the choices in the cache directory."""
 
 
 def load_choice(benchmark: Mapping[str, Any]) -> str | None:
@@ -25,8 +25,8 @@ def load_choice(benchmark: Mapping[str, Any]) -> str | None:
 def save_choice(benchmark: Mapping[str, Any], choice: str) -> None:
     """Store the choice of a benchmark.
 
-    If two processes store at the same time, the later one wins. Nothing is stored if the cache is disabled or cannot be
-    written; the benchmark then runs again.
+    If two processes store a choice at the same time, one of them may be lost. Nothing is stored if the cache is
+    disabled or cannot be written. A benchmark without a stored choice runs again.
     """
     if get_cache_limit() == 0:
         return
@@ -45,7 +45,7 @@ def count_choices(cache: Path) -> int:
 def _load_choices(cache: Path) -> dict[str, Any]:
     try:
         choices = json.loads((cache / CHOICES_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # missing or damaged: the benchmark runs again
+    except (OSError, ValueError):  # missing or corrupt: the benchmark runs again
         return {}
     return choices if isinstance(choices, dict) else {}
 

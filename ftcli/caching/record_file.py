@@ -1,4 +1,4 @@
-"""A file of a store: an SQLite database of records with CRC-32 sums."""
+"""A record file: an SQLite database of records with their CRC-32."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class CorruptFileError(Exception):
-    """A file of records is damaged, so all its records count as missing.
+    """A record file is corrupt; all its records count as missing.
 
-    Damage that SQLite does not notice, in a record, may also be in the index of keys, which then loses records.
+    If one record is corrupt, the key index may be corrupt too and miss records, so the entire file is dropped.
     """
 
 
 class RecordFile:
-    """An open file of records. It stays readable after its file is removed.
+    """An open record file. It stays readable after the file is removed.
 
     Only the process that opened it may use it: SQLite forbids the use of a connection in a forked process. All methods
-    raise CorruptFileError if the file is damaged, and RunError if it cannot be read or written.
+    raise CorruptFileError if the file is corrupt, and RunError if it cannot be read or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.process = os.getpid()
+        self.pid = os.getpid()
         self._last_used = 0.0
-        self._checked = bytearray()  # for each id: 1 if the CRC-32 of its record was found correct
+        self._checked = bytearray()  # by record id: 1 if the CRC-32 was verified
         with _translate_errors(path):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=rw", _LOCK_TIMEOUT, uri=True, check_same_thread=False
@@ -73,7 +73,7 @@ class RecordFile:
         return record_file
 
     def find(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Return the keys that have a record. The CRC-32 of each record is checked once."""
+        """Return the keys that have a record. Each record's CRC-32 is verified at its first access."""
         found = set[bytes]()
         unchecked = list[int]()
         for row_id, key in self._select("id, key", "key", keys):
@@ -109,9 +109,10 @@ class RecordFile:
     def _select(self, columns: str, column: str, values: Sequence[Any]) -> Iterator[Any]:
         for start in range(0, len(values), _QUERY_SIZE):
             block = values[start : start + _QUERY_SIZE]
-            marks = ",".join("?" * len(block))
+            placeholders = ",".join("?" * len(block))
             with _translate_errors(self.path):
-                yield from self._connection.execute(f"SELECT {columns} FROM records WHERE {column} IN ({marks})", block)
+                query = f"SELECT {columns} FROM records WHERE {column} IN ({placeholders})"
+                yield from self._connection.execute(query, block)
 
     def _is_checked(self, row_id: int) -> bool:
         return row_id < len(self._checked) and self._checked[row_id] == 1
@@ -126,16 +127,16 @@ class RecordFile:
 
 
 def choose_page_size(record_size: int) -> int:
-    """Return the page size of a file in bytes: that with which SQLite wastes the least space.
+    """Return the page size in bytes that wastes the least space.
 
-    A page holds small records as a whole, so it must be much larger than they are. Parts of records that are longer
-    than a small page have pages of their own, which should be filled. Large pages are faster for images.
+    Small records must fit several times into a page; long records continue on overflow pages, which should be full.
+    Large pages are faster for images.
     """
     return _SMALL_PAGES if _SMALL_PAGES <= record_size + 64 < 2 * _LARGE_PAGES else _LARGE_PAGES
 
 
 def count_records(path: Path) -> int:
-    """Return the number of records in a file; 0 if it is damaged, missing or being written for a long time."""
+    """Return the number of records in a file; 0 if it is corrupt, missing, or locked by a writer for 5 s."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             return int(connection.execute("SELECT COUNT(*) FROM records").fetchone()[0])
@@ -145,7 +146,7 @@ def count_records(path: Path) -> int:
 
 @contextmanager
 def _translate_errors(path: Path, num_bytes: int | None = None) -> Iterator[None]:
-    """Raise SQLite's errors as CorruptFileError or RunError; `num_bytes` are being written, if given."""
+    """Raise SQLite's errors as CorruptFileError or RunError. `num_bytes` is the size of a write; None for a read."""
     try:
         yield
     except sqlite3.Error as error:

@@ -38,10 +38,10 @@ COMMIT_BYTES = 8 * 10**6
 """Bytes of records after which they are committed; until then they are in memory."""
 
 COMMIT_SECONDS = 10.0
-"""Seconds after which records are committed in any case: the most work that a kill can lose."""
+"""Seconds after which the next `add` commits. A killed process loses the records added since the last commit."""
 
 MAX_FILE_BYTES = 2 * 10**9
-"""Bytes after which a store begins another file, because files are evicted as a whole."""
+"""Size at which a store starts a new file, because eviction removes entire files."""
 
 _MIN_FILES_IN_LIMIT = 8  # files smaller than MAX_FILE_BYTES that fit in a small cache
 
@@ -57,11 +57,11 @@ def make_key(*parts: str | bytes) -> Key:
 
 
 class Store:
-    """The records of one kind (features, pixels) that were computed in one way.
+    """Records of one kind (features or pixels) computed with the same settings.
 
-    `identity` describes that way completely, in JSON types; `description` is for people. Several processes may read and
-    write one store, each with one thread. A record that was found stays readable while the store is in use, even if its
-    file is evicted. A file with a damaged record is removed, and its records count as missing.
+    `identity` contains all settings, as JSON types; `description` is shown to users. Several processes may read and
+    write a store, each with one thread. A record that was found stays readable in this process even if its file is
+    evicted. A corrupt file is ignored by readers and removed by the next writer; its records count as missing.
     """
 
     def __init__(self, kind: str, identity: Mapping[str, Any], description: str) -> None:
@@ -73,16 +73,16 @@ class Store:
         self._corrupt_paths: set[Path] = set()
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
-        """Return, for each key, whether the store has a record, which is checked against its CRC-32 once.
+        """Return whether each key has a record. Each record's CRC-32 is verified at its first access.
 
         The files of the records are marked as used. Raises RunError if the store cannot be read.
         """
         if not keys:
             return []
-        self._refresh()
+        self._open_new_files()
         found = set[bytes]()
         for record_file in reversed(self._files):
-            with self._drop_if_corrupt(record_file):
+            with self._ignore_if_corrupt(record_file):
                 found |= record_file.find([key for key in keys if key not in found])
         return [key in found for key in keys]
 
@@ -136,8 +136,8 @@ class Store:
                 store_writer.flush()
 
     def append(self, records: Sequence[NewRecord]) -> None:
-        """Save records in the newest file, or in another one when that is full. Only for the writer."""
-        self._refresh()
+        """Append records to the newest file, or to a new one if it is full. Call only from `StoreWriter`."""
+        self._open_new_files()
         current = self._files[-1] if self._files else None
         limit = min(MAX_FILE_BYTES, get_cache_limit() // _MIN_FILES_IN_LIMIT)
         if current is None or not current.path.exists() or current.path.stat().st_size >= limit:
@@ -147,16 +147,16 @@ class Store:
             current.write(records)
         except CorruptFileError as error:
             current.path.unlink(missing_ok=True)
-            raise RunError(f"{current.path}: was damaged and has been removed; run the command again") from error
+            raise RunError(f"{current.path}: is corrupt and was removed; run the command again") from error
 
     def _read(self, keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
         """Yield key and content of each record, in any order. Raises KeyError if one is missing."""
         missing = dict.fromkeys(keys)
-        for is_refreshed in (False, True):
-            if is_refreshed or self._is_forked():
-                self._refresh()
+        for is_retry in (False, True):
+            if is_retry or self._was_opened_in_parent():
+                self._open_new_files()
             for record_file in reversed(self._files):
-                with self._drop_if_corrupt(record_file):
+                with self._ignore_if_corrupt(record_file):
                     for key, content in record_file.read(list(missing)):
                         del missing[key]
                         yield key, content
@@ -164,12 +164,12 @@ class Store:
                 return
         raise KeyError(f"{self.folder}: has no record {next(iter(missing)).hex()}")
 
-    def _is_forked(self) -> bool:
-        return any(record_file.process != os.getpid() for record_file in self._files)
+    def _was_opened_in_parent(self) -> bool:
+        return any(record_file.pid != os.getpid() for record_file in self._files)
 
-    def _refresh(self) -> None:
+    def _open_new_files(self) -> None:
         """Open the files that were added. Files that were removed stay open."""
-        if self._is_forked():
+        if self._was_opened_in_parent():
             _inherited_files.extend(self._files)
             self._files = []
         known_paths = {record_file.path for record_file in self._files} | self._corrupt_paths
@@ -190,12 +190,12 @@ class Store:
             except CorruptFileError:
                 self._corrupt_paths.add(path)
             except RunError:
-                if path.exists():  # otherwise it was evicted just now
+                if path.exists():  # otherwise it was evicted after the listing
                     raise
 
     @contextmanager
-    def _drop_if_corrupt(self, record_file: RecordFile) -> Iterator[None]:
-        """Ignore a damaged file from now on."""
+    def _ignore_if_corrupt(self, record_file: RecordFile) -> Iterator[None]:
+        """Ignore a file from now on if the context finds that it is corrupt."""
         try:
             yield
         except CorruptFileError:
@@ -203,8 +203,8 @@ class Store:
             self._files.remove(record_file)
 
     def _clean_up(self) -> None:
-        """Remove damaged files; write the identity file."""
-        self.contains([bytes(KEY_BYTES)])  # opens the files
+        """Remove corrupt files; write the identity file."""
+        self.contains([bytes(KEY_BYTES)])  # reads every file, which finds corrupt ones
         for path in self._corrupt_paths:
             path.unlink(missing_ok=True)
             path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
@@ -227,17 +227,17 @@ class StoreWriter:
         self._start_time = 0.0
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
-        """Return, for each key, whether the store has a record."""
+        """Return whether each key has a record."""
         return self._store.contains(keys)
 
     def reserve(self, num_bytes: int) -> bool:
-        """Make room for `num_bytes` by evicting files that are not in use; return whether there is room."""
+        """Return whether `num_bytes` fit, after evicting files as `evict` does."""
         return evict(num_bytes, self._store.folder)
 
     def add(self, key: Key, record: bytes | bytearray | memoryview) -> None:
-        """Add a record, which is readable after its commit: after 8 MB or 10 s, or when the context ends.
+        """Add a record. It is readable after its commit: by the `add` after 8 MB or 10 s, or when the context ends.
 
-        Raises RunError if the disk is full; the records since the last commit are then lost.
+        A killed process loses the records added since the last commit. So does a full disk, which raises RunError.
         """
         if not self._records:
             self._start_time = time.monotonic()

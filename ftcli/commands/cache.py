@@ -11,13 +11,16 @@ from ftcli.console import TerminalReporter, print_result
 from ftcli.errors import RecipeError
 
 cache = typer.Typer(
-    invoke_without_command=True, rich_markup_mode=None, help="List or clear cached features, pixels and downloads."
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="List or clear the cache: features, images, downloads, file hashes and measured choices.",
+    short_help="List or clear the cache.",
 )
 
 
 @cache.callback()
 def list_entries(context: typer.Context, as_json: JSON = False) -> None:
-    """List or clear cached features, pixels and downloads."""
+    """List or clear the cache: features, images, downloads, file hashes and measured choices."""
     context.obj = as_json  # for `ftcli cache --json clear`
     if context.invoked_subcommand is not None:
         return

@@ -33,15 +33,15 @@ class _MessageHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = escape_controls(record.getMessage())
         line = Text.assemble(("warning: ", "yellow"), text) if record.levelno >= logging.WARNING else text
-        # A message that cannot be shown must not end a run: the stream may be full or closed or, in a signal handler,
-        # in the middle of a write. Errors that signal handlers raise are of other types and pass.
+        # A run continues if a message cannot be printed, because the disk is full, the stream is closed, or a signal
+        # handler logs during a write. Errors raised by signal handlers are of other types and propagate.
         with suppress(OSError, ValueError, RuntimeError):
             self._console.print(line)
 
 
 @contextmanager
 def _print_messages(console: Console) -> Iterator[None]:
-    """Print what the library logs, from INFO on, and nowhere else."""
+    """Print the records of the logger `ftcli` at INFO and above; do not propagate them."""
     logger, handler = logging.getLogger("ftcli"), _MessageHandler(console)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -79,7 +79,7 @@ class TerminalReporter:
             self._bar.start()
             self._task_name = progress.task
             self._task = self._bar.add_task(progress.task, count="", rate="", details="", total=progress.total)
-        count, rate = _format_counts(progress)
+        count, rate = _format_count_and_rate(progress)
         self._bar.update(self._task, completed=progress.done, count=count, rate=rate, details=progress.details)
         now = time.monotonic()
         if now - self._last_refresh > 0.1 or progress.done == progress.total:
@@ -98,11 +98,11 @@ class TerminalReporter:
         parts.append(f"{metrics.seconds:.1f} s")
         if metrics.images_per_second is not None:
             parts.append(f"{metrics.images_per_second:.0f} images/s")
-        with suppress(OSError):  # a full disk or a closed pipe at stderr must not end a run
+        with suppress(OSError):  # a run continues if stderr is a closed pipe or on a full disk
             self._console.print("  ".join(parts) + ("  best" if is_best else ""))
 
     def __enter__(self) -> TerminalReporter:
-        """Print logged messages until the context is left."""
+        """Print logged messages until the context exits."""
         self._exit_stack.enter_context(_print_messages(self._console))
         self._exit_stack.callback(self._stop_bar)
         return self
@@ -139,7 +139,7 @@ class TerminalReporter:
         self._bar = self._task = None
 
 
-def _format_counts(progress: Progress) -> tuple[str, str]:
+def _format_count_and_rate(progress: Progress) -> tuple[str, str]:
     """Return the count and the rate of a task, with units."""
     if progress.unit == "bytes":
         rate = f"{progress.rate / 1e6:.1f} MB/s" if progress.rate else ""
@@ -153,7 +153,7 @@ def print_errors(errors: Iterable[str], table: ErrorTable | None = None) -> None
     try:
         _print_errors(console, errors, table)
     except OSError:
-        # Python writes what is left in the buffer when it exits, and would change the exit code if that failed.
+        # Python flushes the buffer at exit; a failed flush would change the exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 

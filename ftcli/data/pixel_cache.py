@@ -107,7 +107,7 @@ class PixelCache:
         return Image.fromarray(pixels.reshape(height, width, 3))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Memory-mapped files cannot be pickled; a worker receives the keys with each request.
+        # SQLite connections cannot be pickled; a worker receives the keys with each request.
         return {"root": self.root, "_transform": self._transform, "_rehash": False, "_keys": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

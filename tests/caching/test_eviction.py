@@ -71,7 +71,7 @@ def test_get_cache_limit_parses_sizes(monkeypatch: pytest.MonkeyPatch, text: str
 
 
 @pytest.mark.parametrize("text", ["20", "-1GB", "a lot", "20 GiB", "1e3 MB", "GB"])
-def test_get_cache_limit_refuses_invalid_sizes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_get_cache_limit_rejects_invalid_sizes(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", text)
     with pytest.raises(RecipeError) as caught:
         evict(1)
@@ -110,7 +110,7 @@ def test_evict_limit_zero_removes_all_files(monkeypatch: pytest.MonkeyPatch) -> 
     assert not file.exists()
 
 
-def test_evict_spares_files_used_by_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evict_skips_files_used_by_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     old, used_file = make_file("a", 2), make_file("b", 1)
     assert Store("features", {"name": "b"}, "b").contains([make_key("1")]) == [True]
     set_limit(monkeypatch, 2)
@@ -120,7 +120,7 @@ def test_evict_spares_files_used_by_this_process(monkeypatch: pytest.MonkeyPatch
     assert (old.exists(), used_file.exists()) == (False, True)
 
 
-def test_evict_spares_store_being_written(start: StartProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evict_skips_store_being_written(start: StartProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     file = make_file("a", 2)
     code = "with Store('features', {'name': 'a'}, 'a').writer(TASK): say('writing'); sys.stdin.readline()\n"
     process = start(code)

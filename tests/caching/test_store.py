@@ -138,7 +138,7 @@ def test_store_writer_saves_complete_records_on_error() -> None:
     assert len(list_files(store)) == 1
 
 
-def test_store_begins_another_file_when_one_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_starts_new_file_when_newest_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "MAX_FILE_BYTES", 98_304)
     reader = write_rows([0])
     assert reader.contains(KEYS[:1]) == [True]
@@ -150,7 +150,7 @@ def test_store_begins_another_file_when_one_is_full(monkeypatch: pytest.MonkeyPa
         assert (read_rows(store, range(300)) == ROWS).all()
 
 
-def test_store_begins_another_file_sooner_in_a_small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_limits_file_size_in_small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FTCLI_CACHE_LIMIT", "700 kB")
     for index in range(5):
         store = write_rows(range(60 * index, 60 * index + 60))
@@ -159,8 +159,6 @@ def test_store_begins_another_file_sooner_in_a_small_cache(monkeypatch: pytest.M
 
 def test_store_removes_file_with_corrupt_record() -> None:
     store = write_rows(range(10))
-    before = make_store()
-    assert all(before.contains(KEYS[:10]))
     (path,) = list_files(store)
     flip_bit(path, ROWS[3].tobytes())
     reader = make_store()
@@ -185,7 +183,7 @@ def test_store_prefers_intact_duplicate(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("start", range(32_768, 131_072, 5000))
-def test_store_recovers_from_zeros_anywhere(start: int) -> None:
+def test_store_recovers_from_zeroed_bytes(start: int) -> None:
     store = write_rows(range(300))
     (path,) = list_files(store)
     data = bytearray(path.read_bytes())
@@ -202,7 +200,7 @@ def test_store_recovers_from_zeros_anywhere(start: int) -> None:
     "statement",
     ["DROP TABLE records", "ALTER TABLE records DROP COLUMN crc", "UPDATE records SET content = 'text'"],
 )
-def test_store_removes_file_with_other_contents(statement: str) -> None:
+def test_store_removes_file_with_unexpected_schema(statement: str) -> None:
     (path,) = list_files(write_rows(range(10)))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(statement)
@@ -239,7 +237,7 @@ def overwrite_pages(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "corrupt",
     [
         overwrite_header,
         overwrite_pages,
@@ -247,10 +245,10 @@ def overwrite_pages(path: Path) -> None:
     ],
     ids=["header", "pages", "0 bytes", "5 bytes", "500 bytes", "20 kB"],
 )
-def test_store_removes_corrupt_file(damage: Callable[[Path], None]) -> None:
+def test_store_removes_corrupt_file(corrupt: Callable[[Path], None]) -> None:
     store = write_rows(range(10))
     (path,) = list_files(store)
-    damage(path)
+    corrupt(path)
     reader = make_store()
     assert reader.contains(KEYS[:10]) == [False] * 10
     with pytest.raises(KeyError):
@@ -261,14 +259,14 @@ def test_store_removes_corrupt_file(damage: Callable[[Path], None]) -> None:
         assert store.contains(KEYS[:10]) == [True] * 5 + [False] * 5
 
 
-def test_store_writer_reports_damage_found_by_writing() -> None:
+def test_store_writer_reports_corruption_found_by_writing() -> None:
     (path,) = list_files(write_rows(range(10)))
     data = bytearray(path.read_bytes())
-    data[32_768:65_536] = b"\xff" * 32_768  # the page of the records; the index of keys is intact
+    data[32_768:65_536] = b"\xff" * 32_768  # the page of the records; the key index is intact
     path.write_bytes(data)
     with pytest.raises(RunError) as caught:
         write_rows([20])
-    assert str(caught.value) == f"{path}: was damaged and has been removed; run the command again"
+    assert str(caught.value) == f"{path}: is corrupt and was removed; run the command again"
     assert make_store().contains(KEYS[:10]) == [False] * 10
 
 
@@ -283,7 +281,7 @@ def test_store_reads_records_of_removed_file() -> None:
     assert make_store().contains(KEYS[:1]) == [False]
 
 
-def test_store_opens_its_files_again_in_forked_process() -> None:
+def test_store_reopens_files_in_forked_process() -> None:
     store = write_rows(range(10))
     assert all(store.contains(KEYS[:10]))
     parent_files = list(store._files)

@@ -157,7 +157,7 @@ def test_cache_clear_skips_entries_locked_by_another_process(cache: Path, ftcli:
     assert len(ftcli("cache", "clear", "--all", "--json").json["cleared"]) == 2
 
 
-def test_cache_lists_and_clears_damaged_entries(cache: Path, ftcli: Ftcli) -> None:
+def test_cache_lists_and_clears_corrupt_entries(cache: Path, ftcli: Ftcli) -> None:
     (cache / f"features/{Store('features', {'of': 'features'}, '').folder.name}/identity.json").write_text("{")
     (cache / "images.sqlite").write_bytes(b"nonsense" * 100)
     (path,) = (cache / "pixels").glob("*/*.sqlite")

@@ -72,7 +72,7 @@ def test_update_progress_on_terminal_shows_bar(monkeypatch: pytest.MonkeyPatch) 
     assert "3/3  loss 0.5  10 images/s" in shown
 
 
-def test_message_is_printed_above_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_handler_prints_above_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     stream = TtyStringIO()
@@ -98,7 +98,7 @@ def test_terminal_reporter_restores_logging() -> None:
     assert stream.getvalue() == ""
 
 
-def test_message_is_printed_once_with_root_handler() -> None:
+def test_message_handler_prints_once_with_root_handler() -> None:
     stream, root_stream = io.StringIO(), io.StringIO()
     root_handler = logging.StreamHandler(root_stream)
     logging.getLogger().addHandler(root_handler)
@@ -115,7 +115,7 @@ def test_message_is_printed_once_with_root_handler() -> None:
 @pytest.mark.parametrize(
     "error", [OSError("full"), ValueError("closed"), RuntimeError("reentrant call")], ids=lambda error: str(error)
 )
-def test_message_to_failing_stream_is_dropped(error: Exception) -> None:
+def test_message_handler_drops_message_to_failing_stream(error: Exception) -> None:
     with TerminalReporter(FailingStream(error)):
         logger.warning("x")
 
@@ -125,7 +125,7 @@ def test_log_epoch_to_full_stream_is_dropped() -> None:
         terminal.log_epoch(METRICS, 2, True)
 
 
-def test_message_in_signal_handler_does_not_deadlock() -> None:
+def test_message_handler_does_not_deadlock_in_signal_handler() -> None:
     class InterruptingStream(io.StringIO):
         """A stream whose first write is interrupted by SIGINT, with the locks of the handler and the console held."""
 
@@ -140,7 +140,7 @@ def test_message_in_signal_handler_does_not_deadlock() -> None:
     assert "Stopping after this step; " in stream.getvalue()
 
 
-def test_message_passes_error_of_signal_handler() -> None:
+def test_message_handler_passes_error_of_signal_handler() -> None:
     with pytest.raises(RunTerminatedError), TerminalReporter(FailingStream(RunTerminatedError("terminated"))):
         logger.warning("x")
 
