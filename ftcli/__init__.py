@@ -38,7 +38,7 @@ def load(path: str | Path, device: str = "auto") -> Classifier:
     >>> classifier.classes[logits.argmax()]
     'flower'
 
-    Raises CheckpointError if the file is missing, damaged, unsafe or not a checkpoint, and RecipeError if the device
+    Raises CheckpointError if the file is missing, corrupt, unsafe or not a checkpoint, and RecipeError if the device
     does not exist; `predict` and `preprocess` raise CorruptImageError. All are subclasses of `ftcli.errors.FtcliError`.
     """
     from ftcli.evaluation.classifier import load_classifier  # imports torch, which is slow

@@ -253,7 +253,7 @@ def test_download_file_deletes_wrong_file(tmp_path: Path, server: Server) -> Non
     assert list_names(tmp_path / "cache/downloads") == []
 
 
-def test_download_file_replaces_damaged_file(tmp_path: Path, server: Server, log: LibraryLog) -> None:
+def test_download_file_replaces_corrupt_file(tmp_path: Path, server: Server, log: LibraryLog) -> None:
     url = server.serve("/a.zip", FILE)
     path = download(url)
     path.write_bytes(OTHER)

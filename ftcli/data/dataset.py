@@ -123,9 +123,11 @@ def list_split(root: Path, split: str | None, classes: Sequence[str], location: 
     index.errors.raise_if_any()
     labels = {name: label for label, name in enumerate(classes)}
     if unknown := sorted(index.splits[split].keys() - labels.keys(), key=natural_key):
+        action = "rename the folders" if index.is_folder else "change the labels"
         raise CheckpointError(
             f"{location}: {root} has {format_classes(unknown)}, unknown to the checkpoint; "
-            f"its classes are {quote_names(classes)}"
+            f"its classes are {quote_names(classes)}; {action} to the classes of the checkpoint, or use another "
+            "checkpoint"
         )
     samples = (
         sample._replace(label=labels[name]) for name, samples in index.splits[split].items() for sample in samples

@@ -32,8 +32,8 @@ _FORMATS = {
 }
 
 EXTENSIONS = frozenset(extension for extensions in _FORMATS.values() for extension in extensions) | {".heic", ".heif"}
-"""The lower-case extensions of images. HEIC is included although it cannot be read, so that such photographs are
-reported, not silently ignored."""
+"""The lower-case extensions of images. HEIC files cannot be decoded but are listed, so that they are reported and not
+silently ignored."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE_BY_ORIENTATION = {

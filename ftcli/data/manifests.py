@@ -90,7 +90,10 @@ class _ManifestReader:
         for name in table.header:
             column = name.strip().lower().rstrip("s")
             if column in COLUMNS[2:] and column not in table.header:
-                messages.append(f"has a column {name!r}, which is ignored; rename it to {column!r}, or to another name")
+                messages.append(
+                    f"has an unknown column {name!r}; rename it to {column!r}, or to a name that does not resemble a "
+                    "known column"
+                )
         for message in messages:
             self._errors.add(f"{self._path}: {message}")
         return not messages

@@ -15,7 +15,7 @@ from ftcli.runtime import hash_to_unit
 
 @dataclass(eq=False, slots=True)
 class SplitUnit:
-    """An image or a group, which is in one split as a whole.
+    """An image, or a group whose images are all in one split.
 
     `fraction` is its random number in [0, 1), `name` breaks ties. `split` is None until assigned; a fixed one stays.
     """

@@ -7,7 +7,7 @@ from scipy.special import ndtr, ndtri
 
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import (
-    WEIGHTED_METRICS,
+    BOOTSTRAP_METRICS,
     FloatArray,
     MetricTerms,
     assign_bins,
@@ -26,8 +26,9 @@ _MAX_WORK = 2e9  # resamples x images x classes
 _MAX_WEIGHTS_PER_CHUNK = 2e6
 _NUM_JACKKNIFE_GROUPS = 100
 _MAX_BIAS = 0.7
-"""The limit of the bootstrap's median bias in standard errors. In simulations BCa intervals cover the truth in about
-90% of cases below it and in none at 1.2, the bias of average precision with 50 classes of 20 images."""
+"""Largest accepted median bias of the bootstrap, in standard errors. In simulations, BCa intervals contain the true
+value in about 90% of cases below this limit, and in none at 1.2, the bias of average precision with 50 classes of 20
+images."""
 _TOP_K = 5
 
 
@@ -48,14 +49,14 @@ def compute_metrics_with_intervals(outputs: EvalOutputs, terms: MetricTerms) -> 
         metrics.append(
             _make_wilson_metric("top_5_accuracy", count_top_k_correct(outputs, _TOP_K) / num_images, num_images)
         )
-    exact = {"log_loss": compute_loss(outputs), "expected_calibration_error": compute_calibration_error(outputs)}
-    values = terms.compute_weighted_metrics(np.ones((num_images, 1)))[:, 0].tolist()
+    exact_values = {"log_loss": compute_loss(outputs), "expected_calibration_error": compute_calibration_error(outputs)}
+    values = terms.compute_for_weights(np.ones((num_images, 1)))[:, 0].tolist()
     resampled, jackknifed = _resample(terms, num_images, num_classes), _jackknife(terms, num_images)
-    for name, value, samples, jackknife in zip(WEIGHTED_METRICS, values, resampled, jackknifed, strict=True):
+    for name, value, samples, jackknife in zip(BOOTSTRAP_METRICS, values, resampled, jackknifed, strict=True):
         if np.isnan(value):
             metrics.append(Metric(name, None, None, None, "bca"))
             continue
-        estimate = exact.get(name, value)
+        estimate = exact_values.get(name, value)
         low, high = compute_bca_interval(value, samples, jackknife) or (None, None)
         if (
             name == "expected_calibration_error"
@@ -107,7 +108,7 @@ def _resample(terms: MetricTerms, num_images: int, num_classes: int) -> FloatArr
             generator.integers(num_images, size=(chunk_size, num_images)) * chunk_size + np.arange(chunk_size)[:, None]
         )
         weights = np.bincount(indices.ravel(), minlength=num_images * chunk_size).reshape(num_images, chunk_size)
-        samples.append(terms.compute_weighted_metrics(weights.astype(float)))
+        samples.append(terms.compute_for_weights(weights.astype(float)))
         num_remaining -= chunk_size
     return np.concatenate(samples, 1)
 
@@ -116,11 +117,11 @@ def _jackknife(terms: MetricTerms, num_images: int) -> FloatArray:
     """Return the metrics without each group of images, (metrics, groups): one image each, or 100 equal groups."""
     num_groups = min(num_images, _NUM_JACKKNIFE_GROUPS)
     if num_groups == 1:
-        return np.zeros((len(WEIGHTED_METRICS), 1))
+        return np.zeros((len(BOOTSTRAP_METRICS), 1))
     image_groups, chunk_size, values = np.arange(num_images) % num_groups, _max_chunk_size(num_images), []
     for start in range(0, num_groups, chunk_size):
         omitted = np.arange(start, min(start + chunk_size, num_groups))
-        values.append(terms.compute_weighted_metrics((image_groups[:, None] != omitted).astype(float)))
+        values.append(terms.compute_for_weights((image_groups[:, None] != omitted).astype(float)))
     return np.concatenate(values, 1)
 
 
@@ -132,14 +133,14 @@ def _varies(samples: FloatArray, value: float) -> bool:
     return bool(len(samples)) and float(np.ptp(samples)) > 1e-12 * abs(value)
 
 
-def _compute_chance_calibration_error(outputs: EvalOutputs, num_draws: int) -> float:
-    """Return the calibration error that a perfectly calibrated classifier with these confidences exceeds in 1 of 40
-    random draws of the correct images (Bröcker and Smith, Weather and Forecasting 22, 2007)."""
+def _compute_chance_calibration_error(outputs: EvalOutputs, num_simulations: int) -> float:
+    """Return the 97.5th percentile of the calibration error of a perfectly calibrated classifier with these confidences
+    (Bröcker and Smith, Weather and Forecasting 22, 2007)."""
     generator = np.random.default_rng(derive_seed("consistency", len(outputs.paths)))
     bin_indices, confidence = assign_bins(outputs.confidence)[0].numpy(), outputs.confidence.numpy()
     errors = [
         np.abs(np.bincount(bin_indices, (generator.random(len(confidence)) < confidence) - confidence)).sum()
-        for _ in range(num_draws)
+        for _ in range(num_simulations)
     ]
     return float(np.quantile(errors, 0.975)) / len(confidence)
 

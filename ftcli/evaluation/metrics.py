@@ -20,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 
 _NUM_BINS = 15
 
-WEIGHTED_METRICS = (
+BOOTSTRAP_METRICS = (
     "balanced_accuracy",
     "macro_f1",
     "roc_auc",
@@ -54,7 +54,7 @@ def compute_confusion_matrix(outputs: EvalOutputs) -> Tensor:
 
 
 def compute_calibration_error(outputs: EvalOutputs) -> float:
-    """Return the expected calibration error over 15 equal bins of the confidence (Guo et al., arXiv 1706.04599)."""
+    """Return the expected calibration error over 15 confidence bins of equal width (Guo et al., arXiv 1706.04599)."""
     bin_indices, num_bins = assign_bins(outputs.confidence)
     gaps = torch.zeros(num_bins, dtype=torch.float64)
     gaps.index_add_(0, bin_indices, outputs.correct.double() - outputs.confidence)
@@ -87,8 +87,9 @@ def assign_bins(confidence: Tensor) -> tuple[Tensor, int]:
 class RankCounts:
     """The images of one class against all others, sorted by score, for AUC and average precision under any weights.
 
-    A step is a score that positive images have. For each step, `counts` (3 steps, images) sums the positives with its
-    score, the negatives with its score, and the negatives between it and the step before.
+    A threshold is a distinct score of a positive image. `counts` (3 x thresholds, images) has three rows for each, from
+    the highest: the positives with this score, the negatives with this score, and the negatives between it and the next
+    higher threshold.
     """
 
     counts: csr_matrix
@@ -99,28 +100,28 @@ class RankCounts:
         Weights count how often an image occurs. The values equal scikit-learn's roc_auc_score and
         average_precision_score for images repeated that often. Both are NaN without a positive or a negative image.
         """
-        step_positives, tied, in_between = np.moveaxis((self.counts @ weights).reshape(-1, 3, weights.shape[1]), 1, 0)
-        num_positives = step_positives.sum(0)
+        positives, tied, in_between = np.moveaxis((self.counts @ weights).reshape(-1, 3, weights.shape[1]), 1, 0)
+        num_positives = positives.sum(0)
         num_negatives = weights.sum(0) - num_positives
         is_defined = (num_positives > 0) & (num_negatives > 0)
-        true_positives = np.cumsum(step_positives, 0)
+        true_positives = np.cumsum(positives, 0)
         false_positives = np.cumsum(tied + in_between, 0)
         negatives_below = num_negatives - false_positives + tied / 2
         precision = true_positives / np.maximum(true_positives + false_positives, 1)
-        aucs = (step_positives * negatives_below).sum(0) / np.where(is_defined, num_positives * num_negatives, np.nan)
-        return aucs, (step_positives * precision).sum(0) / np.where(is_defined, num_positives, np.nan)
+        aucs = (positives * negatives_below).sum(0) / np.where(is_defined, num_positives * num_negatives, np.nan)
+        return aucs, (positives * precision).sum(0) / np.where(is_defined, num_positives, np.nan)
 
 
 def count_ranks(scores: FloatArray, is_positive: BoolArray) -> RankCounts:
-    """Sort images by their scores (images,) and count positives and negatives per step."""
+    """Sort images by their scores (images,) and count positives and negatives per threshold."""
     order = np.argsort(-scores, kind="stable")
     tie_group = np.concatenate(([0], np.cumsum(np.diff(scores[order]) != 0)))
     positive_in_order = is_positive[order]
     positive_groups = np.unique(tie_group[positive_in_order])
-    step = np.searchsorted(positive_groups, tie_group)  # the first step whose score is not above the image's
-    is_counted = step < len(positive_groups)  # negatives below the last positive change neither metric
-    step, is_tied = step[is_counted], tie_group[is_counted] == positive_groups[step[is_counted]]
-    rows = 3 * step + np.where(positive_in_order[is_counted], 0, np.where(is_tied, 1, 2))
+    index = np.searchsorted(positive_groups, tie_group)  # of the highest threshold that is not above the score
+    is_counted = index < len(positive_groups)  # negatives below the last positive change neither metric
+    index, is_tied = index[is_counted], tie_group[is_counted] == positive_groups[index[is_counted]]
+    rows = 3 * index + np.where(positive_in_order[is_counted], 0, np.where(is_tied, 1, 2))
     shape = (3 * len(positive_groups), len(scores))
     return RankCounts(csr_matrix((np.ones(len(rows)), (rows, order[is_counted])), shape=shape))
 
@@ -149,8 +150,8 @@ class MetricTerms:
         auc_and_ap = [counts.compute_auc_and_ap(weights) for counts in self.class_rank_counts]
         return np.stack([auc for auc, _ in auc_and_ap]), np.stack([ap for _, ap in auc_and_ap])
 
-    def compute_weighted_metrics(self, weights: FloatArray) -> FloatArray:
-        """Return the metrics in the order of WEIGHTED_METRICS, (metrics, b), for weights (images, b).
+    def compute_for_weights(self, weights: FloatArray) -> FloatArray:
+        """Return the metrics in the order of BOOTSTRAP_METRICS, (metrics, b), for weights (images, b).
 
         Weights count how often an image occurs. The values equal scikit-learn's for images repeated that often:
         balanced_accuracy_score; f1_score(average="macro") over the classes that occur as true or predicted class;
@@ -208,15 +209,16 @@ def find_thresholds(
 ) -> tuple[Threshold, ...]:
     """Choose for each of two classes the threshold of the best F1 and, with `min_recall`, of the best precision at it.
 
-    Thresholds are chosen on `selection_outputs` and measured on `eval_outputs`. A threshold is the probability of an
-    image, and an image with this probability is positive. Ties go to the highest threshold for F1 and to the highest
-    recall for precision. Empty if the selection has images of one class only.
+    Thresholds are chosen on `selection_outputs` and evaluated on `eval_outputs`. Images with a probability of at least
+    the threshold are predicted positive. Of equal F1, the highest threshold is chosen; of equal precision, the highest
+    recall. Return no thresholds if the selection has images of one class only.
     """
     if len(set(selection_outputs.labels.tolist())) < len(classes):
         return ()
     thresholds = []
     for label, name in enumerate(classes):
-        selection_scores, eval_scores = class_scores(selection_outputs, label), class_scores(eval_outputs, label)
+        selection_scores = get_class_scores(selection_outputs, label)
+        eval_scores = get_class_scores(eval_outputs, label)
         for target_recall in (None,) if min_recall is None else (None, min_recall):
             threshold = choose_threshold(*selection_scores, target_recall)
             metrics = compute_threshold_metrics(*eval_scores, threshold)
@@ -225,8 +227,8 @@ def find_thresholds(
     return tuple(thresholds)
 
 
-def class_scores(outputs: EvalOutputs, label: int) -> tuple[FloatArray, BoolArray]:
-    """Return the probability of a class for each image, and the images of this class."""
+def get_class_scores(outputs: EvalOutputs, label: int) -> tuple[FloatArray, BoolArray]:
+    """Return the probability of a class for each image, and a mask of the images of this class."""
     scores: FloatArray = outputs.probabilities[:, label].numpy()
     return scores, (outputs.labels == label).numpy()
 
@@ -253,7 +255,10 @@ def choose_threshold(scores: FloatArray, is_positive: BoolArray, min_recall: flo
 def compute_threshold_metrics(
     scores: FloatArray, is_positive: BoolArray, threshold: float
 ) -> tuple[float, float, float]:
-    """Return precision, recall and F1 of predicting positive at scores of at least `threshold`; 0 for 0 / 0."""
+    """Return precision, recall and F1 at a threshold; 0 for 0 / 0.
+
+    Images with a score of at least the threshold are predicted positive.
+    """
     predicted_positive = scores >= threshold
     true_positives, num_predicted, num_positives = (
         int((predicted_positive & is_positive).sum()),

@@ -122,7 +122,7 @@ class Extractor:
             if nonfinite.any():
                 path = paths[int(nonfinite.nonzero()[0])]
                 raise RunError(
-                    f"{layer.name}: the output for {path} is not finite; the weights are damaged or do not suit such "
+                    f"{layer.name}: the output for {path} is not finite; the weights are corrupt or do not suit such "
                     "images, give others"
                 )
 

@@ -111,7 +111,7 @@ class CachedFeatureLoader(_FeatureLoaderBase):
             self._store.gather(batch_keys, rows)
         except KeyError as error:
             raise RunError(
-                f"{self._store.folder}: cached features were removed or are damaged; run again, or set cache: off"
+                f"{self._store.folder}: cached features were removed or are corrupt; run again, or set cache: off"
             ) from error
         return self._make_batch(indices, rows, skipped)
 

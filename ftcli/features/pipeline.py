@@ -25,12 +25,12 @@ from ftcli.runtime import autocast
 logger = logging.getLogger(__name__)
 
 ForwardFn = Callable[[tuple[Tensor, ...]], Tensor]
-"""Compute the logits (n, classes) in float32 of a batch's inputs, in the mode that the model is in."""
+"""Computes the logits (n, classes) of a batch's inputs in float32, in the current mode of the model."""
 
 
 @dataclass(frozen=True)
 class NoCut:
-    """The reason why a model has no frozen backbone that can be computed separately."""
+    """The reason why a model cannot be cut after a frozen backbone."""
 
     reason: str
 
@@ -62,12 +62,12 @@ class FeaturePipeline:
 
     @property
     def train_forward(self) -> ForwardFn:
-        """The suffix as it computes in training."""
+        """The forward function of the suffix in train mode."""
         return self._create_forward(self.cut.training_suffix)
 
     @property
     def eval_forward(self) -> ForwardFn:
-        """The suffix as it computes in evaluation."""
+        """The forward function of the suffix in eval mode."""
         return self._create_forward(self.cut.suffix)
 
     def _create_forward(self, suffix: nn.Module) -> ForwardFn:
@@ -89,10 +89,11 @@ class FeaturePipeline:
         fill_pixel_caches: Callable[[], Sequence[PixelCache | None]] | None = None,
         clock: Clock = nullcontext,
     ) -> Iterator[OpenedFeatures]:
-        """Open a loader of features for each request, cached if all fit in the cache, else computed in each pass.
+        """Open a loader of features for each request: cached if all fit in the cache, else computed in each pass.
 
-        Both give the same bits on a CPU. Only features computed in each pass need decoded images, one pixel cache for
-        each request; `clock` measures their computation. Raises StopRequestedError and what reading images raises.
+        Cached and computed features are bitwise equal on a CPU. If features are computed in each pass,
+        `fill_pixel_caches` returns a pixel cache for each request, and `clock` measures the computation. Raises
+        StopRequestedError and the errors of reading images.
         """
         cached_loaders = self._load_cached(requests, batch_size, loader_config) if use_cache else None
         if cached_loaders is not None:

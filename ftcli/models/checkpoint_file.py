@@ -1,7 +1,7 @@
 """Read and write the file format of checkpoints.
 
 A checkpoint is a torch.save archive (zip) whose comment is the SHA-256 of its bytes. The digest is verified before
-unpickling, and unpickling is restricted to plain data and tensors, so a damaged or hostile file only raises an error.
+unpickling, and unpickling is restricted to plain data and tensors, so a corrupt or hostile file only raises an error.
 `torch.load(path, weights_only=True)` reads it too.
 """
 
@@ -70,7 +70,7 @@ def write_checkpoint_file(content_dict: Mapping[str, Any], *paths: Path) -> str:
 def read_checkpoint_file(path: Path, location: str) -> tuple[dict[str, Any], str]:
     """Return the contents of a checkpoint file, without format and version, and its digest; tensors are on the CPU.
 
-    Raises CheckpointError for a file that is missing, truncated, damaged, hostile, of another program or of another
+    Raises CheckpointError for a file that is missing, truncated, corrupt, hostile, of another program or of another
     format version. Executes nothing in the file.
     """
     try:
@@ -99,7 +99,7 @@ def read_checkpoint_file(path: Path, location: str) -> tuple[dict[str, Any], str
 def read_base_checkpoint(path: Path, model: str, location: str) -> BaseCheckpoint | None:
     """Return the weights and preprocessing of an ftcli checkpoint; None for another type of file.
 
-    Raises CheckpointError for a checkpoint that is damaged, hostile, of another format version or of another model.
+    Raises CheckpointError for a checkpoint that is corrupt, hostile, of another format version or of another model.
     """
     if not _has_digest(path):
         return None
@@ -155,6 +155,6 @@ def _verify_digest(content: bytes, location: str) -> str:
     digest = hashlib.sha256(memoryview(content)[:end]).hexdigest()
     if content[end:] != f"sha256:{digest}".encode():
         raise CheckpointError(
-            f"{location}: is damaged (its SHA-256 does not match); copy it again or use another checkpoint"
+            f"{location}: is corrupt (its SHA-256 does not match); copy it again or use another checkpoint"
         )
     return digest

@@ -89,7 +89,7 @@ def backbone_from_options(
     """
     if weights is None:
         if match or sha256:
-            raise RecipeError(f"--{'match' if match else 'sha256'}: has no effect without --weights; add it")
+            raise RecipeError(f"--{'match' if match else 'sha256'}: requires --weights")
         return None
     if model is None:
         raise RecipeError(f"--weights {weights}: requires a model name; recipes and checkpoints have their own weights")

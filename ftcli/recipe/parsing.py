@@ -189,7 +189,7 @@ class _NodeReader:
         mapping: dict[str, Any] = {}
         for key, value in node.value:
             if key.tag != f"{_TAG_PREFIX}str":
-                self._add_error(key, key_path, "a key here is not text; put it in quotes")
+                self._add_error(key, key_path, "a key here is not a string; put it in quotes")
                 continue
             child_path = (*key_path, key.value)
             first = self.key_positions.setdefault(child_path, _to_position(key.start_mark))

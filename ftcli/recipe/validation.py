@@ -52,7 +52,7 @@ def describe_error(error: ErrorDetails) -> str:
             allowed = [part.strip().strip("'") for part in context["expected_tags"].split(",")]
             return _describe_choice(context["tag"], allowed, error["loc"])
         case "invalid_key":
-            return f"key {_format_value(error['loc'][-1])} is not text; put it in quotes"
+            return f"key {_format_value(error['loc'][-1])} is not a string; put it in quotes"
         case "too_short" | "too_long":
             return f"has {context['actual_length']} items; give {_describe_length(context)}"
         case "string_too_short":
@@ -77,7 +77,7 @@ def describe_unknown_key(loc: KeyPath) -> str:
 def _describe_value_error(error: ErrorDetails, context: dict[str, Any]) -> str:
     match error["type"]:
         case "int_type" | "int_from_float":
-            return "is not a whole number; give one such as 5"
+            return "is not an integer; give one such as 5"
         case "float_type":
             return "is not a number; give one such as 0.001"
         case "finite_number":
@@ -85,7 +85,7 @@ def _describe_value_error(error: ErrorDetails, context: dict[str, Any]) -> str:
         case "bool_type":
             return "is neither true nor false; give one of them"
         case "string_type":
-            return "is not text; put it in quotes if it is meant as a name"
+            return "is not a string; put it in quotes if it is meant as a name"
         case "string_too_long":
             return f"is too long; use at most {context['max_length']} characters"
         case "string_pattern_mismatch" if "{64}" in context["pattern"]:

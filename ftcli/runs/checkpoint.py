@@ -83,7 +83,7 @@ def write_checkpoint(checkpoint: Checkpoint, *paths: Path) -> str:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify a checkpoint, with its tensors on the CPU. Executes nothing in the file.
 
-    Raises CheckpointError for a file that is missing, truncated, damaged, hostile, of another program or of a newer
+    Raises CheckpointError for a file that is missing, truncated, corrupt, hostile, of another program or of a newer
     format.
     """
     data, digest = read_checkpoint_file(path, str(path))

@@ -166,7 +166,7 @@ def _estimate_features(context: _EstimateContext, stage: AnyStagePlan) -> _Featu
         cache_cost = compute_cache_cost(
             pipeline.backbone, stage.stage, transform, data_stats.num_train, data_stats.num_val
         )
-        is_cached = cache_cost.fits and cache_cost.is_faster
+        is_cached = cache_cost.fits and cache_cost.is_caching_faster
     if not is_cached:
         seconds_per_image = cache_cost.uncached_seconds / cache_cost.num_forward_images
         return _FeatureEstimate(pipeline, 0, cache_cost.num_forward_images * context.overlap_reading(seconds_per_image))

@@ -33,7 +33,7 @@ from ftcli.training.stage_data import StageData
 
 @dataclass
 class StageContext:
-    """A stage while it trains. `data` is set once its loaders are open."""
+    """The context of a stage during training. `data` is set when its loaders are open."""
 
     setup: RunSetup
     plan: AnyStagePlan
@@ -53,9 +53,9 @@ class StageContext:
         reporter: Reporter,
         stop: GracefulStop,
     ) -> StageContext:
-        """Freeze parameters and build the optimizer; restore the progress in a last.pt of this stage if given.
+        """Freeze parameters and build the optimizer; restore the progress saved in a last.pt of this stage if given.
 
-        Raises RunError if the frozen tensors of that last.pt are not those that the stage started with.
+        Raises RunError if the frozen tensors are not those that the stage started with.
         """
         model = setup.classifier.model
         state = None if saved_progress is None else StageState(**saved_progress["state"])
@@ -104,7 +104,7 @@ class StageContext:
     ) -> None:
         """Add the metrics of the next epoch to the history, save if a save is due, and report the epoch.
 
-        `lr` is that of the epoch's last step. Raises RunError if the validation loss is not finite.
+        `lr` is the learning rate of the epoch's last step. Raises RunError if the validation loss is not finite.
         """
         epoch, val_loss = self.state.epoch + 1, compute_loss(val_outputs)
         self.checkpointer.skipped.update(val_outputs.skipped)
@@ -130,7 +130,7 @@ class StageContext:
         self.reporter.log_epoch(metrics, num_epochs, is_run_best)
 
     def interrupt(self, position: str) -> NoReturn:
-        """Save everything after a signal and raise RunInterruptedError with the command that resumes the run."""
+        """Save the progress after a signal and raise RunInterruptedError with the command that resumes the run."""
         self._save()
         raise self.stop.create_error(
             f"Stopped in stage {self.state.stage}, {position}; "
@@ -138,7 +138,7 @@ class StageContext:
         )
 
     def abort_on_nonfinite_loss(self, position: str, loss: float, lr: float | None) -> NoReturn:
-        """Save everything and raise RunError. `lr` is that of the last step, None if there was no step."""
+        """Save the progress and raise RunError. `lr` is the learning rate of the last step; None before the first."""
         if lr is None:
             details, remedy = "", "check the weights, or set precision: float32"
         else:
@@ -151,7 +151,7 @@ class StageContext:
         raise RunError(f"stage {self.state.stage}, {position}: the loss is {loss}{details}; {remedy}{saved_note}")
 
     def save_after_error(self) -> None:
-        """Save the progress if an epoch was measured and the last save was before this step."""
+        """Save the progress if an epoch has been validated and this step is not saved yet."""
         if self.checkpointer.history:
             self.state.times = self.profiler.state_dict()
             self.checkpointer.save_if_stale(self.model, self.optimizer, self.state)
@@ -165,7 +165,7 @@ class StageContext:
         check_frozen_unchanged(self.state.frozen_digests, frozen_tensors, self.state.stage)
         with self.profiler.measure("checkpoints"):
             self.state.times = self.profiler.state_dict()
-            if not self.setup.ends_run(self.plan):  # else the final save follows at once
+            if not self.setup.ends_run(self.plan):  # otherwise `save_final` follows immediately
                 self.checkpointer.save_if_stale(self.model, self.optimizer, self.state)
             self.checkpointer.restore_best(self.state.stage, self.model)
         num_trainable = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
@@ -177,6 +177,6 @@ class StageContext:
 
 
 def _create_optimizer(model: nn.Module, plan: AnyStagePlan) -> torch.optim.Optimizer:
-    if isinstance(plan, HeadFitPlan):  # takes no step; last.pt contains the state of an optimizer
+    if isinstance(plan, HeadFitPlan):  # takes no steps, but last.pt contains an optimizer state
         return torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad])
     return build_optimizer(model, plan.stage.optimizer, plan.lr_mults, list_norm_and_bias(model))

@@ -1,4 +1,4 @@
-"""The data of a stage: loaders of images or of cached features, and the forward functions that fit them."""
+"""The data of a stage: loaders of images or of features, and the forward functions for their batches."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ MEMORY_BYTES_PER_SECOND, DISK_BYTES_PER_SECOND = 1.5e9, 2e8
 class StageData:
     """The loaders of a stage and the forward functions of its train and eval mode.
 
-    `augmentation_keys` has one key for each augmented view of the training images; epochs take turns among them.
-    `is_cached` if epochs do not compute the frozen backbone.
+    `augmentation_keys` has one key for each augmented view of the training images; epochs cycle through them.
+    `is_cached` is True if the features are cached, so that epochs do not compute the frozen backbone.
     """
 
     train_loader: BatchLoader
@@ -58,8 +58,11 @@ class StageData:
 
 @dataclass(frozen=True)
 class CacheCost:
-    """The cost of a stage's features: `num_records` are computed and stored with the cache, and `num_forward_images`
-    are computed without it."""
+    """The cost of a stage's features.
+
+    With the cache, the backbone computes `num_records` images, whose features are stored; without it,
+    `num_forward_images`.
+    """
 
     backbone: FrozenBackbone
     num_records: int
@@ -80,7 +83,7 @@ class CacheCost:
         return self.backbone.row_bytes > ALWAYS_CACHE_BYTES
 
     @property
-    def is_faster(self) -> bool:
+    def is_caching_faster(self) -> bool:
         return not self.needs_measurement or self.cached_seconds < self.uncached_seconds
 
     @property
@@ -101,7 +104,7 @@ def compute_cache_cost(
 ) -> CacheCost:
     """Return the cost of the features of a stage with epochs."""
     num_records = count_views(stage, train_transform) * num_train + num_val
-    # All images in every epoch, and before the first those of the validation.
+    # All images in each epoch, and the validation images once before the first epoch.
     num_forward_images = stage.epochs * (num_train + num_val) + num_val
     return CacheCost(backbone, num_records, num_forward_images)
 
@@ -119,7 +122,7 @@ def count_views(stage: Stage, transform: ImageTransform) -> int:
 def estimate_cache_seconds(
     backbone: FrozenBackbone, num_forward_images: int, num_records: int, num_bytes: int
 ) -> tuple[float, float]:
-    """Return the seconds to compute all features in every epoch, and to compute, store and read those to be cached."""
+    """Return the seconds to compute the features in each epoch, and to compute them once, store them and read them."""
     seconds_per_image = backbone.measure_seconds_per_image()
     bytes_per_second = MEMORY_BYTES_PER_SECOND if num_bytes < measure_free_memory() / 2 else DISK_BYTES_PER_SECOND
     read_seconds = (num_bytes + num_forward_images * backbone.row_bytes) / bytes_per_second
@@ -130,15 +133,15 @@ def estimate_cache_seconds(
 def open_stage_data(
     setup: RunSetup, plan: StagePlan, profiler: StageProfiler, task: ProgressTask, frozen_digests: Mapping[str, str]
 ) -> Iterator[StageData]:
-    """Open the loaders of a stage, after computing the features to be cached. Workers end with the context.
+    """Open the loaders of a stage, after computing the features to be cached. The workers stop when the context exits.
 
-    `frozen_digests` are those of the frozen tensors. A cut model trains on the same views, and on a CPU with the same
-    bits, whether its features are cached or not. Raises StopRequestedError, RunError if the disk is full, and what
-    reading images raises.
+    `frozen_digests` are the digests of the frozen tensors. A cut model trains on the same views whether its features
+    are cached or not, and on a CPU the results are bitwise equal. Raises StopRequestedError, RunError if the disk is
+    full, and the errors of reading images.
     """
     with ExitStack() as stack:
         with profiler.measure("frozen"):
-            pipeline = _cut_model(setup, plan, frozen_digests)
+            pipeline = _create_pipeline(setup, plan, frozen_digests)
             if pipeline is not None:
                 stage_data = stack.enter_context(_open_features(setup, plan, pipeline, profiler, task))
         if pipeline is None:
@@ -147,7 +150,7 @@ def open_stage_data(
         yield _compile_train_forward(setup, plan, stage_data, profiler)
 
 
-def _cut_model(setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str]) -> FeaturePipeline | None:
+def _create_pipeline(setup: RunSetup, plan: StagePlan, frozen_digests: Mapping[str, str]) -> FeaturePipeline | None:
     """Cut the model after its frozen backbone, unless nothing is frozen, the cache is off or it cannot be cut."""
     stage, frozen_names, classifier = plan.stage, plan.frozen_names, setup.classifier
     if not plan.separates_backbone:
@@ -198,7 +201,7 @@ def _open_features(
         lambda: profiler.measure("frozen"),
     ) as opened:
         if opened.is_cached and not pipeline.backbone.num_computed:
-            logger.info(f"Stage {stage.name}: all of these features are read from the cache")
+            logger.info(f"Stage {stage.name}: all features are read from the cache")
         train_loader, val_loader = opened.loaders
         yield StageData(
             train_loader,
@@ -219,7 +222,7 @@ def _list_augmentation_keys(setup: RunSetup, stage: Stage) -> list[RngKey | None
 
 
 def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline) -> bool:
-    """Return whether to cache the features of a stage, and report why."""
+    """Return whether to cache the features of a stage, and log the reason."""
     num_train, num_val = (len(setup.dataset.splits[split]) for split in ("train", "val"))
     train_transform = choose_transform(setup, "train")
     cache_cost = compute_cache_cost(pipeline.backbone, stage, train_transform, num_train, num_val)
@@ -230,7 +233,7 @@ def _should_cache(setup: RunSetup, stage: Stage, pipeline: FeaturePipeline) -> b
             f"the free disk space or the cache limit of {format_size(get_cache_limit())}"
         )
         return False
-    if not cache_cost.is_faster:
+    if not cache_cost.is_caching_faster:
         logger.info(
             f"Stage {stage.name}: the frozen backbone is computed in every epoch, "
             f"about {format_duration(cache_cost.uncached_seconds)}, because caching its features, {size}, would take "

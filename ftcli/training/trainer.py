@@ -1,4 +1,4 @@
-"""The trainer: the stages of a run, one after another, and the test of its best weights."""
+"""Train the stages of a run in order, and test its best weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch._dynamo  # noqa: F401  the first optimizer imports it, which takes seconds that belong to no stage
+import torch._dynamo  # noqa: F401  the first optimizer imports it, which takes seconds; they must not count for a stage
 
 from ftcli.data.batches import Batch
 from ftcli.data.loader import LoaderConfig, choose_num_workers, epoch_permutation
@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 def train(args: TrainArgs, reporter: Reporter) -> TrainResult:
     """Train the stages that the arguments select, each from the best weights of the one before.
 
-    Raises FtcliError: before anything is written for unusable arguments, recipe, data or weights; later, after the
-    progress is saved, for errors during training.
+    Raises FtcliError for unusable arguments, recipe, data or weights, before anything is written; and for errors during
+    training, after the progress is saved.
     """
     start_point = resolve_start(args)
     device = choose_device(args.device)
@@ -87,10 +87,10 @@ class Trainer:
         return _create_result(self.setup.start_point, results, test_result, skipped)
 
     def fit_stage(self, plan: AnyStagePlan, saved_progress: Mapping[str, Any] | None = None) -> StageResult:
-        """Train one stage and leave its best weights in the model.
+        """Train one stage and load its best weights into the model.
 
-        With the progress in a last.pt of this stage it resumes exactly there. Raises RunError for a loss that is not
-        finite and for a frozen tensor that changed, RunInterruptedError after a signal, once everything is saved.
+        `saved_progress`, from a last.pt of this stage, resumes it at the saved step. Raises RunError if the loss is not
+        finite or a frozen tensor changed, and RunInterruptedError after a signal, when the progress is saved.
         """
         context = StageContext.create(self.setup, plan, saved_progress, self.reporter, self.stop)
         try:
@@ -122,7 +122,7 @@ class Trainer:
                     logger.info(self._stage_banner(context, plan))
 
     def train_one_epoch(self, context: StageContext) -> None:
-        """Train the rest of an epoch, from the step that the stage has reached.
+        """Train one epoch, or its remaining steps after a resume.
 
         Step t of epoch e depends on the seed, the stage, e and t alone, so that a resumed run computes the same bits.
         """
@@ -154,8 +154,8 @@ class Trainer:
         context.profiler.synchronize()
         if not state.num_samples:
             raise DataError(
-                f"stage {stage.name}: none of the {len(permutation)} training images can be read; the first: "
-                f"{min(self.checkpointer.skipped)}"
+                f"stage {stage.name}: none of the {len(permutation)} training images can be decoded, such as "
+                f"{min(self.checkpointer.skipped).rsplit('; ', 1)[0]}; check data.root"
             )
 
     def _train_batch(self, context: StageContext, batch: Batch, position: str) -> None:
@@ -233,7 +233,7 @@ class Trainer:
 
     @contextmanager
     def _open_run_dir(self) -> Iterator[None]:
-        """Lock the run directory and write its first files; delete them at the end if there is nothing to resume."""
+        """Lock the run directory and write its first files; delete them on exit if there is nothing to resume."""
         make_dir(self.run_dir.path)
         with lock_dir(self.run_dir.path), self.stop, raise_on_oom():
             if not self.setup.start_point.is_exact_resume and self.run_dir.has_run():
@@ -249,7 +249,7 @@ class Trainer:
                 self.run_dir.remove_if_empty()
 
     def _stage_banner(self, context: StageContext, plan: StagePlan) -> str:
-        """Return the epochs of a stage and, if the validation has run the whole model, the expected duration."""
+        """Return the epochs of a stage and, unless the features are cached, the expected duration."""
         data, stages = context.data, self.setup.remaining_stages
         num_steps = data.train_loader.count_batches(merge_last=True)
         banner = (
@@ -282,7 +282,7 @@ def should_stop_early(val_losses: Sequence[float], early_stopping: EarlyStopping
 
 
 def _current_lr(context: StageContext, epoch_index: int, step: int) -> float:
-    """Return the learning rate of a step, counted from the start of an epoch, which is counted from 0."""
+    """Return the learning rate of a step; epochs, and the steps of an epoch, are counted from 0."""
     stage, steps_per_epoch = context.stage, context.data.train_loader.count_batches(merge_last=True)
     total_step = epoch_index * steps_per_epoch + step
     return lr_at_step(stage.schedule, stage.optimizer.lr, total_step, steps_per_epoch, stage.epochs)
@@ -303,7 +303,7 @@ def _run_banner(setup: RunSetup) -> str:
 
 
 def _report_finished_run(start_point: StartPoint) -> TrainResult:
-    """Return the result of a run that is finished already."""
+    """Log that a run is finished already, and return its result."""
     progress = start_point.saved_progress
     assert progress is not None  # StartPoint.is_finished
     logger.info(f"{start_point.run_dir.path} is finished; this is its result")

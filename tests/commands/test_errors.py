@@ -31,7 +31,7 @@ def edit_recipe(work_dir: Path, old: str, new: str) -> None:
             "batch_size: 8",
             "batch_size: many",
             2,
-            ["r.yaml:7:15: data.batch_size: 'many' is not a whole number; give one such as 5"],
+            ["r.yaml:7:15: data.batch_size: 'many' is not an integer; give one such as 5"],
         ),
         (
             "  val: 0.2",
@@ -211,8 +211,8 @@ def test_train_stops_if_all_images_are_corrupt(ftcli: Ftcli, photo_copy: Path) -
     assert outcome.code == 3
     (message,) = outcome.errors
     assert message.startswith(
-        "stage head: none of the 40 training images can be read; the first: photos/train/china/0.jpg: is not a "
-        "readable image;"
+        "stage head: none of the 40 training images can be decoded, such as photos/train/china/0.jpg: is not a "
+        "readable image; check data.root"
     )
 
 

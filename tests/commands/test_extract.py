@@ -153,7 +153,7 @@ def test_extract_prints_layer_and_probe(work_dir: Path, ftcli: Ftcli, photo_fold
             ["r.yaml", "--out", "a.npx", "--dtype", "float61", "--pool", "mean", "--probe", "swm", "--match", "name"],
             2,
             [
-                "--match: has no effect without --weights; add it",
+                "--match: requires --weights",
                 "--pool: unknown value 'mean'; known: avg, flatten, max, none, token",
                 "--dtype: unknown value 'float61'; did you mean 'float16' or 'float32'?",
                 "--probe: unknown probe 'swm'; did you mean 'svm'?",

@@ -94,7 +94,7 @@ def test_train_refuses_checkpoint_of_other_model(earlier_checkpoint: Checkpoint,
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_train_refuses_damaged_checkpoint(earlier_checkpoint: Checkpoint, ftcli: Ftcli, share: float) -> None:
+def test_train_refuses_corrupt_checkpoint(earlier_checkpoint: Checkpoint, ftcli: Ftcli, share: float) -> None:
     content = bytearray(Path("earlier.pt").read_bytes())
     content[int(share * len(content))] ^= 1
     Path("earlier.pt").write_bytes(content)
@@ -103,7 +103,7 @@ def test_train_refuses_damaged_checkpoint(earlier_checkpoint: Checkpoint, ftcli:
         assert outcome.code == 4
         location = "r2.yaml:8:47: backbone.weights" if command[0] == "train" else "--weights"
         assert outcome.errors == [
-            f"{location}: earlier.pt: is damaged (its SHA-256 does not match); copy it again or use another checkpoint"
+            f"{location}: earlier.pt: is corrupt (its SHA-256 does not match); copy it again or use another checkpoint"
         ]
     assert not Path("runs/later").exists()
 
@@ -205,8 +205,8 @@ def test_inspect_shows_preprocessing_of_checkpoint(earlier_checkpoint: Checkpoin
             ("--weights", "w.pth"),
             "--weights w.pth: requires a model name; recipes and checkpoints have their own weights",
         ),
-        (("resnet18", "--match", "position"), "--match: has no effect without --weights; add it"),
-        (("resnet18", "--sha256", "ab"), "--sha256: has no effect without --weights; add it"),
+        (("resnet18", "--match", "position"), "--match: requires --weights"),
+        (("resnet18", "--sha256", "ab"), "--sha256: requires --weights"),
         (("resnet18", "--weights", "w.pth", "--match", "x"), "--match: 'x' is not one of name, position"),
     ],
 )

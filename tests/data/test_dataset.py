@@ -309,7 +309,8 @@ def test_list_split_unknown_classes(fill: Fill) -> None:
     with pytest.raises(CheckpointError) as error:
         list_split(root, "all", ("cat", "dog"), WHERE)
     assert str(error.value) == (
-        f"{WHERE}: {root} has the classes 'fox', 'wolf', unknown to the checkpoint; its classes are 'cat', 'dog'"
+        f"{WHERE}: {root} has the classes 'fox', 'wolf', unknown to the checkpoint; its classes are 'cat', 'dog'; "
+        "rename the folders to the classes of the checkpoint, or use another checkpoint"
     )
     assert error.value.exit_code == 4
 

@@ -192,8 +192,10 @@ def test_manifest_path_suggestions(write: Write, tmp_path: Path) -> None:
         (
             b"path,label,Split,weights\n",
             [
-                ": has a column 'Split', which is ignored; rename it to 'split', or to another name",
-                ": has a column 'weights', which is ignored; rename it to 'weight', or to another name",
+                ": has an unknown column 'Split'; rename it to 'split', or to a name that does not resemble a known "
+                "column",
+                ": has an unknown column 'weights'; rename it to 'weight', or to a name that does not resemble a known "
+                "column",
             ],
         ),
         (b"path,label\na.png,\xe9\n", [":2: is not UTF-8 text; save it as UTF-8"]),
@@ -332,7 +334,8 @@ def test_list_split_of_manifest(write: Write) -> None:
     with pytest.raises(CheckpointError) as unknown:
         list_split(path, None, ("a", "x"), WHERE)
     assert str(unknown.value) == (
-        f"{WHERE}: {path} has the class 'b', unknown to the checkpoint; its classes are 'a', 'x'"
+        f"{WHERE}: {path} has the class 'b', unknown to the checkpoint; its classes are 'a', 'x'; change the labels to "
+        "the classes of the checkpoint, or use another checkpoint"
     )
     path = write("path,label,split\nimages/0.png,b,test\nimages/1.png,a,\nimages/2.png,z,train\n")
     assert [sample.path for sample in list_split(path, None, ("a", "b"), WHERE).splits["test"]] == ["images/0.png"]

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1
 from ftcli.evaluation import bootstrap
 from ftcli.evaluation.bootstrap import compute_bca_interval, compute_metrics_with_intervals, count_resamples
 from ftcli.evaluation.logits import EvalOutputs
-from ftcli.evaluation.metrics import WEIGHTED_METRICS, compute_metric_terms
+from ftcli.evaluation.metrics import BOOTSTRAP_METRICS, compute_metric_terms
 from ftcli.results import Metric
 from ftcli.runtime import derive_seed
 from ftcli.statistics import wilson_interval
@@ -100,17 +100,17 @@ def test_compute_metrics_matches_sklearn() -> None:
     assert num_undefined > 20  # cases that scikit-learn leaves undefined are covered too
 
 
-def test_compute_weighted_metrics_matches_sklearn_on_resamples() -> None:
+def test_compute_for_weights_matches_sklearn_on_resamples() -> None:
     rng = np.random.default_rng(1)
     for _ in range(60):
         outputs = create_random_outputs(rng)
         num_images = len(outputs.labels)
         resamples = rng.integers(num_images, size=(3, num_images))
         weights = np.stack([np.bincount(indices, minlength=num_images) for indices in resamples], 1).astype(float)
-        values = compute_metric_terms(outputs).compute_weighted_metrics(weights)
+        values = compute_metric_terms(outputs).compute_for_weights(weights)
         for column, indices in enumerate(resamples):
             for name, value in compute_sklearn_metrics(outputs, indices).items():
-                assert is_close(values[WEIGHTED_METRICS.index(name), column], value), name
+                assert is_close(values[BOOTSTRAP_METRICS.index(name), column], value), name
 
 
 def test_compute_metrics_roc_auc_is_one_vs_rest() -> None:
@@ -143,7 +143,7 @@ def test_compute_metrics_intervals_are_bca_and_wilson() -> None:
     assert get_interval(metrics["accuracy"]) == wilson_interval(num_correct, 90)
     assert {name: metric.method for name, metric in metrics.items()} == {
         "accuracy": "wilson",
-        **dict.fromkeys(WEIGHTED_METRICS, "bca"),
+        **dict.fromkeys(BOOTSTRAP_METRICS, "bca"),
     }
 
 
@@ -205,9 +205,7 @@ def test_compute_metrics_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPat
     rng, num_trials = np.random.default_rng(5), 40
     for num_images, num_classes in ((1000, 50), (200, 5), (60, 2)):
         population = compute_metric_terms(create_good_outputs(rng, 30_000, num_classes))
-        truth = dict(
-            zip(WEIGHTED_METRICS, population.compute_weighted_metrics(np.ones((30_000, 1)))[:, 0], strict=True)
-        )
+        truth = dict(zip(BOOTSTRAP_METRICS, population.compute_for_weights(np.ones((30_000, 1)))[:, 0], strict=True))
         num_intervals, num_covered = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
         for _ in range(num_trials):
             metrics = metrics_by_name(create_good_outputs(rng, num_images, num_classes))

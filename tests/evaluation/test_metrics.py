@@ -16,7 +16,6 @@ from sklearn.metrics import (
 
 from ftcli.evaluation.logits import EvalOutputs
 from ftcli.evaluation.metrics import (
-    class_scores,
     compute_accuracy,
     compute_calibration_error,
     compute_confusion_matrix,
@@ -24,6 +23,7 @@ from ftcli.evaluation.metrics import (
     compute_reliability_bins,
     count_top_k_correct,
     find_thresholds,
+    get_class_scores,
 )
 from tests.evaluation.conftest import create_outputs
 
@@ -122,7 +122,7 @@ def test_find_thresholds_is_optimal() -> None:
             (name, goal, recall_goal) for name in "ab" for goal, recall_goal in (("f1", None), ("recall", min_recall))
         ]
         for label in range(2):
-            scores, is_positive = class_scores(selection, label)
+            scores, is_positive = get_class_scores(selection, label)
             metrics_by_threshold = {
                 threshold: precision_recall_fscore_support(
                     is_positive, scores >= threshold, average="binary", zero_division=0.0
@@ -139,7 +139,7 @@ def test_find_thresholds_is_optimal() -> None:
                 if metrics[1] >= min_recall
             }
             assert recall.threshold == max(eligible, key=eligible.__getitem__)
-            eval_scores, eval_is_positive = class_scores(evaluated, label)
+            eval_scores, eval_is_positive = get_class_scores(evaluated, label)
             for threshold in (f1, recall):
                 expected = precision_recall_fscore_support(
                     eval_is_positive, eval_scores >= threshold.threshold, average="binary", zero_division=0.0

@@ -248,7 +248,7 @@ def test_extract_reports_layer_and_image_of_nonfinite_value(photo_folder: Path) 
     with pytest.raises(RunError) as error:
         list(extractor.extract(_open_loader(photo_folder, _make_preprocessing(16))))
     assert str(error.value) == (
-        "0: the output for train/flower/0.jpg is not finite; the weights are damaged or do not suit such images, give "
+        "0: the output for train/flower/0.jpg is not finite; the weights are corrupt or do not suit such images, give "
         "others"
     )
     assert _count_hooks(model) == 1  # the one registered above

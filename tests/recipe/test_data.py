@@ -36,9 +36,9 @@ def test_read_recipe_accepts_one_root_or_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("root: 3", "3:9: data.root: 3 is not text; put it in quotes if it is meant as a name"),
+        ("root: 3", "3:9: data.root: 3 is not a string; put it in quotes if it is meant as a name"),
         ("root: []", "3:9: data.root: has 0 items; give at least 1"),
-        ("root: [a, 3]", "3:13: data.root.1: 3 is not text; put it in quotes if it is meant as a name"),
+        ("root: [a, 3]", "3:13: data.root.1: 3 is not a string; put it in quotes if it is meant as a name"),
         ("root: [a, b, a]", '3:9: data.root: ["a", "b", "a"] contains \'a\' twice; remove one of them'),
         (
             "root: a\n  group: m[0-9]+",

@@ -38,12 +38,12 @@ INVALID_RECIPES = [
     (
         "epochs: 5\n    optimizer: {name: sgd",
         "epochs: five\n    optimizer: {name: sgd",
-        "r.yaml:8:13: stages.head.epochs: 'five' is not a whole number; give one such as 5",
+        "r.yaml:8:13: stages.head.epochs: 'five' is not an integer; give one such as 5",
     ),
     (
         "epochs: 5\n    optimizer: {name: sgd",
         "epochs: 2.5\n    optimizer: {name: sgd",
-        "r.yaml:8:13: stages.head.epochs: 2.5 is not a whole number; give one such as 5",
+        "r.yaml:8:13: stages.head.epochs: 2.5 is not an integer; give one such as 5",
     ),
     (
         "lr: 1e-2",
@@ -125,7 +125,7 @@ INVALID_RECIPES = [
         "r.yaml:10:11: stages.a/b.name: 'a/b' is not a valid name; use letters, digits, '.', '_' and '-', and begin "
         "with a letter or digit",
     ),
-    ("data/cells", "3", "r.yaml:3:9: data.root: 3 is not text; put it in quotes if it is meant as a name"),
+    ("data/cells", "3", "r.yaml:3:9: data.root: 3 is not a string; put it in quotes if it is meant as a name"),
     ("data/cells", "data/cells\n  val: 1", "r.yaml:4:8: data.val: 1 is out of range; give a number below 1"),
     ("data/cells", "data/cells\n  classes: [a]", '4:12: data.classes: ["a"] has fewer than 2 classes; give at least 2'),
     (
@@ -136,7 +136,7 @@ INVALID_RECIPES = [
     (
         "data/cells",
         "data/cells\n  classes: [a, 1]",
-        "r.yaml:4:16: data.classes.1: 1 is not text; put it in quotes if it is meant as a name",
+        "r.yaml:4:16: data.classes.1: 1 is not a string; put it in quotes if it is meant as a name",
     ),
     (
         "data/cells",
@@ -298,8 +298,8 @@ def nest(depth: int) -> str:
         ("a: &a 1\nb: *a\n", "r.yaml:2:4: alias *a is not supported; write its value out"),
         ("a: &a [*a]\n", "r.yaml:1:8: alias *a is not supported; write its value out"),
         (nest(2000), "r.yaml:1:24: nested more than 20 levels deep; flatten it"),
-        ("? [a, b]\n: 1\n", "r.yaml:1:3: the recipe: a key here is not text; put it in quotes"),
-        ("data:\n  1: x\n", "r.yaml:2:3: data: a key here is not text; put it in quotes"),
+        ("? [a, b]\n: 1\n", "r.yaml:1:3: the recipe: a key here is not a string; put it in quotes"),
+        ("data:\n  1: x\n", "r.yaml:2:3: data: a key here is not a string; put it in quotes"),
         (
             "name: a\0b\n",
             'r.yaml: is not valid YAML: unacceptable character #x0000: special characters are not allowed in "<unicode '
@@ -424,7 +424,7 @@ def test_set_overrides_value(recipe_path: Path) -> None:
     ("override", "message"),
     [
         ("foo", "--set foo: is not KEY=VALUE; write it as in --set stages.all.epochs=3"),
-        ("seed=x", "--set seed=x: seed: 'x' is not a whole number; give one such as 5"),
+        ("seed=x", "--set seed=x: seed: 'x' is not an integer; give one such as 5"),
         ("sed=1", "--set sed=1: sed: unknown key; did you mean 'seed'?"),
         ("dat.val=0.2", "--set dat.val=0.2: dat: unknown key; did you mean 'data'?"),
         ("stages.al.epochs=1", "--set stages.al.epochs=1: stages.al: does not exist; did you mean 'all'?"),
@@ -459,7 +459,7 @@ def test_stage_name_rejects_too_many_bytes(recipe_path: Path) -> None:
     ("setting", "message"),
     [
         ("cache.views=0", "stages.head.cache.views: 0 is out of range; give a number of at least 1"),
-        ("cache.views=null", "stages.head.cache.views: null is not a whole number; give one such as 5"),
+        ("cache.views=null", "stages.head.cache.views: null is not an integer; give one such as 5"),
         ("cache=yes", "stages.head.cache: 'yes' is not a cache setting; give off, or a mapping such as {views: 8}"),
     ],
 )

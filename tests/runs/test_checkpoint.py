@@ -1,4 +1,4 @@
-"""Tests of checkpoints: round trips, and the refusal of damaged and hostile files."""
+"""Tests of checkpoints: round trips, and the refusal of corrupt and hostile files."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_read_checkpoint_detects_flipped_bit(written: Path, fraction: float) -> 
     content[int(fraction * len(content))] ^= 4
     written.write_bytes(content)
     assert checkpoint_error(written) == (
-        f"{written}: is damaged (its SHA-256 does not match); copy it again or use another checkpoint"
+        f"{written}: is corrupt (its SHA-256 does not match); copy it again or use another checkpoint"
     )
 
 

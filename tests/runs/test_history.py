@@ -56,7 +56,7 @@ LINE = json.dumps(HISTORY[0].to_dict())
         (LINE.replace('"epoch": 0', '"epoch": 2'), "has epoch 2 of stage head, expected epoch 0"),
     ],
 )
-def test_read_history_rejects_damaged_line(folder: RunDir, line: str, problem: str) -> None:
+def test_read_history_rejects_corrupt_line(folder: RunDir, line: str, problem: str) -> None:
     lines = folder.metrics.read_text().splitlines()
     folder.metrics.write_text("\n".join([*lines, line]))
     with pytest.raises(CheckpointError) as error:

@@ -78,7 +78,7 @@ def test_second_run_reads_cache_and_gives_same_weights(
     for path in cache.glob("*/*/*.sqlite"):
         path.unlink()
     assert ftcli("train", "r.yaml", *HEAD_STAGE_ARGS, "--out", "rebuilt").code == 0
-    assert "Stage head: all of these features are read from the cache" in rehashed.err.splitlines()
+    assert "Stage head: all features are read from the cache" in rehashed.err.splitlines()
     assert_same_weights(work_dir, "first", "again", "rebuilt")
 
 

@@ -257,7 +257,7 @@ def default_preprocessing(name: str, weights: str, location: str = "backbone.wei
     """Return the preprocessing of published weights or an ftcli checkpoint, else that of the model's default weights.
 
     Downloads nothing. Raises RecipeError for unknown published weights, CheckpointError for a checkpoint that is
-    damaged or of another model.
+    corrupt or of another model.
     """
     if is_weights_name(weights):
         return find_pretrained_weights(name, weights, location).preprocessing
