@@ -336,7 +336,7 @@ def test_main_writes_pages(pretending: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (pretending / "benchmarks.__main__.png").is_file()
     views.main()
     page = (pretending / "benchmarks.views.md").read_text()
-    assert "| 1 | 0.800 ± 0.016 | 0.800, 0.800, 0.800 | 2.0 |" in page
+    assert "| 1 | 80.0% ± 1.6% | 80.0%, 80.0%, 80.0% | 2.0 |" in page
     assert page.endswith("on both data sets: **1**.\n")
 
 
