@@ -61,7 +61,9 @@ def test_sentences_wrap_but_urls_do_not(terminal: RunInTmux, tmp_path: Path) -> 
 
 def test_progress_bar_disappears_when_done(terminal: RunInTmux, unicode_run: Path, tmp_path: Path) -> None:
     arguments = ["train", "r.yaml", "--set", "stages.head.epochs=9", "--out"]
-    during = terminal(60, *arguments, str(tmp_path / "a"), folder=unicode_run, until="━")
+    # Without cached features an epoch lasts long enough for its bar to be seen.
+    slow = ["--set", "stages.head.cache=off"]
+    during = terminal(60, *arguments, str(tmp_path / "a"), *slow, folder=unicode_run, until="━")
     assert "head" in next(line for line in during.lines if "━" in line)
     after = terminal(60, *arguments, str(tmp_path / "b"), folder=unicode_run)
     assert "━" not in after.text

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from ftcli.caching.store import StoreWriter
 from ftcli.errors import RecipeError
 from ftcli.evaluation.classifier import Classifier
 from ftcli.recipe.schema import HeadFitStage
@@ -184,7 +185,7 @@ def test_fit_head_with_full_cache_falls_back_to_images(
     ftcli: Ftcli, head_fit_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FTCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ftcli.features.cache.evict", lambda _needed: False)
+    monkeypatch.setattr(StoreWriter, "reserve", lambda _self, _num_bytes: False)
     outcome = ftcli("train", "r.yaml", "--stage", "head", "--out", "run")
     assert outcome.code == 0, outcome.err
     message = "head: feature extraction, train: the features do not fit in the cache and are computed in each pass"
