@@ -23,7 +23,8 @@ NewRecord = tuple[bytes, int, bytes]
 
 _SMALL_PAGES, _LARGE_PAGES = 4_096, 32_768  # bytes
 _LOCK_TIMEOUT = 60.0  # seconds; a commit takes less than one
-_QUERY_SIZE = 500  # values in one query
+_QUERY_SIZE = 500  # keys in one query
+_LOAD_SIZE = 32  # records in one query, which are in memory together
 _CACHE_KIB = 8_192  # memory of a connection for pages; with SQLite's 2 MB most pages are read again in each epoch
 _CORRUPT_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -76,11 +77,12 @@ class RecordFile:
         """Return the keys that have a record. Each record's CRC-32 is verified at its first access."""
         found = set[bytes]()
         unchecked = list[int]()
-        for row_id, key in self._select("id, key", "key", keys):
-            if self._is_checked(row_id):
-                found.add(key)
-            else:
-                unchecked.append(row_id)
+        for start in range(0, len(keys), _QUERY_SIZE):
+            for row_id, key in self._select("id, key", "key", keys[start : start + _QUERY_SIZE]):
+                if self._is_checked(row_id):
+                    found.add(key)
+                else:
+                    unchecked.append(row_id)
         found.update(key for key, _ in self._load("id", sorted(unchecked)))
         if found:
             self._mark_used()
@@ -93,26 +95,24 @@ class RecordFile:
     def write(self, records: Sequence[NewRecord]) -> None:
         """Insert records in one transaction: all of them are saved, or none."""
         with _translate_errors(self.path, sum(len(content) for _, _, content in records)), self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO records (key, crc, content) VALUES (?, ?, ?)", records)
+            self._connection.executemany("INSERT OR IGNORE INTO records (key, crc, content) VALUES (?, ?, ?)", records)
 
     def _load(self, column: Literal["id", "key"], values: Sequence[Any]) -> Iterator[tuple[bytes, bytes]]:
-        for row_id, key, crc, content in self._select("id, key, crc, content", column, values):
-            if self._is_checked(row_id):
+        for start in range(0, len(values), _LOAD_SIZE):
+            rows = self._select("id, key, crc, content", column, values[start : start + _LOAD_SIZE])
+            for row_id, key, crc, content in rows:
+                if not self._is_checked(row_id):
+                    if not isinstance(content, bytes) or zlib.crc32(content) != crc:
+                        raise CorruptFileError(str(self.path))
+                    self._checked.extend(bytes(max(0, row_id + 1 - len(self._checked))))
+                    self._checked[row_id] = 1
                 yield key, content
-                continue
-            if not isinstance(content, bytes) or zlib.crc32(content) != crc:
-                raise CorruptFileError(str(self.path))
-            self._checked.extend(bytes(max(0, row_id + 1 - len(self._checked))))
-            self._checked[row_id] = 1
-            yield key, content
 
-    def _select(self, columns: str, column: str, values: Sequence[Any]) -> Iterator[Any]:
-        for start in range(0, len(values), _QUERY_SIZE):
-            block = values[start : start + _QUERY_SIZE]
-            placeholders = ",".join("?" * len(block))
-            with _translate_errors(self.path):
-                query = f"SELECT {columns} FROM records WHERE {column} IN ({placeholders})"
-                yield from self._connection.execute(query, block)
+    def _select(self, columns: str, column: str, values: Sequence[Any]) -> list[Any]:
+        placeholders = ",".join("?" * len(values))
+        with _translate_errors(self.path):
+            query = f"SELECT {columns} FROM records WHERE {column} IN ({placeholders})"
+            return self._connection.execute(query, values).fetchall()
 
     def _is_checked(self, row_id: int) -> bool:
         return row_id < len(self._checked) and self._checked[row_id] == 1

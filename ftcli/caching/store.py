@@ -43,6 +43,9 @@ COMMIT_SECONDS = 10.0
 MAX_FILE_BYTES = 2 * 10**9
 """Size at which a store starts a new file, because eviction removes entire files."""
 
+MEMORY_BYTES = 16 * 10**6
+"""Bytes of records that a store retains in memory: the features of a few thousand images."""
+
 _MIN_FILES_IN_LIMIT = 8  # files smaller than MAX_FILE_BYTES that fit in a small cache
 
 
@@ -71,6 +74,8 @@ class Store:
         self._identity = json.loads(text)
         self._files: list[RecordFile] = []  # oldest first
         self._corrupt_paths: set[Path] = set()
+        self._in_memory: dict[Key, bytes] = {}
+        self._bytes_in_memory = 0
 
     def contains(self, keys: Sequence[Key]) -> list[bool]:
         """Return whether each key has a record. Each record's CRC-32 is verified at its first access.
@@ -152,17 +157,31 @@ class Store:
     def _read(self, keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
         """Yield key and content of each record, in any order. Raises KeyError if one is missing."""
         missing = dict.fromkeys(keys)
+        for key in keys:
+            content = self._in_memory.get(key)
+            if content is not None:
+                missing.pop(key, None)
+                yield key, content
         for is_retry in (False, True):
+            if not missing:
+                return
             if is_retry or self._was_opened_in_parent():
                 self._open_new_files()
             for record_file in reversed(self._files):
                 with self._ignore_if_corrupt(record_file):
                     for key, content in record_file.read(list(missing)):
                         del missing[key]
+                        self._remember(key, content)
                         yield key, content
-            if not missing:
-                return
+        if not missing:
+            return
         raise KeyError(f"{self.folder}: has no record {next(iter(missing)).hex()}")
+
+    def _remember(self, key: Key, content: bytes) -> None:
+        """Retain a record in memory while there is room: SQLite takes several times as long as a dictionary."""
+        if self._bytes_in_memory + len(content) <= MEMORY_BYTES:
+            self._in_memory[key] = content
+            self._bytes_in_memory += len(content)
 
     def _was_opened_in_parent(self) -> bool:
         return any(record_file.pid != os.getpid() for record_file in self._files)

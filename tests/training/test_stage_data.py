@@ -248,6 +248,7 @@ def test_error_in_epoch_saves_pending_best_checkpoints(
     work_dir: Path, cache: Path, ftcli: Ftcli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftcli.training.checkpointing.SAVE_INTERVAL_FACTOR", 1e6)
+    monkeypatch.setattr("ftcli.caching.store.MEMORY_BYTES", 0)
 
     def truncate_cache(_self: Any, row: EpochMetrics, _epochs: int, _best: bool) -> None:
         if row.epoch == 1:
