@@ -35,7 +35,7 @@ class StagePlan:
 
     @property
     def separates_backbone(self) -> bool:
-        """Whether training computes the frozen backbone separately, provided that the network can be cut."""
+        """True if training computes the frozen backbone separately, provided that the network can be cut."""
         return self.stage.cache != "off" and bool(self.frozen_names.parameters)
 
 
