@@ -245,10 +245,6 @@ class StoreWriter:
         self._size = 0
         self._start_time = 0.0
 
-    def contains(self, keys: Sequence[Key]) -> list[bool]:
-        """Return whether each key has a record."""
-        return self._store.contains(keys)
-
     def reserve(self, num_bytes: int) -> bool:
         """Return whether `num_bytes` fit, after evicting files as `evict` does."""
         return evict(num_bytes, self._store.folder)

@@ -144,7 +144,7 @@ def test_evict_removes_old_files_of_store_that_caller_writes(monkeypatch: pytest
         writer.add(make_key("new"), b"x")
         writer.flush()
         assert not writer.reserve(FILE_BYTES)
-        assert writer.contains([make_key("new")]) == [True]
+    assert Store("features", {"name": "a"}, "a").contains([make_key("new")]) == [True]
 
 
 def test_evict_leaves_free_disk_space(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ def test_store_writer_commits_after_bytes_or_seconds(monkeypatch: pytest.MonkeyP
     with store.writer(TASK) as writer:
         add_rows(writer, range(25))
         assert other.contains(KEYS[:25]) == [True] * 20 + [False] * 5
-        assert writer.contains(KEYS[:25]) == [True] * 20 + [False] * 5
+        assert store.contains(KEYS[:25]) == [True] * 20 + [False] * 5
         monkeypatch.setattr(store_module, "COMMIT_SECONDS", 0.0)
         add_rows(writer, [25])
         assert other.contains(KEYS[:26]) == [True] * 26
@@ -355,8 +355,8 @@ def test_store_writer_waits_for_other_process(start: StartProcess, log: LibraryL
             first.stdin.flush()
         return False
 
-    with store.writer(ProgressTask("test", NullReporter(), stop)) as writer:
-        assert writer.contains(keys) == [True] * 3
+    with store.writer(ProgressTask("test", NullReporter(), stop)):
+        assert store.contains(keys) == [True] * 3
     assert num_calls >= 3
     assert log.messages == [
         f"features of n: another ftcli (process {first.pid}) is computing this; waiting for it",
@@ -377,8 +377,9 @@ def test_store_writer_is_exclusive_within_process(log: LibraryLog) -> None:
     store = make_store()
 
     def add_more() -> None:
-        with make_store().writer(TASK) as writer:
-            if all(writer.contains(KEYS[:1])):
+        other = make_store()
+        with other.writer(TASK):
+            if all(other.contains(KEYS[:1])):
                 is_done.set()
 
     thread = threading.Thread(target=add_more)
